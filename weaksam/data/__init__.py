@@ -1,0 +1,1 @@
+"""Files on disk to images, tags and instances, and back."""

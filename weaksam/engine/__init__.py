@@ -1,0 +1,1 @@
+"""Training loop, checkpoints, seeds, progress and logs; knows no method."""

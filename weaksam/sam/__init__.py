@@ -1,0 +1,1 @@
+"""The frozen promptable segmenter: one protocol, several families."""

@@ -1,0 +1,1 @@
+"""Values and pure geometry: boxes, masks, run-length encoding, instances."""
