@@ -1,0 +1,132 @@
+"""What every promptable segmenter offers: encode a photo once, then answer points and boxes with three masks each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from weaksam.structures.boxes import scale
+from weaksam.structures.masks import boxes_from_masks
+
+FOREGROUND, BACKGROUND, PADDING = 1, 0, -1
+NUM_MASKS = 3
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What a segmenter remembers of one photo; opaque to everybody else, who may only read ``size``.
+
+    ``size`` is ``(H, W)`` of the original photo in pixels. Each segmenter adds its own fields in a subclass.
+    """
+
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The answer to P prompts: three masks each, small to large ("sub-part, part, whole").
+
+    ``masks``: bool ``(P, 3, h, w)`` in the segmenter's working frame, which covers the whole photo without padding.
+    ``iou``: ``(P, 3)`` predicted IoU; ``stability``: ``(P, 3)`` in [0, 1]; ``boxes``: float32 ``(P, 3, 4)`` half-open
+    xyxy in pixels of the original photo, zeros where the mask is empty; ``size``: ``(H, W)`` of the original photo.
+    P = 0 gives empty tensors of these shapes.
+    """
+
+    masks: Tensor
+    iou: Tensor
+    stability: Tensor
+    boxes: Tensor
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def full(self, p_index: Tensor, k_index: Tensor) -> Tensor:
+        """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` in the original photo's frame: bool ``(N, H, W)``."""
+        return full_masks(self.masks[p_index, k_index], self.size)
+
+    @classmethod
+    def from_working(cls, masks: Tensor, iou: Tensor, stability: Tensor, size: tuple[int, int]) -> Masks:
+        """``Masks`` of bool ``(P, 3, h, w)`` with the boxes measured on them; ``size`` is the photo's ``(H, W)``."""
+        return cls(masks, iou, stability, boxes_in_photo(masks, size), size)
+
+    @classmethod
+    def cat(cls, parts: list[Masks]) -> Masks:
+        """Answers of several batches of prompts on the same photo (at least one batch), in order."""
+        fields = (torch.cat([getattr(p, name) for p in parts]) for name in ("masks", "iou", "stability", "boxes"))
+        return cls(*fields, size=parts[0].size)
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """A frozen promptable segmenter.
+
+    ``name`` is for reports; ``fingerprint`` (hex) changes whenever another answer may come out (family, weights,
+    settings), never with the device.
+    """
+
+    @property
+    def name(self) -> str:
+        """Family and variant in one word, for reports."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of all that decides the answers."""
+        ...
+
+    def encode(self, image: np.ndarray) -> Embedding:
+        """Embed one upright RGB photo, uint8 ``(H, W, 3)``; done once per photo."""
+        ...
+
+    def predict(
+        self,
+        embedding: Embedding,
+        *,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+    ) -> Masks:
+        """Answer P prompts.
+
+        ``points``: ``(P, K, 2)`` xy in pixels of the original photo, with ``point_labels`` ``(P, K)`` of 1 foreground,
+        0 background, -1 padding (all foreground when not given). ``boxes``: ``(P, 4)`` half-open xyxy in the same
+        pixels. Points, boxes or both, with the same P; P = 0 is answered with empty tensors.
+        """
+        ...
+
+
+def check_prompts(points: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None) -> int:
+    """Number of prompts P; raises ``ValueError`` where the shapes disagree or nothing was asked."""
+    if points is None and boxes is None:
+        raise ValueError("a prompt needs points or boxes, found neither: pass points= or boxes=")
+    if points is not None and (points.dim() != 3 or points.shape[-1] != 2):
+        raise ValueError(f"points must be (P, K, 2) xy, found {tuple(points.shape)}: add the missing dimension")
+    if boxes is not None and (boxes.dim() != 2 or boxes.shape[-1] != 4):
+        raise ValueError(f"boxes must be (P, 4) xyxy, found {tuple(boxes.shape)}: reshape them")
+    if point_labels is not None and (points is None or point_labels.shape != points.shape[:2]):
+        raise ValueError(f"point_labels must be (P, K) beside points, found {tuple(point_labels.shape)}: match points")
+    if points is not None and boxes is not None and len(points) != len(boxes):
+        raise ValueError(f"points and boxes must hold the same P, found {len(points)} and {len(boxes)}: pad one")
+    return len(points) if points is not None else len(boxes)  # type: ignore[arg-type]
+
+
+def boxes_in_photo(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Half-open xyxy ``(..., 4)`` in photo pixels around bool masks ``(..., h, w)`` of a working frame; zeros if empty."""
+    height, width = size
+    h, w = masks.shape[-2:]
+    boxes = boxes_from_masks(masks)
+    return scale(boxes.reshape(-1, 4), width / w, height / h).reshape(boxes.shape)
+
+
+def full_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bool masks ``(N, h, w)`` of a working frame resized to the photo: bool ``(N, H, W)``, edges interpolated."""
+    if len(masks) == 0 or masks.shape[-2:] == size:
+        return masks.new_zeros((0, *size)) if len(masks) == 0 else masks
+    soft = F.interpolate(masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
+    return soft[:, 0] >= 0.5
