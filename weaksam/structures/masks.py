@@ -1,0 +1,91 @@
+"""Masks: bool ``(H, W)`` tensors in memory, COCO compressed RLE at rest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+Rle = dict[str, Any]
+"""A COCO compressed run-length mask: ``{"size": [height, width], "counts": str}``."""
+
+
+def rle_from_mask(mask: Tensor) -> Rle:
+    """RLE of a bool mask ``(H, W)``; an all-false mask is a valid RLE of area 0."""
+    if mask.ndim != 2:
+        raise ValueError(f"a mask must be (H, W), found shape {tuple(mask.shape)}: encode one mask at a time")
+    encoded = coco_mask.encode(np.asfortranarray(mask.detach().cpu().numpy().astype(np.uint8)))
+    return _with_text_counts(encoded)
+
+
+def mask_from_rle(rle: Rle) -> Tensor:
+    """Bool mask ``(H, W)`` of an RLE with compressed counts."""
+    return torch.from_numpy(np.ascontiguousarray(coco_mask.decode(rle))).bool()
+
+
+def rle_from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
+    """RLE of the union of polygons, each flat x, y, x, y, ... in pixels, in an image of ``size`` (H, W).
+
+    A polygon of fewer than three points covers nothing; none at all gives an empty mask.
+    """
+    height, width = size
+    # pycocotools reads four numbers as a box, not as a polygon of two points
+    real = [[float(value) for value in polygon] for polygon in polygons if len(polygon) >= 6]
+    if not real:
+        return rle_from_mask(torch.zeros(height, width, dtype=torch.bool))
+    return _with_text_counts(coco_mask.merge(coco_mask.frPyObjects(real, height, width)))
+
+
+def rle_from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
+    """Compressed RLE from COCO's uncompressed run lengths (column by column, background first), ``size`` (H, W)."""
+    height, width = size
+    plain = {"size": [height, width], "counts": [int(run) for run in counts]}
+    return _with_text_counts(coco_mask.frPyObjects(plain, height, width))
+
+
+def rle_area(rles: Sequence[Rle]) -> Tensor:
+    """Area ``(N,)`` float32 in pixels; no masks give ``(0,)``."""
+    if not rles:
+        return torch.zeros(0)
+    return torch.from_numpy(np.asarray(coco_mask.area(list(rles)), dtype=np.float32))
+
+
+def pairwise_mask_iou(rles1: Sequence[Rle], rles2: Sequence[Rle], crowd: Tensor | None = None) -> Tensor:
+    """IoU ``(N, M)`` float32 in [0, 1]; 0 where both are empty.
+
+    Where ``crowd`` (M,) bool marks ``rles2`` as a crowd region, the union is the first mask alone (COCO's rule).
+    """
+    if not rles1 or not rles2:
+        return torch.zeros(len(rles1), len(rles2))
+    flags = [0] * len(rles2) if crowd is None else crowd.to(torch.int64).tolist()
+    iou = np.asarray(coco_mask.iou(list(rles1), list(rles2), flags), dtype=np.float32)
+    return torch.from_numpy(np.nan_to_num(iou.reshape(len(rles1), len(rles2))))
+
+
+def boxes_from_masks(masks: Tensor) -> Tensor:
+    """Tight half-open xyxy boxes ``(..., 4)`` float32 of bool masks ``(..., H, W)``; zeros for an empty mask."""
+    height, width = masks.shape[-2:]
+    if masks.numel() == 0:
+        return torch.zeros(*masks.shape[:-2], 4, device=masks.device)
+    columns, rows = masks.any(dim=-2), masks.any(dim=-1)  # (..., W), (..., H)
+    # argmax finds the first of equal maxima, so it names the first true pixel from each end
+    x1, y1 = columns.int().argmax(dim=-1), rows.int().argmax(dim=-1)
+    x2 = width - columns.flip(-1).int().argmax(dim=-1)
+    y2 = height - rows.flip(-1).int().argmax(dim=-1)
+    boxes = torch.stack([x1, y1, x2, y2], dim=-1).float()
+    return boxes * rows.any(dim=-1, keepdim=True)
+
+
+def box_from_rle(rle: Rle) -> Tensor:
+    """Tight half-open xyxy box ``(4,)`` float32 of one RLE; zeros for an empty mask."""
+    x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
+    if width <= 0 or height <= 0:
+        return torch.zeros(4)
+    return torch.tensor([x, y, x + width, y + height])
+
+
+def _with_text_counts(encoded: dict[str, Any]) -> Rle:
+    """The same RLE with plain Python numbers and text counts, as JSON needs it."""
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
