@@ -1,0 +1,132 @@
+"""Weight files, read safely: safetensors, or a torch file of tensors only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError as _UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from weaksam.config import UserError
+
+_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+_NESTED_KEYS = ("state_dict", "model", "model_state_dict")
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write named tensors to a safetensors file; each value of ``metadata`` is kept as JSON text."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    save_file(tensors, path, metadata={key: json.dumps(value) for key, value in (metadata or {}).items()})
+
+
+def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
+    """Read the named tensors of a ``.safetensors`` or a torch ``.pth`` file; no pickled code ever runs.
+
+    ``what`` names the wanted weights in the error, for example ``"backbone mobilenet_v2"``.
+
+    Raises:
+        UserError: the file is missing, empty, cut short, a web page, or not a set of named tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"The weights of {what} were looked for in {path}, which is not a file: correct the path.")
+    head = path.open("rb").read(512)
+    if head.lstrip()[:1] == b"<":
+        raise UserError(
+            f"The weights of {what} were looked for in {path}, which is a web page and not weights: download it again."
+        )
+    try:
+        state = _read_torch(path) if path.suffix.lower() in _TORCH_SUFFIXES else _read_safetensors(path)
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        KeyError,
+        ValueError,
+        IndexError,
+        _UnpicklingError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
+        raise UserError(
+            f"The weights of {what} were looked for in {path}, which is not a readable safetensors or torch file "
+            f"of tensors ({reason}): download or export it again."
+        ) from error
+    if not state:
+        raise UserError(
+            f"The weights of {what} were looked for in {path}, which holds no named tensors: give another file."
+        )
+    return state
+
+
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    what: str,
+    *,
+    allow_missing: Sequence[str] = (),
+    allow_extra: Sequence[str] = (),
+) -> None:
+    """Copy ``state`` into ``module``, accounting for every key on both sides.
+
+    ``allow_missing`` and ``allow_extra`` are key prefixes (or, starting with a dot, suffixes) that may differ.
+
+    Raises:
+        UserError: a key is missing or left over, or a shape differs: the file belongs to another architecture.
+    """
+    own = module.state_dict()
+    missing = [key for key in own if key not in state and not _named_by(key, allow_missing)]
+    extra = [key for key in state if key not in own and not _named_by(key, allow_extra)]
+    misshapen = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or extra or misshapen:
+        raise UserError(f"{_describe_mismatch(what, own, state, missing, extra, misshapen)}: give weights of {what}.")
+    module.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+
+
+def _describe_mismatch(
+    what: str,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    missing: list[str],
+    extra: list[str],
+    misshapen: list[str],
+) -> str:
+    """Say in half a sentence how the tensors of a file differ from the ones wanted."""
+    if misshapen and not missing and not extra:
+        key = misshapen[0]
+        return (
+            f"{what} wants '{key}' of shape {tuple(own[key].shape)}, "
+            f"but the file holds {tuple(state[key].shape)} ({len(misshapen)} such tensors)"
+        )
+    examples = ", ".join(f"'{key}'" for key in (missing[:1] + extra[:1]))
+    return (
+        f"{what} wants {len(own)} tensors, but the weights given lack {len(missing)} of them, bring {len(extra)} "
+        f"unknown ones and {len(misshapen)} of another shape (for example {examples})"
+    )
+
+
+def _named_by(key: str, names: Sequence[str]) -> bool:
+    return any(key.endswith(name) if name.startswith(".") else key.startswith(name) for name in names)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    for key in _NESTED_KEYS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict):
+        raise ValueError("it holds no dictionary of tensors")
+    return {str(key).removeprefix("module."): value for key, value in loaded.items() if isinstance(value, Tensor)}
