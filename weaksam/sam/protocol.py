@@ -62,6 +62,21 @@ class Masks:
         return cls(*fields, size=parts[0].size)
 
 
+@dataclass(frozen=True)
+class Regions:
+    """N regions of one photo, best first: what a segmenter proposes without being prompted.
+
+    ``masks``: bool ``(N, h, w)`` in the working frame; ``boxes``: float32 ``(N, 4)`` half-open xyxy in photo pixels;
+    ``scores`` and ``stability``: ``(N,)`` in [0, 1]; ``size``: ``(H, W)`` of the photo.
+    """
+
+    masks: Tensor
+    boxes: Tensor
+    scores: Tensor
+    stability: Tensor
+    size: tuple[int, int]
+
+
 @runtime_checkable
 class Segmenter(Protocol):
     """A frozen promptable segmenter.
@@ -101,6 +116,15 @@ class Segmenter(Protocol):
         ...
 
 
+@runtime_checkable
+class Proposer(Protocol):
+    """A segmenter that can list its regions itself, so that a grid of prompts would be wasted on it."""
+
+    def proposals(self, embedding: Embedding, num: int) -> Regions:
+        """At most ``num`` regions of the photo, best first; the same in any run."""
+        ...
+
+
 def check_prompts(points: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None) -> int:
     """Number of prompts P; raises ``ValueError`` where the shapes disagree or nothing was asked."""
     if points is None and boxes is None:
@@ -117,7 +141,7 @@ def check_prompts(points: Tensor | None, point_labels: Tensor | None, boxes: Ten
 
 
 def boxes_in_photo(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Half-open xyxy ``(..., 4)`` in photo pixels around bool masks ``(..., h, w)`` of a working frame; zeros if empty."""
+    """Half-open photo-pixel xyxy ``(..., 4)`` of bool masks ``(..., h, w)`` in a working frame; zeros if empty."""
     height, width = size
     h, w = masks.shape[-2:]
     boxes = boxes_from_masks(masks)
