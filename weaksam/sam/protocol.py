@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,12 +53,6 @@ class Masks:
     def from_working(cls, masks: Tensor, iou: Tensor, stability: Tensor, size: tuple[int, int]) -> Masks:
         """``Masks`` of bool ``(P, 3, h, w)`` with the boxes measured on them; ``size`` is the photo's ``(H, W)``."""
         return cls(masks, iou, stability, boxes_in_photo(masks, size), size)
-
-    @classmethod
-    def cat(cls, parts: list[Masks]) -> Masks:
-        """Answers of several batches of prompts on the same photo (at least one batch), in order."""
-        fields = (torch.cat([getattr(p, name) for p in parts]) for name in ("masks", "iou", "stability", "boxes"))
-        return cls(*fields, size=parts[0].size)
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,16 @@ ALGORITHM = "watershed-by-volume/1"  # part of the fingerprint: raise it wheneve
 class RegionTreeSettings(Settings):
     """How the tree is built and which of its nodes count as regions."""
 
-    long_side: int = Field(256, ge=16, le=2048, description="longer side of the working frame, pixels; never enlarges")
-    smoothing: float = Field(1.0, ge=0, le=10, description="Gaussian sigma in working pixels before the Lab distance")
-    min_area: float = Field(0.002, gt=0, lt=1, description="smallest region, as a fraction of the photo")
-    max_area: float = Field(0.97, gt=0, lt=1, description="largest region, as a fraction of the photo")
-    nms_iou: float = Field(0.85, gt=0, le=1, description="suppression of the ranked regions, on their boxes")
-    size_ratio: float = Field(1.5, gt=1, le=10, description="least area ratio between two masks of one prompt")
+    long_side: int = Field(
+        default=256, ge=16, le=2048, description="longer side of the working frame, pixels; never enlarges"
+    )
+    smoothing: float = Field(
+        default=1.0, ge=0, le=10, description="Gaussian sigma in working pixels before the Lab distance"
+    )
+    min_area: float = Field(default=0.002, gt=0, lt=1, description="smallest region, as a fraction of the photo")
+    max_area: float = Field(default=0.97, gt=0, lt=1, description="largest region, as a fraction of the photo")
+    nms_iou: float = Field(default=0.85, gt=0, le=1, description="suppression of the ranked regions, on their boxes")
+    size_ratio: float = Field(default=1.5, gt=1, le=10, description="least area ratio between two masks of one prompt")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class RegionTreeSegmenter:
 
     def __init__(self, settings: RegionTreeSettings | None = None) -> None:
         self.settings = settings or RegionTreeSettings()
-        self.fingerprint = fingerprint_of({"algorithm": ALGORITHM, "settings": self.settings.model_dump(mode="json")})
+        self.fingerprint = fingerprint_of({"algorithm": ALGORITHM, "settings": self.settings})
 
     def encode(self, image: np.ndarray) -> RegionTree:
         """Build the tree of one upright RGB photo, uint8 ``(H, W, 3)``; about 0.1 s."""
@@ -231,4 +235,4 @@ def pick_three(merit: Tensor, area: Tensor, size_ratio: float) -> Tensor:
         left = left.masked_fill((ratio < size_ratio) & (ratio > 1 / size_ratio), 0)
         picks.append(torch.where(left.amax(1) > 1e-12, left.argmax(1), best))
     index = torch.stack(picks, 1)
-    return index.gather(1, area[index].argsort(1, stable=True))
+    return index.gather(1, area[index].argsort(dim=1, stable=True))

@@ -34,17 +34,17 @@ class ProposalSettings(Settings):
     regions itself (the region tree) is asked for its ``max_proposals`` best instead of being prompted with the grid.
     """
 
-    grid_side: int = Field(32, ge=0, le=256, description="grid points a side; 0 puts no grid")
-    grid_masks: tuple[int, ...] = Field((0, 1, 2), description="masks of a grid prompt to keep, 0 the smallest")
-    min_pred_iou: float = Field(0.3, ge=0, le=1, description="grid masks must have a predicted IoU above this")
-    min_stability: float = Field(0.3, ge=0, le=1, description="grid masks must be at least this stable")
-    grid_nms_iou: float = Field(0.3, ge=0, le=1, description="suppression among the grid's boxes")
-    clue_masks: tuple[int, ...] = Field((1, 2), description="masks of a clue prompt to keep, 0 the smallest")
-    nms_iou: float = Field(0.9, ge=0, le=1, description="suppression over all sources together")
-    min_side: float = Field(16.0, ge=0, description="shortest side of a proposal, photo pixels")
-    max_area: float = Field(1.0, gt=0, le=1, description="largest box, as a fraction of the photo")
-    max_proposals: int = Field(300, ge=1, description="most proposals of a photo; clue prompts go first")
-    batch_size: int = Field(64, ge=1, description="prompts answered at a time; changes no result")
+    grid_side: int = Field(default=32, ge=0, le=256, description="grid points a side; 0 puts no grid")
+    grid_masks: tuple[int, ...] = Field(default=(0, 1, 2), description="masks of a grid prompt to keep, 0 the smallest")
+    min_pred_iou: float = Field(default=0.3, ge=0, le=1, description="grid masks must have a predicted IoU above this")
+    min_stability: float = Field(default=0.3, ge=0, le=1, description="grid masks must be at least this stable")
+    grid_nms_iou: float = Field(default=0.3, ge=0, le=1, description="suppression among the grid's boxes")
+    clue_masks: tuple[int, ...] = Field(default=(1, 2), description="masks of a clue prompt to keep, 0 the smallest")
+    nms_iou: float = Field(default=0.9, ge=0, le=1, description="suppression over all sources together")
+    min_side: float = Field(default=16.0, ge=0, description="shortest side of a proposal, photo pixels")
+    max_area: float = Field(default=1.0, gt=0, le=1, description="largest box, as a fraction of the photo")
+    max_proposals: int = Field(default=300, ge=1, description="most proposals of a photo; clue prompts go first")
+    batch_size: int = Field(default=64, ge=1, description="prompts answered at a time; changes no result")
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
