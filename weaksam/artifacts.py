@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
-import hashlib
 import json
-import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel
 
 from weaksam.config import Settings, UserError, fingerprint_of
+from weaksam.files import atomic_file, file_sha256, write_json_atomic
 from weaksam.progress import Progress
+
+__all__ = ["Part", "Store", "atomic_file", "file_sha256", "stage_fingerprint", "store_folder", "write_json_atomic"]
 
 FORMAT = 1
 """Version of the store's layout on disk; part of every stage fingerprint."""
@@ -279,54 +278,6 @@ def stage_fingerprint(stage: str, settings: Settings, inputs: Mapping[str, str])
     return fingerprint_of({"format": FORMAT, "stage": stage, "settings": settings, "inputs": dict(inputs)})
 
 
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``: what is written there is synced and renamed to ``path`` at the end.
-
-    A reader sees the old file or the whole new one, never a part. Raises `UserError` if the disk refuses.
-    """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): free the disk or use another folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json_atomic(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write JSON atomically: paths as text, tensors and arrays as lists, settings as mappings, NaN as null."""
-    try:
-        text = json.dumps(value, indent=indent, default=_json_default, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(value), indent=indent, allow_nan=False)
-    with atomic_file(Path(path)) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (64 hex digits) of a file's bytes."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _to_arrow(values: list[Any], kind: str) -> pa.Array:
     """One column of a part; a list column takes one list or tensor per image."""
     if kind not in _NUMPY_TYPES:
@@ -357,27 +308,6 @@ def _from_arrow(scalar: pa.Scalar, kind: str) -> Any:
     values = scalar.values.flatten() if kind == "boxes" else scalar.values
     tensor = torch.from_numpy(np.array(values.to_numpy(zero_copy_only=False), dtype=_NUMPY_TYPES[kind]))
     return tensor.reshape(-1, 4) if kind == "boxes" else tensor
-
-
-def _json_default(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
-        return value.tolist()
-    raise TypeError(f"cannot write a {type(value).__name__} as JSON")
-
-
-def _finite(value: Any) -> Any:
-    """The same JSON value with NaN and infinity, which JSON lacks, as ``None``."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (str, int)) else _finite(_json_default(value))
 
 
 def _brief(value: Any) -> str:

@@ -24,6 +24,7 @@ class Progress:
         self.total, self.label, self.done, self.note = total, label, 0, ""
         self._start = self._last_line = time.monotonic()
         self._wrote_line = False
+        self._skipped = 0
         self._bar = tqdm(total=total, desc=label, delay=1.0, dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Progress:
@@ -34,6 +35,13 @@ class Progress:
             self._bar.close()
         elif self._wrote_line:
             self._write_line()
+
+    def skip(self, steps: int) -> None:
+        """Count ``steps`` that an earlier run did; the time left is estimated from the others."""
+        self.done, self._skipped = self.done + steps, self._skipped + steps
+        if self._bar is not None:
+            self._bar.initial = self._bar.n = self.done
+            self._bar.refresh()
 
     def update(self, steps: int = 1, note: str = "") -> None:
         """Count ``steps`` more as done; ``note`` (a loss, a number found) stands behind the count."""
@@ -50,7 +58,8 @@ class Progress:
 
     def _write_line(self) -> None:
         self._wrote_line = True
-        line = plain_line(self.label, self.done, self.total, time.monotonic() - self._start, self.note)
+        seconds = time.monotonic() - self._start
+        line = plain_line(self.label, self.done, self.total, seconds, self.note, self._skipped)
         print(line, file=sys.stderr, flush=True)
 
 
@@ -62,10 +71,13 @@ def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
             shown.update()
 
 
-def plain_line(label: str, done: int, total: int, seconds: float, note: str = "") -> str:
-    """One line such as ``proposals: 60/240 (25 %), 0:10 gone, 0:30 left``; no estimate before the first item."""
+def plain_line(label: str, done: int, total: int, seconds: float, note: str = "", skipped: int = 0) -> str:
+    """One line such as ``proposals: 60/240 (25 %), 0:10 gone, 0:30 left``; no estimate before the first item.
+
+    ``skipped`` of the ``done`` items were there before, so they say nothing about the time left.
+    """
     share = f"{100 * done // total} %" if total else "100 %"
-    left = f", {clock(seconds / done * (total - done))} left" if done else ""
+    left = f", {clock(seconds / (done - skipped) * (total - done))} left" if done > skipped else ""
     behind = f", {note}" if note else ""
     return f"{label}: {done}/{total} ({share}), {clock(seconds)} gone{left}{behind}"
 

@@ -5,26 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError as _UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from weaksam.config import UserError
+from weaksam.files import atomic_file
 
-_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")  # torch's zip file, and its older one
 _NESTED_KEYS = ("state_dict", "model", "model_state_dict")
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write named tensors to a safetensors file; each value of ``metadata`` is kept as JSON text."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write named tensors atomically to a safetensors file; each value of ``metadata`` is kept as JSON text."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    save_file(tensors, path, metadata={key: json.dumps(value) for key, value in (metadata or {}).items()})
+    with atomic_file(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in (metadata or {}).items()})
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The ``metadata`` that `save_weights` wrote with the tensors; empty if there is none."""
+    with safe_open(path, framework="pt") as file:
+        return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
 
 
 def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
@@ -44,17 +49,8 @@ def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
             f"The weights of {what} were looked for in {path}, which is a web page and not weights: download it again."
         )
     try:
-        state = _read_torch(path) if path.suffix.lower() in _TORCH_SUFFIXES else _read_safetensors(path)
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        KeyError,
-        ValueError,
-        IndexError,
-        _UnpicklingError,
-    ) as error:
+        state = _read_torch(path) if head.startswith(_TORCH_STARTS) else _read_safetensors(path)
+    except Exception as error:  # torch and safetensors raise many kinds for a file that is not what it seems
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
         raise UserError(
             f"The weights of {what} were looked for in {path}, which is not a readable safetensors or torch file "

@@ -1,0 +1,42 @@
+"""Which device a run computes on, and how it is described in ``run.json``."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from weaksam.config import UserError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The torch device called ``name``; ``auto`` takes the first GPU, else the CPU.
+
+    Raises `UserError` for a name torch does not know or a device this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100].rstrip(".")
+        raise UserError(
+            f"wanted the device '{name}', found it cannot be used ({reason}): set device=auto or cpu"
+        ) from None
+    if device.type == "meta":
+        raise UserError("wanted a device that computes, found 'meta', which holds no numbers: set device=auto or cpu")
+    return device
+
+
+def describe_device(device: torch.device) -> dict[str, str | int]:
+    """Name, processor and number of threads, as plain values for ``run.json``."""
+    cpu: dict[str, str | int] = {
+        "machine": platform.machine(),
+        "cpu_cores": os.cpu_count() or 1,
+        "torch_threads": torch.get_num_threads(),
+    }
+    if device.type != "cuda":
+        return {"device": str(device), **cpu}
+    return {"device": str(device), "gpu": torch.cuda.get_device_name(device), **cpu}
