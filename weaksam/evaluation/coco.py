@@ -1,0 +1,166 @@
+"""COCO box and mask AP through faster-coco-eval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+
+from weaksam.config import UserError
+from weaksam.evaluation.matching import exact_boxes, ignored_truths
+from weaksam.evaluation.protocol import (
+    DetectionFilter,
+    Geometry,
+    Protocol,
+    check_images,
+    check_labels,
+    image_order,
+    json_number,
+    keep_detections,
+    require_scores,
+)
+from weaksam.structures.boxes import area, xywh_from_xyxy
+from weaksam.structures.instances import Instances
+from weaksam.structures.masks import rle_area
+
+MAX_DETECTIONS = (1, 10, 100)
+"""Detections per image and class at which COCO measures recall; AP takes the last."""
+
+
+@dataclass(frozen=True)
+class CocoResult:
+    """The twelve COCO figures in [0, 1], nan where no true object is in the size range; per_class is AP by class."""
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar1: float
+    ar10: float
+    ar100: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+    per_class: tuple[float, ...]
+    protocol: Protocol
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as JSON can hold them, nan as null, with the protocol in words."""
+        figures = {one.name: json_number(getattr(self, one.name)) for one in fields(self)[:12]}
+        per_class = [json_number(value) for value in self.per_class]
+        return {**figures, "per_class": per_class, "protocol": str(self.protocol)}
+
+    def __str__(self) -> str:
+        return f"COCO AP {self.ap:.3f}, AP50 {self.ap50:.3f}, AP75 {self.ap75:.3f} ({self.protocol})"
+
+
+def coco_ap(
+    truths: Mapping[str, Instances],
+    detections: Mapping[str, Instances],
+    num_classes: int,
+    *,
+    geometry: Geometry = "boxes",
+    keep: DetectionFilter | None = None,
+) -> CocoResult:
+    """COCO AP and AR of scored detections over the images that ``truths`` names.
+
+    At most 100 detections count per image and class. Truths marked difficult are treated as crowd regions, that is
+    ignored. An object's size is its mask's area where it has a mask, else its box's. No detections give 0.
+    """
+    check_images(detections, truths, "detections")
+    check_labels(truths, num_classes, "true objects")
+    check_labels(detections, num_classes, "detections")
+    keep = keep or DetectionFilter()
+    numbers = {image_id: number for number, image_id in enumerate(image_order(truths), start=1)}
+    found = [
+        row
+        for image_id, number in numbers.items()
+        if image_id in detections
+        for row in _result_rows(keep_detections(detections[image_id], keep), number, geometry)
+    ]
+    evaluation = _evaluate(_dataset(truths, numbers, num_classes, geometry), found, geometry)
+    figures = [_or_nan(value) for value in evaluation.stats[:12]]
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes
+    return CocoResult(
+        *figures,
+        per_class=tuple(_or_nan(precision[:, :, label].mean()) for label in range(num_classes)),
+        protocol=Protocol(
+            metric=f"COCO AP of {geometry}",
+            matching="IoU 0.5:0.05:0.95, each detection to the free truth it overlaps most",
+            difficult="difficult and crowd truths ignored",
+            average="101-point average, mean over classes with a truth",
+            detections=f"{keep}, at most {MAX_DETECTIONS[-1]} per image and class",
+            num_images=len(truths),
+        ),
+    )
+
+
+def _evaluate(truth: dict[str, Any], found: list[dict[str, Any]], geometry: Geometry) -> COCOeval_faster:
+    true = COCO(truth, print_function=_silent)
+    kind = "bbox" if geometry == "boxes" else "segm"
+    evaluation = COCOeval_faster(true, true.loadRes(found), kind, print_function=_silent, rle_iou_max_workers=1)
+    evaluation.params.maxDets = list(MAX_DETECTIONS)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def _dataset(
+    truths: Mapping[str, Instances], numbers: Mapping[str, int], num_classes: int, geometry: Geometry
+) -> dict[str, Any]:
+    """The truths as one COCO dictionary; category ids are label + 1, image ids count from 1."""
+    annotations = [
+        row for image_id, number in numbers.items() for row in _truth_rows(truths[image_id], number, geometry)
+    ]
+    return {
+        "images": [_image_row(truths[image_id], number) for image_id, number in numbers.items()],
+        "annotations": [{**row, "id": index} for index, row in enumerate(annotations, start=1)],
+        "categories": [{"id": label + 1, "name": str(label)} for label in range(num_classes)],
+    }
+
+
+def _image_row(truth: Instances, number: int) -> dict[str, Any]:
+    """An image's entry; its size matters for polygons only, which are RLE here."""
+    height, width = truth.masks[0]["size"] if truth.masks else (0, 0)
+    return {"id": number, "height": height, "width": width}
+
+
+def _truth_rows(truth: Instances, number: int, geometry: Geometry) -> list[dict[str, Any]]:
+    sizes = area(exact_boxes(truth.boxes)) if truth.masks is None else rle_area(truth.masks)
+    rows = _shape_rows(truth, geometry, "true objects")
+    crowd = ignored_truths(truth).tolist()
+    for row, label, size, flag in zip(rows, truth.labels.tolist(), sizes.tolist(), crowd, strict=True):
+        row.update(image_id=number, category_id=label + 1, area=size, iscrowd=int(flag))
+    return rows
+
+
+def _result_rows(found: Instances, number: int, geometry: Geometry) -> list[dict[str, Any]]:
+    rows = _shape_rows(found, geometry, "detections")
+    for row, label, score in zip(rows, found.labels.tolist(), require_scores(found).tolist(), strict=True):
+        row.update(image_id=number, category_id=label + 1, score=score)
+    return rows
+
+
+def _shape_rows(instances: Instances, geometry: Geometry, what: str) -> list[dict[str, Any]]:
+    """One dictionary per instance with its bbox or its segmentation, whichever is compared."""
+    if geometry == "boxes":
+        return [{"bbox": box} for box in xywh_from_xyxy(exact_boxes(instances.boxes)).tolist()]
+    if len(instances) and instances.masks is None:
+        raise UserError(f"mask AP needs a mask for each of the {what}, found boxes alone: compare boxes instead")
+    return [{"segmentation": dict(rle)} for rle in instances.masks or ()]
+
+
+def _or_nan(value: float) -> float:
+    """The figure, or nan where COCO says -1: there was nothing to measure."""
+    return math.nan if value < 0 else float(np.float64(value))
+
+
+def _silent(*_: object) -> None:
+    """Take the library's progress lines and print nothing."""
