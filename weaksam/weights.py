@@ -16,20 +16,21 @@ from weaksam.config import UserError
 from weaksam.files import atomic_file
 
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")  # torch's zip file, and its older one
+_METADATA_KEY = "weaksam"  # one key only: safetensors writes several in a random order
 _NESTED_KEYS = ("state_dict", "model", "model_state_dict")
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write named tensors atomically to a safetensors file; each value of ``metadata`` is kept as JSON text."""
+    """Write named tensors, and ``metadata`` as JSON in the header, atomically to safetensors; always the same bytes."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with atomic_file(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in (metadata or {}).items()})
+        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(dict(metadata or {}))})
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The ``metadata`` that `save_weights` wrote with the tensors; empty if there is none."""
     with safe_open(path, framework="pt") as file:
-        return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        return json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
 
 
 def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
