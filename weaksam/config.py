@@ -178,7 +178,7 @@ def _sentence(
         message = first["msg"].split(", ", 1)[-1]
         subject = f"'{_dotted(location)}'" if location else "these settings"
         return f"{where}: {subject} cannot be used: {message}{others}"
-    wanted = first["msg"].removeprefix("Input should be ")
+    wanted = "a section of settings" if kind == "model_type" else first["msg"].removeprefix("Input should be ")
     return f"{where}: wanted '{_dotted(location)}' to be {wanted}, {found}: change it{others}"
 
 
