@@ -1,0 +1,198 @@
+"""Train a torchvision detector on given instances, and detect into a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
+from weaksam.artifacts import Store, stage_fingerprint, store_folder
+from weaksam.config import UserError
+from weaksam.data.coco import write_results
+from weaksam.data.dataset import Dataset
+from weaksam.engine.context import RunContext
+from weaksam.engine.photos import AugmentSettings, Batch, Photo, TrainingPhotos, load_photo
+from weaksam.engine.training import fit, load_trained, warmup_cosine
+from weaksam.models.faster_rcnn import DetectorSettings, detect, instances_from, training_losses
+from weaksam.models.mask_rcnn import MaskDetectorSettings, paste_masks
+from weaksam.structures.boxes import batched_nms, hflip
+from weaksam.structures.instances import Instances
+
+
+class TrainableSettings(DetectorSettings, AugmentSettings):
+    """A detector, how it is trained and how it is used."""
+
+    when_detecting: ClassVar[frozenset[str]] = frozenset(
+        {"min_score", "nms_iou", "max_boxes", "mask_threshold", "flip_test", "detect_train"}
+    )
+    """Fields that the trained weights do not depend on."""
+
+    num_epochs: int = Field(12, ge=1)
+    """Passes over the training photos."""
+    batch_size: int = Field(4, ge=1)
+    """Photos per step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with momentum 0.9."""
+    lr: float = Field(4e-4, gt=0)
+    """Peak learning rate of the pyramid and the heads, after a linear warm-up; it then falls as half a cosine."""
+    backbone_lr_factor: float = Field(0.25, ge=0, le=1)
+    """The backbone's learning rate as a share of ``lr``: its weights are already good."""
+    weight_decay: float = Field(1e-3, ge=0)
+    """Weight decay of all trained tensors."""
+    warmup_steps: int = Field(50, ge=0)
+    """Steps of linear warm-up."""
+    clip_norm: float = Field(10.0, gt=0)
+    """Gradients are cut to this norm."""
+    flip_test: bool = False
+    """Detect on the mirrored photo as well and merge (boxes only)."""
+    detect_train: bool = True
+    """Detect on the training photos too."""
+
+
+def train_detector(
+    model: GeneralizedRCNN,
+    instances: Mapping[str, Instances],
+    settings: TrainableSettings,
+    context: RunContext,
+    folder: Path,
+    fingerprint: str,
+    label: str,
+) -> None:
+    """Train ``model`` in place on ``instances`` of the training photos; it ends with the weights sealed in ``folder``.
+
+    Goes on where a killed run stopped. Raises:
+        UserError: there is nothing to train on.
+    """
+    model.to(context.device)
+    if load_trained(model, folder, fingerprint, label):
+        return
+    if not any(len(found) for found in instances.values()):
+        raise UserError(f"{label} wants at least one box to train on, found none: look at the pseudo ground truth")
+    photos = TrainingPhotos(context.train, instances, settings.short_side, settings.long_side, label)
+    context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
+    fit(
+        model,
+        lambda batch: _losses(model, batch, context.device),
+        lambda epoch: photos.epoch(epoch, settings.batch_size, settings, context.seed),
+        _optimizer(model, settings),
+        num_epochs=settings.num_epochs,
+        num_steps_per_epoch=photos.num_batches(settings.batch_size),
+        lr_factor=lambda step, total: warmup_cosine(step, total, settings.warmup_steps),
+        folder=folder,
+        fingerprint=fingerprint,
+        seed=context.seed,
+        label=label,
+        log=context.log,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def _losses(model: GeneralizedRCNN, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
+    return training_losses(model, [image.to(device) for image in batch.images], targets)
+
+
+def training_fingerprint(label: str, settings: TrainableSettings, inputs: Mapping[str, str]) -> str:
+    """Fingerprint of the trained weights: what only matters when detecting is left at its default."""
+    of_training = type(settings)(**settings.model_dump(exclude=settings.when_detecting))
+    return stage_fingerprint(label, of_training, inputs)
+
+
+def detect_splits(
+    context: RunContext, settings: TrainableSettings, model: GeneralizedRCNN, name: str, fingerprint: str, masks: bool
+) -> dict[str, Store]:
+    """Detect on the test photos (where there are any) and, if asked, the training photos.
+
+    Each split gives a sealed store and ``OUT/<name>/detections_<split>.json`` (COCO results).
+    """
+    splits = {"test": context.test} | ({"train": context.train} if settings.detect_train else {})
+    stores: dict[str, Store] = {}
+    for split, dataset in splits.items():
+        if dataset is None:
+            continue
+        inputs = {"weights": fingerprint, "photos": dataset.fingerprint}
+        of_split = stage_fingerprint(f"{name} {split}", settings, inputs)
+        store = detection_store(store_folder(context.out, name, split, of_split), name, of_split, dataset, masks)
+        stores[split] = detect_into(store, model, dataset, settings, context.device, f"{name}: detect {split}")
+        write_results(context.out / name / f"detections_{split}.json", dataset, instances_of(store))
+    return stores
+
+
+def detection_store(folder: Path, stage: str, fingerprint: str, dataset: Dataset, masks: bool) -> Store:
+    """A store of one row of detections per photo: boxes, labels, scores, and RLE masks if asked."""
+    columns = {"boxes": "boxes", "labels": "ints", "scores": "floats"} | ({"rles": "rles"} if masks else {})
+    return Store(folder, stage=stage, fingerprint=fingerprint, image_ids=dataset.image_ids, columns=columns)
+
+
+def detect_into(
+    store: Store,
+    model: GeneralizedRCNN,
+    dataset: Dataset,
+    settings: TrainableSettings,
+    device: torch.device,
+    label: str,
+) -> Store:
+    """Detect on every photo that ``store`` lacks and seal it; with an ``rles`` column masks are pasted too."""
+
+    def row(image_id: str) -> dict[str, Any]:
+        photo = load_photo(dataset.by_id[image_id], settings.short_side, settings.long_side)
+        found = detect_photo(model, photo, settings, device)
+        rles = {"rles": list(found.masks or ())} if "rles" in store.columns else {}
+        return {"boxes": found.boxes, "labels": found.labels, "scores": found.scores} | rles
+
+    model.to(device).eval()
+    return store.fill(row, label)
+
+
+def detect_photo(model: GeneralizedRCNN, photo: Photo, settings: TrainableSettings, device: torch.device) -> Instances:
+    """Detections of one photo in its original frame, best first, with masks where the model gives them.
+
+    With ``flip_test`` the boxes of the mirrored photo are added and both suppressed together (boxes only).
+    """
+    image = photo.image.to(device)
+    frame = (image.shape[1], image.shape[2])
+    (raw,) = detect(model, [image])
+    found = instances_from(raw, frame, photo.size)
+    if "masks" in raw:
+        assert isinstance(settings, MaskDetectorSettings)
+        return found.replace(masks=paste_masks(raw["masks"], found.boxes, photo.size, settings.mask_threshold))
+    if settings.flip_test:
+        (raw,) = detect(model, [image.flip(-1)])
+        mirrored = instances_from({**raw, "boxes": hflip(raw["boxes"], frame[1])}, frame, photo.size)
+        both = Instances.cat([found, mirrored])
+        found = both[batched_nms(both.boxes, both.scores, both.labels, settings.nms_iou)[: settings.max_boxes]]
+    return found
+
+
+def instances_of(store: Store) -> dict[str, Instances]:
+    """The detections of a sealed store, by image id."""
+    return {
+        row["image_id"]: Instances(
+            row["boxes"], row["labels"], row["scores"], tuple(row["rles"]) if "rles" in row else None
+        )
+        for row in store.rows()
+    }
+
+
+def instances_key(instances: Mapping[str, Instances]) -> list:
+    """What of the training instances affects the result, as plain values for a fingerprint."""
+    return [
+        [image_id, found.boxes.tolist(), found.labels.tolist(), list(found.masks or ())]
+        for image_id, found in sorted(instances.items())
+    ]
+
+
+def _optimizer(model: GeneralizedRCNN, settings: TrainableSettings) -> torch.optim.Optimizer:
+    body = [p for p in model.backbone.body.parameters() if p.requires_grad]
+    rest = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("backbone.body.")]
+    groups = [{"params": rest, "lr": settings.lr}]
+    if body:
+        groups.append({"params": body, "lr": settings.lr * settings.backbone_lr_factor})
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
