@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,10 +128,12 @@ class Store:
         missing = self.missing_parts()
         assert not missing, f"{self.folder} cannot be sealed: {len(missing)} parts are missing"
         self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder, wait=True):
+            if not self.sealed:  # another process may have been faster
+                for leftover in self.folder.glob(".*.tmp"):
+                    leftover.unlink(missing_ok=True)
+                write_json_atomic(self._manifest_path, self._make_manifest(), indent=1)
         shutil.rmtree(self._claims, ignore_errors=True)
-        for leftover in self.folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        write_json_atomic(self._manifest_path, self._make_manifest(), indent=1)
 
     def fill(self, compute: Callable[[str], Mapping[str, Any]], progress: str | None = None) -> Store:
         """Compute every missing part image by image, seal, and return the store.
@@ -198,7 +201,8 @@ class Store:
     def _make_schema(self) -> pa.Schema:
         fields = [pa.field("image_id", pa.string(), nullable=False)]
         fields += [pa.field(name, _TYPES[kind], nullable=False) for name, kind in self.columns.items()]
-        return pa.schema(fields, metadata={"stage": self.stage, "fingerprint": self.fingerprint})
+        columns = json.dumps(self.columns)
+        return pa.schema(fields, {"stage": self.stage, "fingerprint": self.fingerprint, "columns": columns})
 
     def _identity(self) -> dict[str, Any]:
         images = fingerprint_of(self.image_ids)
@@ -228,7 +232,8 @@ class Store:
         except (OSError, pa.ArrowException):
             return False
         same_rows = table.column("image_id").to_pylist() == list(part.image_ids)
-        if not same_rows or not table.schema.equals(self._schema, check_metadata=True):
+        found = table.schema.metadata or {}
+        if not same_rows or any(found.get(key) != value for key, value in self._schema.metadata.items()):
             raise UserError(
                 f"{path} belongs to another store (other settings or images): run '{self.command}' with another "
                 "out folder or delete this one"
@@ -242,14 +247,15 @@ class Store:
         if self.sealed or self._is_whole(part):
             yield False
             return
-        self._claims.mkdir(parents=True, exist_ok=True)
-        with open(self._claims / part.file_name, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        try:
+            self._claims.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another process sealed the store this moment
+                (self._claims / part.file_name).touch()
+            with _locked(self._claims / part.file_name, wait) as claimed:
+                yield claimed
+        finally:
+            if self.sealed:
+                shutil.rmtree(self._claims, ignore_errors=True)
 
     def _computed(self, compute: Callable[[str], Mapping[str, Any]], image_id: str, shown: Progress) -> dict[str, Any]:
         row = {**compute(image_id), "image_id": image_id}
@@ -276,6 +282,24 @@ def store_folder(out: Path, stage: str, name: str, fingerprint: str) -> Path:
 def stage_fingerprint(stage: str, settings: Settings, inputs: Mapping[str, str]) -> str:
     """SHA-256 of all that affects a stage's result: its name, its settings, the fingerprints of its inputs."""
     return fingerprint_of({"format": FORMAT, "stage": stage, "settings": settings, "inputs": dict(inputs)})
+
+
+@contextlib.contextmanager
+def _locked(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold the system's lock on a file or folder; False at once if another process has it and ``wait`` is off."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # the claims went as another process sealed the store
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def _to_arrow(values: list[Any], kind: str) -> pa.Array:

@@ -34,7 +34,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
             f"cannot write {path} ({error.strerror or error}): free the disk or use another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_json_atomic(path: Path, value: Any, indent: int | None = None) -> None:
