@@ -129,7 +129,7 @@ def load_dataset(
     paths = list_photos(folder)
     matcher = NameMatcher(list(paths))
     bad: dict[str, str] = {}
-    tags = _read_tag_rows(split, folder, name)
+    tags = read_tag_rows(split, folder, name)
     tagged = None if tags is None else _match_tags(tags, matcher, split.tags or folder, folder, bad)
     if tagged is not None and tags is not None and not tags.complete:
         paths = {image_id: path for image_id, path in paths.items() if image_id in tagged}
@@ -138,7 +138,7 @@ def load_dataset(
     if split.truth is not None:
         truth = read_split_truth(split.truth, photos, matcher, classes, tags.classes if tags else None)
     if tagged is None:
-        assert truth is not None  # _read_tag_rows refuses a split with neither
+        assert truth is not None  # read_tag_rows refuses a split with neither
         bad.update({entry: f"is in {split.truth} but not in {folder}" for entry in truth.without_photo})
         tagged = {image_id: _names_of(objects, truth.classes) for image_id, objects in truth.objects.items()}
     names = classes or (truth.classes if truth is not None else None) or (tags.class_names if tags is not None else ())
@@ -174,7 +174,7 @@ def images_folder(split: SplitSettings, name: str) -> Path:
     return folder
 
 
-def _read_tag_rows(split: SplitSettings, folder: Path, name: str) -> TagRows | None:
+def read_tag_rows(split: SplitSettings, folder: Path, name: str) -> TagRows | None:
     """The split's tags, or None where they come from its truth."""
     if split.tags is not None:
         return read_tags(split.tags, split=name)

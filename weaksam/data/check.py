@@ -1,0 +1,223 @@
+"""List what is wrong with a dataset, one line each, and change nothing."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from weaksam.config import UserError
+from weaksam.data.annotations import Annotations, ImageTruth, NameMatcher, did_you_mean, listed, tag_labels
+from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, read_tag_rows
+from weaksam.data.photos import Photo, list_photos, verify_photos
+from weaksam.data.tags import TagRows
+from weaksam.data.truth import read_truth, truth_classes
+
+CONSTANT_SHARE = 0.9
+"""A class in more than this share of the photos, or absent from all, teaches little from tags."""
+MIN_PHOTOS = 5
+"""A class in fewer photos than this is hardly learned."""
+_MAGIC = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
+_ALIASES = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg"}
+
+Value = TypeVar("Value")
+
+
+@dataclass
+class _Split:
+    """What could be read of one split, and the lines so far."""
+
+    name: str
+    folder: Path
+    photos: dict[str, Photo] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        self.lines.append(f"{self.name}: {text}")
+
+    def attempt(self, read: Callable[..., Value], *arguments: Any) -> Value | None:
+        """What ``read`` returns, or None and a line that says why it cannot."""
+        try:
+            return read(*arguments)
+        except UserError as error:
+            self.say(str(error))
+            return None
+
+
+def check_data(data: DataSettings) -> list[str]:
+    """Lines for both splits of a run, and for photos that are in both; nothing wrong gives no lines.
+
+    Raises `UserError` only where a folder of photos is missing.
+    """
+    classes = data.classes
+    if classes is None and data.train.truth is None and data.test is not None and data.test.truth is not None:
+        # A broken truth file gets its line when the split itself is checked
+        classes = _Split("test", data.test.truth).attempt(truth_classes, data.test.truth)
+    train = _checked(data.train, "train", classes)
+    if data.test is None or data.test == SplitSettings():
+        return train.lines
+    test = _checked(data.test, "test", classes)
+    owner = {photo.sha256: image_id for image_id, photo in train.photos.items()}
+    shared = [
+        f"test: {image_id}: is the same file as {owner[photo.sha256]} of train"
+        for image_id, photo in test.photos.items()
+        if photo.sha256 in owner
+    ]
+    return [*train.lines, *test.lines, *shared]
+
+
+def check_dataset(split: SplitSettings, *, name: str = "data", classes: tuple[str, ...] | None = None) -> list[str]:
+    """Lines ``<name>: <photo or file>: <what is wrong>`` for one split; nothing wrong gives no lines.
+
+    Photos: unreadable, there twice, named by another format, turned by EXIF. Tags: rows without a photo, photos
+    without a row, unknown or look-alike classes, classes in nearly all or very few photos. Truth: entries without a
+    photo, sizes that differ, boxes outside or without area, tags that disagree. Raises `UserError` only where the
+    folder of photos is missing or empty.
+    """
+    return _checked(split, name, classes).lines
+
+
+def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -> _Split:
+    state = _Split(name, images_folder(split, name))
+    paths = list_photos(state.folder)
+    matcher = NameMatcher(list(paths))
+    bad: dict[str, str] = {}
+    state.photos = verify_photos(paths, bad)
+    for image_id, reason in bad.items():
+        state.say(f"{image_id}: {reason}")
+    _check_photos(state)
+    sizes = {image_id: photo.size for image_id, photo in state.photos.items()}
+    truth = None
+    if split.truth is not None:
+        truth = state.attempt(read_truth, split.truth, sizes, classes)
+    tags = None
+    if split.tags is not None or split.truth is None:
+        tags = state.attempt(read_tag_rows, split, state.folder, name)
+    known = classes or (truth.classes if truth is not None else None)
+    tagged = {} if tags is None else _check_tags(state, tags, matcher, set(paths), split.tags or state.folder, known)
+    if truth is not None and split.truth is not None:
+        _check_truth(state, truth, matcher, split.truth, tagged, listed_only=tags is not None)
+    return state
+
+
+def _find(matcher: NameMatcher, name: str, source: Path) -> str:
+    """The image id that ``name`` means, empty where no photo fits."""
+    return matcher.find(name, str(source)) or ""
+
+
+def _check_photos(state: _Split) -> None:
+    by_hash: dict[str, str] = {}
+    for image_id, photo in state.photos.items():
+        first = by_hash.setdefault(photo.sha256, image_id)
+        if first != image_id:
+            state.say(f"{image_id}: is the same file as {first}")
+        if photo.orientation != 1:
+            height, width = photo.size
+            state.say(
+                f"{image_id}: is stored turned (EXIF orientation {photo.orientation}), read as {width} x {height}"
+            )
+        held, named = _held_suffix(photo.path), photo.path.suffix.lower()
+        if held != _ALIASES.get(named, named):
+            state.say(f"{image_id}: holds a {held[1:].upper()} under the name {named}, read by its content")
+
+
+def _held_suffix(path: Path) -> str:
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    return next(suffix for magic, suffix in _MAGIC if head.startswith(magic))
+
+
+def _check_tags(
+    state: _Split,
+    tags: TagRows,
+    matcher: NameMatcher,
+    on_disk: set[str],
+    source: Path,
+    known: tuple[str, ...] | None,
+) -> dict[str, set[str]]:
+    """Say what is wrong with the tags; class names by image id."""
+    tagged: dict[str, set[str]] = defaultdict(set)
+    for row, names in tags.rows.items():
+        image_id = state.attempt(_find, matcher, row, source)
+        if image_id:
+            tagged[image_id] |= set(names)
+        elif image_id is not None:
+            state.say(f"{row}: is named in {source} but not in {state.folder}")
+        for unknown in [name for name in names if known is not None and name not in known]:
+            state.say(f"{row}: has the unknown class {unknown!r}{did_you_mean(unknown, known or ())}")
+    if tags.complete:
+        for image_id in sorted(on_disk - set(tagged)):
+            state.say(f"{image_id}: has no row in {source}")
+    for image_id in sorted(image_id for image_id, names in tagged.items() if not names):
+        state.say(f"{image_id}: has a row without any class in {source}")
+    _check_balance(state, tagged, known or tags.class_names)
+    return dict(tagged)
+
+
+def _check_balance(state: _Split, tagged: Mapping[str, set[str]], classes: tuple[str, ...]) -> None:
+    counts = Counter(name for names in tagged.values() for name in names)
+    for name in classes:
+        share = counts[name] / max(1, len(tagged))
+        if share > CONSTANT_SHARE and len(classes) > 1:
+            state.say(f"class {name!r}: is tagged in {counts[name]} of {len(tagged)} photos, almost constant")
+        elif counts[name] < MIN_PHOTOS:
+            state.say(f"class {name!r}: is tagged in only {counts[name]} of {len(tagged)} photos")
+        by_lower = {other.lower(): other for other in classes if counts[other] > 10 * counts[name]}
+        hint = did_you_mean(name, by_lower.values()) if counts[name] else ""
+        if hint:
+            state.say(f"class {name!r}: is in {counts[name]} photos and looks like another{hint}")
+
+
+def _check_truth(
+    state: _Split,
+    truth: Annotations,
+    matcher: NameMatcher,
+    source: Path,
+    tagged: Mapping[str, set[str]],
+    listed_only: bool,
+) -> None:
+    seen = set()
+    for entry, image in truth.images.items():
+        image_id = state.attempt(_find, matcher, entry, source)
+        if not image_id:
+            if image_id is not None and not listed_only:
+                state.say(f"{entry}: is in {source} but not in {state.folder}")
+            continue
+        seen.add(image_id)
+        if image_id in state.photos:
+            for problem in _truth_problems(image, state.photos[image_id], truth.classes):
+                state.say(f"{image_id}: {problem}")
+        if image_id in tagged:
+            _check_agreement(state, image_id, tagged[image_id], image, truth.classes)
+    for image_id in sorted(set(tagged if listed_only else state.photos) - seen):
+        state.say(f"{image_id}: has no entry in {source}")
+
+
+def _truth_problems(image: ImageTruth, photo: Photo, classes: tuple[str, ...]) -> Iterator[str]:
+    height, width = photo.size
+    if image.size is not None and image.size != photo.size:
+        stated = f"{image.size[1]} x {image.size[0]}"
+        turned = ", its boxes may be drawn on the turned photo" if image.size == (width, height) else ""
+        yield f"is {width} x {height} but the truth says {stated}{turned}"
+    objects = image.instances
+    limit = torch.tensor([width, height, width, height])
+    outside = (objects.boxes < -0.5).any(1) | (objects.boxes > limit + 0.5).any(1)
+    # VOC's inclusive corners make a box of no extent one pixel wide
+    degenerate = ((objects.boxes[:, 2:] - objects.boxes[:, :2]) <= 1).any(1)
+    for rows, problem in ((outside, "outside the photo"), (degenerate, "no more than one pixel wide or high")):
+        for row in rows.nonzero()[:, 0].tolist():
+            corners = ", ".join(f"{value:g}" for value in objects.boxes[row].tolist())
+            yield f"has a box of {classes[int(objects.labels[row])]!r} {problem} ({corners})"
+
+
+def _check_agreement(
+    state: _Split, image_id: str, names: set[str], image: ImageTruth, classes: tuple[str, ...]
+) -> None:
+    true = {classes[label] for label in tag_labels(image.instances)}
+    hard = {classes[label] for label in image.instances.labels.tolist()}
+    if names - hard:
+        state.say(f"{image_id}: is tagged {listed(sorted(names - hard))} but has no such true object")
+    if true - names:
+        state.say(f"{image_id}: has true objects of {listed(sorted(true - names))} but no such tag")
