@@ -145,7 +145,7 @@ def _over_tagged_images(
     check_images(tags, truths, "tags")
     check_labels(truths, num_classes, "true objects")
     hits: list[list[float]] = [[] for _ in range(num_classes)]
-    for image_id in sorted(tags):
+    for image_id in sorted(set(tags) & set(truths)):
         for label in sorted(set(tags[image_id])):
             if not 0 <= label < num_classes:
                 raise UserError(
@@ -161,7 +161,7 @@ def _over_tagged_images(
             difficult="difficult objects count",
             average="mean over tagged images, then over classes",
             detections=detections,
-            num_images=len(tags),
+            num_images=len(set(tags) & set(truths)),
         ),
     )
 

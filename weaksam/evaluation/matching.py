@@ -15,6 +15,7 @@ from weaksam.evaluation.protocol import (
     Geometry,
     check_images,
     check_labels,
+    image_order,
     keep_detections,
 )
 from weaksam.structures.boxes import pairwise_iou, xyxy_from_inclusive
@@ -74,7 +75,7 @@ def pair_detections(
     check_labels(truths, num_classes, "true objects")
     check_labels(detections, num_classes, "detections")
     found = {
-        i: keep_detections(detections.get(i, Instances.empty()), keep or DetectionFilter()) for i in sorted(truths)
+        i: keep_detections(detections.get(i, Instances.empty()), keep or DetectionFilter()) for i in image_order(truths)
     }
     offset, iou, truth = 0, [], []
     for image_id, instances in found.items():

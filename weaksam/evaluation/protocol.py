@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from weaksam.config import UserError
@@ -72,7 +73,9 @@ def keep_detections(detections: Instances, keep: DetectionFilter) -> Instances:
 
 
 def require_scores(detections: Instances) -> Tensor:
-    """The scores ``(N,)`` of detections; UserError where they have none."""
+    """The scores ``(N,)`` of detections; UserError where they have none, and no rows are no scores."""
+    if detections.scores is None and len(detections) == 0:
+        return torch.zeros(0)
     if detections.scores is None:
         raise UserError(
             "detections need a score each to be ranked, found instances without scores: "
@@ -81,13 +84,15 @@ def require_scores(detections: Instances) -> Tensor:
     return detections.scores
 
 
-def check_images(found: Collection[str], wanted: Collection[str], what: str) -> None:
-    """UserError where ``found`` names images that ``wanted``, the evaluated ones, lacks; the reverse is fine."""
-    foreign = sorted(set(found) - set(wanted))
-    if foreign:
+def check_images(found: Collection[str], evaluated: Collection[str], what: str) -> None:
+    """UserError where ``found`` names images but none of those that are evaluated.
+
+    An image without a truth to compare with takes no part in an evaluation; one that ``found`` lacks has nothing found.
+    """
+    if found and not set(found) & set(evaluated):
         raise UserError(
-            f"{what} must belong to the {len(wanted)} evaluated images, found {len(foreign)} others "
-            f"(first: {foreign[0]}): evaluate on the split they were made for"
+            f"{what} must belong to the {len(evaluated)} images with a truth, found {len(found)} others "
+            f"(first: {min(found)}): evaluate on the split they were made for"
         )
 
 

@@ -90,7 +90,7 @@ def proposal_recall(
         )
     reached: list[list[Tensor]] = [[] for _ in counts]  # per count, per image: IoU (T,) each object reaches
     used = [0] * len(counts)
-    for image_id in sorted(truths):
+    for image_id in truths:
         boxes = proposals.get(image_id, torch.zeros(0, 4)).double()
         iou = pairwise_iou(_counted(truths[image_id], count_difficult).boxes.double(), boxes)  # (T, P)
         for row, count in enumerate(counts):
