@@ -1,0 +1,174 @@
+"""Modules import downwards only, nothing runs foreign code from a file, and ``import weaksam`` stays cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [
+    {"cli", "__main__"},
+    {"pipeline"},
+    {"stages", "recipes", "report"},
+    {"engine"},
+    {"models"},
+    {"data", "sam", "evaluation"},
+    {"structures"},
+    {"config", "artifacts", "files", "progress", "weights", "__init__"},
+]
+"""From the top down; a module imports from layers below its own, and inside its own package."""
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+BOTTOM = len(LAYERS) - 1
+SEPARATE_FILES = {"stages", "recipes"}
+"""Packages whose modules do not import each other."""
+SOURCES = sorted(
+    path for folder in ("weaksam", "tools", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imported_modules(source: str, module: str) -> list[str]:
+    """Dotted names of the weaksam modules that a source imports, at any depth of the file."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")[: -node.level]
+                base = ".".join([*parents, base] if base else parents)
+            # `from weaksam.stages import wsod` imports a module, `from weaksam.stages.wsod import run` a name.
+            found += [f"{base}.{alias.name}" for alias in node.names]
+    return [name for name in found if name.split(".")[0] == "weaksam"]
+
+
+def direction_faults(source: str, module: str) -> list[str]:
+    """Why imports of ``module`` (such as ``weaksam.stages.wsod``) go the wrong way; empty if none does."""
+    own = module.split(".")[1]
+    if own not in LEVEL:
+        return [f"{module}: '{own}' has no layer"]
+    faults = []
+    for name in imported_modules(source, module):
+        target = name.split(".")[1] if "." in name else "__init__"
+        if target.startswith("__"):  # weaksam.__version__
+            continue
+        if target not in LEVEL:
+            faults.append(f"{module} imports {name}: '{target}' has no layer")
+        elif target == own:
+            other = ".".join(name.split(".")[:3])
+            if own in SEPARATE_FILES and other != module and not module.endswith("__init__"):
+                faults.append(f"{module} imports {other}: {own} do not import each other")
+        elif LEVEL[target] <= LEVEL[own] and not LEVEL[own] == LEVEL[target] == BOTTOM:
+            faults.append(f"{module} imports {name}: {own} lies below {target} or beside it")
+    return faults
+
+
+def unsafe_calls(source: str, module: str) -> list[str]:
+    """Where a source could run code from a file or a text: pickle, yaml.load, eval, torch.load, numpy.load."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        elif isinstance(node, ast.Call):
+            names = [ast.unparse(node.func)]
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if names[0] == "torch.load" and keywords.get("weights_only") != "True":
+                faults.append(f"{module}:{node.lineno} torch.load without weights_only=True")
+            if keywords.get("allow_pickle", "False") != "False":
+                faults.append(f"{module}:{node.lineno} allow_pickle")
+        for name in names:
+            if name.split(".")[0] in {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}:
+                faults.append(f"{module}:{node.lineno} {name}")
+            if name in {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"}:
+                faults.append(f"{module}:{node.lineno} {name}")
+    return faults
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parts[len(ROOT.parts)] == "weaksam"], ids=module_of)
+def test_imports_go_down(path):
+    assert direction_faults(path.read_text(encoding="utf-8"), module_of(path)) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_nothing_runs_code_from_a_file(path):
+    assert unsafe_calls(path.read_text(encoding="utf-8"), module_of(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("weaksam.models.wsddn", "from weaksam.engine.training import fit"),
+        ("weaksam.models.wsddn", "import weaksam.stages.wsod"),
+        ("weaksam.models.wsddn", "def later():\n    from weaksam import pipeline"),
+        ("weaksam.data.voc", "from weaksam.evaluation.voc import ap"),
+        ("weaksam.sam.nano", "from ..data import images"),
+        ("weaksam.stages.wsod", "from weaksam.stages.clues import peaks"),
+        ("weaksam.stages.wsod", "from weaksam.stages import clues"),
+        ("weaksam.stages.wsod", "from . import clues"),
+        ("weaksam.stages.wsod", "from .clues import peaks"),
+        ("weaksam.recipes.panorama", "from weaksam.stages.wsod import run"),
+        ("weaksam.report.page", "from weaksam.recipes.panorama import run"),
+        ("weaksam.config", "from weaksam.structures.boxes import area"),
+        ("weaksam.utils", ""),
+        ("weaksam.pipeline", "from weaksam.helpers import thing"),
+    ],
+)
+def test_a_wrong_import_is_found(module, source):
+    assert len(direction_faults(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("weaksam.cli", "from weaksam import __version__, pipeline"),
+        ("weaksam.stages.wsod", "from weaksam.engine.training import fit\nfrom weaksam.config import Settings"),
+        ("weaksam.artifacts", "from weaksam.config import Settings"),
+        ("weaksam.data.coco", "from weaksam.data.images import read_image\nfrom .images import size\nimport torch"),
+        ("weaksam.stages.wsod", "from weaksam.stages.wsod import run"),
+    ],
+)
+def test_a_right_import_is_not(module, source):
+    assert direction_faults(source, module) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import UnpicklingError",
+        "yaml.load(text, Loader=yaml.SafeLoader)",
+        "x = eval(text)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+    ],
+)
+def test_an_unsafe_call_is_found(source):
+    assert unsafe_calls(source, "m")
+
+
+def test_a_safe_call_is_not():
+    source = (
+        "torch.load(p, weights_only=True); np.load(p); np.load(p, allow_pickle=False); model.eval(); yaml.safe_load(t)"
+    )
+    assert unsafe_calls(source, "m") == []
+
+
+@pytest.mark.parametrize("module", ["weaksam", "weaksam.config", "weaksam.cli"])
+def test_import_is_cheap(module):
+    code = (
+        f"import sys, {module}; sys.exit(' '.join({{'torch', 'torchvision', 'pyarrow', 'scipy'}} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (1, "\n")  # an empty message: none of them was imported
