@@ -10,12 +10,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from weaksam.config import UserError
-from weaksam.evaluation.coco import coco_ap
+from weaksam.evaluation.coco import FIGURES, coco_ap
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, rle_area, rle_from_mask
-
-FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-FIGURES += ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
 
 
 def test_published_values(shared_data):

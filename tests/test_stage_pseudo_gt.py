@@ -5,15 +5,14 @@ import json
 import pytest
 import torch
 
-from weaksam.artifacts import Store
 from weaksam.config import UserError
 from weaksam.data.dataset import Dataset, Sample
 from weaksam.engine.context import RunContext
+from weaksam.engine.detection import detection_store
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones import BackboneSettings
 from weaksam.sam.build import SegmenterSettings
 from weaksam.stages.pseudo_gt import (
-    COLUMNS,
     PseudoGtSettings,
     adaptive_pseudo_gt,
     drop_contained,
@@ -191,7 +190,7 @@ def test_run_writes_a_row_per_image_and_a_coco_file(tmp_path):
 
 def test_run_reads_a_store_and_settings_make_another(tmp_path):
     context = make_context(tmp_path, TAGS)
-    source = Store(tmp_path / "wsod", stage="wsod", fingerprint="f" * 64, image_ids=list(TAGS), columns=COLUMNS)
+    source = detection_store(tmp_path / "wsod", "wsod", "f" * 64, context.train, masks=False)
     for part in source.missing_parts():
         source.write(part, (_row(name) for name in part.image_ids))
     source.seal()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,12 @@ from weaksam.structures.masks import rle_area
 MAX_DETECTIONS = (1, 10, 100)
 """Detections per image and class at which COCO measures recall; AP takes the last."""
 
+FIGURES = (
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+)
+"""The twelve figures of COCO's summary, in its order."""
+
 
 @dataclass(frozen=True)
 class CocoResult:
@@ -52,7 +58,7 @@ class CocoResult:
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them, nan as null, with the protocol in words."""
-        figures = {one.name: json_number(getattr(self, one.name)) for one in fields(self)[:12]}
+        figures = {one: json_number(getattr(self, one)) for one in FIGURES}
         per_class = [json_number(value) for value in self.per_class]
         return {**figures, "per_class": per_class, "protocol": str(self.protocol)}
 
@@ -85,10 +91,10 @@ def coco_ap(
         for row in _result_rows(keep_detections(detections[image_id], keep), number, geometry)
     ]
     evaluation = _evaluate(_dataset(truths, numbers, num_classes, geometry), found, geometry)
-    figures = [_or_nan(value) for value in evaluation.stats[:12]]
+    figures = {name: _or_nan(value) for name, value in zip(FIGURES, evaluation.stats, strict=False)}
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes
     return CocoResult(
-        *figures,
+        **figures,
         per_class=tuple(_or_nan(precision[:, :, label].mean()) for label in range(num_classes)),
         protocol=Protocol(
             metric=f"COCO AP of {geometry}",

@@ -92,9 +92,9 @@ def proposal_recall(
     used = [0] * len(counts)
     for image_id in truths:
         boxes = proposals.get(image_id, torch.zeros(0, 4)).double()
-        iou = pairwise_iou(_counted(truths[image_id], count_difficult).boxes.double(), boxes)  # (T, P)
+        overlap = pairwise_iou(_counted(truths[image_id], count_difficult).boxes.double(), boxes)  # (T, P)
         for row, count in enumerate(counts):
-            first = iou[:, :count]
+            first = overlap[:, :count]
             reached[row].append(_one_to_one(first) if assignment == "one-to-one" else _best(first))
             used[row] += first.shape[1]
     pooled = [torch.cat(parts) if parts else torch.zeros(0) for parts in reached]

@@ -13,24 +13,25 @@ from weaksam.artifacts import Store, stage_fingerprint, store_folder
 from weaksam.config import Settings, UserError, fingerprint_of
 from weaksam.data.coco import write_instances
 from weaksam.engine.context import RunContext
+from weaksam.engine.detection import detection_store, instances_of
 from weaksam.structures.boxes import area, pairwise_ioa
 from weaksam.structures.instances import Instances
-
-COLUMNS = {"boxes": "boxes", "labels": "ints", "scores": "floats"}
-"""Columns of the stage's store: float32 xyxy boxes, 0-based labels, the detector's scores."""
 
 
 class PseudoGtSettings(Settings):
     """How detections become pseudo ground truth."""
 
     method: Literal["adaptive", "top1"] = Field(
-        "adaptive", description="'adaptive' keeps several boxes per class, 'top1' the best-scored one"
+        default="adaptive", description="'adaptive' keeps several boxes per class, 'top1' the best-scored one"
     )
     min_score_norm: float = Field(
-        0.3, ge=0, le=1, description="lowest score kept, as a share of the way from a class's worst to its best (tau_s)"
+        default=0.3,
+        ge=0,
+        le=1,
+        description="lowest score kept, as a share of the way from a class's worst to its best (tau_s)",
     )
     containment: float = Field(
-        0.85, gt=0, le=1, description="share of a box inside a larger one at which it is dropped (tau_o)"
+        default=0.85, gt=0, le=1, description="share of a box inside a larger one at which it is dropped (tau_o)"
     )
 
 
@@ -103,22 +104,18 @@ def run(context: RunContext, settings: PseudoGtSettings, detections: Store | Map
     """
     inputs = {"data": context.train.fingerprint, "detections": _fingerprint(detections)}
     fingerprint = stage_fingerprint("pseudo_gt", settings, inputs)
-    store = Store(
-        store_folder(context.out, "pseudo_gt", "train", fingerprint),
-        stage="pseudo_gt",
-        fingerprint=fingerprint,
-        image_ids=context.train.image_ids,
-        columns=COLUMNS,
-    )
+    folder = store_folder(context.out, "pseudo_gt", "train", fingerprint)
+    store = detection_store(folder, "pseudo_gt", fingerprint, context.train, masks=False)
+    by_id = instances_of(detections) if isinstance(detections, Store) else detections
 
     def compute(image_id: str) -> dict[str, Any]:
         tags = context.train.by_id[image_id].tags
-        found = _detections_of(detections, image_id)
+        found = by_id.get(image_id, Instances.empty())
         made = top1_pseudo_gt(found, tags) if settings.method == "top1" else adaptive_pseudo_gt(found, tags, settings)
         return {"boxes": made.boxes, "labels": made.labels, "scores": _scores(made)}
 
     store.fill(compute, "pseudo ground truth")
-    made = {row["image_id"]: _instances(row) for row in store.rows()}
+    made = instances_of(store)
     write_instances(context.out / "pseudo_gt" / "train.json", context.train, made)
     empty = sum(len(one) == 0 for one in made.values())
     context.log.write("pseudo_gt", boxes=sum(map(len, made.values())), images=len(made), images_without_box=empty)
@@ -139,16 +136,6 @@ def _scores(detections: Instances) -> Tensor:
 
 def _joined(rows: list[Tensor]) -> Tensor:
     return torch.cat([torch.zeros(0, dtype=torch.int64), *rows])
-
-
-def _detections_of(detections: Store | Mapping[str, Instances], image_id: str) -> Instances:
-    if image_id not in detections:
-        return Instances.empty()
-    return _instances(detections[image_id]) if isinstance(detections, Store) else detections[image_id]
-
-
-def _instances(row: Mapping[str, Any]) -> Instances:
-    return Instances(boxes=row["boxes"], labels=row["labels"], scores=row["scores"])
 
 
 def _fingerprint(detections: Store | Mapping[str, Instances]) -> str:
