@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"cli", "__main__"},
     {"pipeline"},
+    {"run"},
     {"stages", "recipes", "report"},
     {"engine"},
     {"models"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,11 @@ def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"The weights of {what} were looked for in {path}, which is not a file: correct the path.")
-    head = path.open("rb").read(512)
-    if head.lstrip()[:1] == b"<":
+    with path.open("rb") as file:
+        head = file.read(512)
+    if found := _not_weights(head):
         raise UserError(
-            f"The weights of {what} were looked for in {path}, which is a web page and not weights: download it again."
+            f"The weights of {what} were looked for in {path}, which {found} and not weights: download it again."
         )
     try:
         state = _read_torch(path) if head.startswith(_TORCH_STARTS) else _read_safetensors(path)
@@ -62,6 +64,15 @@ def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
             f"The weights of {what} were looked for in {path}, which holds no named tensors: give another file."
         )
     return state
+
+
+def _not_weights(head: bytes) -> str | None:
+    """What a file is that people often hold for weights, from its first bytes; None if it is none of these."""
+    if not head:
+        return "is empty"
+    if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", head, re.IGNORECASE):
+        return "is a web page"
+    return "is a pointer of Git LFS" if head.startswith(b"version https://git-lfs") else None
 
 
 def load_into(
