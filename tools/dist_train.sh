@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Start a tool once per GPU of this machine: tools/dist_train.sh NUM_GPUS tools/TOOL.py config.yaml [key=value ...]
+# The processes share the proposals (each part of 32 photos is claimed by one of them); the first one trains and reports.
+set -euo pipefail
+if [ "$#" -lt 3 ] || ! [[ "$1" =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: tools/dist_train.sh NUM_GPUS tools/TOOL.py config.yaml [key=value ...]" >&2
+  exit 2
+fi
+num_gpus=$1
+shift
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( ($(nproc) + num_gpus - 1) / num_gpus ))}"
+exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node="$num_gpus" "$@"

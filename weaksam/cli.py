@@ -1,0 +1,219 @@
+"""`weaksam <command>`: reads the command line and calls the pipeline; heavy imports wait inside the commands."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
+"""The stages in order, as words only: the pipeline holds the same names (a test compares them)."""
+
+app = typer.Typer(
+    help="Image-level tags in; boxes, masks, a trained detector and a trained instance segmenter out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Check a dataset, or make a synthetic one.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG] [key=value]...", help="a YAML file, then settings that override it"),
+]
+Images = Annotated[Path | None, typer.Option(help="folder of training photos (JPEG, PNG, WebP or BMP)")]
+Tags = Annotated[
+    Path | None,
+    typer.Option(help="what is in each photo: CSV, JSON, JSONL, one folder per class, or VOC ImageSets/Main"),
+]
+Out = Annotated[Path | None, typer.Option(help="folder for everything the run makes")]
+Seed = Annotated[int | None, typer.Option(help="the one seed of the run")]
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with a user's mistake ending in one sentence and exit code 2, and Ctrl-C in exit code 130.
+
+    With ``WEAKSAM_DEBUG=1`` in the environment mistakes keep their traceback.
+    """
+
+    @functools.wraps(function)
+    def guard(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("\ninterrupted: rerun the same command to resume", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError) as error:
+            if os.environ.get("WEAKSAM_DEBUG"):
+                raise
+            print(f"weaksam: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return guard
+
+
+def split_arguments(arguments: Sequence[str] | None) -> tuple[Path | None, list[str]]:
+    """``[CONFIG] [key=value]...`` -> (config path or None, overrides); anything else is a ``UserError``."""
+    from weaksam.config import UserError
+
+    configs = [a for a in arguments or () if "=" not in a]
+    if len(configs) > 1:
+        raise UserError(
+            f"wanted one config file and key=value settings, found {' and '.join(map(repr, configs))}: "
+            "write settings as key=value, without spaces around '='"
+        )
+    return (Path(configs[0]) if configs else None), [a for a in arguments or () if "=" in a]
+
+
+def load_run_settings(arguments: Sequence[str] | None, **options: Any) -> Any:
+    """``RunSettings`` from the command line: YAML, then ``key=value``, then the options that were given."""
+    from weaksam.config import load_settings
+    from weaksam.run import RunSettings
+
+    config, overrides = split_arguments(arguments)
+    keys = {"images": "data.train.images", "tags": "data.train.tags", "out": "out", "seed": "seed"}
+    overrides += [f"{keys[name]}={value}" for name, value in options.items() if value is not None]
+    return load_settings(RunSettings, config, overrides)
+
+
+@app.command()
+@guarded
+def run(
+    arguments: Arguments = None,
+    images: Images = None,
+    tags: Tags = None,
+    out: Out = None,
+    seed: Seed = None,
+    until: Annotated[str | None, typer.Option(help=f"last stage to run: {', '.join(STAGE_NAMES)}")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="first stage to run; the ones before it must be finished")
+    ] = None,
+) -> None:
+    """Run the whole pipeline, or a part of it; rerunning the same command resumes where it stopped."""
+    settings = load_run_settings(arguments, images=images, tags=tags, out=out, seed=seed)
+    from weaksam import pipeline
+
+    pipeline.run(settings, start=start, until=until)
+
+
+def _add_stage_command(stage: str, help: str) -> None:
+    def command(
+        arguments: Arguments = None, images: Images = None, tags: Tags = None, out: Out = None, seed: Seed = None
+    ) -> None:
+        settings = load_run_settings(arguments, images=images, tags=tags, out=out, seed=seed)
+        from weaksam import pipeline
+
+        pipeline.run(settings, until=stage)
+
+    app.command(stage.replace("_", "-"), help=f"{help} Earlier stages run first where they are not finished.")(
+        guarded(command)
+    )
+
+
+_add_stage_command("clues", "Train the classifier on the tags and find peak points.")
+_add_stage_command("proposals", "Prompt the frozen segmenter with grid and peak points; keep its boxes.")
+_add_stage_command("wsod", "Train the weakly supervised detector on tags and proposals.")
+_add_stage_command("pseudo_gt", "Choose the detections that serve as pseudo ground truth.")
+_add_stage_command("retrain", "Train Faster R-CNN on the pseudo ground truth.")
+_add_stage_command("wsis", "Turn pseudo boxes into pseudo masks and train Mask R-CNN.")
+
+
+@app.command("eval")
+@guarded
+def evaluate(
+    truth: Annotated[Path, typer.Option(help="COCO instances file with the true boxes")],
+    detections: Annotated[Path, typer.Option(help="COCO results file (boxes, or masks as RLE)")],
+    metrics: Annotated[str, typer.Option(help="comma-separated: voc, corloc, coco, mask")] = "voc,corloc,coco",
+    json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure a results file against a truth file, and print the protocol with every figure."""
+    from weaksam.report.files import evaluate_files, figures_text
+
+    figures = evaluate_files(truth, detections, metrics.split(","))
+    print(figures_text(figures, as_json=json))
+
+
+@app.command()
+@guarded
+def report(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
+    """Write OUT/report.html and OUT/metrics.json of a finished run again."""
+    from weaksam import pipeline
+
+    pipeline.rewrite_report(out)
+
+
+@app.command()
+@guarded
+def doctor() -> None:
+    """Print versions, what works here, and one command for each thing that does not."""
+    from weaksam.report.doctor import diagnose
+
+    healthy = diagnose(print)
+    raise typer.Exit(0 if healthy else 1)
+
+
+@data_app.command("check")
+@guarded
+def data_check(
+    arguments: Arguments = None,
+    images: Images = None,
+    tags: Tags = None,
+    truth: Annotated[Path | None, typer.Option(help="true boxes: COCO JSON, VOC XML folder or YOLO labels")] = None,
+) -> None:
+    """List what is wrong with a dataset, one line each; changes nothing. Exit code 1 when something was found."""
+    from weaksam.data.check import check_data
+
+    given = [] if truth is None else [f"data.train.truth={truth}"]
+    settings = load_run_settings([*(arguments or ()), *given], images=images, tags=tags)
+    problems = check_data(settings.data)
+    print("\n".join(problems) if problems else "nothing wrong was found")
+    raise typer.Exit(1 if problems else 0)
+
+
+@data_app.command("synth")
+@guarded
+def data_synth(
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="how scenes look, such as size=256")
+    ] = None,
+    train: Annotated[int, typer.Option(help="number of training scenes")] = 160,
+    test: Annotated[int, typer.Option(help="number of test scenes")] = 60,
+    seed: Annotated[int, typer.Option(help="other scenes for another seed, the same bytes for the same")] = 0,
+) -> None:
+    """Write synthetic scenes with exact boxes, masks and tags, on which everything can be tried offline."""
+    from weaksam.config import load_settings
+    from weaksam.data.synthetic import SceneSettings, write_dataset
+
+    paths = write_dataset(out, load_settings(SceneSettings, None, arguments or ()), train, test, seed)
+    print("\n".join(f"{name}: {path}" for name, path in paths.items()))
+
+
+def run_tool(start: str | None = None, until: str | None = None) -> None:
+    """What a script in ``tools/`` does: the stages from ``start``, which needs those before it, to ``until``."""
+    tool = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+    def command(arguments: Arguments = None) -> None:
+        settings = load_run_settings(arguments)
+        from weaksam import pipeline
+
+        pipeline.run(settings, start=start, until=until)
+
+    tool.command(help=f"Run the stages {start or STAGE_NAMES[0]} to {until or STAGE_NAMES[-1]}.")(guarded(command))
+    tool()
+
+
+def main() -> None:
+    """Entry point of the ``weaksam`` command."""
+    app(prog_name="weaksam")
+
+
+if __name__ == "__main__":
+    main()

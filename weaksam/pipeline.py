@@ -1,0 +1,280 @@
+"""The stages in order, as data: what each reads and writes; runs all of them or a part."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weaksam.artifacts import Store, write_json_atomic
+from weaksam.config import UserError
+from weaksam.engine.detection import instances_of
+from weaksam.report import stages as reports
+from weaksam.report.gallery import Shown, galleries
+from weaksam.report.page import Page
+from weaksam.report.record import run_record
+from weaksam.report.summary import StageReport, metrics_dict, summary_text
+from weaksam.run import STAGE_NAMES, Run, RunSettings, open_run, require_finished, worker_rank
+from weaksam.stages import clues, proposals, pseudo_gt, retrain, wsis, wsod
+from weaksam.structures.instances import Instances
+
+
+POLL_SECONDS = 1.0
+"""How often a process that lends a hand looks whether the stage before is finished."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: its name, the stages whose results it reads, the plain files it writes below OUT, and how it is made.
+
+    ``make`` computes what is missing and returns the stage's result; ``report`` says what that is and how good.
+    ``shared``: its work lies in stores, so several processes can do it together.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    make: Callable[[Run], Any]
+    report: Callable[[Run], reports.Summary]
+    shared: bool = False
+
+
+def _make_clues(run: Run) -> Any:
+    return clues.run(run.context, run.settings.clues, run.context.train, "train")
+
+
+def _make_proposals(run: Run) -> dict[str, Any]:
+    """Proposals of both splits; test photos have no tags, so the grid alone prompts them."""
+    found = run.results["clues"]
+    arguments = (run.context, run.settings.proposals, run.segmenter)
+    made = {
+        "train": proposals.run(
+            *arguments, clues.clue_points(found), run.context.train, "train", clue_fingerprint=found.fingerprint
+        )
+    }
+    if run.context.test is not None:
+        made["test"] = proposals.run(*arguments, no_points, run.context.test, "test")
+    return made
+
+
+def _make_wsod(run: Run) -> Any:
+    return wsod.run(run.context, run.settings.wsod, run.results["proposals"], run.results["clues"])
+
+
+def _make_pseudo_gt(run: Run) -> dict[str, Instances]:
+    store = pseudo_gt.run(run.context, run.settings.pseudo_gt, run.results["wsod"]["train"])
+    return instances_of(store)
+
+
+def _make_retrain(run: Run) -> retrain.RetrainResult:
+    return retrain.run(run.context, run.settings.retrain, run.results["pseudo_gt"])
+
+
+def _make_wsis(run: Run) -> wsis.WsisResult:
+    weights = run.results["retrain"].weights
+    return wsis.run(run.context, run.settings.wsis, run.segmenter, run.results["pseudo_gt"], weights)
+
+
+def _make_retrain_ceiling(run: Run) -> retrain.RetrainResult:
+    return retrain.run(run.context, run.settings.retrain, run.true_train.truths, name="retrain_ceiling")
+
+
+def _make_wsis_ceiling(run: Run) -> wsis.WsisResult:
+    weights, truths = run.results["retrain_ceiling"].weights, run.true_train.truths
+    return wsis.run(run.context, run.settings.wsis, run.segmenter, truths, weights, name="wsis_ceiling")
+
+
+def _boxes(run: Run, split: str) -> dict[str, Tensor]:
+    return {row["image_id"]: row["boxes"] for row in run.results["proposals"][split].rows()}
+
+
+def _stores(result: Any) -> Mapping[str, Store]:
+    """The detection stores of a stage, by split."""
+    return result.stores
+
+
+def _detections(result: Any) -> dict[str, dict[str, Instances]]:
+    return {split: instances_of(store) for split, store in _stores(result).items()}
+
+
+def _report_pseudo_gt(run: Run) -> reports.Summary:
+    found = instances_of(run.results["wsod"]["train"])
+    tags = {sample.image_id: sample.tags for sample in run.context.train}
+    top1 = {image_id: pseudo_gt.top1_pseudo_gt(one, tags[image_id]) for image_id, one in found.items()}
+    return reports.of_pseudo_gt(run.truths, run.results["pseudo_gt"], top1)
+
+
+def _report_retrain(name: str) -> Callable[[Run], reports.Summary]:
+    return lambda run: reports.of_retrain(run.truths, _detections(run.results[name]), run.settings.evaluation)
+
+
+def _report_wsis(name: str) -> Callable[[Run], reports.Summary]:
+    def report(run: Run) -> reports.Summary:
+        result = run.results[name]
+        masks, found = instances_of(result.pseudo_masks), _detections(result)
+        return reports.of_wsis(run.truths, masks, found, run.settings.evaluation)
+
+    return report
+
+
+STAGES = (
+    Stage(
+        "clues", ("data",), (), _make_clues,
+        lambda run: reports.of_clues(run.truths, clues.clue_points(run.results["clues"]), run.context.train.image_ids),
+    ),
+    Stage(
+        "proposals", ("data", "clues"), (), _make_proposals,
+        lambda run: reports.of_proposals(run.truths, _boxes(run, "train"), run.settings.evaluation), shared=True,
+    ),
+    Stage(
+        "wsod", ("data", "clues", "proposals"), ("wsod/detections_train.json", "wsod/detections_test.json"), _make_wsod,
+        lambda run: reports.of_wsod(
+            run.truths, _detections(run.results["wsod"]), _boxes(run, "train"), run.settings.evaluation
+        ),
+    ),
+    Stage("pseudo_gt", ("data", "wsod"), ("pseudo_gt/train.json",), _make_pseudo_gt, _report_pseudo_gt),
+    Stage(
+        "retrain", ("data", "pseudo_gt"), ("retrain/detections_train.json", "retrain/detections_test.json"),
+        _make_retrain, _report_retrain("retrain"),
+    ),
+    Stage(
+        "wsis", ("data", "pseudo_gt", "retrain"), ("wsis/pseudo_masks_train.json", "wsis/detections_test.json"),
+        _make_wsis, _report_wsis("wsis"),
+    ),
+)  # fmt: skip
+"""The pipeline: a stage reads what earlier ones made; ``*_test.json`` is written where there is a test split."""
+
+CEILINGS = (
+    Stage("retrain_ceiling", ("data", "truth"), (), _make_retrain_ceiling, _report_retrain("retrain_ceiling")),
+    Stage("wsis_ceiling", ("data", "truth", "retrain_ceiling"), (), _make_wsis_ceiling, _report_wsis("wsis_ceiling")),
+)
+"""The same detectors trained on the true boxes and masks (``ceiling=true``): what perfect pseudo labels would give."""
+
+
+def no_points(image_id: str) -> tuple[Tensor, Tensor]:
+    """The clue points of a photo whose tags nobody knows: none."""
+    return torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
+
+
+def run(settings: RunSettings, start: str | None = None, until: str | None = None) -> dict[str, Any]:
+    """Run the stages from ``start`` to ``until`` (all by default), then write metrics, record and report.
+
+    Finished stages are not computed again. With ``start`` the stages before it must be finished: `UserError`
+    otherwise. Returns the content of ``OUT/metrics.json``.
+    """
+    for name in (start, until):
+        if name is not None and name not in STAGE_NAMES:
+            raise UserError(f"wanted a stage ({', '.join(STAGE_NAMES)}), found {name!r}: name one of them")
+    one = open_run(settings)
+    require_finished(one, STAGE_NAMES[: STAGE_NAMES.index(start)] if start else ())
+    wanted = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
+    if worker_rank() > 0:
+        return _lend_a_hand(one, [stage for stage in STAGES if stage.name in wanted])
+    stages = [stage for stage in STAGES if stage.name in wanted or one.finished(stage.name)]
+    if settings.ceiling and until is None:
+        stages += _possible_ceilings(one)
+    return _finish(one, [_make(one, stage) for stage in stages])
+
+
+def rewrite_report(out: Path) -> dict[str, Any]:
+    """Measure the finished stages of the run in ``out`` again and write its metrics and report anew."""
+    path = out / "run.json"
+    if not path.is_file():
+        raise UserError(f"wanted the folder of a run, found no run.json in {out}: name the folder given as out=")
+    settings = RunSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    one = open_run(settings.model_copy(update={"out": out}))
+    return _finish(one, [_make(one, stage) for stage in (*STAGES, *CEILINGS) if one.finished(stage.name)])
+
+
+def _lend_a_hand(one: Run, stages: Sequence[Stage]) -> dict[str, Any]:
+    """What a process beside the first one does: share the work of the stores, once what they read is there.
+
+    Training is the first process's alone, which also measures and reports. Returns nothing to report.
+    """
+    for stage in stages:
+        if not stage.shared:
+            continue
+        for name in STAGE_NAMES[: STAGE_NAMES.index(stage.name)]:
+            while not one.finished(name):
+                time.sleep(POLL_SECONDS)
+            one.results[name] = next(other for other in STAGES if other.name == name).make(one)
+        one.results[stage.name] = stage.make(one)
+    return {}
+
+
+def _make(one: Run, stage: Stage) -> StageReport:
+    """Compute what is missing of ``stage``, measure it, and say so on the terminal."""
+    print(f"{stage.name}: {'finished before' if one.finished(stage.name) else 'begins'}", flush=True)
+    one.results[stage.name] = one.timed(stage.name, lambda: stage.make(one))
+    summary = stage.report(one)
+    print(f"{stage.name}: {summary.made}; {summary.quality}", flush=True)
+    return StageReport(stage.name, *summary[:2], seconds=one.note(stage.name)["seconds"], figures=summary.figures)
+
+
+def _possible_ceilings(one: Run) -> tuple[Stage, ...]:
+    """The ceilings that the truth of the training photos allows: boxes, or boxes and masks."""
+    train = one.truths["train"]
+    if train is None:
+        raise UserError(
+            "wanted the true boxes of the training photos for ceiling=true, found none: set data.train.truth"
+        )
+    return CEILINGS if train.has_masks else CEILINGS[:1]
+
+
+def _finish(one: Run, made: list[StageReport]) -> dict[str, Any]:
+    """Write ``metrics.json``, ``run.json`` and ``report.html``, and print the table."""
+    out, settings = one.context.out, one.settings
+    splits = {"train": one.context.train} | ({"test": one.context.test} if one.context.test is not None else {})
+    metrics = metrics_dict(
+        name=out.name,
+        classes=one.context.train.classes,
+        reports=made,
+        images={split: len(dataset) for split, dataset in splits.items()},
+        bad={split: dataset.bad for split, dataset in splits.items()},
+        note=_note(one),
+        peak_memory_mib=max((one.note(report.stage)["peak_memory_mib"] for report in made), default=0),
+    )
+    keys = {f"stage {report.stage}": one.key(report.stage) for report in made}
+    record = run_record(settings, one.context.device, {**one.inputs, **keys})
+    write_json_atomic(out / "metrics.json", metrics, indent=1)
+    write_json_atomic(out / "run.json", record, indent=1)
+    Page(metrics, record, galleries(_shown(one))).write(out / "report.html")
+    one.context.log.write("run ends", stages=[report.stage for report in made])
+    print(f"\n{summary_text(metrics)}\n\nreport: {out / 'report.html'}", flush=True)
+    return metrics
+
+
+def _shown(one: Run) -> Shown:
+    """What the gallery can draw: the results of the stages that ran."""
+    results = one.results
+    titles = {"WSOD": "wsod", "retrained": "retrain", "masks": "wsis"}
+    found = {title: _stores(results[name]) for title, name in titles.items() if name in results}
+    return Shown(
+        train=one.context.train,
+        test=one.context.test,
+        truths=one.truths,
+        peaks=clues.clue_points(results["clues"]) if "clues" in results else None,
+        proposals=_boxes(one, "train") if "proposals" in results else None,
+        pseudo_gt=results.get("pseudo_gt"),
+        pseudo_masks=instances_of(results["wsis"].pseudo_masks) if "wsis" in results else None,
+        detections={title: instances_of(stores["test"]) for title, stores in found.items() if "test" in stores},
+    )
+
+
+def _note(one: Run) -> str | None:
+    """What could not be evaluated, and why; None where both splits were."""
+    train, test = one.truths["train"], one.truths["test"]
+    if test is not None:
+        return None if train is not None else "The training photos have no truth: their labels were not evaluated."
+    missing = "there is no test split" if one.context.test is None else "the test split has no truth"
+    if train is None:
+        return (
+            f"Nothing was evaluated: {missing}, and the training photos have no truth; they were labelled all the same."
+        )
+    return f"The detectors were not evaluated: {missing}; the labels of the training photos were."

@@ -1,0 +1,137 @@
+"""Measure what a stage made against the true boxes; the one place of a run that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from weaksam.config import Settings
+from weaksam.data.dataset import Dataset
+from weaksam.evaluation.coco import coco_ap
+from weaksam.evaluation.corloc import (
+    corloc,
+    largest_proposal_detections,
+    random_proposal_corloc,
+    whole_image_detections,
+)
+from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
+from weaksam.evaluation.recall import proposal_recall
+from weaksam.evaluation.voc import MASK_IOUS, voc_ap
+from weaksam.structures.instances import Instances
+
+Detections = Mapping[str, Instances]
+Figures = dict[str, Any]
+
+
+class EvaluationSettings(Settings):
+    """How detections are measured; every figure is printed with its protocol."""
+
+    interpolation: Literal["all-point", "11-point"] = Field("all-point", description="VOC average precision")
+    ious: tuple[float, ...] = Field((0.5, 0.75), description="IoU thresholds of box AP, each in (0, 1]; 0.5 among them")
+    recall_counts: tuple[int, ...] = Field(
+        (10, 50, 100, 200), description="proposal counts at which recall is measured"
+    )
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true instances of one split by image id, with its tags and sizes; photos without truth are left out.
+
+    ``has_masks``: whether every true instance has a mask, so that masks can be measured.
+    """
+
+    instances: dict[str, Instances]
+    tags: dict[str, tuple[int, ...]]
+    sizes: dict[str, tuple[int, int]]
+    num_classes: int
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks can be measured."""
+        with_objects = [one for one in self.instances.values() if len(one)]
+        return bool(with_objects) and all(one.masks is not None for one in with_objects)
+
+    @classmethod
+    def of(cls, dataset: Dataset | None) -> Truth | None:
+        """The truth of ``dataset``; None where no photo has one."""
+        samples = [sample for sample in (dataset or ()) if sample.truth is not None]
+        if dataset is None or not samples:
+            return None
+        return cls(
+            {sample.image_id: sample.truth for sample in samples},
+            {sample.image_id: sample.tags for sample in samples},
+            {sample.image_id: sample.size for sample in samples},
+            len(dataset.classes),
+        )
+
+    def only(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """``values`` of the photos that have a truth."""
+        return {image_id: value for image_id, value in values.items() if image_id in self.instances}
+
+
+def peak_figures(truth: Truth, peaks: Callable[[str], tuple[Tensor, Tensor]]) -> Figures:
+    """Share of clue points that lie inside a true box of their class (the pointing game), and their number."""
+    inside = total = 0
+    for image_id, true in truth.instances.items():
+        points, labels = peaks(image_id)  # (P, 2) xy, (P,)
+        for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
+            boxes = true.boxes[true.labels == label]
+            hits = (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
+            inside, total = inside + int(hits.any()), total + 1
+    protocol = f"a peak is right inside any true box of its class; all peaks together; {len(truth.instances)} images"
+    return {"inside": inside / total if total else None, "num_peaks": total, "protocol": protocol}
+
+
+def recall_figures(truth: Truth, proposals: Mapping[str, Tensor], settings: EvaluationSettings) -> Figures:
+    """Proposal recall by count; proposals are boxes ``(N, 4)``, best first."""
+    counts = (*settings.recall_counts, None)
+    return proposal_recall(truth.instances, truth.only(proposals), counts=counts).as_dict()
+
+
+def box_figures(truth: Truth, found: Detections, settings: EvaluationSettings) -> dict[str, Figures]:
+    """VOC and COCO figures of scored boxes: ``test_boxes`` and ``test_coco_boxes``."""
+    arguments = (truth.instances, truth.only(found), truth.num_classes)
+    voc = voc_ap(*arguments, ious=settings.ious, interpolation=settings.interpolation)
+    return {"test_boxes": voc.as_dict(), "test_coco_boxes": coco_ap(*arguments).as_dict()}
+
+
+def mask_figures(truth: Truth, found: Detections, settings: EvaluationSettings) -> dict[str, Figures]:
+    """Mask AP25/50/70/75 and COCO mask AP: ``test_masks`` and ``test_coco_masks``; empty without true masks."""
+    if not truth.has_masks:
+        return {}
+    arguments = (truth.instances, truth.only(found), truth.num_classes)
+    voc = voc_ap(*arguments, ious=MASK_IOUS, geometry="masks", interpolation=settings.interpolation)
+    return {"test_masks": voc.as_dict(), "test_coco_masks": coco_ap(*arguments, geometry="masks").as_dict()}
+
+
+def corloc_figures(truth: Truth, found: Detections, proposals: Mapping[str, Tensor]) -> dict[str, Figures]:
+    """CorLoc of detections on the training photos, and of the three naive baselines."""
+    known, tags, count = truth.instances, truth.tags, truth.num_classes
+    boxes = truth.only(proposals)
+    return {
+        "train_corloc": corloc(known, truth.only(found), tags, count).as_dict(),
+        "train_corloc_largest": corloc(known, largest_proposal_detections(boxes, tags), tags, count).as_dict(),
+        "train_corloc_whole": corloc(known, whole_image_detections(truth.sizes, tags), tags, count).as_dict(),
+        "train_corloc_random": random_proposal_corloc(known, boxes, tags, count).as_dict(),
+    }
+
+
+def pseudo_figures(truth: Truth, pseudo_gt: Detections, geometry: Literal["boxes", "masks"] = "boxes") -> Figures:
+    """Precision, recall and number of pseudo boxes or pseudo masks."""
+    return pseudo_gt_quality(truth.instances, truth.only(pseudo_gt), truth.num_classes, geometry=geometry).as_dict()
+
+
+def brief(figures: Mapping[str, Any], *names: tuple[str, str]) -> str:
+    """``label value`` for each (figure path such as ``test_boxes.mean.0.5``, label) that was measured, as one line."""
+    shown = []
+    for path, label in names:
+        value: Any = figures
+        for key in path.split("/"):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            shown.append(f"{label} {value:.3f}")
+    return ", ".join(shown) or "not measured"

@@ -1,0 +1,81 @@
+"""What a run reports of itself: one row per stage, as a table on the terminal and as ``metrics.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage: what it made and how good that is, each in a few words; its seconds; its figures as JSON holds them.
+
+    ``figures`` maps a name (``test_boxes``, ``train_corloc``) to a result's ``as_dict()``; empty where nothing could
+    be measured. ``seconds`` is the time of the run that made the stage, whatever later runs found finished.
+    """
+
+    stage: str
+    made: str
+    quality: str
+    seconds: float
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def metrics_dict(
+    name: str,
+    classes: Sequence[str],
+    reports: Sequence[StageReport],
+    images: Mapping[str, int],
+    bad: Mapping[str, Sequence[tuple[str, str]]],
+    note: str | None,
+    peak_memory_mib: int = 0,
+) -> dict[str, Any]:
+    """The content of ``metrics.json``: counts, photos set aside with their reason, and a report per stage."""
+    return {
+        "name": name,
+        "classes": list(classes),
+        "images": dict(images),
+        "bad": [
+            {"split": split, "image_id": image_id, "reason": why}
+            for split, rows in bad.items()
+            for image_id, why in rows
+        ],
+        "stages": [asdict(report) for report in reports],
+        "protocol": protocol_lines(reports),
+        "note": note,
+        "peak_memory_mib": peak_memory_mib,
+    }
+
+
+def protocol_lines(reports: Sequence[StageReport]) -> list[str]:
+    """How each figure was measured, ``stage, figure: protocol``, once per protocol, in order."""
+    users: dict[str, list[str]] = {}
+    for report in reports:
+        for name, figures in report.figures.items():
+            if isinstance(figures, Mapping) and figures.get("protocol"):
+                users.setdefault(str(figures["protocol"]), []).append(f"{report.stage} {name}")
+    return [f"{', '.join(names)}: {protocol}" for protocol, names in users.items()]
+
+
+def summary_text(metrics: Mapping[str, Any]) -> str:
+    """The table of ``metrics.json`` for the terminal, with the protocol, the photos set aside and the note below it."""
+    rows = [(row["stage"], row["made"], row["quality"], f"{row['seconds']:.0f}") for row in metrics["stages"]]
+    lines = table_lines(("stage", "made", "quality", "seconds"), rows)
+    lines += ["", *(f"protocol of {line}" for line in metrics["protocol"])] if metrics["protocol"] else []
+    if metrics["bad"]:
+        lines += ["", f"{len(metrics['bad'])} photos were set aside:"]
+        lines += [f"  {row['split']}: {row['image_id']}: {row['reason']}" for row in metrics["bad"]]
+    if metrics["note"]:
+        lines += ["", metrics["note"]]
+    return "\n".join(lines)
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned text columns under a header and a rule; no rows give the header alone."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    rule = ["-" * width for width in widths]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, rule, *rows)
+    ]

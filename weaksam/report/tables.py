@@ -1,0 +1,141 @@
+"""The page's detailed tables, each made from ``metrics.json`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DETECTORS = (
+    ("WSOD", "wsod", "test_boxes"),
+    ("retrained", "retrain", "test_boxes"),
+    ("true-box ceiling", "retrain_ceiling", "test_boxes"),
+    ("masks", "wsis", "test_masks"),
+    ("true-mask ceiling", "wsis_ceiling", "test_masks"),
+)
+"""(column, stage, figure) of the per-class table, in the order of the pipeline."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; cells are text, or ``{"percent", "text"}`` for a bar."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+    text: str = ""
+
+
+def figures_of(metrics: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The figures of ``stage`` in ``metrics.json``; empty where it did not run or nothing was measured."""
+    return next((row["figures"] for row in metrics["stages"] if row["stage"] == stage), {})
+
+
+def number(value: float | None) -> str:
+    """A share in [0, 1] with three decimals; a dash for None."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def bar(value: float | None) -> dict[str, Any]:
+    """A cell with a bar behind the number."""
+    return {"percent": round(100 * (value or 0), 1), "text": number(value)}
+
+
+def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
+    """The tables that the figures allow, in the order of the stages; one without rows is left out."""
+    for make in (recall_table, corloc_table, pseudo_gt_table, class_table, mask_table, coco_table):
+        table = make(metrics)
+        if table.rows:
+            yield table
+
+
+def recall_table(metrics: Mapping[str, Any]) -> Table:
+    """Proposal recall on the training photos by count and IoU."""
+    figures = figures_of(metrics, "proposals").get("train_recall")
+    rows = [
+        [
+            "all" if row["count"] is None else f"best {row['count']}",
+            f"{row['num_proposals']:.1f}",
+            *(number(value) for value in row["recall"].values()),
+            number(row["average_recall"]),
+        ]
+        for row in (figures["rows"] if figures else ())
+    ]
+    ious = list(figures["rows"][0]["recall"]) if rows else []
+    columns = ["proposals", "per photo", *(f"recall at {iou}" for iou in ious), "AR 0.5:0.95"]
+    return Table("Proposal recall on the training photos", columns, rows)
+
+
+def corloc_table(metrics: Mapping[str, Any]) -> Table:
+    """CorLoc per class, with the naive baselines beside it."""
+    figures = figures_of(metrics, "wsod")
+    sources = (
+        ("WSOD", "train_corloc"),
+        ("largest proposal", "train_corloc_largest"),
+        ("whole image", "train_corloc_whole"),
+        ("random proposal", "train_corloc_random"),
+    )
+    found = [(label, figures[name]) for label, name in sources if figures.get(name)]
+    rows = [
+        [name, *(number(one["per_class"][label]) for _, one in found)] for label, name in enumerate(metrics["classes"])
+    ]
+    rows.append(["mean", *(number(one["mean"]) for _, one in found)])
+    text = "Share of tagged training photos whose best box of the class is right; the baselines know no class."
+    return Table(
+        "CorLoc on the training photos", ["class", *(label for label, _ in found)], rows if found else [], text
+    )
+
+
+def pseudo_gt_table(metrics: Mapping[str, Any]) -> Table:
+    """Precision, recall and number of the pseudo ground truth: adaptive, top-1, and their masks."""
+    figures = {**figures_of(metrics, "pseudo_gt"), **figures_of(metrics, "wsis")}
+    names = (("as trained on", "train_chosen"), ("top-1", "train_top1"), ("as masks", "train_pseudo_masks"))
+    rows = [
+        [
+            label,
+            number(figures[name]["precision"]),
+            number(figures[name]["recall"]),
+            str(figures[name]["number"]),
+            str(sum(one["num_truths"] for one in figures[name]["per_class"])),
+        ]
+        for label, name in names
+        if figures.get(name)
+    ]
+    return Table(
+        "Pseudo ground truth", ["chosen", "precision", "recall", "number", "true objects"], rows, "At IoU 0.5, train."
+    )
+
+
+def class_table(metrics: Mapping[str, Any]) -> Table:
+    """AP at IoU 0.5 per class (rows) and per detector (columns), with the ceilings where they were trained."""
+    found = [(label, figures_of(metrics, stage).get(name)) for label, stage, name in DETECTORS]
+    found = [(label, figures) for label, figures in found if figures]
+    rows: list[list[Any]] = [
+        [name, *(bar(figures["per_class"]["0.5"][label]) for _, figures in found)]
+        for label, name in enumerate(metrics["classes"])
+    ]
+    rows.append(["mean", *(bar(figures["mean"]["0.5"]) for _, figures in found)])
+    return Table("Test AP50 per class", ["class", *(label for label, _ in found)], rows if found else [])
+
+
+def mask_table(metrics: Mapping[str, Any]) -> Table:
+    """Mask AP at the thresholds that weakly supervised instance segmentation reports."""
+    rows, columns = [], ["trained on"]
+    for label, stage in (("pseudo masks", "wsis"), ("true masks (ceiling)", "wsis_ceiling")):
+        figures = figures_of(metrics, stage).get("test_masks")
+        if figures:
+            columns = ["trained on", *(f"AP{round(100 * float(iou))}" for iou in figures["mean"])]
+            rows.append([label, *(number(value) for value in figures["mean"].values())])
+    return Table("Mask AP on the test photos", columns, rows)
+
+
+def coco_table(metrics: Mapping[str, Any]) -> Table:
+    """COCO AP on the test photos, a row per detector."""
+    rows = [
+        [f"{row['stage']}, {'masks' if 'masks' in name else 'boxes'}"]
+        + [number(figures.get(key)) for key in ("ap", "ap50", "ap75")]
+        for row in metrics["stages"]
+        for name, figures in row["figures"].items()
+        if name.startswith("test_coco")
+    ]
+    return Table("COCO measures on the test photos", ["detector", "AP", "AP50", "AP75"], rows)
