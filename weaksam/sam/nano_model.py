@@ -116,7 +116,7 @@ class NanoEncoder(nn.Module):
         return Pyramid(s16, s8, s4)
 
 
-class NanoPromptEncoder(PromptEncoder):
+class NanoPromptEncoder(PromptEncoder):  # type: ignore[misc]  # untyped library
     """SAM's prompt encoder with two additions that let a toy learn fast.
 
     Every point also brings the image features under it, and points and boxes are drawn as SAM's mask prompt.
@@ -174,7 +174,7 @@ def _draw_boxes(coords: Tensor, labels: Tensor, cells: Tensor) -> Tensor:
     return (2 * both - 1) * has_box[:, None, None]
 
 
-class NanoMaskDecoder(MaskDecoder):
+class NanoMaskDecoder(MaskDecoder):  # type: ignore[misc]  # untyped library
     """SAM's mask decoder, with the encoder's finer features added while it upscales (as SAM 2 does)."""
 
     def __init__(self, spec: Architecture) -> None:
@@ -210,7 +210,7 @@ class NanoMaskDecoder(MaskDecoder):
         return act2(second(middle) + self.skip4(features.s4)[image_index])
 
 
-class NanoSam(Sam):
+class NanoSam(Sam):  # type: ignore[misc]  # untyped library
     """SAM put together from the parts above; ``preprocess`` (normalise, pad) is SAM's."""
 
     image_encoder: Any
@@ -218,7 +218,7 @@ class NanoSam(Sam):
     mask_decoder: Any
 
     def __init__(self, spec: Architecture) -> None:
-        super().__init__(NanoEncoder(spec), NanoPromptEncoder(spec), NanoMaskDecoder(spec))  # type: ignore[arg-type]
+        super().__init__(NanoEncoder(spec), NanoPromptEncoder(spec), NanoMaskDecoder(spec))
         self.spec = spec
 
     def prompted(self, features: Pyramid, image_index: Tensor, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
