@@ -91,6 +91,12 @@ def test_rows_come_back_as_they_were(tmp_path):
         assert_rows_equal(row, compute(image_id))
         assert_rows_equal(store[image_id], compute(image_id))
     assert rows[0]["boxes"].shape == (0, 4)
+    assert list(store.read("dir/003.jpg", "count", "mean").items()) == [
+        ("image_id", "dir/003.jpg"),
+        ("count", 3),
+        ("mean", 3 / 7),
+    ]
+    assert [row["count"] for row in store.rows("count")] == list(range(11))
     assert len(store) == 11 and "dir/003.jpg" in store and "other.jpg" not in store
 
 

@@ -153,20 +153,24 @@ class Store:
 
     # Reading
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Every row in image order, ``image_id`` and the columns; raises `UserError` as ``store[image_id]`` does."""
-        self.manifest  # noqa: B018  (a store of no image must be sealed too)
-        for part in self.parts:
-            table = self._read_sealed_part(part)
-            yield from (self._row(table, row) for row in range(len(part.image_ids)))
-
-    def __getitem__(self, image_id: str) -> dict[str, Any]:
-        """The row of one image.
+    def rows(self, *names: str) -> Iterator[dict[str, Any]]:
+        """Every row in image order: ``image_id`` and the columns ``names`` (all if none is named).
 
         Raises `UserError` if the store is not sealed, was made with other settings or is damaged.
         """
+        self.manifest  # noqa: B018  (a store of no image must be sealed too)
+        for part in self.parts:
+            table = self._read_sealed_part(part)
+            yield from (self._row(table, row, names) for row in range(len(part.image_ids)))
+
+    def __getitem__(self, image_id: str) -> dict[str, Any]:
+        """The row of one image; raises `UserError` as `rows` does."""
+        return self.read(image_id)
+
+    def read(self, image_id: str, *names: str) -> dict[str, Any]:
+        """``image_id`` and the columns ``names`` (all if none is named) of one image; raises as `rows` does."""
         part, row = self._place[image_id]
-        return self._row(self._table(part), row)
+        return self._row(self._table(part), row, names)
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._place
@@ -269,8 +273,8 @@ class Store:
             raise UserError(f"{path} {state}: delete {self.folder} and run '{self.command}' to make it again")
         return pq.read_table(path, use_threads=False)
 
-    def _row(self, table: pa.Table, row: int) -> dict[str, Any]:
-        values = {name: _from_arrow(table.column(name)[row], kind) for name, kind in self.columns.items()}
+    def _row(self, table: pa.Table, row: int, names: Sequence[str]) -> dict[str, Any]:
+        values = {name: _from_arrow(table.column(name)[row], self.columns[name]) for name in names or self.columns}
         return {"image_id": table.column("image_id")[row].as_py(), **values}
 
 
