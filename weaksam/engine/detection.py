@@ -16,7 +16,7 @@ from weaksam.config import UserError
 from weaksam.data.coco import write_results
 from weaksam.data.dataset import Dataset
 from weaksam.engine.context import RunContext
-from weaksam.engine.photos import AugmentSettings, Batch, Photo, TrainingPhotos, load_photo
+from weaksam.engine.photos import AugmentSettings, Batch, ResizedPhoto, TrainingPhotos, load_photo
 from weaksam.engine.training import fit, load_trained, warmup_cosine
 from weaksam.models.faster_rcnn import DetectorSettings, detect, instances_from, training_losses
 from weaksam.models.mask_rcnn import MaskDetectorSettings, paste_masks
@@ -149,7 +149,7 @@ def detect_into(
     return store.fill(row, label)
 
 
-def detect_photo(model: GeneralizedRCNN, photo: Photo, settings: TrainableSettings, device: torch.device) -> Instances:
+def detect_photo(model: GeneralizedRCNN, photo: ResizedPhoto, settings: TrainableSettings, device: torch.device) -> Instances:
     """Detections of one photo in its original frame, best first, with masks where the model gives them.
 
     With ``flip_test`` the boxes of the mirrored photo are added and both suppressed together (boxes only).

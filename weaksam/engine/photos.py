@@ -36,7 +36,7 @@ class AugmentSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Photo:
+class ResizedPhoto:
     """One photo at the detector's size: ``image`` uint8 ``(3, h, w)``, ``size`` ``(H, W)`` of the original."""
 
     image_id: str
@@ -59,15 +59,15 @@ def fit_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[in
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def load_photo(sample: Sample, short_side: int, long_side: int) -> Photo:
+def load_photo(sample: Sample, short_side: int, long_side: int) -> ResizedPhoto:
     """Decode one photo and resize it (antialiased) to the detector's size."""
     image = torch.from_numpy(read_image(sample.path)).permute(2, 0, 1)  # (3, H, W)
     size = (image.shape[1], image.shape[2])
     resized = TF.resize(image, list(fit_size(size, short_side, long_side)), antialias=True)
-    return Photo(sample.image_id, resized.contiguous(), size)
+    return ResizedPhoto(sample.image_id, resized.contiguous(), size)
 
 
-def shrink(instances: Instances, photo: Photo) -> Instances:
+def shrink(instances: Instances, photo: ResizedPhoto) -> Instances:
     """Instances of the original photo in the frame of the resized one; masks are shrunk once and kept as RLE."""
     h, w = photo.image.shape[1:]
     boxes = box_ops.scale(box_ops.clip(instances.boxes, photo.size), w / photo.size[1], h / photo.size[0])
@@ -90,7 +90,7 @@ class TrainingPhotos:
     ) -> None:
         samples = [s for s in dataset if len(instances.get(s.image_id, Instances.empty())) or not s.tags]
         self.num_left_out = len(dataset) - len(samples)
-        self.photos: list[Photo] = []
+        self.photos: list[ResizedPhoto] = []
         self.instances: list[Instances] = []
         for sample in progress(samples, len(samples), f"{label}: photos"):
             photo = load_photo(sample, short_side, long_side)

@@ -204,16 +204,32 @@ def backbone_fingerprint(settings: BackboneSettings) -> str:
 
 
 def _load_network(settings: BackboneSettings, dilate: bool) -> nn.Module:
-    """Torchvision's network with its weights; every key of a file is accounted for."""
-    kwargs = {"replace_stride_with_dilation": [False, False, True]} if settings.name == "resnet50" and dilate else {}
-    network = torchvision.models.get_model(settings.name, weights=None, **kwargs)
+    """Torchvision's network without classifier, with its weights; every key of a file is accounted for."""
+    network = _random_network(settings.name, dilate)
     what = f"backbone {settings.name}"
     if settings.weights != "none":
         state = _download(settings.name) if settings.weights == "imagenet" else load_state(settings.weights, what)
         classifier = _ARCHITECTURES[settings.name].classifier
-        load_into(network, state, what, allow_missing=(classifier, ".num_batches_tracked"), allow_extra=(classifier,))
+        load_into(network, state, what, allow_missing=(".num_batches_tracked",), allow_extra=(classifier,))
     if settings.name == "mobilenet_v2" and dilate:
         _dilate_mobilenet(network)
+    return network
+
+
+def _random_network(name: str, dilate: bool) -> nn.Module:
+    """The network with its usual random weights; the classifier (nine tenths of VGG-16) is never allocated."""
+    kwargs = {"replace_stride_with_dilation": [False, False, True]} if name == "resnet50" and dilate else {}
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None, **kwargs)
+    setattr(network, _ARCHITECTURES[name].classifier.rstrip("."), nn.Identity())
+    network.to_empty(device="cpu")
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
     return network
 
 

@@ -44,7 +44,7 @@ class DetectorSettings(Settings):
     """Region proposals kept per photo after suppression."""
     rpn_batch: int = Field(128, ge=2)
     """Anchors sampled per photo for the loss of the region proposal network."""
-    roi_batch: int = Field(128, ge=4)
+    roi_batch: int = Field(64, ge=4)
     """Regions sampled per photo for the loss of the box head; at most a quarter are foreground."""
     min_score: float = Field(0.05, ge=0, le=1)
     """Detections below this score are dropped."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
@@ -42,6 +42,8 @@ def build_mask_rcnn(backbone: BackboneSettings, settings: MaskDetectorSettings, 
         mask_head=MaskRCNNHeads(settings.fpn_channels, (settings.mask_channels,) * settings.mask_layers, 1),
         mask_predictor=MaskRCNNPredictor(settings.mask_channels, settings.mask_channels, num_classes + 1),
     )
+    # Torchvision draws the last layer by its fan-out, which with few classes starts at a mask loss near 8, not 0.7
+    nn.init.normal_(model.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
     return finish_detector(model, settings)
 
 

@@ -48,8 +48,6 @@ class WsisSettings(MaskDetectorSettings, TrainableSettings):
     """Start from the retrained detector, so that only the mask head is new."""
     num_epochs: int = Field(6, ge=1)
     """Passes over the training photos."""
-    roi_batch: int = Field(64, ge=4)
-    """Regions sampled per photo for the loss of the heads; at most a quarter are foreground and train the mask head."""
     detect_train: bool = False
     """Detect on the training photos too."""
 
