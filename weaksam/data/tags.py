@@ -249,11 +249,17 @@ def _read_csv(path: Path) -> TagRows:
 
 
 def _is_header(table: Sequence[Sequence[str]]) -> bool:
-    """A first row that names columns: by its first word, or as the only one whose first cell is not a photo's name."""
-    if _FILE_NAME.fullmatch(table[0][0].lower().lstrip("# ")):
+    """A first row that names columns: by its first word, or as a plain word above nothing but photos' names.
+
+    A first row with a digit in its name, or with a tag that comes again, is taken for a photo without its ending.
+    """
+    (first, *rest), body = table[0], table[1:]
+    if _FILE_NAME.fullmatch(first.lower().lstrip("# ")):
         return True
-    photos = [PurePosixPath(row[0]).suffix.lower() in PHOTO_SUFFIXES for row in table]
-    return len(table) > 1 and not photos[0] and all(photos[1:])
+    names_photos = bool(body) and all(PurePosixPath(row[0]).suffix.lower() in PHOTO_SUFFIXES for row in body)
+    word = re.fullmatch(r"[^\W\d]+([ _-][^\W\d]+)*", first) is not None
+    comes_again = any(cell in row[1:] for cell in rest if cell for row in body)
+    return names_photos and word and not comes_again
 
 
 def _is_one_hot(header: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
