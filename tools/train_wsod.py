@@ -1,4 +1,4 @@
-"""Train the weak detector on finished proposals, choose its pseudo boxes: `train_wsod.py config.yaml [key=value ...]`."""
+"""Train the weak detector on finished proposals, choose pseudo boxes: `train_wsod.py config.yaml [key=value ...]`."""
 
 from weaksam.cli import run_tool
 

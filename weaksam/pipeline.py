@@ -15,6 +15,7 @@ from torch import Tensor
 from weaksam.artifacts import Store, write_json_atomic
 from weaksam.config import UserError
 from weaksam.engine.detection import instances_of
+from weaksam.evaluation.protocol import DetectionFilter
 from weaksam.report import stages as reports
 from weaksam.report.gallery import Shown, galleries
 from weaksam.report.page import Page
@@ -23,7 +24,6 @@ from weaksam.report.summary import StageReport, metrics_dict, summary_text
 from weaksam.run import STAGE_NAMES, Run, RunSettings, open_run, require_finished, worker_rank
 from weaksam.stages import clues, proposals, pseudo_gt, retrain, wsis, wsod
 from weaksam.structures.instances import Instances
-
 
 POLL_SECONDS = 1.0
 """How often a process that lends a hand looks whether the stage before is finished."""
@@ -63,12 +63,13 @@ def _make_proposals(run: Run) -> dict[str, Any]:
     return made
 
 
-def _make_wsod(run: Run) -> Any:
-    return wsod.run(run.context, run.settings.wsod, run.results["proposals"], run.results["clues"])
+def _make_wsod(run: Run) -> wsod.WsodResult:
+    found = run.results["clues"]
+    return wsod.run(run.context, run.settings.wsod, run.results["proposals"], found, clues.class_maps(found))
 
 
 def _make_pseudo_gt(run: Run) -> dict[str, Instances]:
-    store = pseudo_gt.run(run.context, run.settings.pseudo_gt, run.results["wsod"]["train"])
+    store = pseudo_gt.run(run.context, run.settings.pseudo_gt, run.results["wsod"].stores["train"])
     return instances_of(store)
 
 
@@ -104,21 +105,30 @@ def _detections(result: Any) -> dict[str, dict[str, Instances]]:
 
 
 def _report_pseudo_gt(run: Run) -> reports.Summary:
-    found = instances_of(run.results["wsod"]["train"])
+    found = instances_of(run.results["wsod"].stores["train"])
     tags = {sample.image_id: sample.tags for sample in run.context.train}
     top1 = {image_id: pseudo_gt.top1_pseudo_gt(one, tags[image_id]) for image_id, one in found.items()}
     return reports.of_pseudo_gt(run.truths, run.results["pseudo_gt"], top1)
 
 
+def _made_by(settings: Any) -> str:
+    """How a detector chose its boxes, for the protocol; its settings name suppression and boxes per photo alike."""
+    return str(DetectionFilter(settings.min_score, settings.nms_iou, settings.max_boxes)).replace("NMS", "own NMS")
+
+
 def _report_retrain(name: str) -> Callable[[Run], reports.Summary]:
-    return lambda run: reports.of_retrain(run.truths, _detections(run.results[name]), run.settings.evaluation)
+    def report(run: Run) -> reports.Summary:
+        found, made_by = _detections(run.results[name]), _made_by(run.settings.retrain)
+        return reports.of_retrain(run.truths, found, run.settings.evaluation, made_by)
+
+    return report
 
 
 def _report_wsis(name: str) -> Callable[[Run], reports.Summary]:
     def report(run: Run) -> reports.Summary:
         result = run.results[name]
         masks, found = instances_of(result.pseudo_masks), _detections(result)
-        return reports.of_wsis(run.truths, masks, found, run.settings.evaluation)
+        return reports.of_wsis(run.truths, masks, found, run.settings.evaluation, _made_by(run.settings.wsis))
 
     return report
 
@@ -135,7 +145,8 @@ STAGES = (
     Stage(
         "wsod", ("data", "clues", "proposals"), ("wsod/detections_train.json", "wsod/detections_test.json"), _make_wsod,
         lambda run: reports.of_wsod(
-            run.truths, _detections(run.results["wsod"]), _boxes(run, "train"), run.settings.evaluation
+            run.truths, _detections(run.results["wsod"]), _boxes(run, "train"), run.settings.evaluation,
+            _made_by(run.settings.wsod),
         ),
     ),
     Stage("pseudo_gt", ("data", "wsod"), ("pseudo_gt/train.json",), _make_pseudo_gt, _report_pseudo_gt),

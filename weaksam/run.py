@@ -27,7 +27,12 @@ from weaksam.models.backbones import BackboneSettings, backbone_fingerprint
 from weaksam.report.figures import EvaluationSettings, Truth
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.protocol import Segmenter
-from weaksam.stages import clues, proposals, pseudo_gt, retrain, wsis, wsod
+from weaksam.stages.clues import ClueSettings
+from weaksam.stages.proposals import ProposalSettings
+from weaksam.stages.pseudo_gt import PseudoGtSettings
+from weaksam.stages.retrain import RetrainSettings
+from weaksam.stages.wsis import WsisSettings
+from weaksam.stages.wsod import WsodSettings
 
 STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
 """The stages in order."""
@@ -47,12 +52,12 @@ class RunSettings(Settings):
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; None leaves its own choice")
     backbone: BackboneSettings = Field(BackboneSettings(), description="the network every detector starts from")
     segmenter: SegmenterSettings = Field(SegmenterSettings(), description="the frozen promptable segmenter")
-    clues: clues.ClueSettings = Field(clues.ClueSettings(), description="the tag classifier and its peaks")
-    proposals: proposals.ProposalSettings = Field(proposals.ProposalSettings(), description="prompts and suppression")
-    wsod: wsod.WsodSettings = Field(wsod.WsodSettings(), description="the weakly supervised detector")
-    pseudo_gt: pseudo_gt.PseudoGtSettings = Field(pseudo_gt.PseudoGtSettings(), description="which boxes are believed")
-    retrain: retrain.RetrainSettings = Field(retrain.RetrainSettings(), description="Faster R-CNN on the pseudo boxes")
-    wsis: wsis.WsisSettings = Field(wsis.WsisSettings(), description="pseudo masks and Mask R-CNN")
+    clues: ClueSettings = Field(ClueSettings(), description="the tag classifier and its peaks")
+    proposals: ProposalSettings = Field(ProposalSettings(), description="prompts and suppression")
+    wsod: WsodSettings = Field(WsodSettings(), description="the weakly supervised detector")
+    pseudo_gt: PseudoGtSettings = Field(PseudoGtSettings(), description="which boxes are believed")
+    retrain: RetrainSettings = Field(RetrainSettings(), description="Faster R-CNN on the pseudo boxes")
+    wsis: WsisSettings = Field(WsisSettings(), description="pseudo masks and Mask R-CNN")
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="how the results are measured")
     ceiling: bool = Field(False, description="train the same detectors on the true boxes and masks as well")
 

@@ -92,20 +92,29 @@ def recall_figures(truth: Truth, proposals: Mapping[str, Tensor], settings: Eval
     return proposal_recall(truth.instances, truth.only(proposals), counts=counts).as_dict()
 
 
-def box_figures(truth: Truth, found: Detections, settings: EvaluationSettings) -> dict[str, Figures]:
-    """VOC and COCO figures of scored boxes: ``test_boxes`` and ``test_coco_boxes``."""
+def box_figures(truth: Truth, found: Detections, settings: EvaluationSettings, made_by: str) -> dict[str, Figures]:
+    """VOC and COCO figures of scored boxes: ``test_boxes`` and ``test_coco_boxes``.
+
+    ``made_by`` says how the detector chose its boxes (suppression, boxes per photo); it becomes part of the protocol.
+    """
     arguments = (truth.instances, truth.only(found), truth.num_classes)
     voc = voc_ap(*arguments, ious=settings.ious, interpolation=settings.interpolation)
-    return {"test_boxes": voc.as_dict(), "test_coco_boxes": coco_ap(*arguments).as_dict()}
+    figures = {"test_boxes": voc.as_dict(), "test_coco_boxes": coco_ap(*arguments).as_dict()}
+    return _with_detector(figures, made_by)
 
 
-def mask_figures(truth: Truth, found: Detections, settings: EvaluationSettings) -> dict[str, Figures]:
+def mask_figures(truth: Truth, found: Detections, settings: EvaluationSettings, made_by: str) -> dict[str, Figures]:
     """Mask AP25/50/70/75 and COCO mask AP: ``test_masks`` and ``test_coco_masks``; empty without true masks."""
     if not truth.has_masks:
         return {}
     arguments = (truth.instances, truth.only(found), truth.num_classes)
     voc = voc_ap(*arguments, ious=MASK_IOUS, geometry="masks", interpolation=settings.interpolation)
-    return {"test_masks": voc.as_dict(), "test_coco_masks": coco_ap(*arguments, geometry="masks").as_dict()}
+    figures = {"test_masks": voc.as_dict(), "test_coco_masks": coco_ap(*arguments, geometry="masks").as_dict()}
+    return _with_detector(figures, made_by)
+
+
+def _with_detector(figures: dict[str, Figures], made_by: str) -> dict[str, Figures]:
+    return {name: {**one, "protocol": f"{one['protocol']}; detector: {made_by}"} for name, one in figures.items()}
 
 
 def corloc_figures(truth: Truth, found: Detections, proposals: Mapping[str, Tensor]) -> dict[str, Figures]:

@@ -27,14 +27,14 @@ def colour_of(label: int) -> str:
 
 
 class Canvas:
-    """A photo, shrunk to at most ``max_side`` pixels, on which everything is drawn in pixels of the original.
+    """A photo, resized to a long side of ``max_side``, on which everything is drawn in pixels of the original.
 
     ``image``: uint8 ``(H, W, 3)`` RGB. Drawing nothing leaves the photo as it is.
     """
 
     def __init__(self, image: np.ndarray, max_side: int = 340) -> None:
         photo = Image.fromarray(image)
-        self.scale = min(1.0, max_side / max(photo.size))
+        self.scale = max_side / max(photo.size)
         size = (max(1, round(photo.width * self.scale)), max(1, round(photo.height * self.scale)))
         self.photo = photo.resize(size, Image.Resampling.LANCZOS)
 

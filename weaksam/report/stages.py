@@ -61,12 +61,13 @@ def of_wsod(
     found: Mapping[str, Detections],
     proposals: Mapping[str, Tensor],
     settings: EvaluationSettings,
+    made_by: str,
 ) -> Summary:
     """Detections of the weakly supervised detector: ``found`` holds ``train`` and, where there is one, ``test``."""
     train, test = truths["train"], truths["test"]
     figures = corloc_figures(train, found["train"], proposals) if train is not None else {}
     if test is not None and "test" in found:
-        figures |= box_figures(test, found["test"], settings)
+        figures |= box_figures(test, found["test"], settings, made_by)
     quality = brief(figures, ("test_boxes/mean/0.5", "test AP50"), ("train_corloc/mean", "train CorLoc"))
     return Summary(_counts(found), quality, figures)
 
@@ -82,16 +83,20 @@ def of_pseudo_gt(truths: Truths, chosen: Detections, top1: Detections) -> Summar
     return Summary(made, quality, figures)
 
 
-def of_retrain(truths: Truths, found: Mapping[str, Detections], settings: EvaluationSettings) -> Summary:
+def of_retrain(truths: Truths, found: Mapping[str, Detections], settings: EvaluationSettings, made_by: str) -> Summary:
     """Detections of the retrained Faster R-CNN."""
     test = truths["test"]
-    figures = box_figures(test, found["test"], settings) if test is not None and "test" in found else {}
+    figures = box_figures(test, found["test"], settings, made_by) if test is not None and "test" in found else {}
     quality = brief(figures, ("test_boxes/mean/0.5", "test AP50"), ("test_coco_boxes/ap", "COCO AP"))
     return Summary(_counts(found), quality, figures)
 
 
 def of_wsis(
-    truths: Truths, pseudo_masks: Detections, found: Mapping[str, Detections], settings: EvaluationSettings
+    truths: Truths,
+    pseudo_masks: Detections,
+    found: Mapping[str, Detections],
+    settings: EvaluationSettings,
+    made_by: str,
 ) -> Summary:
     """Pseudo masks of the training photos and the detections of Mask R-CNN."""
     train, test = truths["train"], truths["test"]
@@ -99,7 +104,10 @@ def of_wsis(
     if train is not None and train.has_masks:
         figures["train_pseudo_masks"] = pseudo_figures(train, pseudo_masks, "masks")
     if test is not None and "test" in found:
-        figures |= {**mask_figures(test, found["test"], settings), **box_figures(test, found["test"], settings)}
+        figures |= {
+            **mask_figures(test, found["test"], settings, made_by),
+            **box_figures(test, found["test"], settings, made_by),
+        }
     quality = brief(figures, ("test_masks/mean/0.5", "test mask AP50"), ("test_coco_masks/ap", "COCO mask AP"))
     if quality == "not measured":
         quality = brief(figures, ("test_boxes/mean/0.5", "no true masks; test box AP50"))

@@ -25,6 +25,11 @@ class Table:
     rows: list[list[Any]]
     text: str = ""
 
+    @property
+    def bars(self) -> bool:
+        """Whether its cells are bars, which stand to the left."""
+        return any(isinstance(cell, Mapping) for row in self.rows for cell in row)
+
 
 def figures_of(metrics: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The figures of ``stage`` in ``metrics.json``; empty where it did not run or nothing was measured."""
