@@ -43,6 +43,8 @@ def test_only_the_best_box_of_each_tag_counts():
     result = corloc(truths, detections, tags, 3)
     assert result.corloc[:2] == pytest.approx((1 / 3, 1 / 2)) and math.isnan(result.corloc[2])
     assert result.num_images == (3, 2, 0)
+    alone = {name: corloc(truths, detections, {name: [0]}, 3).mean() for name in "abd"}
+    assert alone == {"a": 1, "b": 0, "d": 0}
     assert result.mean() == pytest.approx((1 / 3 + 1 / 2) / 2)
     assert result.as_dict()["per_class"][2] is None
     assert "IoU >= 0.5" in str(result) and "4 images" in str(result)
