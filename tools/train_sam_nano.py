@@ -6,7 +6,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from weaksam.data.part_prompts import Prompts, sample_prompts
 from weaksam.data.part_scenes import render_part_scene
 from weaksam.sam.nano_loss import nano_losses, pair_iou
 from weaksam.sam.nano_model import Architecture, NanoSam
-from weaksam.weights import save_weights
+from weaksam.weights import load_state, read_metadata, save_weights
 
 HELD_OUT = 1_000_000_000  # scene numbers from here on are never trained on
 
@@ -140,23 +138,20 @@ def average_into(average: NanoSam, model: NanoSam, step: int, decay: float = 0.9
 
 
 def save_checkpoint(path: Path, model: NanoSam, average: NanoSam, optimizer: torch.optim.Optimizer, **state) -> None:
-    """Write all that a resumed run needs as plain tensors, under a temporary name first."""
+    """Write all that a resumed run needs as plain tensors."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in average.state_dict().items()}
     for number, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{number}/{k}": v for k, v in entry.items()}
-    save_weights(path.with_suffix(".tmp"), tensors, {"architecture": asdict(model.spec), **state})
-    os.replace(path.with_suffix(".tmp"), path)
+    save_weights(path, tensors, {"architecture": asdict(model.spec), **state})
 
 
 def load_checkpoint(path: Path, model: NanoSam, average: NanoSam, optimizer: torch.optim.Optimizer) -> dict:
     """Put a checkpoint back; returns what was saved beside it (steps and seconds done)."""
     groups: dict[str, dict] = {"model": {}, "average": {}, "optimizer": {}}
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (not a dict)
-            kind, rest = name.split("/", 1)
-            groups[kind][rest] = file.get_tensor(name)
-        state = {key: json.loads(value) for key, value in file.metadata().items()}
+    for name, value in load_state(path, "the training checkpoint").items():
+        kind, rest = name.split("/", 1)
+        groups[kind][rest] = value
     model.load_state_dict(groups["model"])
     average.load_state_dict(groups["average"])
     moments: dict[int, dict[str, Tensor]] = {}
@@ -164,7 +159,7 @@ def load_checkpoint(path: Path, model: NanoSam, average: NanoSam, optimizer: tor
         number, key = name.split("/")
         moments.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return state
+    return read_metadata(path)
 
 
 def export(path: Path, model: NanoSam, report: dict) -> None:

@@ -14,6 +14,7 @@ from weaksam.data.painting import (
     coverage,
     develop,
     paint,
+    paint_regions,
     placed,
     random_color,
     random_outline,
@@ -45,35 +46,23 @@ def render_part_scene(seed: int, size: int = 256) -> PartScene:
     levels = np.zeros((3, size, size), np.uint8)
     turn = rng.uniform(0, 2 * np.pi)
     light = Light((float(np.cos(turn)), float(np.sin(turn))), float(rng.uniform(0.1, 0.9)))
-    _paint_background(canvas, levels[0], rng, light)
+    levels[0] = paint_regions(canvas, rng, light, most=3)
+    if rng.random() < 0.3:
+        _scatter_clutter(canvas, rng, light)
     for _ in range(int(rng.choice([3, 4, 5, 6, 8, 10, 13]))):
         _paint_object(canvas, levels, rng, light)
     return PartScene(develop(canvas, rng, max_blur=1.5, max_noise=14.0), levels)
 
 
-def _paint_background(canvas: np.ndarray, wholes: np.ndarray, rng: np.random.Generator, light: Light) -> None:
-    """Fill ``canvas`` with one to four textured regions."""
+def _scatter_clutter(canvas: np.ndarray, rng: np.random.Generator, light: Light) -> None:
+    """Strew scraps of one sort over the background; they belong to the region they lie on."""
     size = canvas.shape[0]
-    everything = (slice(0, size), slice(0, size))
-    full = np.ones((size, size), np.float32)
-    base = random_skin(rng, contrast=rng.random())
-    paint(canvas, everything, full, base, light, depth=1)
-    wholes[:] = 1
-    for number in range(2, 2 + int(rng.integers(0, 4))):
-        edge = _half_plane(rng, size)
-        window, cover = coverage([edge], (size, size))
-        paint(canvas, window, cover, random_skin(rng, contrast=rng.random()), light, depth=int(rng.integers(1, 4)))
-        wholes[window][cover > 0.5] = number
-
-
-def _half_plane(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A ring with one wavy side across the picture and the others outside it."""
-    along = np.linspace(-1.5, 1.5, 40)
-    order = np.arange(1, 6)
-    waves = (rng.normal(0, 0.12, 5) / order * np.sin(np.outer(along, order * 2) + rng.uniform(0, 6.28, 5))).sum(1)
-    ring = np.concatenate([np.stack([along, waves], 1), [[1.5, 3.0], [-1.5, 3.0]]])
-    center = rng.uniform(0.1, 0.9, 2) * size
-    return placed([ring], center, np.array([size, size]), rng.uniform(0, 2 * np.pi))[0]
+    outline, skin = random_outline(rng), random_skin(rng, contrast=rng.random())
+    reach = size * rng.uniform(0.008, 0.025)
+    for _ in range(int(rng.integers(5, 40))):
+        axes = reach * rng.uniform(0.6, 1.4) * np.array([1.0, rng.uniform(0.3, 1.0)])
+        rings = placed(outline, rng.uniform(0, size, 2), axes, rng.uniform(0, 2 * np.pi))
+        paint(canvas, *coverage(rings, (size, size)), skin, light, depth=2)
 
 
 def _paint_object(canvas: np.ndarray, levels: np.ndarray, rng: np.random.Generator, light: Light) -> None:
@@ -85,6 +74,9 @@ def _paint_object(canvas: np.ndarray, levels: np.ndarray, rng: np.random.Generat
     angle = rng.uniform(0, 2 * np.pi)
     body = placed(random_outline(rng), center, axes, angle)
     color = random_color(rng)
+    if rng.random() < 0.25:  # an object that hardly stands out from what lies behind it
+        y, x = np.clip(center[::-1].astype(int), 0, size - 1)
+        color = np.clip(canvas[y, x] * rng.uniform(0.7, 1.4) + rng.normal(0, 15, 3), 0, 255)
     skin = random_skin(rng, color=color, contrast=rng.random())
     style = rng.choice(["plain", "inside", "limbs"], p=[0.4, 0.3, 0.3]) if radius > size * 0.05 else "plain"
     pieces: list[tuple[list[np.ndarray], Skin, int]] = [(body, skin, 0)]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
 from weaksam.config import UserError, fingerprint_of
 from weaksam.sam.nano_model import BOX_LABELS, INPUT_SIZE, MASK_SIZE, Architecture, NanoSam, Pyramid
 from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, check_prompts
-from weaksam.weights import load_into, load_state
+from weaksam.weights import load_into, load_state, read_metadata
 
 BUNDLED = Path(__file__).parent / "weights" / "sam_nano.safetensors"
 FRAME_SIZE = 128  # long side of the working frame, pixels
@@ -120,14 +118,9 @@ def _joined(parts: list[Masks]) -> Masks:
 
 def read_architecture(path: Path) -> Architecture:
     """The architecture stored in a sam_nano weights file; a file without one is a ``UserError``."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored: dict[str, Any] = json.loads((file.metadata() or {}).get("architecture", "null"))
-        known = {field.name for field in fields(Architecture)}
-        if isinstance(stored, dict) and set(stored) <= known:
-            return Architecture(**stored)
-    except (SafetensorError, ValueError):
-        pass
+    stored = read_metadata(path).get("architecture")
+    if isinstance(stored, dict) and set(stored) <= {field.name for field in fields(Architecture)}:
+        return Architecture(**stored)
     raise UserError(
         f"sam_nano wants weights that tools/train_sam_nano.py wrote, but {path} holds those of another model: give "
         "its sam_nano.safetensors, or set segmenter.family=segment_anything for SAM's own weights."
