@@ -1,0 +1,39 @@
+"""WSDDN: score every RoI by class and by location, and learn from the tags alone."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def wsddn_scores(class_logits: Tensor, detection_logits: Tensor) -> Tensor:
+    """RoI scores ``(R, C)`` in [0, 1] from two streams of logits ``(R, C)``.
+
+    ``softmax over classes * softmax over RoIs`` (Bilen and Vedaldi, CVPR 2016, section 3.3). Without RoIs: ``(0, C)``.
+    """
+    if class_logits.shape[0] == 0:
+        return class_logits
+    return class_logits.softmax(dim=1) * detection_logits.softmax(dim=0)
+
+
+def image_scores(roi_scores: Tensor) -> Tensor:
+    """Image score of each class ``(C,)`` in [0, 1]: the sum of its RoI scores ``(R, C)``; zeros without RoIs."""
+    return roi_scores.sum(dim=0).clamp(0.0, 1.0)
+
+
+def wsddn_loss(roi_scores: Tensor, tags: Tensor, eps: float = 1e-6) -> Tensor:
+    """Binary cross-entropy of the image scores against the tags ``(C,)`` in {0, 1}, summed over classes, a scalar.
+
+    Image scores are clamped to ``[eps, 1 - eps]`` so that a class without evidence has a finite loss. Without RoIs the
+    loss is 0: nothing in the image can be blamed.
+    """
+    if roi_scores.shape[0] == 0:
+        return roi_scores.sum()
+    phi = image_scores(roi_scores).clamp(eps, 1.0 - eps)
+    return F.binary_cross_entropy(phi, tags.to(phi.dtype), reduction="sum")
+
+
+def tags_as_vector(tags: tuple[int, ...], num_classes: int) -> Tensor:
+    """Multi-hot float vector ``(C,)`` of an image's labels; zeros without tags."""
+    vector = torch.zeros(num_classes)
+    vector[list(tags)] = 1.0
+    return vector
