@@ -37,27 +37,27 @@ SCORES = torch.tensor([[1.0, 0.2], [0.95, 0.1], [0.91, 0.05], [0.5, 0.9]])
 
 def test_top_share_seeds_takes_all_near_the_best_and_suppresses() -> None:
     seeds = top_share_seeds(SCORES, torch.tensor([1.0, 0.0]), BOXES)
-    assert seeds.index.tolist() == [0, 2]  # RoI 1 overlaps RoI 0 by 0.9
+    assert seeds.roi.tolist() == [0, 2]  # RoI 1 overlaps RoI 0 by 0.9
     assert seeds.label.tolist() == [0, 0]
     assert seeds.weight.tolist() == pytest.approx([1.0, 0.91])
 
 
 def test_share_one_is_the_single_top_box_of_every_tag() -> None:
     seeds = top_share_seeds(SCORES, torch.ones(2), BOXES, share=1.0)
-    assert sorted(zip(seeds.index.tolist(), seeds.label.tolist(), strict=True)) == [(0, 0), (3, 1)]
+    assert sorted(zip(seeds.roi.tolist(), seeds.label.tolist(), strict=True)) == [(0, 0), (3, 1)]
 
 
 def test_class_agnostic_nms_lets_the_better_class_win_and_the_separate_rule_does_not() -> None:
     scores = torch.tensor([[0.8, 0.1], [0.1, 0.6], [0.0, 0.0], [0.0, 0.0]])
     tags = torch.ones(2)
-    assert top_share_seeds(scores, tags, BOXES).index.tolist() == [0]
-    assert separate_seeds(scores, tags, BOXES, share=0.9, nms_iou=0.5).index.tolist() == [0, 1]
+    assert top_share_seeds(scores, tags, BOXES).roi.tolist() == [0]
+    assert separate_seeds(scores, tags, BOXES, share=0.9, nms_iou=0.5).roi.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("rule", [top_share_seeds, lambda s, t, b: separate_seeds(s, t, b, share=0.9, nms_iou=0.5)])
 def test_no_roi_or_no_tag_gives_no_seed(rule) -> None:
-    assert len(rule(torch.zeros(0, 2), torch.ones(2), torch.zeros(0, 4)).index) == 0
-    assert len(rule(SCORES, torch.zeros(2), BOXES).index) == 0
+    assert len(rule(torch.zeros(0, 2), torch.ones(2), torch.zeros(0, 4)).roi) == 0
+    assert len(rule(SCORES, torch.zeros(2), BOXES).roi) == 0
 
 
 def test_rois_take_the_class_and_weight_of_their_best_seed() -> None:
@@ -92,7 +92,7 @@ def test_labels_and_loss_equal_a_plain_loop() -> None:
     total = 0.0
     for roi in range(40):
         best, overlap = 0, -1.0
-        for number, index in enumerate(seeds.index.tolist()):
+        for number, index in enumerate(seeds.roi.tolist()):
             if iou[roi, index] > overlap:
                 best, overlap = number, iou[roi, index].item()
         target = int(seeds.label[best]) + 1 if overlap >= 0.5 else 0

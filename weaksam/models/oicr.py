@@ -9,9 +9,9 @@ from weaksam.structures.boxes import batched_nms, nms
 
 
 class Seeds(NamedTuple):
-    """RoIs taken as pseudo ground truth: ``index`` (S,) into the RoIs, ``label`` (S,) 0-based, ``weight`` (S,) >= 0."""
+    """RoIs taken as pseudo ground truth: ``roi`` (S,) indices of RoIs, ``label`` (S,) 0-based, ``weight`` (S,) >= 0."""
 
-    index: Tensor
+    roi: Tensor
     label: Tensor
     weight: Tensor
 
@@ -66,9 +66,9 @@ def label_rois(pairwise_iou: Tensor, seeds: Seeds, *, foreground_iou: float = 0.
     is the weight of its best seed (OICR, equation 4). Without seeds every weight is 0, so the image teaches nothing.
     """
     num_rois = pairwise_iou.shape[0]
-    if len(seeds.index) == 0 or num_rois == 0:
+    if len(seeds.roi) == 0 or num_rois == 0:
         return RoiLabels(torch.zeros(num_rois, dtype=torch.int64), torch.zeros(num_rois))
-    overlap, best = pairwise_iou[:, seeds.index].max(dim=1)  # (R,)
+    overlap, best = pairwise_iou[:, seeds.roi].max(dim=1)  # (R,)
     target = torch.where(overlap >= foreground_iou, seeds.label[best] + 1, torch.zeros_like(best))
     return RoiLabels(target, seeds.weight[best])
 

@@ -27,6 +27,9 @@ class WsodHead(nn.Module):
     (source_channels,). Output layers start from N(0, 0.01) as in OICR.
     """
 
+    directions: Tensor
+    centre: Tensor
+
     def __init__(
         self,
         source_channels: int,
