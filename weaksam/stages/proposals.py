@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor
 
 from weaksam.artifacts import Store, stage_fingerprint, store_folder
 from weaksam.config import Settings
-from weaksam.data.dataset import Dataset
 from weaksam.data.images import read_image
-from weaksam.engine.context import RunContext
 from weaksam.sam.prompts import class_prompts, grid_points, predict_batches, single_prompts
 from weaksam.sam.protocol import Embedding, Masks, Proposer, Segmenter
-from weaksam.structures.boxes import nms
+from weaksam.structures.boxes import nms, pairwise_iou
 from weaksam.structures.masks import Rle, rle_from_mask
+
+if TYPE_CHECKING:
+    from weaksam.data.dataset import Dataset
+    from weaksam.engine.context import RunContext
 
 GRID, CLUE, JOINT = 0, 1, 2
 COLUMNS = {"boxes": "boxes", "scores": "floats", "sources": "ints", "rles": "rles", "mask_size": "ints"}
@@ -54,8 +56,9 @@ class Proposals:
     """The N proposals of one photo, clue prompts' and grid's together, best score first.
 
     ``boxes``: float32 ``(N, 4)`` half-open xyxy in photo pixels; ``scores``: ``(N,)`` predicted IoU; ``sources``:
-    ``(N,)`` 0 grid, 1 a clue point, 2 all points of a class; ``rles``: N masks in the segmenter's working frame of
-    ``mask_size`` (h, w), which covers the whole photo. N = 0 is a photo in which the segmenter found nothing.
+    ``(N,)`` 0 grid, 1 a clue point, 2 all points of a class (the highest of the prompts a box stands for); ``rles``: N
+    masks in the segmenter's working frame of ``mask_size`` (h, w), which covers the whole photo. N = 0 is a photo in
+    which the segmenter found nothing.
     """
 
     boxes: Tensor
@@ -157,14 +160,19 @@ def candidates_of(answer: Masks, good: Tensor, which: tuple[int, ...], source: i
 
 
 def suppress(found: Candidates, size: tuple[int, int], settings: ProposalSettings) -> Candidates:
-    """Drop boxes too small or too large for a photo ``(H, W)``, near-duplicates and the surplus; best score first."""
+    """Drop boxes too small or too large for a photo ``(H, W)``, near-duplicates and the surplus; best score first.
+
+    A box takes over the source of the clue prompts it stands for, so that the grid never crowds a clue out.
+    """
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     fits = (sides.amin(1) >= settings.min_side) & (sides.prod(1) <= settings.max_area * size[0] * size[1])
     found = canonical_order(found[fits.nonzero()[:, 0]])
-    found = found[nms(found.boxes, found.scores, settings.nms_iou)]
-    # Clue prompts are never crowded out by the grid
-    first = (found.sources == GRID).long().argsort(stable=True)[: settings.max_proposals]
-    return found[first.sort().values]
+    kept = found[nms(found.boxes, found.scores, settings.nms_iou)]
+    stands_for = pairwise_iou(kept.boxes, found.boxes) > settings.nms_iou
+    inherited = (stands_for * found.sources).amax(1) if len(kept.boxes) else kept.sources
+    kept = replace(kept, sources=torch.maximum(kept.sources, inherited))
+    first = (kept.sources == GRID).long().argsort(stable=True)[: settings.max_proposals]
+    return kept[first.sort().values]
 
 
 def canonical_order(found: Candidates) -> Candidates:
