@@ -18,6 +18,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from weaksam.config import Settings, UserError
+from weaksam.sam.nano import BUNDLED, SamNano
+from weaksam.sam.nano_model import Architecture, ConvTrunk, NanoEncoder
 from weaksam.weights import load_into, load_state
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,10 +29,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class BackboneSettings(Settings):
     """Which network reads the photos, and where its weights come from."""
 
-    name: Literal["mobilenet_v2", "resnet50", "vgg16"] = "mobilenet_v2"
-    """A torchvision classification network."""
+    name: Literal["mobilenet_v2", "resnet50", "vgg16", "sam_nano"] = "mobilenet_v2"
+    """A torchvision classification network, or the image encoder of sam_nano (offline demonstrations only)."""
     weights: str = "imagenet"
-    """Path of a torchvision state dict (.safetensors or .pth), ``imagenet`` (torchvision's download) or ``none``."""
+    """Path of a state dict (.safetensors or .pth), ``imagenet`` (torchvision's download; sam_nano: the bundled
+    weights, which have seen rendered scenes only) or ``none``."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,17 @@ _ARCHITECTURES: dict[str, _Architecture] = {
         classifier="classifier.",
         stages=(0, 5, 10, 17, 24),
     ),
+    "sam_nano": _Architecture(
+        maps={"c2": (0, 32, 4, 4), "c3": (1, 64, 8, 8), "mid": (2, 192, 16, 16), "last": (6, 192, 16, 16)},
+        classifier="neck",
+        stages=(0, 1, 2, 3),
+    ),
 }
 _FPN_MAPS = {
     "mobilenet_v2": ("c3", "c4", "last"),
     "resnet50": ("c3", "mid", "last"),
     "vgg16": ("c3", "last"),
+    "sam_nano": ("c3", "last"),
 }
 
 
@@ -192,7 +201,9 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
 def backbone_fingerprint(settings: BackboneSettings) -> str:
     """SHA-256 (hex) over the name and the weights: the bytes of the file, or the name of torchvision's weights."""
     digest = hashlib.sha256(settings.name.encode())
-    if settings.weights in ("imagenet", "none"):
+    if settings.name == "sam_nano" and settings.weights == "imagenet":
+        digest.update(BUNDLED.read_bytes())
+    elif settings.weights in ("imagenet", "none"):
         source = settings.weights if settings.weights == "none" else str(_torchvision_weights(settings.name).url)
         digest.update(source.encode())
     else:
@@ -205,15 +216,39 @@ def backbone_fingerprint(settings: BackboneSettings) -> str:
 
 def _load_network(settings: BackboneSettings, dilate: bool) -> nn.Module:
     """Torchvision's network without classifier, with its weights; every key of a file is accounted for."""
+    if settings.name == "sam_nano":
+        return _nano_encoder(settings.weights)
     network = _random_network(settings.name, dilate)
     what = f"backbone {settings.name}"
-    if settings.weights != "none":
+    if settings.weights == "none":
+        _calibrate(network)
+    else:
         state = _download(settings.name) if settings.weights == "imagenet" else load_state(settings.weights, what)
         classifier = _ARCHITECTURES[settings.name].classifier
         load_into(network, state, what, allow_missing=(".num_batches_tracked",), allow_extra=(classifier,))
     if settings.name == "mobilenet_v2" and dilate:
         _dilate_mobilenet(network)
     return network
+
+
+def _nano_encoder(weights: str) -> nn.Module:
+    """The convolutional image encoder of sam_nano, without the neck that only its decoder wants."""
+    if weights == "none":
+        network: nn.Module = NanoEncoder(Architecture())
+        _calibrate(network)
+        return network
+    return SamNano.load(None if weights == "imagenet" else Path(weights)).model.image_encoder
+
+
+class _Context(nn.Module):
+    """The last step of sam_nano's trunk: its global mean, mixed back in."""
+
+    def __init__(self, mix: nn.Linear) -> None:
+        super().__init__()
+        self.mix = mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(x.mean((2, 3)))[:, :, None, None]
 
 
 def _random_network(name: str, dilate: bool) -> nn.Module:
@@ -231,6 +266,16 @@ def _random_network(name: str, dilate: bool) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
     return network
+
+
+@torch.no_grad()
+def _calibrate(network: nn.Module) -> None:
+    """Take the batch-norm statistics of random weights from smooth noise: frozen at 0 and 1 no signal would pass."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in norms:
+        module.momentum = 1.0
+    noise = nn.functional.interpolate(torch.randn(4, 3, 16, 16), size=(128, 128), mode="bilinear")
+    getattr(network, "features", network).train()(noise)
 
 
 def _torchvision_weights(name: str) -> torchvision.models.WeightsEnum:
@@ -255,6 +300,11 @@ def _chain(network: nn.Module) -> list[nn.Module]:
         stem = [network.conv1, network.bn1, network.relu, network.maxpool]
         modules = [nn.Sequential(*stem[:3]), stem[3], nn.Identity(), nn.Identity()]
         return [*modules, network.layer1, network.layer2, network.layer3, network.layer4]
+    if isinstance(network, NanoEncoder):
+        trunk = network.trunk
+        if not isinstance(trunk, ConvTrunk) or len(trunk.blocks) != 3:
+            raise UserError("backbone sam_nano wants the convolutional encoder with 3 blocks, found another kind of it.")
+        return [network.stem, network.middle, trunk.down, *trunk.blocks, _Context(trunk.context)]
     modules = list(network.features)
     if isinstance(network, torchvision.models.MobileNetV2):
         # Open features[14] after its expansion, so that the 576-channel map can be tapped

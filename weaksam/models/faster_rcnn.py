@@ -81,7 +81,7 @@ def build_faster_rcnn(backbone: BackboneSettings, settings: DetectorSettings, nu
 def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_classes: int) -> dict[str, Any]:
     """The arguments that torchvision's FasterRCNN and MaskRCNN share."""
     body = fpn_backbone(backbone, out_channels=settings.fpn_channels, trainable_layers=settings.trainable_layers)
-    strides = (8, 16, 32, 64) if backbone.name != "vgg16" else (8, 16, 32)
+    strides = (8, 16, 32) if backbone.name in ("vgg16", "sam_nano") else (8, 16, 32, 64)
     pooled = [str(level) for level in range(len(strides) - 1)]
     return {
         "backbone": body,
