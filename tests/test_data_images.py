@@ -78,6 +78,15 @@ def test_exif_behind_the_pixels_of_a_png_counts_too(tmp_path) -> None:
     assert verify_image(path.read_bytes(), path)[0] == (2 * BLOCK, 3 * BLOCK)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "webp"])
+def test_the_size_is_read_without_the_pixels(tmp_path, ending) -> None:
+    path = tmp_path / f"half.{ending}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 64, 3), np.uint8)).save(path, lossless=True)
+    if ending != "webp":  # Pillow's WebP reader wants the whole file
+        path.write_bytes(path.read_bytes()[:1000])
+    assert image_size(path) == (40, 64)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 77])
 def test_an_orientation_out_of_range_turns_nothing(tmp_path, orientation) -> None:
     path = tmp_path / "odd.jpg"

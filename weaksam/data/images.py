@@ -68,9 +68,11 @@ def read_image(path: Path) -> np.ndarray:
 def image_size(path: Path) -> tuple[int, int]:
     """``(height, width)`` of the upright photo, read without decoding its pixels; raises :class:`BadImage`."""
     with _opened(path) as image:
-        if image.format == "PNG" and "exif" not in image.info and _has_late_exif(path):
-            image.load()
-        return _upright_size(image)
+        # To look for EXIF in a PNG, Pillow decodes it; most have none
+        if image.format == "PNG" and not _may_be_turned(path):
+            return image.height, image.width
+        width, height = image.size
+        return (height, width) if exif_orientation(image) < 5 else (width, height)
 
 
 def verify_image(data: bytes, path: Path) -> tuple[tuple[int, int], int]:
@@ -79,11 +81,11 @@ def verify_image(data: bytes, path: Path) -> tuple[tuple[int, int], int]:
     A JPEG is decoded at an eighth of its size, which still walks every byte. Raises :class:`BadImage`, naming ``path``.
     """
     with _opened(path, data) as image:
-        size = image.size
-        image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
+        width, height = image.size
+        image.draft("L", (max(1, width // 8), max(1, height // 8)))
         image.load()
         orientation = exif_orientation(image)
-        return (size[::-1] if orientation < 5 else size), orientation
+        return ((height, width) if orientation < 5 else (width, height)), orientation
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -98,11 +100,6 @@ def exif_orientation(image: Image.Image) -> int:
     except Exception:  # EXIF is free-form bytes: a broken block says nothing about the pixels
         return 1
     return value if value in _UPRIGHT else 1
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if exif_orientation(image) < 5 else (width, height)
 
 
 @contextmanager
@@ -146,12 +143,12 @@ def _reason(path: Path, data: bytes | None, error: Exception) -> str:
     return f"is damaged ({error}): copy or download it again"
 
 
-def _has_late_exif(path: Path) -> bool:
-    """Whether a PNG carries EXIF after its pixels, where Pillow only finds it by decoding them."""
+def _may_be_turned(path: Path) -> bool:
+    """Whether a PNG has a chunk, anywhere, in which Pillow looks for an orientation (EXIF, XMP or other text)."""
     with path.open("rb") as stream:
         stream.seek(8)
         while len(head := stream.read(8)) == 8:
-            if head[4:] == b"eXIf":
+            if head[4:] in (b"eXIf", b"iTXt", b"zTXt", b"tEXt"):
                 return True
             stream.seek(int.from_bytes(head[:4], "big") + 4, io.SEEK_CUR)
     return False
