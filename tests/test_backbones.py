@@ -66,15 +66,14 @@ def test_maps_equal_torchvisions_layers(written):
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
 @torch.inference_mode()
 def test_dilated_map_holds_the_strided_one_at_every_second_place(name):
-    torch.manual_seed(0)
     strided = build_features(BackboneSettings(name=name, weights="none"), dilate=False, maps=("last",))
-    torch.manual_seed(0)
     dilated = build_features(BackboneSettings(name=name, weights="none"), dilate=True, maps=("last",))
+    dilated.load_state_dict(strided.state_dict())
     images = torch.randn(1, 3, 96, 64)
     small, large = strided(images)["last"], dilated(images)["last"]
     assert large.shape[2:] == (6, 4) and dilated.strides["last"] == 16
     size = small.abs().max()
-    assert float(size) > 0
+    assert 0.1 < float(size) < 1e4  # random weights pass a signal on, frozen batch-norm or not
     torch.testing.assert_close(large[..., ::2, ::2] / size, small / size, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(large[..., 1::2, 1::2] / size, small / size, rtol=1e-3, atol=1e-4)
 
