@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+WIDTH = 140
+"""Columns at which the protocol's lines are wrapped on the terminal."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,15 @@ def protocol_lines(reports: Sequence[StageReport]) -> list[str]:
 def summary_text(metrics: Mapping[str, Any]) -> str:
     """The table of ``metrics.json`` for the terminal, with the protocol, the photos set aside and the note below it."""
     rows = [(row["stage"], row["made"], row["quality"], f"{row['seconds']:.0f}") for row in metrics["stages"]]
-    lines = table_lines(("stage", "made", "quality", "seconds"), rows)
-    lines += ["", *(f"protocol of {line}" for line in metrics["protocol"])] if metrics["protocol"] else []
+    lines = [*table_lines(("stage", "made", "quality", "seconds"), rows), ""]
+    for line in metrics["protocol"]:
+        lines += textwrap.wrap(f"protocol of {line}", WIDTH, subsequent_indent="    ")
     if metrics["bad"]:
-        lines += ["", f"{len(metrics['bad'])} photos were set aside:"]
+        lines += [f"{len(metrics['bad'])} photos were set aside:"]
         lines += [f"  {row['split']}: {row['image_id']}: {row['reason']}" for row in metrics["bad"]]
     if metrics["note"]:
-        lines += ["", metrics["note"]]
-    return "\n".join(lines)
+        lines += [metrics["note"]]
+    return "\n".join(lines).rstrip()
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
