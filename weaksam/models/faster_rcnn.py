@@ -21,8 +21,8 @@ from weaksam.models.backbones import BackboneSettings, fpn_backbone, normalise
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances
 
-_ANCHOR_SCALE = 4
-"""Side of the anchors of a pyramid level, in steps of that level."""
+_ANCHOR_SCALES = {4: (4,), 3: (4, 8)}
+"""Sides of a level's anchors, in steps of that level, by the number of levels: both reach 256 pixels."""
 
 
 class DetectorSettings(Settings):
@@ -46,7 +46,7 @@ class DetectorSettings(Settings):
     """Anchors sampled per photo for the loss of the region proposal network."""
     roi_batch: int = Field(64, ge=4)
     """Regions sampled per photo for the loss of the box head; at most a quarter are foreground."""
-    min_score: float = Field(0.05, ge=0, le=1)
+    min_score: float = Field(0.01, ge=0, le=1)
     """Detections below this score are dropped."""
     nms_iou: float = Field(0.5, gt=0, le=1)
     """Detections of one class that overlap a better one by more than this IoU are dropped."""
@@ -82,11 +82,12 @@ def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_c
     """The arguments that torchvision's FasterRCNN and MaskRCNN share."""
     body = fpn_backbone(backbone, out_channels=settings.fpn_channels, trainable_layers=settings.trainable_layers)
     strides = (8, 16, 32) if backbone.name in ("vgg16", "sam_nano") else (8, 16, 32, 64)
+    scales = _ANCHOR_SCALES[len(strides)]
     pooled = [str(level) for level in range(len(strides) - 1)]
     return {
         "backbone": body,
         "rpn_anchor_generator": AnchorGenerator(
-            tuple((stride * _ANCHOR_SCALE,) for stride in strides), ((0.5, 1.0, 2.0),) * len(strides)
+            tuple(tuple(stride * scale for scale in scales) for stride in strides), ((0.5, 1.0, 2.0),) * len(strides)
         ),
         "box_roi_pool": MultiScaleRoIAlign(pooled, output_size=7, sampling_ratio=2),
         "box_head": TwoMLPHead(settings.fpn_channels * 7 * 7, settings.representation),

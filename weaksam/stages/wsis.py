@@ -48,6 +48,8 @@ class WsisSettings(MaskDetectorSettings, TrainableSettings):
     """Start from the retrained detector, so that only the mask head is new."""
     num_epochs: int = Field(6, ge=1)
     """Passes over the training photos."""
+    max_boxes: int = Field(50, ge=1)
+    """Detections kept per photo, best first; every one costs a pasted mask."""
     detect_train: bool = False
     """Detect on the training photos too."""
 
