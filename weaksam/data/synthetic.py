@@ -136,6 +136,7 @@ class SceneSettings(Settings):
     max_distractors: int = Field(4, ge=0, le=20, description="most objects of no class")
     max_clutter: int = Field(40, ge=0, le=400, description="most pebbles and scraps strewn over the background")
     max_overlap: float = Field(0.35, ge=0, le=0.8, description="largest share of an object that others may hide")
+    background_colour: float = Field(0.3, ge=0, le=1, description="colourfulness of all behind the objects; 1: garish")
     body_variety: float = Field(0.5, ge=0, le=1, description="0: a class has one body colour; 1: any body colour")
 
     @model_validator(mode="after")
@@ -180,6 +181,7 @@ def render_scene(settings: SceneSettings, seed: int) -> Scene:
     in_front = int(rng.binomial(num_distractors, 0.3))
     for _ in range(num_distractors - in_front):
         _paint_distractor(canvas, [], 0.0, rng, light)
+    _fade(canvas, settings.background_colour)
     masks: list[np.ndarray] = []
     labels: list[int] = []
     favourites = rng.integers(settings.num_classes, size=2)
@@ -191,6 +193,12 @@ def render_scene(settings: SceneSettings, seed: int) -> Scene:
         _paint_distractor(canvas, masks, settings.max_overlap / 2, rng, light)
     stack = np.stack(masks)
     return Scene(develop(canvas, rng), _boxes(stack), np.array(labels, np.int64), stack)
+
+
+def _fade(canvas: np.ndarray, colour: float) -> None:
+    """Keep only this share of the colourfulness of ``canvas (H, W, 3)``, in place: 0 leaves greys."""
+    grey = canvas.mean(axis=2, keepdims=True)
+    canvas[:] = grey + colour * (canvas - grey)
 
 
 def _boxes(masks: np.ndarray) -> np.ndarray:

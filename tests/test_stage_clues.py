@@ -1,0 +1,139 @@
+"""The clue stage on drawn photos: what it maps, where its peaks lie, and that it learns from tags alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from weaksam.config import UserError
+from weaksam.data.dataset import Dataset, SplitSettings, load_dataset
+from weaksam.engine.context import RunContext
+from weaksam.engine.log import RunLog
+from weaksam.engine.photo_features import PhotoFeatures, input_photo, principal_projection, tags_matrix
+from weaksam.models.backbones import BackboneSettings, build_features
+from weaksam.sam.build import SegmenterSettings
+from weaksam.stages import clues
+from weaksam.stages.clues import ClueSettings, class_peaks, classes_to_map
+
+BACKBONE = BackboneSettings(name="sam_nano")
+SETTINGS = ClueSettings(long_side=128)
+COLOURS = {"red": (230, 20, 20), "blue": (20, 40, 230)}
+
+
+def draw(folder: Path, num: int = 12) -> Dataset:
+    """Photos of one red or one blue disc (every third: both) at a seeded place, with a tag file."""
+    rng, rows = np.random.default_rng(0), ["file,tags"]
+    (folder / "photos").mkdir(parents=True)
+    y, x = np.mgrid[:96, :128]
+    for number in range(num):
+        image = rng.integers(90, 150, (96, 128, 3), dtype=np.uint8)
+        names = ["red", "blue"] if number % 3 == 2 else [("red", "blue")[number % 3]]
+        for place, name in enumerate(names):
+            centre = rng.integers(20, 44) + 64 * place * (len(names) - 1), rng.integers(24, 72)
+            image[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < 17**2] = COLOURS[name]
+        Image.fromarray(image).save(folder / "photos" / f"{number:02d}.png")
+        rows.append(f"{number:02d}.png,{';'.join(names)}")
+    (folder / "tags.csv").write_text("\n".join(rows))
+    return load_dataset(SplitSettings(images=folder / "photos", tags=folder / "tags.csv"), name="train")
+
+
+def context(out: Path, dataset: Dataset, seed: int = 0) -> RunContext:
+    return RunContext(
+        out, seed, torch.device("cpu"), dataset, None, RunLog(None), BACKBONE, SegmenterSettings(family="tree")
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return draw(tmp_path_factory.mktemp("discs"))
+
+
+def test_only_tagged_classes_are_mapped_and_peaks_lie_on_their_discs(dataset: Dataset, tmp_path: Path) -> None:
+    store = clues.run(context(tmp_path, dataset), SETTINGS, dataset, "train")
+    points_of, maps_of = clues.clue_points(store), clues.class_maps(store)
+    hits = []
+    for sample in dataset:
+        points, labels = points_of(sample.image_id)
+        mapped, maps = maps_of(sample.image_id)
+        assert mapped.tolist() == list(sample.tags)
+        assert maps.shape[0] == len(mapped)
+        assert set(labels.tolist()) <= set(sample.tags)
+        image = np.asarray(Image.open(sample.path)).astype(int)
+        for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
+            assert 0 <= x <= 128 and 0 <= y <= 96
+            near = image[max(int(y) - 12, 0) : int(y) + 12, max(int(x) - 12, 0) : int(x) + 12]  # a cell is 16 pixels
+            hits.append((near == COLOURS[dataset.classes[label]]).all(axis=2).any())
+    assert np.mean(hits) > 0.7
+
+
+def test_a_second_run_reads_what_the_first_wrote(dataset: Dataset, tmp_path: Path) -> None:
+    first = clues.run(context(tmp_path, dataset), SETTINGS, dataset, "train")
+    before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    clues.run(context(tmp_path, dataset), SETTINGS, dataset, "train")
+    assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
+
+
+def test_without_any_tag_there_is_one_sentence(dataset: Dataset, tmp_path: Path) -> None:
+    untagged = Dataset(
+        dataset.name,
+        dataset.classes,
+        dataset.category_ids,
+        tuple(type(s)(s.image_id, s.path, s.size, (), None, s.number, s.sha256) for s in dataset),
+    )
+    with pytest.raises(UserError, match="at least one tagged training photo"):
+        clues.run(context(tmp_path, untagged), SETTINGS, untagged, "train")
+
+
+def test_untagged_photos_get_the_classes_they_score_for() -> None:
+    scores = torch.tensor([0.2, 0.9, 0.5])
+    assert classes_to_map(scores, (), 0.5).tolist() == [1, 2]
+    assert classes_to_map(scores, (0,), 0.5).tolist() == [0]
+
+
+def test_peaks_are_scaled_to_photo_pixel_centres() -> None:
+    maps = torch.zeros(1, 4, 8)
+    maps[0, 1, 6] = 2.0
+    points, labels, heights = class_peaks(maps, torch.tensor([5]), (4, 8), (40, 160), ClueSettings(peak_kernel=3))
+    assert points.tolist() == [[130.0, 15.0]]  # (6.5 * 20, 1.5 * 10)
+    assert labels.tolist() == [5]
+    assert heights.tolist() == pytest.approx([1.0])
+    assert len(class_peaks(maps[:0], torch.zeros(0, dtype=torch.int64), (4, 8), (40, 160), SETTINGS)[0]) == 0
+
+
+def test_input_photo_keeps_the_shape_and_a_least_side() -> None:
+    assert input_photo(np.zeros((50, 100, 3), np.uint8), 200).shape == (1, 3, 100, 200)
+    assert input_photo(np.zeros((2, 100, 3), np.uint8), 64).shape == (1, 3, 32, 64)
+
+
+def test_tags_matrix(dataset: Dataset) -> None:
+    matrix = tags_matrix(dataset)
+    assert matrix.sum(dim=1).tolist() == [len(sample.tags) for sample in dataset]
+    assert matrix[2].tolist() == [1.0, 1.0]
+
+
+def test_principal_projection_by_hand() -> None:
+    positions = torch.tensor([[2.0, 1.0, 0.0], [-2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [-2.0, 1.0, 0.0]])
+    projection = principal_projection(positions, 1)
+    assert projection.mean.tolist() == [0.0, 1.0, 0.0]
+    torch.testing.assert_close(projection.weight, torch.tensor([[0.5, 0.0, 0.0]]))  # unit variance afterwards
+    projected = projection(positions.T[None, :, :, None])
+    assert projected[0, 0, :, 0].tolist() == pytest.approx([1.0, -1.0, 1.0, -1.0])
+
+
+def test_cached_features_equal_computed_ones_and_the_mirror_view_is_mirrored(dataset: Dataset) -> None:
+    network = build_features(BACKBONE)
+    kept = PhotoFeatures(network, 128, torch.device("cpu"), max_cache_gib=1.0)
+    never = PhotoFeatures(network, 128, torch.device("cpu"), max_cache_gib=0.0)
+    never.projection = kept.fit_projection(dataset, 16)
+    sample = dataset.samples[0]
+    first, again, fresh = kept.views(sample), kept.views(sample), never.views(sample)
+    assert first[0].features is again[0].features
+    assert not never.cache
+    assert torch.equal(first[0].features, fresh[0].features)
+    assert first[0].features.shape == first[1].features.shape == (16, 6, 8)
+    assert first[0].scale == (1.0, 1.0)
+    assert (first[1].mirrored, first[0].mirrored) == (True, False)
+    difference = (first[1].features.flip(2).float() - first[0].features.float()).abs().mean()
+    assert difference < 0.5 * first[0].features.float().abs().mean()

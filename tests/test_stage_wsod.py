@@ -1,0 +1,170 @@
+"""The WSOD stage: lessons, seeds and detections by hand, resume bit for bit, and discs found from tags alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_stage_clues import SETTINGS as CLUES
+from tests.test_stage_clues import context, draw
+from weaksam.artifacts import Store
+from weaksam.config import UserError
+from weaksam.data.dataset import Dataset
+from weaksam.engine.photo_features import View
+from weaksam.models.oicr import Seeds
+from weaksam.models.wsod_head import HeadOutput
+from weaksam.sam.build import SegmenterSettings, build_segmenter
+from weaksam.stages import clues, proposals, wsod
+from weaksam.stages.wsod import Lesson, WsodSettings, detections_from, make_lesson, photo_losses, rois_in_cells
+from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.masks import boxes_from_masks, rle_from_mask
+
+TINY = WsodSettings(long_side=128, reduced=16, hidden=32, roi_size=3, num_epochs=3, warmup_steps=4, num_branches=2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path, Store, Store]:
+    """Discs, the folder of a run, its sealed proposals and clues."""
+    folder = tmp_path_factory.mktemp("discs")
+    dataset = draw(folder)
+    run_context = context(folder / "out", dataset)
+    found = clues.run(run_context, CLUES, dataset, "train")
+    segmenter = build_segmenter(SegmenterSettings(family="tree"), torch.device("cpu"))
+    points = clues.clue_points(found)
+    return (
+        dataset,
+        folder,
+        proposals.run(run_context, proposals.ProposalSettings(min_side=8), segmenter, points, dataset, "train"),
+        found,
+    )
+
+
+def train(made, out: Path, settings: WsodSettings = TINY, seed: int = 0) -> wsod.WsodResult:
+    dataset, _, found, maps = made
+    return wsod.run(context(out, dataset, seed), settings, {"train": found}, maps, clues.class_maps(maps))
+
+
+def test_it_learns_where_the_discs_are_from_tags_alone(made, tmp_path: Path) -> None:
+    dataset, _, _, _ = made
+    settings = TINY.model_copy(update={"num_epochs": 20})
+    found = train(made, tmp_path, settings).detections("train")
+    side = []
+    for sample in dataset:
+        one = found[sample.image_id]
+        for label in sample.tags:
+            best = one[one.labels == label].boxes[0]  # detections come best first
+            side.append(float((best[2:] - best[:2]).mean()))
+    assert 24 < sum(side) / len(side) < 44  # the discs are 34 pixels wide, the photos 128
+    results = json.loads((tmp_path / "wsod" / "detections_train.json").read_text())
+    assert {row["image_id"] for row in results} == {sample.number for sample in dataset}
+    assert len(results) == sum(len(one) for one in found.values())
+
+
+def test_an_interrupted_training_ends_with_the_same_bytes(made, tmp_path: Path, monkeypatch) -> None:
+    whole = train(made, tmp_path / "whole")
+    true_losses, count = wsod.photo_losses, 0
+
+    def stop_in_the_second_epoch(*arguments):
+        nonlocal count
+        count += 1
+        if count > 18:
+            raise KeyboardInterrupt
+        return true_losses(*arguments)
+
+    monkeypatch.setattr(wsod, "photo_losses", stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train(made, tmp_path / "broken")
+    monkeypatch.setattr(wsod, "photo_losses", true_losses)
+    rerun = train(made, tmp_path / "broken")
+    assert rerun.weights.read_bytes() == whole.weights.read_bytes()
+    parts = [sorted(result.stores["train"].folder.glob("*.parquet")) for result in (whole, rerun)]
+    assert [one.read_bytes() for one in parts[0]] == [one.read_bytes() for one in parts[1]]
+    monkeypatch.setattr(wsod, "photo_losses", None)  # finished: nothing is trained again
+    assert train(made, tmp_path / "broken").fingerprint == whole.fingerprint
+
+
+def test_another_seed_gives_other_weights_in_another_store(made, tmp_path: Path) -> None:
+    settings = TINY.model_copy(update={"num_epochs": 1})
+    first, second = train(made, tmp_path, settings, seed=0), train(made, tmp_path, settings, seed=1)
+    assert first.weights.parent != second.weights.parent
+    assert first.weights.read_bytes() != second.weights.read_bytes()
+
+
+def test_a_lesson_takes_the_best_proposals_and_seeds_them_by_contrast(made) -> None:
+    dataset, _, _, _ = made
+    masks = torch.zeros(3, 6, 8, dtype=torch.bool)
+    masks[0, :, :] = True
+    masks[1, 1:3, 1:4] = True
+    masks[2, 4:, 5:] = True
+    row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(mask) for mask in masks]}
+    maps = torch.zeros(1, 6, 8)
+    maps[0, 1:3, 1:4] = 1.0
+    tags = torch.tensor([0.0, 1.0])
+    lesson = make_lesson(dataset.samples[0], row, tags, (torch.tensor([1]), maps), WsodSettings())
+    assert lesson.clue_seeds.roi.tolist() == [1]
+    assert lesson.clue_seeds.label.tolist() == [1]
+    assert lesson.pairwise_iou.diagonal().tolist() == [1.0, 1.0, 1.0]
+    short = make_lesson(dataset.samples[0], row, tags, (torch.tensor([1]), maps), WsodSettings(num_proposals=1))
+    assert len(short.boxes) == 1
+    assert len(short.clue_seeds.roi) == 0  # the whole photo splits nothing
+
+
+def test_a_photo_without_proposals_is_a_lesson_of_nothing(made) -> None:
+    row = {"boxes": torch.zeros(0, 4), "rles": []}
+    lesson = make_lesson(
+        made[0].samples[0], row, torch.ones(2), (torch.tensor([0]), torch.rand(1, 4, 4)), WsodSettings()
+    )
+    assert len(lesson.boxes) == len(lesson.clue_seeds.roi) == 0
+
+
+def test_rois_follow_the_mirror_image() -> None:
+    boxes = torch.tensor([[10.0, 20, 30, 60]])
+    plain, mirrored = (View(torch.zeros(0), (2.0, 1.0), flag) for flag in (False, True))
+    assert rois_in_cells(boxes, plain, 100, 16).tolist() == [[1.25, 1.25, 3.75, 3.75]]
+    assert rois_in_cells(boxes, mirrored, 100, 16).tolist() == [[8.75, 1.25, 11.25, 3.75]]
+
+
+def test_losses_seed_the_first_branch_from_clues_or_scores() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
+    lesson = Lesson(
+        None,  # type: ignore[arg-type]  # the losses never look at the photo
+        boxes,
+        pairwise_iou(boxes, boxes),
+        torch.tensor([1.0]),
+        Seeds(torch.tensor([1]), torch.tensor([0]), torch.tensor([1.0])),
+    )
+    scores = torch.tensor([[0.8], [0.1]])
+    certain = torch.tensor([[9.0, -9.0], [-9.0, 9.0]])  # RoI 0 background, RoI 1 the class: what the clue says
+    output = HeadOutput(scores, (certain,))
+    by_clues = photo_losses(output, lesson, WsodSettings(seeds="clues"))["refine1"]
+    by_scores = photo_losses(output, lesson, WsodSettings(seeds="scores"))["refine1"]
+    assert by_clues.item() == pytest.approx(0.0, abs=1e-4)
+    # both RoIs are labelled wrongly and weigh 0.8; log(p + 1e-6) with p = exp(-18)
+    assert by_scores.item() == pytest.approx(0.8 * 13.80, rel=1e-2)
+
+
+def test_detections_are_thresholded_suppressed_per_class_and_capped() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
+    scores = torch.tensor([[0.9, 0.0], [0.8, 0.7], [0.3, 0.0005]])
+    found = detections_from(scores, boxes, WsodSettings())
+    assert found.boxes.tolist() == [boxes[0].tolist(), boxes[1].tolist(), boxes[2].tolist()]
+    assert found.labels.tolist() == [0, 1, 0]
+    assert found.scores is not None and found.scores.tolist() == pytest.approx([0.9, 0.7, 0.3])
+    assert len(detections_from(scores, boxes, WsodSettings(max_boxes=1))) == 1
+    assert len(detections_from(scores[:0], boxes[:0], WsodSettings())) == 0
+
+
+def test_no_proposal_anywhere_is_one_sentence(made, tmp_path: Path) -> None:
+    dataset, _, _, maps = made
+    none = Store(
+        tmp_path / "none",
+        stage="proposals",
+        fingerprint="0" * 64,
+        image_ids=dataset.image_ids,
+        columns=proposals.COLUMNS,
+    )
+    empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "rles": [], "mask_size": torch.tensor([0, 0])}
+    none.fill(lambda image_id: {**empty, "sources": torch.zeros(0, dtype=torch.int64)})
+    with pytest.raises(UserError, match="wanted proposals on the training photos, found none"):
+        wsod.run(context(tmp_path, dataset), TINY, {"train": none}, maps, clues.class_maps(maps))
