@@ -100,13 +100,13 @@ def test_truth_faults(clean) -> None:
         truth["images"][2].update(width=12, height=16)
         truth["images"][3].update(width=99)
         truth["annotations"][0]["bbox"] = [10, 1, 9, 9]
-        truth["annotations"][1]["bbox"] = [1, 1, 0, 9]
+        truth["annotations"][1]["bbox"] = [1, 1, 1, 9]
         truth["images"][11]["file_name"] = "other.png"
 
     change_truth(clean, spoil)
     assert lines(clean) == [
         "train: 00.png: has a box of 'apple' outside the photo (10, 1, 19, 10)",
-        "train: 01.png: has a box of 'apple' no more than one pixel wide or high (1, 1, 1, 10)",
+        "train: 01.png: has a box of 'apple' no more than one pixel wide or high (1, 1, 2, 10)",
         "train: 02.png: is 16 x 12 but the truth says 12 x 16, its boxes may be drawn on the turned photo",
         "train: 03.png: is 16 x 12 but the truth says 99 x 12",
         f"train: 11.png: has no entry in {clean / 'truth.json'}",

@@ -137,6 +137,14 @@ def test_which_photo_a_name_means(name, found) -> None:
     assert matcher.find(name, "tags.csv") == found
 
 
+def test_the_literal_name_wins_over_a_similar_one() -> None:
+    assert NameMatcher(["a.jpg", "A.JPG"]).find("photos/a.jpg", "tags.csv") == "a.jpg"
+    assert NameMatcher(["a.jpg.png", "x/a.jpg"]).find("a.jpg", "tags.csv") == "x/a.jpg"
+    assert NameMatcher(["clip.gif"]).find("clip", "tags.csv") == "clip.gif"
+    with pytest.raises(UserError, match="wanted one photo for 'same'"):
+        NameMatcher(["same.jpg", "same.png"]).find("same", "tags.csv")
+
+
 def test_a_near_name_is_suggested_and_a_far_one_is_not() -> None:
     assert did_you_mean("aple", ["banana", "apple"]) == " (did you mean 'apple'?)"
     assert did_you_mean("Apple", ["banana", "apple"]) == " (did you mean 'apple'?)"

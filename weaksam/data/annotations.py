@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from weaksam.config import UserError
-from weaksam.data.images import PHOTO_SUFFIXES
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, rle_from_polygons
 
@@ -134,8 +133,8 @@ class NameMatcher:
         self._exact = frozenset(image_ids)
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for image_id in image_ids:
-            name = PurePosixPath(image_id).name.lower()
-            for key in {name, _stem(name)}:
+            path = PurePosixPath(image_id)
+            for key in {path.name.lower(), path.stem.lower()}:
                 self._by_name[key].append(image_id)
 
     def find(self, name: str, source: str) -> str | None:
@@ -152,7 +151,7 @@ class NameMatcher:
             for image_id in self._by_name.get(wanted.name.lower(), [])
             if _folders_agree(wanted.parts[:-1], PurePosixPath(image_id).parts[:-1])
         ]
-        # Of names that differ in case or ending only, the literal one wins
+        # The literal name wins over one in other case, and over one that only begins with it
         literal = [image_id for image_id in fits if PurePosixPath(image_id).name == wanted.name]
         fits = literal if len(literal) == 1 else fits
         if len(fits) > 1:
@@ -160,11 +159,6 @@ class NameMatcher:
                 f"wanted one photo for {name!r} of {source}, found {listed(fits)}: write the folder and the ending too"
             )
         return fits[0] if fits else None
-
-
-def _stem(name: str) -> str:
-    suffix = PurePosixPath(name).suffix
-    return name[: -len(suffix)] if suffix in PHOTO_SUFFIXES else name
 
 
 def _folders_agree(folders1: Sequence[str], folders2: Sequence[str]) -> bool:
