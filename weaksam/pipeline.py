@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,10 @@ class Stage:
 
 
 def _make_clues(run: Run) -> Any:
-    return clues.run(run.context, run.settings.clues, run.context.train, "train")
+    found = clues.run(run.context, run.settings.clues, run.context.train, "train")
+    # Later stages start from the backbone as the tags left it
+    run.context = replace(run.context, backbone=clues.adapted_backbone(run.context, run.settings.clues))
+    return found
 
 
 def _make_proposals(run: Run) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class BackboneSettings(Settings):
     weights: str = "imagenet"
     """Path of a state dict (.safetensors or .pth), ``imagenet`` (torchvision's download; sam_nano: the bundled
     weights, which have seen rendered scenes only) or ``none``."""
+    adapted: Path | None = None
+    """Weights that the clue stage trained on the tags of this very backbone; set by the pipeline."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,9 @@ def build_features(
         strides={name: values[3 if dilate else 2] for name, values in chosen.items()},
     )
     extractor.body = nn.ModuleList([_freeze_batch_norm(module) for module in extractor.body])
+    if settings.adapted is not None:
+        what = f"backbone {settings.name} trained on tags"
+        load_into(extractor, load_state(settings.adapted, what), what, allow_extra=("body.",))
     if frozen:
         fold_batch_norm(extractor).requires_grad_(False).eval()
     return extractor.to(memory_format=torch.channels_last)
@@ -211,6 +216,8 @@ def backbone_fingerprint(settings: BackboneSettings) -> str:
         if not path.is_file():
             raise UserError(f"The weights of backbone {settings.name} were looked for in {path}, which is not a file.")
         digest.update(path.read_bytes())
+    if settings.adapted is not None:
+        digest.update(settings.adapted.read_bytes())
     return digest.hexdigest()
 
 
@@ -303,7 +310,7 @@ def _chain(network: nn.Module) -> list[nn.Module]:
     if isinstance(network, NanoEncoder):
         trunk = network.trunk
         if not isinstance(trunk, ConvTrunk) or len(trunk.blocks) != 3:
-            raise UserError("backbone sam_nano wants the convolutional encoder with 3 blocks, found another kind of it.")
+            raise UserError("backbone sam_nano wants its convolutional encoder with 3 blocks, found another kind.")
         return [network.stem, network.middle, trunk.down, *trunk.blocks, _Context(trunk.context)]
     modules = list(network.features)
     if isinstance(network, torchvision.models.MobileNetV2):

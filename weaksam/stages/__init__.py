@@ -1,1 +1,1 @@
-"""The method's stages: clues, proposals, wsod, pseudo_gt, retrain, wsis; each holds settings, pure functions and run()."""
+"""The method's stages, clues to wsis; each file holds settings, pure functions and run()."""
