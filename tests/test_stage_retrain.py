@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import Matcher
 
 from weaksam.config import UserError
 from weaksam.data.dataset import Dataset, Sample
@@ -16,7 +17,14 @@ from weaksam.engine.log import RunLog
 from weaksam.engine.photos import AugmentSettings, TrainingPhotos, change_colours, fit_size, vary
 from weaksam.evaluation.voc import voc_ap
 from weaksam.models.backbones import BackboneSettings
-from weaksam.models.faster_rcnn import build_faster_rcnn, detect, instances_from, target_of, training_losses
+from weaksam.models.faster_rcnn import (
+    IncompleteLabelsMatcher,
+    build_faster_rcnn,
+    detect,
+    instances_from,
+    target_of,
+    training_losses,
+)
 from weaksam.stages.retrain import RetrainSettings, run
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
@@ -178,6 +186,13 @@ def test_one_by_one_equals_torchvisions_own_forward():
     assert len(found["boxes"]) > 0
     for name in ("boxes", "labels", "scores"):
         assert torch.equal(found[name], expected[name])
+
+
+def test_regions_far_from_every_box_are_ignored_where_labels_are_incomplete():
+    iou = torch.tensor([[0.6, 0.3, 0.05, 0.0], [0.1, 0.45, 0.09, 0.0]])  # (boxes, regions)
+    assert IncompleteLabelsMatcher(0.5, 0.1)(iou).tolist() == [0, -1, -2, -2]
+    usual = Matcher(0.5, 0.5, allow_low_quality_matches=False)
+    assert IncompleteLabelsMatcher(0.5, 0.0)(iou).tolist() == usual(iou).tolist() == [0, -1, -1, -1]
 
 
 def test_nothing_to_train_on_is_one_sentence(tmp_path, squares):

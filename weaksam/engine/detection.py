@@ -48,7 +48,7 @@ class TrainableSettings(DetectorSettings, AugmentSettings):
     """Steps of linear warm-up."""
     clip_norm: float = Field(10.0, gt=0)
     """Gradients are cut to this norm."""
-    flip_test: bool = False
+    flip_test: bool = True
     """Detect on the mirrored photo as well and merge (boxes only)."""
     detect_train: bool = True
     """Detect on the training photos too."""
@@ -149,7 +149,9 @@ def detect_into(
     return store.fill(row, label)
 
 
-def detect_photo(model: GeneralizedRCNN, photo: ResizedPhoto, settings: TrainableSettings, device: torch.device) -> Instances:
+def detect_photo(
+    model: GeneralizedRCNN, photo: ResizedPhoto, settings: TrainableSettings, device: torch.device
+) -> Instances:
     """Detections of one photo in its original frame, best first, with masks where the model gives them.
 
     With ``flip_test`` the boxes of the mirrored photo are added and both suppressed together (boxes only).

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -46,12 +47,30 @@ class DetectorSettings(Settings):
     """Anchors sampled per photo for the loss of the region proposal network."""
     roi_batch: int = Field(64, ge=4)
     """Regions sampled per photo for the loss of the box head; at most a quarter are foreground."""
-    min_score: float = Field(0.01, ge=0, le=1)
-    """Detections below this score are dropped."""
+    background_iou: float = Field(0.0, ge=0, lt=0.5)
+    """Regions that overlap every box by less than this IoU do not train the box head as background: where labels are
+    incomplete an unlabelled object may lie there. 0 takes them all, as usual; Fast R-CNN's value is 0.1."""
+    min_score: float = Field(0.001, ge=0, le=1)
+    """Detections below this score are dropped; average precision wants the weak ones too."""
     nms_iou: float = Field(0.5, gt=0, le=1)
     """Detections of one class that overlap a better one by more than this IoU are dropped."""
     max_boxes: int = Field(100, ge=1)
     """Detections kept per photo, best first."""
+
+
+class IncompleteLabelsMatcher(Matcher):
+    """Torchvision's matcher of regions to boxes, which ignores regions far from every box instead of calling them
+    background: their best IoU is below ``background_iou``."""
+
+    def __init__(self, foreground_iou: float, background_iou: float) -> None:
+        super().__init__(foreground_iou, foreground_iou, allow_low_quality_matches=False)
+        self.background_iou = background_iou
+
+    def __call__(self, match_quality_matrix: Tensor) -> Tensor:
+        """Index of the box ``(M,)`` for each region from IoU ``(N, M)``; -1 for background, -2 for ignored."""
+        matches = super().__call__(match_quality_matrix)
+        far = match_quality_matrix.max(dim=0).values < self.background_iou
+        return matches.masked_fill(far, self.BETWEEN_THRESHOLDS)
 
 
 class PhotoTransform(GeneralizedRCNNTransform):
@@ -105,7 +124,8 @@ def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_c
 
 
 def finish_detector(model: GeneralizedRCNN, settings: DetectorSettings) -> GeneralizedRCNN:
-    """Give a torchvision detector the project's photo transform and memory layout."""
+    """Give a torchvision detector the project's photo transform, matcher and memory layout."""
+    model.roi_heads.proposal_matcher = IncompleteLabelsMatcher(0.5, settings.background_iou)
     model.transform = PhotoTransform(settings.short_side, settings.long_side)
     return model.to(memory_format=torch.channels_last)
 
