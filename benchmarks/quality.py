@@ -1,0 +1,102 @@
+"""Run one config with several seeds and print the mean and spread of every stage's quality.
+
+    python benchmarks/quality.py configs/fruit3.yaml --seeds 0 1 2 --out work_dirs/quality/fruit3 [key=value ...]
+
+Each seed is an ordinary run in its own folder, so an interrupted benchmark resumes; the photos' clues and proposals
+do not depend on the seed and are copied from the first. Spread is the sample standard deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+FIGURES = (
+    ("clues", "peaks inside a true box", ("train_peaks", "inside")),
+    ("wsod", "train CorLoc", ("train_corloc", "mean")),
+    ("wsod", "test AP50", ("test_boxes", "mean", "0.5")),
+    ("wsod", "test AP75", ("test_boxes", "mean", "0.75")),
+    ("pseudo_gt", "precision", ("train_chosen", "precision")),
+    ("pseudo_gt", "recall", ("train_chosen", "recall")),
+    ("pseudo_gt", "number", ("train_chosen", "number")),
+    ("pseudo_gt", "top-1 precision", ("train_top1", "precision")),
+    ("pseudo_gt", "top-1 recall", ("train_top1", "recall")),
+    ("pseudo_gt", "top-1 number", ("train_top1", "number")),
+    ("retrain", "test AP50", ("test_boxes", "mean", "0.5")),
+    ("retrain", "test AP75", ("test_boxes", "mean", "0.75")),
+    ("retrain_ceiling", "test AP50", ("test_boxes", "mean", "0.5")),
+    ("wsis", "test box AP50", ("test_boxes", "mean", "0.5")),
+    ("wsis", "test mask AP50", ("test_masks", "mean", "0.5")),
+    ("wsis_ceiling", "test mask AP50", ("test_masks", "mean", "0.5")),
+)
+"""(stage, what, path into the stage's figures in metrics.json)."""
+
+
+def figure(metrics: dict[str, Any], stage: str, path: tuple[str, ...]) -> float | None:
+    """One figure of a run, or None where the run did not measure it."""
+    found: Any = next((row["figures"] for row in metrics["stages"] if row["stage"] == stage), None)
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return None if found is None else float(found)
+
+
+def seconds(metrics: dict[str, Any], stage: str) -> float | None:
+    """Seconds that one stage of a run took."""
+    return next((row["seconds"] for row in metrics["stages"] if row["stage"] == stage), None)
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """A markdown table of every figure the runs hold: one column per run, then mean and spread."""
+    rows = [(f"{stage}: {what}", [figure(run, stage, path) for run in runs]) for stage, what, path in FIGURES]
+    stages = dict.fromkeys(row["stage"] for run in runs for row in run["stages"])
+    rows += [(f"{stage}: seconds", [seconds(run, stage) for run in runs]) for stage in stages]
+    rows += [("peak memory, MiB", [float(run["peak_memory_mib"]) for run in runs])]
+    names = [run["name"] for run in runs]
+    lines = ["| figure | " + " | ".join(names) + " | mean | spread |", "|---|" + "---|" * (len(runs) + 2)]
+    for name, values in rows:
+        known = [value for value in values if value is not None]
+        if known:
+            spread = statistics.stdev(known) if len(known) > 1 else 0.0
+            cells = ["" if value is None else shown(value) for value in values]
+            lines.append(f"| {name} | " + " | ".join([*cells, shown(statistics.mean(known)), shown(spread)]) + " |")
+    return "\n".join(lines)
+
+
+def shown(value: float) -> str:
+    """Three decimals for shares, whole numbers otherwise."""
+    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.0f}"
+
+
+def run_seed(config: str, out: Path, seed: int, first: Path, overrides: list[str]) -> None:
+    """Run or resume one seed."""
+    if out != first and not out.exists():
+        for stage in ("clues", "proposals"):
+            shutil.copytree(first / stage, out / stage)
+    command = [sys.executable, "-m", "weaksam.cli", "run", config, f"out={out}", f"seed={seed}", *overrides]
+    subprocess.run(command, check=True)
+
+
+def main() -> None:
+    """Run every seed one after the other, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, required=True, help="a folder per seed is made below it")
+    parser.add_argument("--table-only", action="store_true", help="only print the table of runs that are there")
+    arguments = parser.parse_intermixed_args()
+    folders = [arguments.out / f"seed{seed}" for seed in arguments.seeds]
+    for seed, folder in zip(arguments.seeds, folders, strict=True):
+        if not arguments.table_only:
+            run_seed(arguments.config, folder, seed, folders[0], arguments.overrides)
+    print(table([json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders]))
+
+
+if __name__ == "__main__":
+    main()
