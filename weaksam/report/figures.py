@@ -58,15 +58,12 @@ class Truth:
     @classmethod
     def of(cls, dataset: Dataset | None) -> Truth | None:
         """The truth of ``dataset``; None where no photo has one."""
-        samples = [sample for sample in (dataset or ()) if sample.truth is not None]
-        if dataset is None or not samples:
+        if dataset is None or not dataset.truths:
             return None
-        return cls(
-            {sample.image_id: sample.truth for sample in samples},
-            {sample.image_id: sample.tags for sample in samples},
-            {sample.image_id: sample.size for sample in samples},
-            len(dataset.classes),
-        )
+        known = [dataset.by_id[image_id] for image_id in dataset.truths]
+        tags = {sample.image_id: sample.tags for sample in known}
+        sizes = {sample.image_id: sample.size for sample in known}
+        return cls(dataset.truths, tags, sizes, len(dataset.classes))
 
     def only(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """``values`` of the photos that have a truth."""

@@ -66,7 +66,7 @@ def recall_table(metrics: Mapping[str, Any]) -> Table:
         ]
         for row in (figures["rows"] if figures else ())
     ]
-    ious = list(figures["rows"][0]["recall"]) if rows else []
+    ious = list(figures["rows"][0]["recall"]) if figures else []
     columns = ["proposals", "per photo", *(f"recall at {iou}" for iou in ious), "AR 0.5:0.95"]
     return Table("Proposal recall on the training photos", columns, rows)
 
@@ -113,8 +113,11 @@ def pseudo_gt_table(metrics: Mapping[str, Any]) -> Table:
 
 def class_table(metrics: Mapping[str, Any]) -> Table:
     """AP at IoU 0.5 per class (rows) and per detector (columns), with the ceilings where they were trained."""
-    found = [(label, figures_of(metrics, stage).get(name)) for label, stage, name in DETECTORS]
-    found = [(label, figures) for label, figures in found if figures]
+    found = [
+        (label, figures)
+        for label, stage, name in DETECTORS
+        if (figures := figures_of(metrics, stage).get(name)) is not None
+    ]
     rows: list[list[Any]] = [
         [name, *(bar(figures["per_class"]["0.5"][label]) for _, figures in found)]
         for label, name in enumerate(metrics["classes"])
