@@ -1,5 +1,7 @@
 """The clue stage on drawn photos: what it maps, where its peaks lie, and that it learns from tags alone."""
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,15 @@ from weaksam.data.dataset import Dataset, SplitSettings, load_dataset
 from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.engine.photo_features import PhotoFeatures, input_photo, principal_projection, tags_matrix
-from weaksam.models.backbones import BackboneSettings, build_features
+from weaksam.models.backbones import BackboneSettings, backbone_fingerprint, build_features
+from weaksam.models.tag_network import soft_maximum, vary_view
 from weaksam.sam.build import SegmenterSettings
 from weaksam.stages import clues
 from weaksam.stages.clues import ClueSettings, class_peaks, classes_to_map
 
 BACKBONE = BackboneSettings(name="sam_nano")
-SETTINGS = ClueSettings(long_side=128)
+SETTINGS = ClueSettings(long_side=256)
+TUNED = SETTINGS.model_copy(update={"finetune_epochs": 2, "finetune_batch": 4})
 COLOURS = {"red": (230, 20, 20), "blue": (20, 40, 230)}
 
 
@@ -135,5 +139,55 @@ def test_cached_features_equal_computed_ones_and_the_mirror_view_is_mirrored(dat
     assert first[0].features.shape == first[1].features.shape == (16, 6, 8)
     assert first[0].scale == (1.0, 1.0)
     assert (first[1].mirrored, first[0].mirrored) == (True, False)
-    difference = (first[1].features.flip(2).float() - first[0].features.float()).abs().mean()
-    assert difference < 0.5 * first[0].features.float().abs().mean()
+    plain, mirrored = first[0].features.float(), first[1].features.float()
+    similar = torch.nn.functional.cosine_similarity
+    assert similar(plain, mirrored.flip(2), dim=0).mean() > similar(plain, mirrored, dim=0).mean() + 0.1
+
+
+def test_soft_maximum_by_hand() -> None:
+    maps = torch.tensor([[[0.0, math.log(3.0)]], [[2.0, 2.0]]])
+    assert soft_maximum(maps, 1.0).tolist() == pytest.approx([math.log(2.0), 2.0])
+    assert soft_maximum(maps, 1e-3)[0].item() == pytest.approx(math.log(3.0) / 2, abs=1e-3)
+    assert soft_maximum(maps, 1e3)[0].item() == pytest.approx(math.log(3.0), abs=1e-3)
+
+
+def test_varied_views_are_shifts_of_the_photo_or_its_mirror_image() -> None:
+    torch.manual_seed(0)
+    image = torch.arange(1.0, 13.0).reshape(1, 3, 4)
+    shifts = []
+    for _ in range(40):
+        view = vary_view(image, border=1)
+        assert view.shape == image.shape
+        padded = [torch.nn.functional.pad(one, (1, 1, 1, 1)) for one in (image, image.flip(2))]
+        places = [
+            (which, top, left)
+            for which in range(2)
+            for top in range(3)
+            for left in range(3)
+            if torch.equal(padded[which][:, top : top + 3, left : left + 4], view)
+        ]
+        assert len(places) == 1
+        shifts += places
+    assert len(set(shifts)) > 10
+
+
+def test_a_backbone_trained_on_tags_is_what_later_stages_start_from(dataset: Dataset, tmp_path: Path) -> None:
+    run_context = context(tmp_path, dataset)
+    store = clues.run(run_context, TUNED, dataset, "train")
+    backbone = clues.adapted_backbone(run_context, TUNED)
+    assert backbone.adapted is not None and backbone.adapted.is_file()
+    assert backbone_fingerprint(backbone) != backbone_fingerprint(BACKBONE)
+    image = torch.randn(1, 3, 64, 64)
+    plain, tuned = build_features(BACKBONE), build_features(backbone)
+    assert not torch.allclose(plain(image)["last"], tuned(image)["last"], atol=1e-3)
+    history = json.loads((backbone.adapted.parent / "manifest.json").read_text())["history"]
+    assert history[1]["tags"] < history[0]["tags"]
+    mapped, maps = clues.class_maps(store)(dataset.image_ids[2])
+    assert mapped.tolist() == [0, 1]
+    assert maps.shape[1:] == (12, 16)
+    again = clues.adapted_backbone(run_context, TUNED)
+    assert again == backbone
+
+
+def test_frozen_clues_leave_the_backbone_as_it_is(dataset: Dataset, tmp_path: Path) -> None:
+    assert clues.adapted_backbone(context(tmp_path, dataset), SETTINGS) == BACKBONE

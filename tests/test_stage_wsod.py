@@ -20,7 +20,7 @@ from weaksam.stages.wsod import Lesson, WsodSettings, detections_from, make_less
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.masks import boxes_from_masks, rle_from_mask
 
-TINY = WsodSettings(long_side=128, reduced=16, hidden=32, roi_size=3, num_epochs=3, warmup_steps=4, num_branches=2)
+TINY = WsodSettings(long_side=256, reduced=16, hidden=32, roi_size=3, num_epochs=3, warmup_steps=4, num_branches=2)
 
 
 @pytest.fixture(scope="module")

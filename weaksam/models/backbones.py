@@ -244,7 +244,8 @@ def _nano_encoder(weights: str) -> nn.Module:
         network: nn.Module = NanoEncoder(Architecture())
         _calibrate(network)
         return network
-    return SamNano.load(None if weights == "imagenet" else Path(weights)).model.image_encoder
+    model = SamNano.load(None if weights == "imagenet" else Path(weights)).model
+    return model.image_encoder.requires_grad_(True)  # a segmenter is frozen, a backbone is not
 
 
 class _Context(nn.Module):
