@@ -69,7 +69,7 @@ def _train_photo(shown: Shown, sample: Sample) -> Photo:
     image, pictures = read_image(sample.path), []
     if shown.peaks is not None:
         points, labels = shown.peaks(sample.image_id)
-        pictures.append(Picture(f"{len(labels)} peaks", Canvas(image).points(points, labels.tolist()).uri()))
+        pictures.append(Picture(counted(len(labels), "peak"), Canvas(image).points(points, labels.tolist()).uri()))
     if shown.proposals is not None:
         boxes = shown.proposals[sample.image_id]
         caption = f"best {min(MAX_PROPOSALS, len(boxes))} of {len(boxes)} proposals"
@@ -77,10 +77,12 @@ def _train_photo(shown: Shown, sample: Sample) -> Photo:
     if shown.pseudo_gt is not None:
         made = shown.pseudo_gt[sample.image_id]
         canvas = _true_boxes(shown, "train", sample, Canvas(image)).instances(made, captions=_scores(made))
-        pictures.append(Picture(f"{len(made)} pseudo boxes{_true_count(shown, 'train', sample)}", canvas.uri()))
+        pictures.append(
+            Picture(f"{counted(len(made), 'pseudo box', 'es')}{_true_count(shown, 'train', sample)}", canvas.uri())
+        )
     if shown.pseudo_masks is not None:
         masks = shown.pseudo_masks[sample.image_id]
-        pictures.append(Picture(f"{len(masks)} pseudo masks", Canvas(image).instances(masks).uri()))
+        pictures.append(Picture(counted(len(masks), "pseudo mask"), Canvas(image).instances(masks).uri()))
     tags = ", ".join(shown.train.classes[label] for label in sample.tags)
     return Photo(sample.image_id, tags, pictures)
 
@@ -101,6 +103,11 @@ def confident(found: Instances) -> Instances:
     order = found.scores.argsort(descending=True, stable=True)
     count = max(1, int((found.scores >= MIN_SCORE).sum()))
     return found[order[: min(count, MAX_DETECTIONS)]]
+
+
+def counted(number: int, noun: str, plural: str = "s") -> str:
+    """``1 peak``, ``2 peaks``."""
+    return f"{number} {noun}{'' if number == 1 else plural}"
 
 
 def _true_boxes(shown: Shown, split: str, sample: Sample, canvas: Canvas) -> Canvas:

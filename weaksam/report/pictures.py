@@ -41,12 +41,14 @@ class Canvas:
     def boxes(
         self, boxes: Tensor, labels: Sequence[int] | None = None, *, dashed: bool = False, width: int = 2
     ) -> Canvas:
-        """Outline xyxy ``boxes (N, 4)`` in the colour of their class, or in white without ``labels``."""
+        """Outline xyxy ``boxes (N, 4)`` in the colour of their class, or in white on dark without ``labels``."""
         draw = ImageDraw.Draw(self.photo)
         for number, box in enumerate(boxes.tolist()):
             colour = "#ffffff" if labels is None else colour_of(int(labels[number]))
             x1, y1, x2, y2 = (round(v * self.scale) for v in box)
             corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
+            if labels is None and not dashed:
+                draw.line(corners, fill="#202020", width=width + 2)
             for start, end in itertools.pairwise(corners):
                 (_dashed_line if dashed else _line)(draw, start, end, colour, width)
         return self
@@ -93,7 +95,7 @@ def _line(draw: ImageDraw.ImageDraw, start: tuple, end: tuple, colour: str, widt
 
 
 def _dashed_line(draw: ImageDraw.ImageDraw, start: tuple, end: tuple, colour: str, width: int, dash: int = 6) -> None:
-    """Dashes of ``dash`` pixels on a dark ground, so that they show on any photo."""
+    """Dashes of ``dash`` pixels on dark, so that they show on any photo."""
     length = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
     draw.line((start, end), fill="#202020", width=width)
     for offset in range(0, length, 2 * dash):
