@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_segment_anything import TOY
 
+from tests.test_segment_anything import TOY
 from weaksam.config import Settings
 from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.engine.context import RunContext
@@ -14,7 +14,7 @@ from weaksam.models.backbones import BackboneSettings
 from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.region_tree import RegionTreeSegmenter
 from weaksam.sam.segment_anything import SegmentAnything, build_sam
-from weaksam.stages.proposals import Candidates, ProposalSettings, canonical_order, propose, run, suppress
+from weaksam.stages.proposals import Candidates, ProposalSettings, canonical_order, grid_of, propose, run, suppress
 from weaksam.structures.masks import mask_from_rle
 
 NO_POINTS = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
@@ -155,6 +155,15 @@ def test_sam_is_prompted_with_grid_points_and_classes():
     num_strict = len(propose(sam, image, points, labels, strict).boxes)
     num_loose = len(propose(sam, image, points, labels, loose).boxes)
     assert num_loose > num_strict >= len(found.boxes)
+
+
+def test_the_grid_is_the_published_one_for_sam_and_milder_for_small_models():
+    published = grid_of("sam_vit_h", ProposalSettings())
+    assert (published.grid_side, published.min_pred_iou, published.min_stability) == (32, 0.3, 0.3)
+    assert published.grid_nms_iou == 0.3
+    assert grid_of("sam_nano", ProposalSettings()).grid_side == 16
+    assert grid_of("sam_nano", ProposalSettings(grid_side=0, min_stability=0.5)).grid_side == 0
+    assert grid_of("sam_nano", ProposalSettings(grid_side=0, min_stability=0.5)).min_stability == 0.5
 
 
 def context(out, dataset) -> RunContext:

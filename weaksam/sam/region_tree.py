@@ -23,7 +23,7 @@ from weaksam.sam.watershed import (
 )
 from weaksam.structures.boxes import nms, pairwise_iou, scale
 
-ALGORITHM = "watershed-by-volume/2"  # part of the fingerprint: raise it whenever an answer may change
+ALGORITHM = "watershed-by-volume/3"  # part of the fingerprint: raise it whenever an answer may change
 
 
 class RegionTreeSettings(Settings):
@@ -50,8 +50,8 @@ class RegionTree(Embedding):
 
     ``pixels``: int64 ``(T, h * w)`` and ``spans``: int32 ``(N, 2, 2)``, see ``Nodes``; ``frame``: (h, w); ``tree``:
     int64 ``(N,)``, whose pixels a span slices. ``boxes``: float32 ``(N, 4)`` in photo pixels; ``area``: int64 ``(N,)``
-    in working pixels; ``scores`` and ``stability``: ``(N,)`` in [0, 1]. ``nested``: bool ``(N,)``, the nodes of the
-    first tree, of which any two are disjoint or one inside the other.
+    in working pixels; ``scores``, ``stability`` and ``fill`` (area / box area): ``(N,)`` in [0, 1]. ``nested``: bool
+    ``(N,)``, the nodes of the first tree, of which any two are disjoint or one inside the other.
     """
 
     pixels: Tensor
@@ -62,6 +62,7 @@ class RegionTree(Embedding):
     area: Tensor
     scores: Tensor
     stability: Tensor
+    fill: Tensor
     nested: Tensor
 
     def masks(self, index: Tensor) -> Tensor:
@@ -74,9 +75,9 @@ class RegionTreeSegmenter:
 
     One tree for each smoothing; their nodes of sensible size, and touching pairs of the most salient ones, are the
     regions. A point is answered by three nested nodes on its leaf-to-root path in the first tree, a box by the region
-    whose box fits it best, and a grid by listing the regions (``proposals``). A region's score is its salience to the
-    power 1/4, which spreads the scores over [0, 1] and changes no order; the whole photo, the answer when nothing else
-    is, scores 0. Runs on the CPU whatever the device.
+    that fits it best and fills its own box, and a grid by listing the regions (``proposals``). A region's score is its
+    salience to the power 1/4, which spreads the scores over [0, 1] and changes no order; the whole photo, the answer
+    when nothing else is, scores 0. Runs on the CPU whatever the device.
     """
 
     name: ClassVar[str] = "tree"
@@ -106,14 +107,14 @@ class RegionTreeSegmenter:
         """Three regions per prompt, small to large, see ``Segmenter.predict``.
 
         ``iou`` of a point prompt is the region's score times the share of the prompt's points it gets right; of a box
-        prompt it is the IoU of the region's box with the prompt (times that share where there are points too). A
-        prompt that no region answers gets the whole photo, with ``iou`` 0 for points.
+        prompt it is the IoU of the region's box with the prompt times sqrt(fill), lest a thin rim stands for what it
+        surrounds (times that share where there are points too). A prompt that no region answers gets the whole photo.
         """
         assert isinstance(embedding, RegionTree), "predict needs what this segmenter's encode returned"
         check_prompts(points, point_labels, boxes)
         merit = torch.ones(())
         if boxes is not None:
-            merit = pairwise_iou(boxes.float().cpu(), embedding.boxes)
+            merit = pairwise_iou(boxes.float().cpu(), embedding.boxes) * embedding.fill.sqrt()
         if points is not None:
             merit = merit * point_share(embedding, points, point_labels)
         if boxes is None:
@@ -137,6 +138,7 @@ def collect_regions(parts: list[Nodes], size: tuple[int, int]) -> RegionTree:
     tree = torch.cat([torch.full((len(part.area),), i // 2) for i, part in enumerate(parts)])
     spans = torch.cat([part.spans for part in parts])
     boxes = scale(torch.cat([part.boxes for part in parts]), size[1] / w, size[0] / h)
+    fill = [part.area / (part.boxes[:, 2:] - part.boxes[:, :2]).prod(1) for part in parts]
     nested = torch.arange(len(tree) + 1) < len(parts[0].area)
     nested[-1] = True
     whole = torch.tensor([[[0, h * w], [0, 0]]], dtype=torch.int32)
@@ -150,6 +152,7 @@ def collect_regions(parts: list[Nodes], size: tuple[int, int]) -> RegionTree:
         area=torch.cat([*(part.area for part in parts), torch.tensor([h * w])]),
         scores=torch.cat([*(part.salience**0.25 for part in parts), torch.zeros(1)]),
         stability=torch.cat([*(part.stability for part in parts), torch.ones(1)]),
+        fill=torch.cat([*fill, torch.ones(1)]),
         nested=nested,
     )
 

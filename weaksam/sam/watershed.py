@@ -96,7 +96,8 @@ def salient_nodes(lab: np.ndarray, smoothing: float, min_area: float, max_area: 
     tree, altitudes = build_tree(lab, smoothing)
     area = higra.attribute_area(tree)
     size = area / (h * w)
-    nodes = np.flatnonzero((size >= min_area) & (size <= max_area))
+    lasting = altitudes[tree.parents()] > altitudes  # in a flat frame nothing is
+    nodes = np.flatnonzero((size >= min_area) & (size <= max_area) & lasting)
     nodes = nodes[np.argsort(area[nodes], kind="stable")]
     boxes = node_boxes(tree, (h, w))[nodes]
     fill = area[nodes] / np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)

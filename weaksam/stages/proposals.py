@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -32,15 +32,15 @@ CluePoints = Callable[[str], tuple[Tensor, Tensor]]
 class ProposalSettings(Settings):
     """Which prompts are put and which answers become proposals.
 
-    The grid's thresholds are the published ones for SAM (32 points a side; 0.3, 0.3, 0.3). A segmenter that lists its
+    The grid's side and thresholds are, unless given, those of ``GRID_DEFAULTS`` for the segmenter. One that lists its
     regions itself (the region tree) is asked for its ``max_proposals`` best instead of being prompted with the grid.
     """
 
-    grid_side: int = Field(default=32, ge=0, le=256, description="grid points a side; 0 puts no grid")
+    grid_side: int | None = Field(default=None, ge=0, le=256, description="grid points a side; 0 puts no grid")
     grid_masks: tuple[int, ...] = Field(default=(0, 1, 2), description="masks of a grid prompt to keep, 0 the smallest")
-    min_pred_iou: float = Field(default=0.3, ge=0, le=1, description="grid masks must have a predicted IoU above this")
-    min_stability: float = Field(default=0.3, ge=0, le=1, description="grid masks must be at least this stable")
-    grid_nms_iou: float = Field(default=0.3, ge=0, le=1, description="suppression among the grid's boxes")
+    min_pred_iou: float | None = Field(default=None, ge=0, le=1, description="grid masks must be predicted above this")
+    min_stability: float | None = Field(default=None, ge=0, le=1, description="grid masks must be at least this stable")
+    grid_nms_iou: float | None = Field(default=None, ge=0, le=1, description="suppression among the grid's boxes")
     clue_masks: tuple[int, ...] = Field(default=(1, 2), description="masks of a clue prompt to keep, 0 the smallest")
     nms_iou: float = Field(default=0.9, ge=0, le=1, description="suppression over all sources together")
     min_side: float = Field(default=16.0, ge=0, description="shortest side of a proposal, photo pixels")
@@ -49,6 +49,21 @@ class ProposalSettings(Settings):
     batch_size: int = Field(default=64, ge=1, description="prompts answered at a time; changes no result")
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Points a side and thresholds of the dense grid, see ``ProposalSettings``."""
+
+    grid_side: int
+    min_pred_iou: float
+    min_stability: float
+    grid_nms_iou: float
+
+
+GRID_DEFAULTS = {"sam_vit": Grid(32, 0.3, 0.3, 0.3), "": Grid(16, 0.1, 0.0, 0.7)}
+"""By the beginning of the segmenter's name: as published for SAM (section 2.1); milder for small models, whose
+predicted IoU ranks less well, with a quarter of the points."""
 
 
 @dataclass(frozen=True)
@@ -116,20 +131,28 @@ def no_proposals() -> Proposals:
     return Proposals(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), (), (0, 0))
 
 
+def grid_of(segmenter_name: str, settings: ProposalSettings) -> Grid:
+    """The settings' grid, with the defaults of the segmenter for what is not set."""
+    default = next(grid for beginning, grid in GRID_DEFAULTS.items() if segmenter_name.startswith(beginning))
+    given = {name: getattr(settings, name) for name in asdict(default)}
+    return replace(default, **{name: value for name, value in given.items() if value is not None})
+
+
 def grid_candidates(segmenter: Segmenter, embedding: Embedding, settings: ProposalSettings) -> Candidates | None:
     """Dense sampling (section 2.1): thresholds, then suppression by predicted IoU. None where the grid is off."""
-    if settings.grid_side == 0:
+    grid = grid_of(segmenter.name, settings)
+    if grid.grid_side == 0:
         return None
     if isinstance(segmenter, Proposer):
         regions = segmenter.proposals(embedding, settings.max_proposals)
         return Candidates(regions.masks, regions.boxes, regions.scores, torch.full((len(regions.boxes),), GRID))
-    points, point_labels = single_prompts(grid_points(embedding.size, settings.grid_side))
+    points, point_labels = single_prompts(grid_points(embedding.size, grid.grid_side))
     parts = []
     for answer in predict_batches(segmenter, embedding, points, point_labels, settings.batch_size):
-        good = (answer.iou > settings.min_pred_iou) & (answer.stability >= settings.min_stability)
+        good = (answer.iou > grid.min_pred_iou) & (answer.stability >= grid.min_stability)
         parts.append(candidates_of(answer, good, settings.grid_masks, GRID))
     found = canonical_order(Candidates.cat(parts))
-    return found[nms(found.boxes, found.scores, settings.grid_nms_iou)]
+    return found[nms(found.boxes, found.scores, grid.grid_nms_iou)]
 
 
 def clue_candidates(

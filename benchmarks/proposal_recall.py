@@ -1,0 +1,139 @@
+"""Compare the offline segmenters and selective search by the recall of their boxes and the masks they give for boxes.
+
+    python benchmarks/proposal_recall.py --data ../shared/data [--sets fruit3 smoke5] [--step 6] [--methods tree nano]
+
+True boxes and masks are read for the measurement alone; no setting was chosen with them. Prints two markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weaksam.config import UserError
+from weaksam.data.dataset import Dataset, Sample, SplitSettings, load_dataset
+from weaksam.data.images import read_image
+from weaksam.evaluation.recall import proposal_recall
+from weaksam.sam.build import SegmenterSettings, build_segmenter
+from weaksam.sam.protocol import Segmenter
+from weaksam.stages.proposals import ProposalSettings, propose
+from weaksam.structures.boxes import nms
+from weaksam.structures.masks import pairwise_mask_iou, rle_from_mask
+
+COUNTS, IOUS = (50, 100, 200, 300), (0.5, 0.75, 0.9)
+CPU = torch.device("cpu")
+Propose = Callable[[np.ndarray], Tensor]
+
+
+def load_photos(data: Path, name: str, step: int) -> list[Sample]:
+    """Every ``step``-th training photo of a set that has a COCO truth file."""
+    folder = data / name
+    split = SplitSettings(images=folder / "images/train", truth=folder / "annotations/instances_train.json")
+    dataset: Dataset = load_dataset(split, name=name)
+    return [sample for sample in dataset.samples[::step] if sample.truth is not None]
+
+
+def grid_proposals(segmenter: Segmenter) -> Propose:
+    """The stage's own proposals without clues, with its defaults."""
+    settings = ProposalSettings(max_proposals=max(COUNTS), nms_iou=1.0, min_side=0)
+    nowhere = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
+    return lambda image: propose(segmenter, image, *nowhere, settings).boxes
+
+
+def selective_search() -> Propose:
+    """OpenCV's fast selective search in its own order, at least 16 px, suppressed at 0.9."""
+    try:
+        from cv2 import ximgproc
+    except ImportError as error:
+        raise UserError(
+            f"selective search needs OpenCV's contrib modules, found none ({error}): "
+            "pip install opencv-contrib-python-headless"
+        ) from None
+    search = ximgproc.segmentation.createSelectiveSearchSegmentation()
+
+    def boxes_of(image: np.ndarray) -> Tensor:
+        search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
+        search.switchToSelectiveSearchFast()
+        boxes = torch.from_numpy(np.asarray(search.process())).float()
+        boxes = boxes[(boxes[:, 2:] >= 16).all(1)]
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes[nms(boxes, -torch.arange(len(boxes)).float(), 0.9)]
+
+    return boxes_of
+
+
+def recall_row(label: str, photos: list[Sample], boxes_of: Propose) -> str:
+    """One line of the first table: recall at each count and IoU, seconds of CPU a photo."""
+    proposals, start = {}, time.process_time()
+    for sample in photos:
+        proposals[sample.image_id] = boxes_of(read_image(sample.path))
+    seconds = (time.process_time() - start) / len(photos)
+    truths = {sample.image_id: sample.truth for sample in photos if sample.truth is not None}
+    found = proposal_recall(truths, proposals, counts=COUNTS, ious=IOUS)
+    cells = [" / ".join(f"{found.at(iou, count):.2f}" for iou in IOUS) for count in COUNTS]
+    return f"| {label} | {' | '.join(cells)} | {found.num_proposals[-1]:.0f} | {seconds:.2f} |"
+
+
+def mask_row(label: str, photos: list[Sample], segmenter: Segmenter) -> str:
+    """One line of the second table: how well the best-guess mask of each true box covers the true mask."""
+    reached = []
+    for sample in photos:
+        truth = sample.truth
+        if truth is None or truth.masks is None or len(truth) == 0:
+            continue
+        answer = segmenter.predict(segmenter.encode(read_image(sample.path)), boxes=truth.boxes)
+        full = answer.full(torch.arange(len(truth)), answer.iou.argmax(1))
+        iou = pairwise_mask_iou([rle_from_mask(mask) for mask in full], list(truth.masks))
+        reached.append(iou.diagonal())
+    iou = torch.cat(reached)
+    shares = " | ".join(f"{float((iou >= limit).float().mean()):.2f}" for limit in (0.5, 0.75))
+    return f"| {label} | {float(iou.mean()):.3f} | {shares} | {len(iou)} |"
+
+
+def methods_wanted(names: list[str]) -> tuple[dict[str, Segmenter], dict[str, Propose]]:
+    """The segmenters and, for every method that can run here, what proposes boxes; says why one cannot."""
+    segmenters: dict[str, Segmenter] = {}
+    proposers: dict[str, Propose] = {}
+    for name in names:
+        try:
+            if name == "selective_search":
+                proposers[name] = selective_search()
+                continue
+            segmenters[name] = build_segmenter(SegmenterSettings(family=name), CPU)
+            proposers[name] = grid_proposals(segmenters[name])
+        except UserError as error:
+            print(f"{name} is left out: {error}\n")
+    return segmenters, proposers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--sets", nargs="+", default=["fruit3", "smoke5", "boards4"])
+    parser.add_argument("--methods", nargs="+", default=["tree", "nano", "selective_search"])
+    parser.add_argument("--step", type=int, default=6, help="take every n-th photo")
+    args = parser.parse_args()
+    segmenters, proposers = methods_wanted(args.methods)
+    photos = {name: load_photos(args.data, name, args.step) for name in args.sets}
+    heads = " | ".join(f"{count} boxes" for count in COUNTS)
+    print(f"Recall at IoU {' / '.join(map(str, IOUS))} by the number of boxes looked at, every {args.step}th photo\n")
+    print(f"| set, method | {heads} | boxes | CPU s / photo |\n|{'---|' * (len(COUNTS) + 3)}")
+    for name, some in photos.items():
+        for method, boxes_of in proposers.items():
+            print(recall_row(f"{name} ({len(some)}), {method}", some, boxes_of), flush=True)
+    print("\nMasks for true boxes: IoU of the best guess with the true mask\n")
+    print(f"| set, method | mean IoU | >= 0.5 | >= 0.75 | masks |\n|{'---|' * 5}")
+    for name, some in photos.items():
+        if any(s.truth is not None and s.truth.masks is not None for s in some):
+            for method, segmenter in segmenters.items():
+                print(mask_row(f"{name}, {method}", some, segmenter), flush=True)
+
+
+if __name__ == "__main__":
+    main()
