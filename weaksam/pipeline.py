@@ -82,7 +82,7 @@ def _make_retrain(run: Run) -> retrain.RetrainResult:
 
 def _make_wsis(run: Run) -> wsis.WsisResult:
     weights = run.results["retrain"].weights
-    return wsis.run(run.context, run.settings.wsis, run.segmenter, run.results["pseudo_gt"], weights)
+    return wsis.run(run.context, run.settings.wsis, run.mask_segmenter, run.results["pseudo_gt"], weights)
 
 
 def _make_retrain_ceiling(run: Run) -> retrain.RetrainResult:
@@ -91,7 +91,7 @@ def _make_retrain_ceiling(run: Run) -> retrain.RetrainResult:
 
 def _make_wsis_ceiling(run: Run) -> wsis.WsisResult:
     weights, truths = run.results["retrain_ceiling"].weights, run.true_train.truths
-    return wsis.run(run.context, run.settings.wsis, run.segmenter, truths, weights, name="wsis_ceiling")
+    return wsis.run(run.context, run.settings.wsis, run.mask_segmenter, truths, weights, name="wsis_ceiling")
 
 
 def _boxes(run: Run, split: str) -> dict[str, Tensor]:

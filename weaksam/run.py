@@ -52,6 +52,7 @@ class RunSettings(Settings):
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; None leaves its own choice")
     backbone: BackboneSettings = Field(BackboneSettings(), description="the network every detector starts from")
     segmenter: SegmenterSettings = Field(SegmenterSettings(), description="the frozen promptable segmenter")
+    mask_segmenter: SegmenterSettings | None = Field(None, description="another one for the masks; None: the same")
     clues: ClueSettings = Field(ClueSettings(), description="the tag classifier and its peaks")
     proposals: ProposalSettings = Field(ProposalSettings(), description="prompts and suppression")
     wsod: WsodSettings = Field(WsodSettings(), description="the weakly supervised detector")
@@ -82,6 +83,12 @@ class Run:
         return build_segmenter(self.settings.segmenter, self.context.device)
 
     @functools.cached_property
+    def mask_segmenter(self) -> Segmenter:
+        """The frozen segmenter that the pseudo boxes prompt for masks."""
+        settings = self.settings.mask_segmenter
+        return self.segmenter if settings is None else build_segmenter(settings, self.context.device)
+
+    @functools.cached_property
     def inputs(self) -> dict[str, str]:
         """Fingerprints of everything a run reads."""
         test = self.context.test
@@ -90,6 +97,7 @@ class Run:
             "test photos": test.fingerprint if test is not None else "none",
             "backbone": backbone_fingerprint(self.settings.backbone),
             "segmenter": self.segmenter.fingerprint,
+            "mask segmenter": self.mask_segmenter.fingerprint,
         }
 
     def key(self, stage: str) -> str:
