@@ -86,7 +86,8 @@ def subtitle(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     return (
         f"{images}; {len(metrics['classes'])} classes; {len(metrics['bad'])} photos set aside; "
         f"seed {record.get('settings', {}).get('seed', '-')}; weaksam {versions.get('weaksam', '-')}, "
-        f"torch {versions.get('torch', '-')} on {record.get('device', {}).get('device', '-')}"
+        f"torch {versions.get('torch', '-')} on {record.get('device', {}).get('device', '-')}; "
+        f"peak memory {metrics['peak_memory_mib']} MiB"
     )
 
 
