@@ -1,3 +1,3 @@
-"""weaksam: image-level tags in, boxes, masks and trained detectors out, by prompting a frozen Segment Anything model."""
+"""weaksam: image tags in; boxes, masks and trained detectors out, by prompting a frozen Segment Anything model."""
 
 __version__ = "0.1.0"
