@@ -213,7 +213,7 @@ def test_bundled_weights_reach_their_floor_on_fresh_scenes(bundled):
 
 
 PROMPT_FIELDS = ("coords", "labels", "targets", "counts")
-POINT_FLOOR, BOX_FLOOR = 0.35, 0.30
+POINT_FLOOR, BOX_FLOOR = 0.58, 0.62  # measured: 0.645 and 0.698
 
 
 def _iou(masks: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
