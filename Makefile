@@ -6,8 +6,8 @@ DEMO_DATA ?= data/demo
 DEMO_OUT ?= work_dirs/demo
 DEMO_ARGS ?=
 # Scenes that a small encoder trained on rendered scenes alone can tell apart; the defaults of `data synth` are harder
-SYNTH_ARGS ?= --train 200 --test 60 body_variety=0 background_colour=0.15 max_distractors=2 max_clutter=25 \
-  min_radius=0.13 max_radius=0.22 max_objects=3
+SYNTH_ARGS ?= --train 200 --test 60 body_variety=0 background_colour=0.1 max_distractors=1 max_clutter=15 \
+  min_radius=0.18 max_radius=0.34 max_objects=3
 TEST_ARGS ?=
 
 .PHONY: help install dev demo test lint types clean
