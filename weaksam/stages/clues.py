@@ -183,7 +183,7 @@ def adapted_backbone(context: RunContext, settings: ClueSettings) -> BackboneSet
     """The backbone all later stages start from: trained on the tags if ``finetune_epochs`` says so, else as it is.
 
     The training is sealed and resumes like every other; the second call only finds it. Useful where no ImageNet
-    weights fit the photos; with them, freezing is faster and was the better choice on small sets.
+    weights fit the photos; with them, freezing is faster (which is better there was not measured).
     """
     if settings.finetune_epochs == 0:
         return context.backbone
