@@ -74,7 +74,7 @@ class Blind:
     def encode(self, image):
         return image.shape[:2]
 
-    def predict(self, embedding, *, points=None, point_labels=None, boxes=None):
+    def predict(self, embedding, *, points=None, point_labels=None, boxes=None, min_pred_iou=None):
         empty = torch.zeros(len(boxes), 3, 8, 8, dtype=torch.bool)
         return Masks.from_working(empty, torch.full((len(boxes), 3), 0.9), torch.zeros(len(boxes), 3), embedding)
 

@@ -83,6 +83,7 @@ class SamNano:
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
         boxes: Tensor | None = None,
+        min_pred_iou: float | None = None,
     ) -> Masks:
         """Three masks per prompt, small to large by their area, see ``Segmenter.predict``; all on the CPU."""
         assert isinstance(embedding, NanoEmbedding), "predict needs what this segmenter's encode returned"

@@ -45,9 +45,18 @@ def class_prompts(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def predict_batches(
-    segmenter: Segmenter, embedding: Embedding, points: Tensor, point_labels: Tensor, batch_size: int
+    segmenter: Segmenter,
+    embedding: Embedding,
+    points: Tensor,
+    point_labels: Tensor,
+    batch_size: int,
+    min_pred_iou: float | None = None,
 ) -> Iterator[Masks]:
-    """Answers of P point prompts ``(P, K, 2)``, ``batch_size`` prompts at a time; nothing for P = 0."""
+    """Answers of P point prompts ``(P, K, 2)``, ``batch_size`` prompts at a time; nothing for P = 0.
+
+    Masks not above ``min_pred_iou`` may be empty, see ``Segmenter.predict``.
+    """
     for start in range(0, len(points), batch_size):
         part = slice(start, start + batch_size)
-        yield segmenter.predict(embedding, points=points[part], point_labels=point_labels[part])
+        labels = point_labels[part]
+        yield segmenter.predict(embedding, points=points[part], point_labels=labels, min_pred_iou=min_pred_iou)

@@ -99,12 +99,15 @@ class Segmenter(Protocol):
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
         boxes: Tensor | None = None,
+        min_pred_iou: float | None = None,
     ) -> Masks:
         """Answer P prompts.
 
         ``points``: ``(P, K, 2)`` xy in pixels of the original photo, with ``point_labels`` ``(P, K)`` of 1 foreground,
         0 background, -1 padding (all foreground when not given). ``boxes``: ``(P, 4)`` half-open xyxy in the same
-        pixels. Points, boxes or both, with the same P; P = 0 is answered with empty tensors.
+        pixels. Points, boxes or both, with the same P; P = 0 is answered with empty tensors. Masks whose predicted
+        IoU is not above ``min_pred_iou`` may be answered empty, since nobody will look: most of a decoder's time goes
+        into drawing them.
         """
         ...
 

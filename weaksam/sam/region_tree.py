@@ -103,6 +103,7 @@ class RegionTreeSegmenter:
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
         boxes: Tensor | None = None,
+        min_pred_iou: float | None = None,
     ) -> Masks:
         """Three regions per prompt, small to large, see ``Segmenter.predict``.
 

@@ -119,6 +119,7 @@ class SegmentAnything:
         points: Tensor | None = None,
         point_labels: Tensor | None = None,
         boxes: Tensor | None = None,
+        min_pred_iou: float | None = None,
     ) -> Masks:
         """Three masks per prompt, see ``Segmenter.predict``; results are on the CPU."""
         assert isinstance(embedding, SamEmbedding), "predict needs what this segmenter's encode returned"

@@ -148,7 +148,10 @@ def grid_candidates(segmenter: Segmenter, embedding: Embedding, settings: Propos
         return Candidates(regions.masks, regions.boxes, regions.scores, torch.full((len(regions.boxes),), GRID))
     points, point_labels = single_prompts(grid_points(embedding.size, grid.grid_side))
     parts = []
-    for answer in predict_batches(segmenter, embedding, points, point_labels, settings.batch_size):
+    batches = predict_batches(
+        segmenter, embedding, points, point_labels, settings.batch_size, min_pred_iou=grid.min_pred_iou
+    )
+    for answer in batches:
         good = (answer.iou > grid.min_pred_iou) & (answer.stability >= grid.min_stability)
         parts.append(candidates_of(answer, good, settings.grid_masks, GRID))
     found = canonical_order(Candidates.cat(parts))
