@@ -1,21 +1,26 @@
 """The region tree: trees, nodes and pairs on painted photos whose regions are known to the pixel."""
 
+import higra
 import numpy as np
 import pytest
 import torch
 
 from weaksam.sam.region_tree import RegionTreeSegmenter, RegionTreeSettings, pick_three
 from weaksam.sam.watershed import (
+    best_distinct,
     build_tree,
     depth_first,
+    edge_weights,
     inside_spans,
     lab_from_rgb,
     node_boxes,
+    pixel_graph,
     region_masks,
     salient_nodes,
     touching,
     working_frame,
 )
+from weaksam.structures.boxes import nms
 
 
 def nested_photo() -> np.ndarray:
@@ -102,12 +107,49 @@ def test_masks_and_membership_agree_with_the_measured_area():
 
 
 def test_touching_is_four_neighbourhood():
-    masks = torch.zeros(4, 4, 4, dtype=torch.bool)
-    masks[0, 0, 0] = masks[1, 0, 1] = masks[2, 1, 1] = masks[3, 3, 3] = True
+    # Places 0, 1, 5 and 15 of a 4 x 4 frame are the pixels (0, 0), (0, 1), (1, 1) and (3, 3)
+    spans = torch.tensor([[0, 1], [1, 2], [5, 6], [15, 16]], dtype=torch.int32)
     expected = torch.zeros(4, 4, dtype=torch.bool)
     expected[0, 1] = expected[1, 0] = True  # side by side
     expected[1, 2] = expected[2, 1] = True  # one above the other; 0 and 2 meet at a corner only
-    assert torch.equal(touching(masks), expected)
+    assert torch.equal(touching(torch.arange(16), spans, (4, 4)), expected)
+    # A node touches neither itself nor what lies in it
+    assert not touching(torch.arange(16), torch.tensor([[0, 8], [0, 4], [1, 2]]), (4, 4)).any()
+
+
+def touching_masks(masks):
+    """The plain way: shift every mask by a pixel and see whether it meets another, where none of two overlap."""
+    right, down = masks[:, :, 1:].flatten(1).float(), masks[:, 1:].flatten(1).float()
+    met = masks[:, :, :-1].flatten(1).float() @ right.T + masks[:, :-1].flatten(1).float() @ down.T
+    overlap = masks.flatten(1).float() @ masks.flatten(1).float().T
+    return (met + met.T > 0) & (overlap == 0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_touching_equals_the_plain_way_on_nodes_of_a_tree(seed):
+    lab = np.random.default_rng(seed).random((30, 41, 3)).astype(np.float32) * 50
+    nodes = salient_nodes(lab, 1.0, 0.002, 0.97)
+    top = nodes.salience.argsort(descending=True)[:60]
+    masks = region_masks(nodes.pixels[None], nodes.spans[top], torch.zeros_like(top), nodes.frame)
+    expected = touching_masks(masks)
+    assert 0 < expected.sum() < expected.numel() / 2
+    assert torch.equal(touching(nodes.pixels, nodes.spans[top, 0], nodes.frame), expected)
+
+
+@pytest.mark.parametrize("shape", [(9, 13), (2, 2), (1, 5), (5, 1)])
+def test_edge_weights_equal_those_of_higra(shape):
+    values = (np.random.default_rng(3).random((*shape, 3)) * 100).astype(np.float32)
+    expected = higra.weight_graph(pixel_graph(*shape), values, higra.WeightFunction.L2)
+    np.testing.assert_array_equal(edge_weights(values), expected)
+
+
+@pytest.mark.parametrize("num", [1, 7, 40, 500])
+def test_best_distinct_equals_the_first_of_a_full_suppression(num):
+    draw = torch.Generator().manual_seed(5)
+    corners = torch.rand(400, 2, generator=draw) * 40
+    boxes = torch.cat([corners, corners + 5 + torch.rand(400, 2, generator=draw) * 40], 1)
+    scores = (torch.rand(400, generator=draw) * 20).round() / 20  # many equal scores
+    assert torch.equal(best_distinct(boxes, scores, 0.5, num), nms(boxes, scores, 0.5)[:num])
 
 
 def test_a_point_gives_the_nested_regions_it_lies_in(segmenter, embedding):

@@ -14,6 +14,7 @@ from weaksam.config import Settings, fingerprint_of
 from weaksam.sam.protocol import BACKGROUND, FOREGROUND, NUM_MASKS, Embedding, Masks, Regions, check_prompts
 from weaksam.sam.watershed import (
     Nodes,
+    best_distinct,
     inside_spans,
     lab_from_rgb,
     region_masks,
@@ -21,7 +22,7 @@ from weaksam.sam.watershed import (
     touching_pairs,
     working_frame,
 )
-from weaksam.structures.boxes import nms, pairwise_iou, scale
+from weaksam.structures.boxes import pairwise_iou, scale
 
 ALGORITHM = "watershed-by-volume/3"  # part of the fingerprint: raise it whenever an answer may change
 
@@ -128,7 +129,7 @@ class RegionTreeSegmenter:
     def proposals(self, embedding: Embedding, num: int) -> Regions:
         """The best ``num`` regions of the photo by score, near-duplicate boxes suppressed; none in a flat photo."""
         assert isinstance(embedding, RegionTree), "proposals needs what this segmenter's encode returned"
-        keep = nms(embedding.boxes[:-1], embedding.scores[:-1], self.settings.nms_iou)[:num]
+        keep = best_distinct(embedding.boxes[:-1], embedding.scores[:-1], self.settings.nms_iou, num)
         scores, stability = embedding.scores[keep], embedding.stability[keep]
         return Regions(embedding.masks(keep), embedding.boxes[keep], scores, stability, embedding.size)
 
