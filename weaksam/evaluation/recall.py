@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from weaksam.config import UserError
-from weaksam.evaluation.matching import ignored_truths
-from weaksam.evaluation.protocol import Protocol, check_images, check_iou, json_number
+from weaksam.evaluation.matching import exact_boxes, ignored_truths
+from weaksam.evaluation.protocol import Protocol, check_images, check_iou, check_labels, json_number
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.instances import Instances
 
-Assignment = Literal["best-match", "one-to-one"]
+Assignment = Literal["best-match", "one-to-one", "coco"]
+"""Which proposal finds which object, see :func:`proposal_recall`."""
+
+MATCHING = {
+    "best-match": "best match (one proposal may find several objects)",
+    "one-to-one": "one to one, the closest pair first",
+    "coco": "one to one in the proposals' order, each takes the free object it overlaps most (COCO's rule)",
+}
+"""Each assignment in words."""
+
 AR_IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.5, 0.55, .., 0.95: the thresholds whose mean is COCO's average recall."""
 
@@ -27,7 +37,8 @@ class RecallResult:
 
     counts: the N; None stands for all proposals. ious: the thresholds. recall: ``(len(counts), len(ious))`` in [0, 1],
     nan where there is no truth. average_recall, best_overlap: per count, the mean recall over IoU 0.5:0.05:0.95 and the
-    mean IoU that objects reach. num_proposals: mean per image that was really looked at, per count.
+    mean IoU that objects reach. num_proposals: mean per image that was really looked at, per count. num_bare: images
+    without any proposal. per_class: the same for the objects of each class alone, where it was asked for.
     """
 
     counts: tuple[int | None, ...]
@@ -38,6 +49,8 @@ class RecallResult:
     num_proposals: tuple[float, ...]
     num_truths: int
     protocol: Protocol
+    num_bare: int = 0
+    per_class: tuple[RecallResult, ...] = ()
 
     def at(self, iou: float, count: int | None = None) -> float:
         """Recall in [0, 1] at one of the measured thresholds and counts; None means all proposals."""
@@ -57,7 +70,8 @@ class RecallResult:
             }
             for row, count in enumerate(self.counts)
         ]
-        return {"rows": rows, "num_truths": self.num_truths, "protocol": str(self.protocol)}
+        found = {"rows": rows, "num_truths": self.num_truths, "num_bare": self.num_bare, "protocol": str(self.protocol)}
+        return found | ({"per_class": [one.as_dict() for one in self.per_class]} if self.per_class else {})
 
     def __str__(self) -> str:
         last = ", ".join(f"recall@{iou:g} {value:.3f}" for iou, value in zip(self.ious, self.recall[-1], strict=True))
@@ -73,48 +87,70 @@ def proposal_recall(
     ious: Sequence[float] = (0.5, 0.75, 0.9),
     assignment: Assignment = "best-match",
     count_difficult: bool = False,
+    num_classes: int | None = None,
 ) -> RecallResult:
     """Recall of class-free proposals over all true objects of the images in ``truths``, pooled.
 
     ``proposals``: xyxy boxes ``(P, 4)`` by image id, best first. An image without proposals stays in the denominator:
-    its objects are missed. "best-match" lets one proposal find several objects, "one-to-one" spends it on one:
-    the object and proposal that overlap most are paired first. Difficult and crowd truths are left out, unless
-    ``count_difficult`` takes the difficult ones in.
+    its objects are missed. "best-match" lets one proposal find several objects, "one-to-one" spends it on one: the
+    object and proposal that overlap most are paired first. "coco" pairs as COCO's evaluation does, whose AR it equals:
+    at each IoU anew, the proposals in their order each take the free object they overlap most; ``best_overlap`` is then
+    that of the best match. Difficult and crowd truths are left out, unless ``count_difficult`` takes the difficult ones
+    in. With ``num_classes`` the result holds ``per_class`` as well: proposals have no class, so the pairs are the same.
     """
     check_images(proposals, truths, "proposals")
+    _check_thresholds(counts, ious)
+    if num_classes is not None:
+        check_labels(truths, num_classes, "true objects")
+    grid = np.array([*ious, *AR_IOUS])
+    found, reached, labels = [], [], []  # per image: bool (counts, T, I), IoU (counts, T), labels (T,)
+    used = np.zeros((len(truths), len(counts)))
+    for place, image_id in enumerate(truths):
+        truth = _counted(truths[image_id], count_difficult)
+        boxes = exact_boxes(proposals.get(image_id, torch.zeros(0, 4)))
+        used[place] = [len(boxes[:count]) for count in counts]
+        overlap = pairwise_iou(exact_boxes(truth.boxes), boxes).numpy()  # (T, P)
+        one_found, one_reached = _ASSIGN[assignment](overlap, counts, grid)
+        found.append(one_found)
+        reached.append(one_reached)
+        labels.append(truth.labels.numpy())
+    pooled = np.concatenate([np.zeros((len(counts), 0, len(grid)), bool), *found], axis=1)
+    best = np.concatenate([np.zeros((len(counts), 0)), *reached], axis=1)
+    label = np.concatenate([np.zeros(0, np.int64), *labels])
+    protocol = Protocol(
+        metric="proposal recall",
+        matching=MATCHING[assignment],
+        difficult="crowd ignored, difficult counted" if count_difficult else "difficult and crowd truths ignored",
+        average="over all objects, an image without proposals counted as missed",
+        detections="the first N proposals of each image",
+        num_images=len(truths),
+    )
+
+    def result(kept: np.ndarray, per_class: tuple[RecallResult, ...] = ()) -> RecallResult:
+        recall = _mean(pooled[:, kept])  # (counts, I)
+        return RecallResult(
+            counts=tuple(counts),
+            ious=tuple(float(iou) for iou in ious),
+            recall=tuple(map(tuple, recall[:, : len(ious)].tolist())),
+            average_recall=tuple(math.fsum(row) / len(AR_IOUS) for row in recall[:, len(ious) :].tolist()),
+            best_overlap=tuple(_mean(best[:, kept]).tolist()),
+            num_proposals=tuple((used.sum(axis=0) / max(len(truths), 1)).tolist()),
+            num_truths=int(kept.sum()),
+            protocol=protocol,
+            num_bare=sum(len(proposals.get(image_id, ())) == 0 for image_id in truths),
+            per_class=per_class,
+        )
+
+    return result(np.ones(len(label), bool), tuple(result(label == one) for one in range(num_classes or 0)))
+
+
+def _check_thresholds(counts: Sequence[int | None], ious: Sequence[float]) -> None:
     for iou in ious:
         check_iou(iou)
     if any(count is not None and count < 1 for count in counts):
         raise UserError(
             f"proposal counts must be at least 1 (None for all), found {list(counts)}: give counts like 10,100"
         )
-    reached: list[list[Tensor]] = [[] for _ in counts]  # per count, per image: IoU (T,) each object reaches
-    used = [0] * len(counts)
-    for image_id in truths:
-        boxes = proposals.get(image_id, torch.zeros(0, 4)).double()
-        overlap = pairwise_iou(_counted(truths[image_id], count_difficult).boxes.double(), boxes)  # (T, P)
-        for row, count in enumerate(counts):
-            first = overlap[:, :count]
-            reached[row].append(_one_to_one(first) if assignment == "one-to-one" else _best(first))
-            used[row] += first.shape[1]
-    pooled = [torch.cat(parts) if parts else torch.zeros(0) for parts in reached]
-    return RecallResult(
-        counts=tuple(counts),
-        ious=tuple(float(iou) for iou in ious),
-        recall=tuple(tuple(_share(one, iou) for iou in ious) for one in pooled),
-        average_recall=tuple(math.fsum(_share(one, iou) for iou in AR_IOUS) / len(AR_IOUS) for one in pooled),
-        best_overlap=tuple(float(one.mean()) for one in pooled),
-        num_proposals=tuple(count / max(len(truths), 1) for count in used),
-        num_truths=len(pooled[0]) if pooled else 0,
-        protocol=Protocol(
-            metric="proposal recall",
-            matching=assignment,
-            difficult="crowd ignored, difficult counted" if count_difficult else "difficult and crowd truths ignored",
-            average="over all objects, an image without proposals counted as missed",
-            detections="the first N proposals of each image",
-            num_images=len(truths),
-        ),
-    )
 
 
 def _counted(truth: Instances, count_difficult: bool) -> Instances:
@@ -122,23 +158,54 @@ def _counted(truth: Instances, count_difficult: bool) -> Instances:
     return truth[~ignored_truths(without)]
 
 
-def _best(iou: Tensor) -> Tensor:
-    """Highest IoU ``(T,)`` of each object over proposals ``(T, P)``; 0 without proposals."""
-    return iou.max(dim=1).values if iou.shape[1] else iou.new_zeros(len(iou))
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the second axis; nan where it has no entry."""
+    if values.shape[1] == 0:
+        return np.full(np.delete(values.shape, 1), np.nan)
+    return values.mean(axis=1, dtype=np.float64)
 
 
-def _one_to_one(iou: Tensor) -> Tensor:
-    """IoU ``(T,)`` of each object with the proposal it is given, the closest pair of ``(T, P)`` first; 0 for none."""
-    reached = iou.new_zeros(len(iou))
-    left = iou.clone()
-    for _ in range(min(iou.shape)):
-        truth, proposal = divmod(int(left.argmax()), left.shape[1])
-        reached[truth] = iou[truth, proposal]
-        left[truth, :] = -1
-        left[:, proposal] = -1
-    return reached
+Counts = Sequence[int | None]
+Assigned = tuple[np.ndarray, np.ndarray]
+"""Bool ``(counts, T, I)``: is the object found at this IoU; and ``(counts, T)``: the IoU it reaches."""
 
 
-def _share(reached: Tensor, iou: float) -> float:
-    """Share in [0, 1] of objects that reach ``iou``; nan without objects."""
-    return float((reached >= iou).double().mean())
+def _by_best_match(overlap: np.ndarray, counts: Counts, ious: np.ndarray) -> Assigned:
+    """Each object with the proposal that overlaps it most."""
+    reached = np.stack([overlap[:, :count].max(axis=1, initial=0) for count in counts])
+    return reached[:, :, None] >= ious, reached
+
+
+def _by_closest_pair(overlap: np.ndarray, counts: Counts, ious: np.ndarray) -> Assigned:
+    """Object and proposal of ``(T, P)`` that overlap most are paired and leave, until one side is used up."""
+    reached = np.zeros((len(counts), len(overlap)))
+    for row, count in enumerate(counts):
+        left = overlap[:, :count].copy()
+        for _ in range(min(left.shape)):
+            truth, proposal = divmod(int(left.argmax()), left.shape[1])
+            reached[row, truth] = overlap[truth, proposal]
+            left[truth, :] = -1
+            left[:, proposal] = -1
+    return reached[:, :, None] >= ious, reached
+
+
+def _in_order(overlap: np.ndarray, counts: Counts, ious: np.ndarray) -> Assigned:
+    """COCO's rule; the first N of a list are paired alike whatever follows, so one pass serves every count."""
+    never = overlap.shape[1]
+    place_of = np.full((len(overlap), len(ious)), never)  # which proposal takes the object, (T, I)
+    column = np.arange(len(ious))
+    for place in np.flatnonzero(overlap.max(axis=0, initial=0) >= ious.min()):
+        iou = overlap[:, place, None]
+        free = np.where((place_of == never) & (iou >= ious), iou, -1.0)
+        taken = len(free) - 1 - free[::-1].argmax(axis=0)  # of equals COCO takes the last
+        hit = free[taken, column] >= 0
+        place_of[taken[hit], column[hit]] = place
+    limits = np.array([never if count is None else min(count, never) for count in counts])
+    return place_of < limits[:, None, None], _by_best_match(overlap, counts, ious)[1]
+
+
+_ASSIGN: dict[str, Callable[[np.ndarray, Counts, np.ndarray], Assigned]] = {
+    "best-match": _by_best_match,
+    "one-to-one": _by_closest_pair,
+    "coco": _in_order,
+}
