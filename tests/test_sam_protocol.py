@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from weaksam.sam.build import SegmenterSettings, build_segmenter
-from weaksam.sam.prompts import class_prompts, grid_points, predict_batches, single_prompts
+from weaksam.sam.prompts import grid_points, predict_batches, single_prompts
 from weaksam.sam.protocol import Masks, Proposer, Segmenter, boxes_in_photo, check_prompts, full_masks
 from weaksam.sam.region_tree import RegionTreeSegmenter
 
@@ -59,16 +59,6 @@ def test_grid_follows_sams_half_step():
     assert points[1].tolist() == [15, 1]  # along the row first
     assert points[-1].tolist() == [315, 63]
     assert grid_points((64, 320), 0).shape == (0, 2)
-
-
-def test_class_prompts_join_the_points_of_a_class_and_leave_single_points_out():
-    points = torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12]])
-    joint, labels = class_prompts(points, torch.tensor([4, 2, 4, 2, 4, 7]))
-    assert joint.tolist() == [[[3, 4], [7, 8], [0, 0]], [[1, 2], [5, 6], [9, 10]]]
-    assert labels.tolist() == [[1, 1, -1], [1, 1, 1]]
-    joint, labels = class_prompts(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
-    assert joint.shape == (0, 0, 2)
-    assert labels.shape == (0, 0)
 
 
 def test_batches_of_prompts_equal_all_at_once():

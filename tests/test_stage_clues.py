@@ -17,6 +17,7 @@ from weaksam.engine.photo_features import PhotoFeatures, input_photo, principal_
 from weaksam.models.backbones import BackboneSettings, backbone_fingerprint, build_features
 from weaksam.models.tag_network import soft_maximum, vary_view
 from weaksam.sam.build import SegmenterSettings
+from weaksam.sam.prompts import COARSE
 from weaksam.stages import clues
 from weaksam.stages.clues import ClueSettings, class_peaks, classes_to_map
 
@@ -59,7 +60,8 @@ def test_only_tagged_classes_are_mapped_and_peaks_lie_on_their_discs(dataset: Da
     points_of, maps_of = clues.clue_points(store), clues.class_maps(store)
     hits = []
     for sample in dataset:
-        points, labels = points_of(sample.image_id)
+        points, labels, kinds = points_of(sample.image_id)
+        assert kinds.tolist() == [COARSE] * len(points)
         mapped, maps = maps_of(sample.image_id)
         assert mapped.tolist() == list(sample.tags)
         assert maps.shape[0] == len(mapped)

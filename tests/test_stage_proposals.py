@@ -12,9 +12,11 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones import BackboneSettings
 from weaksam.sam.build import SegmenterSettings
+from weaksam.sam.candidates import Candidates, canonical_order
+from weaksam.sam.prompts import COARSE, COARSE_JOINT, CluePoints
 from weaksam.sam.region_tree import RegionTreeSegmenter
 from weaksam.sam.segment_anything import SegmentAnything, build_sam
-from weaksam.stages.proposals import Candidates, ProposalSettings, canonical_order, grid_of, propose, run, suppress
+from weaksam.stages.proposals import ProposalSettings, choose, grid_of, propose, run
 from weaksam.structures.masks import mask_from_rle
 
 NO_POINTS = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
@@ -40,9 +42,8 @@ def toy_sam() -> SegmentAnything:
 
 def candidates(boxes, scores, sources=None) -> Candidates:
     boxes = torch.tensor(boxes, dtype=torch.float32)
-    masks = torch.zeros(len(boxes), 2, 2, dtype=torch.bool)
     sources = torch.zeros(len(boxes)) if sources is None else torch.tensor(sources)
-    return Candidates(masks, boxes, torch.tensor(scores, dtype=torch.float32), sources.long())
+    return Candidates(boxes, torch.tensor(scores, dtype=torch.float32), sources.long(), torch.arange(len(boxes)))
 
 
 def test_suppression_does_not_depend_on_the_order():
@@ -50,13 +51,13 @@ def test_suppression_does_not_depend_on_the_order():
     boxes = [[0, 0, 100, 100], [0, 0, 96, 100], [0, 0, 81, 100], [200, 200, 251, 251]]
     settings = ProposalSettings(nms_iou=0.9, min_side=1)
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
-        tied = suppress(candidates([boxes[i] for i in order], [0.5] * 4), (300, 300), settings)
+        tied = choose(candidates([boxes[i] for i in order], [0.5] * 4), (300, 300), settings)
         # Among equals the first by coordinates stays: of the pair at 0.96 the one that ends at 96
         assert tied.boxes.tolist() == [boxes[2], boxes[1], boxes[3]]
         scores = [0.9, 0.8, 0.7, 0.6]
-        scored = suppress(candidates([boxes[i] for i in order], [scores[i] for i in order]), (300, 300), settings)
+        scored = choose(candidates([boxes[i] for i in order], [scores[i] for i in order]), (300, 300), settings)
         assert scored.boxes.tolist() == [boxes[0], boxes[2], boxes[3]]
-        again = suppress(scored, (300, 300), settings)
+        again = choose(scored, (300, 300), settings)
         assert torch.equal(again.boxes, scored.boxes)
 
 
@@ -68,14 +69,14 @@ def test_of_equal_boxes_the_clue_prompts_stays():
 def test_small_and_large_boxes_are_dropped_at_the_limits():
     boxes = [[0, 0, 16, 50], [0, 0, 15.9, 50], [10, 0, 100, 90], [0, 0, 100, 91]]
     settings = ProposalSettings(min_side=16, max_area=0.81, nms_iou=1.0)
-    kept = suppress(candidates(boxes, [0.9, 0.8, 0.7, 0.6]), (100, 100), settings)
+    kept = choose(candidates(boxes, [0.9, 0.8, 0.7, 0.6]), (100, 100), settings)
     assert kept.boxes.tolist() == [boxes[0], boxes[2]]
 
 
 def test_the_grid_never_crowds_out_the_clues():
     boxes = [[i * 20, 0, i * 20 + 18, 18] for i in range(5)]
     found = candidates(boxes, [0.9, 0.8, 0.7, 0.2, 0.1], [0, 0, 0, 1, 2])
-    kept = suppress(found, (100, 100), ProposalSettings(max_proposals=3))
+    kept = choose(found, (100, 100), ProposalSettings(max_proposals=3))
     assert kept.sources.tolist() == [0, 1, 2]
     assert kept.scores.tolist() == pytest.approx([0.9, 0.2, 0.1])
 
@@ -139,7 +140,7 @@ def test_sam_is_prompted_with_grid_points_and_classes():
     embedding = sam.encode(image)
     single = sam.predict(embedding, points=points[:, None])
     joint = sam.predict(embedding, points=points[None, :2])
-    for source, answer in ((1, single), (2, joint)):
+    for source, answer in ((COARSE, single), (COARSE_JOINT, joint)):
         larger = answer.boxes[:, 1:].reshape(-1, 4)
         wanted = larger[larger[:, 2] > 0]
         assert len(wanted) > 0
@@ -186,8 +187,8 @@ def dataset(tmp_path):
 def clues(image_id):
     """One point on the red block of 0.png and 2.png, none elsewhere."""
     if image_id in ("0.png", "2.png"):
-        return torch.tensor([[60.0, 40.0]]), torch.tensor([0])
-    return NO_POINTS
+        return CluePoints.of(torch.tensor([[60.0, 40.0]]), torch.tensor([0]))
+    return CluePoints.none()
 
 
 def test_run_fills_a_store_that_reads_back_what_propose_gives(dataset, tmp_path):
@@ -195,7 +196,7 @@ def test_run_fills_a_store_that_reads_back_what_propose_gives(dataset, tmp_path)
     store = run(context(tmp_path / "out", dataset), settings, segmenter, clues, dataset, "train")
     assert store.sealed
     assert [row["image_id"] for row in store.rows()] == list(dataset.image_ids)
-    expected = propose(segmenter, paint(2), *clues("2.png"), settings)
+    expected = propose(segmenter, paint(2), *clues("2.png")[:2], settings)
     row = store["2.png"]
     assert torch.equal(row["boxes"], expected.boxes)
     assert torch.equal(row["sources"], expected.sources)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from weaksam.artifacts import Store, write_json_atomic
@@ -22,6 +21,7 @@ from weaksam.report.page import Page
 from weaksam.report.record import run_record
 from weaksam.report.summary import StageReport, metrics_dict, summary_text
 from weaksam.run import STAGE_NAMES, Run, RunSettings, open_run, require_finished, worker_rank
+from weaksam.sam.prompts import CluePoints
 from weaksam.stages import clues, proposals, pseudo_gt, retrain, wsis, wsod
 from weaksam.structures.instances import Instances
 
@@ -171,9 +171,9 @@ CEILINGS = (
 """The same detectors trained on the true boxes and masks (``ceiling=true``): what perfect pseudo labels would give."""
 
 
-def no_points(image_id: str) -> tuple[Tensor, Tensor]:
+def no_points(image_id: str) -> CluePoints:
     """The clue points of a photo whose tags nobody knows: none."""
-    return torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
+    return CluePoints.none()
 
 
 def run(settings: RunSettings, start: str | None = None, until: str | None = None) -> dict[str, Any]:

@@ -70,12 +70,15 @@ class Truth:
         return {image_id: value for image_id, value in values.items() if image_id in self.instances}
 
 
-def peak_figures(truth: Truth, peaks: Callable[[str], tuple[Tensor, Tensor]]) -> Figures:
-    """Share of clue points that lie inside a true box of their class (the pointing game), and their number."""
+def peak_figures(truth: Truth, peaks: Callable[[str], tuple[Tensor, ...]]) -> Figures:
+    """Share of clue points that lie inside a true box of their class (the pointing game), and their number.
+
+    Points of no class (label -1) are not counted.
+    """
     inside = total = 0
     for image_id, true in truth.instances.items():
-        points, labels = peaks(image_id)  # (P, 2) xy, (P,)
-        for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
+        points, labels = peaks(image_id)[:2]  # (P, 2) xy, (P,)
+        for (x, y), label in zip(points[labels >= 0].tolist(), labels[labels >= 0].tolist(), strict=True):
             boxes = true.boxes[true.labels == label]
             hits = (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
             inside, total = inside + int(hits.any()), total + 1

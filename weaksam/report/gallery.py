@@ -33,7 +33,7 @@ class Shown:
     train: Dataset
     test: Dataset | None
     truths: Mapping[str, Truth | None]
-    peaks: Callable[[str], tuple[Tensor, Tensor]] | None = None
+    peaks: Callable[[str], tuple[Tensor, ...]] | None = None
     proposals: Mapping[str, Tensor] | None = None
     pseudo_gt: Mapping[str, Instances] | None = None
     pseudo_masks: Mapping[str, Instances] | None = None
@@ -68,7 +68,7 @@ def spread(samples: Sequence[Sample], count: int = NUM_PHOTOS) -> list[Sample]:
 def _train_photo(shown: Shown, sample: Sample) -> Photo:
     image, pictures = read_image(sample.path), []
     if shown.peaks is not None:
-        points, labels = shown.peaks(sample.image_id)
+        points, labels = shown.peaks(sample.image_id)[:2]
         pictures.append(Picture(counted(len(labels), "peak"), Canvas(image).points(points, labels.tolist()).uri()))
     if shown.proposals is not None:
         boxes = shown.proposals[sample.image_id]

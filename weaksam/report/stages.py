@@ -22,8 +22,8 @@ from weaksam.report.figures import (
 
 Truths = Mapping[str, Truth | None]
 """The truth of ``train`` and ``test``; None where there is none, and then nothing is measured."""
-Peaks = Callable[[str], tuple[Tensor, Tensor]]
-"""image_id -> points ``(P, 2)`` xy and their labels ``(P,)``."""
+Peaks = Callable[[str], tuple[Tensor, ...]]
+"""image_id -> points ``(P, 2)`` xy and their labels ``(P,)``, -1 for a point of no class; more may follow."""
 
 
 class Summary(NamedTuple):

@@ -26,6 +26,7 @@ from weaksam.models.backbones import BackboneSettings, FeatureExtractor, backbon
 from weaksam.models.cam import TagClassifier, min_max, train_tag_classifier
 from weaksam.models.peaks import find_peaks
 from weaksam.models.tag_network import TagNetwork, soft_maximum, tag_loss, vary_view
+from weaksam.sam.prompts import COARSE, CluePoints
 
 COLUMNS = {
     "labels": "ints",
@@ -84,12 +85,12 @@ def classes_to_map(scores: Tensor, tags: tuple[int, ...], min_score: float) -> T
     return (scores >= min_score).nonzero()[:, 0]
 
 
-def clue_points(store: Store) -> Callable[[str], tuple[Tensor, Tensor]]:
-    """``image_id -> (points (P, 2) xy in photo pixels, labels (P,))`` from a sealed clue store."""
+def clue_points(store: Store) -> Callable[[str], CluePoints]:
+    """``image_id`` -> the clue points of a sealed clue store: peaks of the classifier's own maps, so all coarse."""
 
-    def points_of(image_id: str) -> tuple[Tensor, Tensor]:
+    def points_of(image_id: str) -> CluePoints:
         row = store[image_id]
-        return row["points"].reshape(-1, 2), row["point_labels"]
+        return CluePoints.of(row["points"].reshape(-1, 2), row["point_labels"], COARSE)
 
     return points_of
 

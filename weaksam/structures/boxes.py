@@ -99,6 +99,16 @@ def nms(boxes: Tensor, scores: Tensor, nms_iou: float) -> Tensor:
     return torchvision_nms(boxes.float(), scores.float(), nms_iou)
 
 
+def nms_first_seen(boxes: Tensor, nms_iou: float) -> Tensor:
+    """Indices ``(K,)`` int64, ascending, of boxes kept by suppression without scores: the first stays, and so on.
+
+    Each box in turn deletes the later ones that overlap it by more than ``nms_iou``, so the result depends on the
+    order. Computed in float64: whole-pixel boxes get the IoU that old WSOD code finds with its ``+ 1``.
+    """
+    turn = -torch.arange(len(boxes), dtype=torch.float64, device=boxes.device)
+    return torchvision_nms(boxes.double(), turn, nms_iou)
+
+
 def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float) -> Tensor:
     """:func:`nms` within each label separately; indices ``(K,)`` int64 over all labels, best score first."""
     if len(boxes) == 0:

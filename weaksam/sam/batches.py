@@ -1,0 +1,94 @@
+"""Send as much through a segmenter at once as its memory takes: batches that halve where the device runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+
+from weaksam.config import UserError
+from weaksam.sam.protocol import Embedding, Segmenter
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class BatchEncoder(Protocol):
+    """A segmenter that encodes several photos at once, to the embeddings that ``encode`` gives one by one."""
+
+    def encode_batch(self, images: Sequence[np.ndarray]) -> list[Embedding]:
+        """Embed upright RGB photos, uint8 ``(H, W, 3)`` of any sizes, in order; none of none."""
+        ...
+
+
+class BatchLimit:
+    """How many items go through the device at once: ``size`` at first, half of it whenever memory runs out.
+
+    The smaller size stays, so a run pays for it once; ``note`` gets one sentence when it is found. ``what`` names the
+    items for that sentence.
+    """
+
+    def __init__(self, size: int, what: str = "prompts", note: Callable[[str], None] | None = None) -> None:
+        assert size >= 1, f"a batch holds at least one of the {what}, found a limit of {size}"
+        self.size, self.what = size, what
+        self._note = note
+        self._noted = size
+
+    def halve(self) -> None:
+        """Make batches half as large; raises `UserError` where they hold one item already."""
+        if self.size == 1:
+            raise UserError(
+                f"wanted memory for one of the {self.what} at a time on the device, found too little: free the device, "
+                "use a smaller segmenter or set device=cpu"
+            )
+        self.size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def fitted(self) -> None:
+        """Say, after a batch went through, how far the size had to come down for it."""
+        if self.size < self._noted and self._note is not None:
+            self._note(f"the device ran out of memory: {self.size} {self.what} at a time from here on")
+        self._noted = self.size
+
+
+def in_batches(total: int, limit: BatchLimit, compute: Callable[[slice], T]) -> Iterator[T]:
+    """``compute`` of consecutive slices of ``total`` items, at most ``limit.size`` each; nothing for 0.
+
+    A batch for which the device has no memory is taken again in halves, see `BatchLimit`.
+    """
+    start = 0
+    while start < total:
+        part = slice(start, min(start + limit.size, total))
+        answer = _unless_out_of_memory(compute, part)
+        if answer is None:  # what the failed batch held is free only now
+            limit.size = part.stop - part.start  # a short batch failed: its own half is the next to try
+            limit.halve()
+            continue
+        limit.fitted()
+        yield answer
+        start = part.stop
+
+
+def _unless_out_of_memory(compute: Callable[[slice], T], part: slice) -> T | None:
+    try:
+        return compute(part)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def encode_all(segmenter: Segmenter, images: Iterable[np.ndarray], limit: BatchLimit) -> Iterator[Embedding]:
+    """The embedding of each photo, uint8 ``(H, W, 3)``, in order, ``limit.size`` photos at a time.
+
+    A segmenter without ``encode_batch`` gets one after the other. At most one batch of photos and embeddings is held.
+    """
+    waiting = iter(images)
+    if not isinstance(segmenter, BatchEncoder):
+        yield from (segmenter.encode(image) for image in waiting)
+        return
+    while batch := list(islice(waiting, limit.size)):
+        for embeddings in in_batches(len(batch), limit, lambda part: segmenter.encode_batch(batch[part])):
+            yield from embeddings

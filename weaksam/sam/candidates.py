@@ -1,0 +1,113 @@
+"""Candidate regions of one photo: boxes with scores and sources at hand, masks laid aside until some are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weaksam.sam.protocol import Masks
+from weaksam.structures.masks import Rle, rle_from_mask
+
+
+class MaskPile:
+    """Bool masks ``(h, w)`` of one photo in the pieces they came in; nothing is copied before some are kept.
+
+    ``frame`` is their ``(h, w)``, ``(0, 0)`` as long as nothing was added.
+    """
+
+    def __init__(self) -> None:
+        self.frame = (0, 0)
+        self._pieces: list[Tensor] = []
+        self._starts = [0]
+
+    def add(self, masks: Tensor) -> Tensor:
+        """Lay bool masks ``(N, h, w)`` aside; returns their rows ``(N,)``."""
+        start = self._starts[-1]
+        self.frame = (masks.shape[1], masks.shape[2])
+        self._pieces.append(masks)
+        self._starts.append(start + len(masks))
+        return torch.arange(start, self._starts[-1])
+
+    def rles(self, rows: Tensor) -> tuple[Rle, ...]:
+        """The masks of ``rows (N,)`` as RLE."""
+        starts = torch.tensor(self._starts)
+        pieces = torch.searchsorted(starts, rows, right=True) - 1
+        places = (rows - starts[pieces]).tolist()
+        return tuple(
+            rle_from_mask(self._pieces[piece][place]) for piece, place in zip(pieces.tolist(), places, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """N regions: half-open ``boxes (N, 4)`` in photo pixels, ``scores (N,)`` predicted IoU, ``sources (N,)`` that
+    prompted them (see ``prompts.SOURCES``) and the ``rows (N,)`` of their masks in the photo's `MaskPile`.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    sources: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Tensor) -> Candidates:
+        return Candidates(self.boxes[index], self.scores[index], self.sources[index], self.rows[index])
+
+    @classmethod
+    def none(cls) -> Candidates:
+        """No candidate."""
+        empty = torch.zeros(0, dtype=torch.int64)
+        return cls(torch.zeros(0, 4), torch.zeros(0), empty, empty)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Candidates]) -> Candidates:
+        """All ``parts`` in order; none of none."""
+        parts = [cls.none(), *parts]
+        return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in ("boxes", "scores", "sources", "rows")))
+
+    def from_source(self, sources: Tensor) -> Candidates:
+        """The same candidates with other ``sources (N,)``."""
+        return replace(self, sources=sources)
+
+
+def candidates_of(
+    answer: Masks,
+    sources: Tensor,
+    which: Sequence[int],
+    pile: MaskPile,
+    good: Tensor | None = None,
+    empty: bool = False,
+) -> tuple[Candidates, Tensor]:
+    """The masks numbered ``which`` of each prompt, prompt by prompt, and the prompt ``(N,)`` that each answers.
+
+    ``sources (P,)`` of the prompts; of the masks only those that are ``good (P, 3)`` (all, if not given) are taken and
+    laid on the ``pile``. An empty mask is left out, or with ``empty`` gets the box of the photo's first pixel, as in
+    the original, where its inclusive corners are 0, 0, 0, 0.
+    """
+    wanted = torch.zeros(answer.iou.shape, dtype=torch.bool)
+    wanted[:, list(which)] = True
+    boxes = answer.boxes.cpu()
+    is_empty = boxes[..., 2] <= boxes[..., 0]
+    if good is not None:
+        wanted &= good.cpu()
+    if empty:
+        boxes = torch.where(is_empty[..., None], boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
+    else:
+        wanted &= ~is_empty
+    prompts = wanted.nonzero()[:, 0]
+    rows = pile.add(answer.masks[wanted.to(answer.masks.device)].cpu())
+    scores = answer.iou.cpu()[wanted].float()
+    return Candidates(boxes[wanted], scores, sources[prompts], rows), prompts
+
+
+def canonical_order(found: Candidates) -> Candidates:
+    """Best score first, ties by box coordinates, then the higher source first: no trace of the input order."""
+    keys = (-found.sources, *found.boxes.flip(1).T, -found.scores)  # the last key counts most
+    order = np.lexsort([key.numpy() for key in keys])
+    return found[torch.from_numpy(order)]
