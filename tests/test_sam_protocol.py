@@ -5,8 +5,9 @@ import torch
 
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.prompts import grid_points, predict_batches, single_prompts
-from weaksam.sam.protocol import Masks, Proposer, Segmenter, boxes_in_photo, check_prompts, full_masks
+from weaksam.sam.protocol import Masks, Proposer, Segmenter, boxes_in_photo, check_prompts
 from weaksam.sam.region_tree import RegionTreeSegmenter
+from weaksam.structures.masks import full_masks
 
 
 def test_boxes_are_half_open_in_photo_pixels_and_zero_for_an_empty_mask():

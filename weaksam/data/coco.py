@@ -63,7 +63,7 @@ def write_instances(path: Path, dataset: "Dataset", instances: Mapping[str, Inst
     for sample in dataset.samples:
         objects = instances.get(sample.image_id, Instances.empty())
         areas = rle_area(objects.masks) if objects.masks is not None else area(objects.boxes)
-        for row, entry in enumerate(_object_entries(objects, dataset.category_ids)):
+        for row, entry in enumerate(object_entries(objects, dataset.category_ids)):
             entry = {"id": len(annotations) + 1, "image_id": sample.number, **entry, "area": float(areas[row])}
             entry["iscrowd"] = int(objects.crowd is not None and bool(objects.crowd[row]))
             entry.setdefault("segmentation", [])
@@ -118,13 +118,16 @@ def write_results(path: Path, dataset: "Dataset", detections: Mapping[str, Insta
         objects = detections.get(sample.image_id, Instances.empty())
         if len(objects) and objects.scores is None:
             raise UserError(f"wanted scored detections to write {path}, found none on {sample.image_id}: give scores")
-        entries = _object_entries(objects, dataset.category_ids)
+        entries = object_entries(objects, dataset.category_ids)
         results.extend({"image_id": sample.number, **entry} for entry in entries)
     write_json_atomic(path, results)
 
 
-def _object_entries(objects: Instances, category_ids: Sequence[int]) -> list[Entry]:
-    """What truth and results share, one entry per object: category, box, and mask and score where given."""
+def object_entries(objects: Instances, category_ids: Sequence[int]) -> list[Entry]:
+    """What truth and results share, one entry per object: category, box, and mask and score where given.
+
+    ``category_ids``: the file's number by label.
+    """
     entries: list[Entry] = []
     for row, (x1, y1, x2, y2) in enumerate(objects.boxes.tolist()):
         # Widths stay float64, so that x + width gives x2 back exactly

@@ -7,10 +7,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
-from torch.nn import functional as F
 
 from weaksam.structures.boxes import scale
-from weaksam.structures.masks import boxes_from_masks
+from weaksam.structures.masks import boxes_from_masks, full_masks
 
 FOREGROUND, BACKGROUND, PADDING = 1, 0, -1
 NUM_MASKS = 3
@@ -142,11 +141,3 @@ def boxes_in_photo(masks: Tensor, size: tuple[int, int]) -> Tensor:
     h, w = masks.shape[-2:]
     boxes = boxes_from_masks(masks)
     return scale(boxes.reshape(-1, 4), width / w, height / h).reshape(boxes.shape)
-
-
-def full_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bool masks ``(N, h, w)`` of a working frame resized to the photo: bool ``(N, H, W)``, edges interpolated."""
-    if len(masks) == 0 or masks.shape[-2:] == size:
-        return masks.new_zeros((0, *size)) if len(masks) == 0 else masks
-    soft = F.interpolate(masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
-    return soft[:, 0] >= 0.5
