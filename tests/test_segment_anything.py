@@ -167,3 +167,15 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
 
     torch.save({"image_encoder.pos_embed": Trap()}, tmp_path / "trap.pth")
     refusal(tmp_path / "trap.pth")
+
+
+def test_photos_together_are_encoded_as_one_by_one(sam):
+    rng = np.random.default_rng(2)
+    photos = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((100, 160, 3), (64, 64, 3), (90, 30, 3))]
+    together = sam.encode_batch(photos)
+    assert [one.size for one in together] == [(100, 160), (64, 64), (90, 30)]
+    for image, one in zip(photos, together, strict=True):
+        alone = sam.encode(image)
+        assert (one.size, one.input_size) == (alone.size, alone.input_size)
+        torch.testing.assert_close(one.features, alone.features)
+    assert sam.encode_batch([]) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -41,6 +42,7 @@ class SamNano:
     """
 
     name: ClassVar[str] = "sam_nano"
+    costly_encoding: ClassVar[bool] = False
 
     def __init__(self, model: NanoSam, fingerprint: str, device: torch.device | str = "cpu") -> None:
         self.model = model.to(device).eval().requires_grad_(False)
@@ -74,6 +76,22 @@ class SamNano:
         resized = Image.fromarray(image).resize(covered[::-1], Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(resized, np.float32)).permute(2, 0, 1).to(self.device)
         return NanoEmbedding(size, self.model.image_encoder(self.model.preprocess(pixels)[None]), covered)
+
+    @property
+    def embedding_version(self) -> str:
+        """Preprocessing and kind of device, see ``CacheableSegmenter``."""
+        return f"nano-1 {self.device.type}"
+
+    def pack(self, embedding: Embedding) -> dict[str, Tensor]:
+        """The embedding as tensors, for the cache on disk."""
+        assert isinstance(embedding, NanoEmbedding), "pack needs what this segmenter's encode returned"
+        return {**embedding.features._asdict(), "sizes": torch.tensor([embedding.size, embedding.covered])}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> NanoEmbedding:
+        """The embedding that ``pack`` took apart."""
+        (height, width), (h, w) = tensors["sizes"].tolist()
+        features = Pyramid(*(tensors[name].to(self.device) for name in Pyramid._fields))
+        return NanoEmbedding((height, width), features, (h, w))
 
     @torch.inference_mode()
     def predict(

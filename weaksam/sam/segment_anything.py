@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 DECODER_HEADS = 8  # the one number of the architecture that no tensor shape tells
 STABILITY_OFFSET = 1.0  # logits, as in SAM's automatic mask generator
 PROMPTS_AT_ONCE = 32
+PREPROCESSING = 1  # version of how a photo becomes the encoder's input; part of the embedding cache's keys
 VARIANTS = {(768, 12): "sam_vit_b", (1024, 24): "sam_vit_l", (1280, 32): "sam_vit_h"}
 
 
@@ -84,6 +86,8 @@ class SegmentAnything:
     the masks at the input resolution (long side 1024), never taken from SAM's inclusive corners.
     """
 
+    costly_encoding: ClassVar[bool] = True
+
     def __init__(self, sam: Sam, name: str, fingerprint: str) -> None:
         self.sam = sam.eval().requires_grad_(False)
         self.name = name
@@ -106,10 +110,36 @@ class SegmentAnything:
     @torch.inference_mode()
     def encode(self, image: np.ndarray) -> SamEmbedding:
         """Embed one upright RGB photo, uint8 ``(H, W, 3)``."""
-        resized = torch.from_numpy(self.transform.apply_image(image)).permute(2, 0, 1)[None].float()
-        features = self.sam.image_encoder(self.sam.preprocess(resized.to(self.sam.device)))
-        height, width = image.shape[:2]
-        return SamEmbedding((height, width), features, (resized.shape[2], resized.shape[3]))
+        return self.encode_batch([image])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, images: Sequence[np.ndarray]) -> list[SamEmbedding]:
+        """Embed several photos together, uint8 ``(H, W, 3)`` of any sizes; as one by one, up to rounding."""
+        if not images:
+            return []
+        resized = [torch.from_numpy(self.transform.apply_image(image)).permute(2, 0, 1).float() for image in images]
+        pixels = torch.stack([self.sam.preprocess(one.to(self.sam.device)) for one in resized])  # (B, 3, S, S)
+        features = self.sam.image_encoder(pixels).split(1)
+        return [
+            SamEmbedding((image.shape[0], image.shape[1]), feature, (one.shape[1], one.shape[2]))
+            for image, one, feature in zip(images, resized, features, strict=True)
+        ]
+
+    @property
+    def embedding_version(self) -> str:
+        """Preprocessing and kind of device, see ``CacheableSegmenter``."""
+        return f"sam-{PREPROCESSING} {self.sam.device.type}"
+
+    def pack(self, embedding: Embedding) -> dict[str, Tensor]:
+        """The embedding as tensors, for the cache on disk."""
+        assert isinstance(embedding, SamEmbedding), "pack needs what this segmenter's encode returned"
+        sizes = torch.tensor([embedding.size, embedding.input_size])
+        return {"features": embedding.features, "sizes": sizes}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> SamEmbedding:
+        """The embedding that ``pack`` took apart."""
+        (height, width), (h, w) = tensors["sizes"].tolist()
+        return SamEmbedding((height, width), tensors["features"].to(self.sam.device), (h, w))
 
     @torch.inference_mode()
     def predict(
