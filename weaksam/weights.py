@@ -43,14 +43,7 @@ def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
         UserError: the file is missing, empty, cut short, a web page, or not a set of named tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"The weights of {what} were looked for in {path}, which is not a file: correct the path.")
-    with path.open("rb") as file:
-        head = file.read(512)
-    if found := _not_weights(head):
-        raise UserError(
-            f"The weights of {what} were looked for in {path}, which {found} and not weights: download it again."
-        )
+    head = check_weights(path, what)
     try:
         state = _read_torch(path) if head.startswith(_TORCH_STARTS) else _read_safetensors(path)
     except Exception as error:  # torch and safetensors raise many kinds for a file that is not what it seems
@@ -64,6 +57,23 @@ def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
             f"The weights of {what} were looked for in {path}, which holds no named tensors: give another file."
         )
     return state
+
+
+def check_weights(path: Path, what: str) -> bytes:
+    """The first bytes of a weight file; ``what`` names the wanted weights in the error.
+
+    Raises:
+        UserError: the file is missing, empty, a web page or a pointer of Git LFS.
+    """
+    if not path.is_file():
+        raise UserError(f"The weights of {what} were looked for in {path}, which is not a file: correct the path.")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if found := _not_weights(head):
+        raise UserError(
+            f"The weights of {what} were looked for in {path}, which {found} and not weights: download it again."
+        )
+    return head
 
 
 def _not_weights(head: bytes) -> str | None:

@@ -18,10 +18,20 @@ OFFLINE_DEFAULT: Literal["tree", "nano"] = "tree"  # measured: benchmarks/propos
 class SegmenterSettings(Settings):
     """Which frozen segmenter answers the prompts."""
 
-    family: Literal["auto", "nano", "tree", "segment_anything"] = Field(
-        default="auto", description="auto: segment_anything where weights are given, else the better offline family"
+    family: Literal["auto", "nano", "tree", "segment_anything", "transformers"] = Field(
+        default="auto",
+        description="auto: as the weights tell (a folder or hub id: transformers, a file: segment_anything), without "
+        "weights the better offline family",
     )
-    weights: Path | None = Field(default=None, description="a SAM .pth file, or other weights of the nano family")
+    weights: Path | None = Field(
+        default=None,
+        description="an official SAM .pth file; or a model of transformers, as its folder or hub id, such as "
+        "facebook/sam2.1-hiera-tiny; or other weights of the nano family",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="numbers in the image encoder of the transformers family; bfloat16 is faster on CUDA",
+    )
     tree: RegionTreeSettings = Field(
         default=RegionTreeSettings(), description="settings of the region tree, if it is used"
     )
@@ -33,9 +43,12 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
     Raises:
         UserError: the family needs weights and has none, needs none and has some, or they cannot be read.
     """
-    family = settings.family
-    if family == "auto":
-        family = OFFLINE_DEFAULT if settings.weights is None else "segment_anything"
+    family = family_of(settings)
+    if settings.precision != "float32" and family != "transformers":
+        raise UserError(
+            f"segmenter.precision={settings.precision} is only for the transformers family, but the family is "
+            f"{family}: remove it."
+        )
     if family == "tree":
         if settings.weights is not None:
             raise UserError(
@@ -47,6 +60,8 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
         from weaksam.sam.nano import SamNano
 
         return SamNano.load(settings.weights, device)
+    if family == "transformers":
+        return _of_transformers(settings, device)
     if settings.weights is None:
         raise UserError(
             "segmenter.family=segment_anything needs a checkpoint, but segmenter.weights is empty: set it to an "
@@ -55,3 +70,25 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
     from weaksam.sam.segment_anything import SegmentAnything
 
     return SegmentAnything.load(settings.weights, device)
+
+
+def family_of(settings: SegmenterSettings) -> Literal["nano", "tree", "segment_anything", "transformers"]:
+    """The family that the settings name, or the one that ``auto`` stands for."""
+    if settings.family != "auto":
+        return settings.family
+    if settings.weights is None:
+        return OFFLINE_DEFAULT
+    from weaksam.sam.hf_files import names_transformers_model
+
+    return "transformers" if names_transformers_model(settings.weights) else "segment_anything"
+
+
+def _of_transformers(settings: SegmenterSettings, device: torch.device) -> Segmenter:
+    if settings.weights is None:
+        raise UserError(
+            "segmenter.family=transformers needs a model, but segmenter.weights is empty: set it to the folder of one, "
+            "or to a hub id such as facebook/sam2.1-hiera-tiny."
+        )
+    from weaksam.sam.transformers_sam import TransformersSam
+
+    return TransformersSam.load(settings.weights, device, settings.precision)
