@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from weaksam import cli, run
+from weaksam.artifacts import Store
 from weaksam.config import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,31 @@ def test_missing_config_misspelt_key_and_wrong_type(tmp_path):
     assert "nowhere.yaml" in refused("run", tmp_path / "nowhere.yaml")
     assert "wsod.num_epochs" in refused("run", "wsod.num_epoch=3")
     assert "seed" in refused("run", "seed=many")
+
+
+def test_proposals_want_nothing_but_photos(photos, tmp_path):
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff not the rest of a photo")
+    (photos / "folder").mkdir()
+    (photos / "a.jpg").rename(photos / "folder" / "a.jpg")  # folders of photos are no tags here
+    out = tmp_path / "out"
+    result = invoke("proposals", "--images", photos, "--out", out)
+    assert result.exit_code == 0, (result.output, result.exception)
+    (store,) = out.glob("proposals/store/train-*")
+    assert f"proposals of train: {store}" in result.stdout and "broken.jpg" in result.stdout
+    opened = Store.open(store)
+    assert opened.image_ids == tuple(sorted(["folder/a.jpg", *(f"{name}.jpg" for name in "bcdefghijkl")]))
+    assert all(len(row["boxes"]) > 0 and set(row["sources"].tolist()) == {0} for row in opened.rows())
+    before = {path: path.stat().st_mtime_ns for path in store.iterdir()}
+    assert invoke("proposals", "--images", photos, "--out", out).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in store.iterdir()} == before
+    assert invoke("report", out).exit_code == 0
+    assert "prompted the segmenter tree" in json.loads((out / "metrics.json").read_text())["note"]
+
+
+def test_sam_option_names_the_segmenter(photos, tmp_path):
+    (tmp_path / "page.pth").write_bytes(b"<!DOCTYPE html><html><body>Sign in</body></html>")
+    said = refused("proposals", "--images", photos, "--out", tmp_path / "out", "--sam", tmp_path / "page.pth")
+    assert "web page" in said and "page.pth" in said
 
 
 def test_unknown_class_and_empty_tag_file(photos, tmp_path):

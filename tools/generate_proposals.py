@@ -1,4 +1,4 @@
-"""Find peak points and prompt the frozen segmenter with them: `generate_proposals.py config.yaml [key=value ...]`."""
+"""Prompt the frozen SAM with a grid, and peaks where tags are given: `generate_proposals.py CONFIG [key=value ...]`."""
 
 from weaksam.cli import run_tool
 

@@ -201,6 +201,10 @@ class Store:
         part, row = self._place[image_id]
         return self._row(self._table(part), row, names)
 
+    def column(self, name: str) -> Mapping[str, Any]:
+        """The column ``name`` by image id, each value read when it is asked for; raises as `rows` does."""
+        return _Column(self, name)
+
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._place
 
@@ -300,6 +304,22 @@ class Store:
     def _row(self, table: pa.Table, row: int, names: Sequence[str]) -> dict[str, Any]:
         values = {name: _from_arrow(table.column(name)[row], self.columns[name]) for name in names or self.columns}
         return {"image_id": table.column("image_id")[row].as_py(), **values}
+
+
+class _Column(Mapping[str, Any]):
+    """One column of a store, which stays on disk."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._name = store, name
+
+    def __getitem__(self, image_id: str) -> Any:
+        return self._store.read(image_id, self._name)[self._name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store.image_ids)
+
+    def __len__(self) -> int:
+        return len(self._store)
 
 
 def store_folder(out: Path, stage: str, name: str, fingerprint: str) -> Path:

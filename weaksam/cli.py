@@ -78,7 +78,8 @@ def load_run_settings(arguments: Sequence[str] | None, **options: Any) -> Any:
     from weaksam.run import RunSettings
 
     config, overrides = split_arguments(arguments)
-    keys = {"images": "data.train.images", "tags": "data.train.tags", "out": "out", "seed": "seed"}
+    keys = {"images": "data.train.images", "tags": "data.train.tags", "sam": "segmenter.weights"}
+    keys |= {"out": "out", "seed": "seed"}
     overrides += [f"{keys[name]}={value}" for name, value in options.items() if value is not None]
     return load_settings(RunSettings, config, overrides)
 
@@ -118,7 +119,31 @@ def _add_stage_command(stage: str, help: str) -> None:
 
 
 _add_stage_command("clues", "Train the classifier on the tags and find peak points.")
-_add_stage_command("proposals", "Prompt the frozen segmenter with grid and peak points; keep its boxes.")
+
+
+@app.command()
+@guarded
+def proposals(
+    arguments: Arguments = None,
+    images: Images = None,
+    tags: Tags = None,
+    sam: Annotated[
+        str | None, typer.Option(help="segmenter: a SAM .pth file, a folder or hub id of transformers; or offline")
+    ] = None,
+    out: Out = None,
+    seed: Seed = None,
+) -> None:
+    """Boxes of what may be an object in each photo: needs nothing but photos, and uses tags where it has them.
+
+    The frozen segmenter is prompted with a grid of points and, with --tags, with the peaks of a classifier trained on
+    them. Rerunning the same command resumes.
+    """
+    settings = load_run_settings(arguments, images=images, tags=tags, sam=sam, out=out, seed=seed)
+    from weaksam import pipeline
+
+    pipeline.run(settings, until="proposals")
+
+
 _add_stage_command("wsod", "Train the weakly supervised detector on tags and proposals.")
 _add_stage_command("pseudo_gt", "Choose the detections that serve as pseudo ground truth.")
 _add_stage_command("retrain", "Train Faster R-CNN on the pseudo ground truth.")

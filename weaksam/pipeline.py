@@ -53,14 +53,11 @@ def _make_clues(run: Run) -> Any:
 
 
 def _make_proposals(run: Run) -> dict[str, Any]:
-    """Proposals of both splits; test photos have no tags, so the grid alone prompts them."""
-    found = run.results["clues"]
+    """Proposals of both splits; test photos (and all, where no tags are given) are prompted by the grid alone."""
+    found = run.results.get("clues")
+    clues_of, fingerprint = (no_points, "") if found is None else (clues.clue_points(found), found.fingerprint)
     arguments = (run.context, run.settings.proposals, run.segmenter)
-    made = {
-        "train": proposals.run(
-            *arguments, clues.clue_points(found), run.context.train, "train", clue_fingerprint=found.fingerprint
-        )
-    }
+    made = {"train": proposals.run(*arguments, clues_of, run.context.train, "train", clue_fingerprint=fingerprint)}
     if run.context.test is not None:
         made["test"] = proposals.run(*arguments, no_points, run.context.test, "test")
     return made
@@ -94,8 +91,8 @@ def _make_wsis_ceiling(run: Run) -> wsis.WsisResult:
     return wsis.run(run.context, run.settings.wsis, run.mask_segmenter, truths, weights, name="wsis_ceiling")
 
 
-def _boxes(run: Run, split: str) -> dict[str, Tensor]:
-    return {row["image_id"]: row["boxes"] for row in run.results["proposals"][split].rows()}
+def _boxes(run: Run, split: str) -> Mapping[str, Tensor]:
+    return run.results["proposals"][split].column("boxes")
 
 
 def _stores(result: Any) -> Mapping[str, Store]:
@@ -180,14 +177,18 @@ def run(settings: RunSettings, start: str | None = None, until: str | None = Non
     """Run the stages from ``start`` to ``until`` (all by default), then write metrics, record and report.
 
     Finished stages are not computed again. With ``start`` the stages before it must be finished: `UserError`
-    otherwise. Returns the content of ``OUT/metrics.json``.
+    otherwise. Returns the content of ``OUT/metrics.json``. Proposals are made without tags too, from the grid alone.
     """
     for name in (start, until):
         if name is not None and name not in STAGE_NAMES:
             raise UserError(f"wanted a stage ({', '.join(STAGE_NAMES)}), found {name!r}: name one of them")
-    one = open_run(settings)
-    require_finished(one, STAGE_NAMES[: STAGE_NAMES.index(start)] if start else ())
+    photos_only = until == "proposals" and settings.data.train.tags is None and settings.data.train.truth is None
+    one = open_run(settings, photos_only=photos_only)
     wanted = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
+    if photos_only:
+        wanted = ("proposals",)
+    elif start:
+        require_finished(one, STAGE_NAMES[: STAGE_NAMES.index(start)])
     if worker_rank() > 0:
         return _lend_a_hand(one, [stage for stage in STAGES if stage.name in wanted])
     stages = [stage for stage in STAGES if stage.name in wanted or one.finished(stage.name)]
@@ -201,8 +202,9 @@ def rewrite_report(out: Path) -> dict[str, Any]:
     path = out / "run.json"
     if not path.is_file():
         raise UserError(f"wanted the folder of a run, found no run.json in {out}: name the folder given as out=")
-    settings = RunSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["settings"])
-    one = open_run(settings.model_copy(update={"out": out}))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    settings = RunSettings.model_validate(record["settings"]).model_copy(update={"out": out})
+    one = open_run(settings, photos_only="backbone" not in record["hashes"])  # which only training needs
     return _finish(one, [_make(one, stage) for stage in (*STAGES, *CEILINGS) if one.finished(stage.name)])
 
 
@@ -214,7 +216,7 @@ def _lend_a_hand(one: Run, stages: Sequence[Stage]) -> dict[str, Any]:
     for stage in stages:
         if not stage.shared:
             continue
-        for name in STAGE_NAMES[: STAGE_NAMES.index(stage.name)]:
+        for name in (before.name for before in stages[: stages.index(stage)]):
             while not one.finished(name):
                 time.sleep(POLL_SECONDS)
             one.results[name] = next(other for other in STAGES if other.name == name).make(one)
@@ -260,7 +262,10 @@ def _finish(one: Run, made: list[StageReport]) -> dict[str, Any]:
     write_json_atomic(out / "run.json", record, indent=1)
     Page(metrics, record, galleries(_shown(one))).write(out / "report.html")
     one.context.log.write("run ends", stages=[report.stage for report in made])
-    print(f"\n{summary_text(metrics)}\n\nreport: {out / 'report.html'}", flush=True)
+    print(f"\n{summary_text(metrics)}\n", flush=True)
+    for split, store in one.results.get("proposals", {}).items():
+        print(f"proposals of {split}: {store.folder}")
+    print(f"report: {out / 'report.html'}", flush=True)
     return metrics
 
 
@@ -283,6 +288,10 @@ def _shown(one: Run) -> Shown:
 
 def _note(one: Run) -> str | None:
     """What could not be evaluated, and why; None where both splits were."""
+    if one.photos_only:
+        name = one.segmenter.name
+        better = "; give --sam for real work" if one.settings.segmenter.weights is None else ""
+        return f"No tags were given: the grid alone prompted the segmenter {name}{better}."
     train, test = one.truths["train"], one.truths["test"]
     if test is not None:
         return None if train is not None else "The training photos have no truth: their labels were not evaluated."

@@ -26,6 +26,7 @@ from weaksam.engine.seeds import seed_everything
 from weaksam.models.backbones import BackboneSettings, backbone_fingerprint
 from weaksam.report.figures import EvaluationSettings, Truth
 from weaksam.sam.build import SegmenterSettings, build_segmenter
+from weaksam.sam.embedding_cache import EmbeddingCacheSettings, with_cache
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages.clues import ClueSettings
 from weaksam.stages.proposals import ProposalSettings
@@ -43,7 +44,9 @@ CEILING_NAMES = ("retrain_ceiling", "wsis_ceiling")
 class RunSettings(Settings):
     """One run: its data, its folder, its seed, and the settings of every stage; a YAML holds only what differs."""
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"out", "device", "threads", "evaluation", "ceiling"})
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
+        {"out", "device", "threads", "evaluation", "ceiling", "embedding_cache"}
+    )
 
     data: DataSettings = Field(DataSettings(), description="training photos and tags, test photos, truth to measure by")
     out: Path = Field(Path("work_dirs/run"), description="folder for everything the run makes")
@@ -53,6 +56,9 @@ class RunSettings(Settings):
     backbone: BackboneSettings = Field(BackboneSettings(), description="the network every detector starts from")
     segmenter: SegmenterSettings = Field(SegmenterSettings(), description="the frozen promptable segmenter")
     mask_segmenter: SegmenterSettings | None = Field(None, description="another one for the masks; None: the same")
+    embedding_cache: EmbeddingCacheSettings = Field(
+        EmbeddingCacheSettings(), description="photo embeddings kept on disk for the next stage or run"
+    )
     clues: ClueSettings = Field(ClueSettings(), description="the tag classifier and its peaks")
     proposals: ProposalSettings = Field(ProposalSettings(), description="prompts and suppression")
     wsod: WsodSettings = Field(WsodSettings(), description="the weakly supervised detector")
@@ -80,25 +86,37 @@ class Run:
     @functools.cached_property
     def segmenter(self) -> Segmenter:
         """The frozen segmenter, built when it is first asked for."""
-        return build_segmenter(self.settings.segmenter, self.context.device)
+        return self._cached(build_segmenter(self.settings.segmenter, self.context.device))
 
     @functools.cached_property
     def mask_segmenter(self) -> Segmenter:
         """The frozen segmenter that the pseudo boxes prompt for masks."""
         settings = self.settings.mask_segmenter
-        return self.segmenter if settings is None else build_segmenter(settings, self.context.device)
+        return self.segmenter if settings is None else self._cached(build_segmenter(settings, self.context.device))
+
+    def _cached(self, segmenter: Segmenter) -> Segmenter:
+        """``segmenter`` with the embedding cache in front, where the settings want it."""
+        out, device = self.context.out, self.context.device
+        return with_cache(segmenter, self.settings.embedding_cache, out, device, lambda note: print(note, flush=True))
 
     @functools.cached_property
     def inputs(self) -> dict[str, str]:
         """Fingerprints of everything a run reads."""
         test = self.context.test
-        return {
+        found = {
             "train photos and tags": self.context.train.fingerprint,
             "test photos": test.fingerprint if test is not None else "none",
-            "backbone": backbone_fingerprint(self.settings.backbone),
             "segmenter": self.segmenter.fingerprint,
-            "mask segmenter": self.mask_segmenter.fingerprint,
         }
+        if self.photos_only:
+            return found
+        backbone = backbone_fingerprint(self.settings.backbone)
+        return {**found, "backbone": backbone, "mask segmenter": self.mask_segmenter.fingerprint}
+
+    @property
+    def photos_only(self) -> bool:
+        """Whether there are photos without tags and classes, for which proposals can be made and nothing else."""
+        return not self.context.train.classes
 
     def key(self, stage: str) -> str:
         """What decides ``stage`` and all before it, as a hash; the same key means the same results."""
@@ -164,8 +182,11 @@ class Run:
         return before["peak_memory_mib"] if before.get("finished") else max(now, before.get("peak_memory_mib", 0))
 
 
-def open_run(settings: RunSettings) -> Run:
-    """Read the data, choose the device, seed everything and start the log. Raises `UserError` for bad input."""
+def open_run(settings: RunSettings, *, photos_only: bool = False) -> Run:
+    """Read the data, choose the device, seed everything and start the log. Raises `UserError` for bad input.
+
+    With ``photos_only`` no tags are wanted, and none are read.
+    """
     if settings.data.train.images is None:
         raise UserError(
             "wanted a folder of training photos, found none: give --images DIR --tags FILE, or data.train.images=DIR"
@@ -175,7 +196,7 @@ def open_run(settings: RunSettings) -> Run:
     device = pick_device(own_device(settings.device))
     seed_everything(settings.seed)
     log = RunLog(settings.out / "log.jsonl" if worker_rank() == 0 else None)
-    train, test = load_splits(settings.data, log)
+    train, test = load_splits(settings.data, log, photos_only=photos_only)
     context = RunContext(
         out=settings.out,
         seed=settings.seed,

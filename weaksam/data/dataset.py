@@ -101,11 +101,18 @@ class Dataset:
         return iter(self.samples)
 
 
-def load_splits(data: DataSettings, log: EventLog | None = None) -> tuple[Dataset, Dataset | None]:
+def load_splits(
+    data: DataSettings, log: EventLog | None = None, *, photos_only: bool = False
+) -> tuple[Dataset, Dataset | None]:
     """Train and test split with one list of classes: the settings', else the truth's, else the tags'.
 
-    Taking the classes from a truth file, even the test split's, finds a misspelt class in the tags. Raises `UserError`.
+    Taking the classes from a truth file, even the test split's, finds a misspelt class in the tags. With
+    ``photos_only`` neither is looked for, see `load_photos`. Raises `UserError`.
     """
+    if photos_only:
+        train = load_photos(data.train, name="train", log=log)
+        has_test = data.test is not None and data.test.images is not None
+        return train, load_photos(data.test, name="test", log=log) if data.test and has_test else None
     classes = data.classes
     if classes is None and data.train.truth is None and data.test is not None and data.test.truth is not None:
         classes = truth_classes(data.test.truth)
@@ -113,6 +120,21 @@ def load_splits(data: DataSettings, log: EventLog | None = None) -> tuple[Datase
     if data.test is None or data.test == SplitSettings():
         return train, None
     return train, load_dataset(data.test, name="test", classes=train.classes, log=log)
+
+
+def load_photos(split: SplitSettings, *, name: str, log: EventLog | None = None) -> Dataset:
+    """Every photo of a split that can be read, without tags, classes or truth; the others are in ``bad``.
+
+    Raises `UserError` for a missing folder and where no photo is left.
+    """
+    folder = images_folder(split, name)
+    bad: dict[str, str] = {}
+    photos = verify_photos(list_photos(folder), bad)
+    samples = _samples(photos, {image_id: () for image_id in photos}, None)
+    dataset = Dataset(name, (), (), samples, tuple(sorted(bad.items())))
+    _refuse_nothing_left(dataset, folder)
+    _write_log(dataset, log)
+    return dataset
 
 
 def load_dataset(
