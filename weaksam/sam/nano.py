@@ -15,41 +15,48 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weaksam.config import UserError, fingerprint_of
-from weaksam.sam.nano_model import BOX_LABELS, INPUT_SIZE, MASK_SIZE, Architecture, NanoSam, Pyramid
-from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, check_prompts
+from weaksam.sam.nano_decode import NanoDecoder, Shared
+from weaksam.sam.nano_frame import FRAME_SIZE, areas, frame_size, framed, stability, working_logits
+from weaksam.sam.nano_model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid
+from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, boxes_in_photo, check_prompts
 from weaksam.weights import load_into, load_state, read_metadata
 
 BUNDLED = Path(__file__).parent / "weights" / "sam_nano.safetensors"
-FRAME_SIZE = 128  # long side of the working frame, pixels
-CHUNK = 32  # prompts decoded at once: larger chunks leave the cache
+CHUNK = 64  # prompts decoded at once
 MIN_SLOTS = 3  # the decoder was trained with three prompt slots
-STABILITY_OFFSET = 1.0  # SAM's: areas at logits above and below the threshold by this are compared
 
 
 @dataclass(frozen=True)
 class NanoEmbedding(Embedding):
-    """Features of one photo, and the ``(h, w)`` that it covers of the 256-pixel input."""
+    """Features of one photo, and the ``(h, w)`` that it covers of the 256-pixel input.
+
+    ``shared`` is what all its prompts share when decoded fast, None otherwise.
+    """
 
     features: Pyramid
     covered: tuple[int, int]
+    shared: Shared | None = None
 
 
 class SamNano:
     """Segmenter with a network small enough to ship, trained by ``tools/train_sam_nano.py`` on rendered scenes.
 
-    Masks are answered in a frame of 128 pixels on the long side. One photo takes about 0.03 s to encode and 256
-    points about 0.5 s on one CPU core.
+    Masks are answered in a frame of 128 pixels on the long side. ``fast`` (see ``nano_decode``) changes the answers by
+    float rounding only; without it the network runs as it was trained, several times slower.
     """
 
     name: ClassVar[str] = "sam_nano"
     costly_encoding: ClassVar[bool] = False
 
-    def __init__(self, model: NanoSam, fingerprint: str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, model: NanoSam, fingerprint: str, device: torch.device | str = "cpu", *, fast: bool = True
+    ) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
         self.fingerprint = fingerprint
+        self.decoder = NanoDecoder(self.model) if fast else None
 
     @classmethod
-    def load(cls, weights: Path | None = None, device: torch.device | str = "cpu") -> SamNano:
+    def load(cls, weights: Path | None = None, device: torch.device | str = "cpu", *, fast: bool = True) -> SamNano:
         """Read ``weights`` (the bundled ones if None); the architecture is stored beside them.
 
         Raises:
@@ -60,7 +67,8 @@ class SamNano:
         model = NanoSam(read_architecture(path))
         load_into(model, state, "sam_nano", allow_missing=(".num_batches_tracked",))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return cls(model, fingerprint_of({"algorithm": "sam_nano-1", "weights": digest, "frame": FRAME_SIZE}), device)
+        fingerprint = fingerprint_of({"algorithm": "sam_nano-1", "weights": digest, "frame": FRAME_SIZE})
+        return cls(model, fingerprint, device, fast=fast)
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +83,13 @@ class SamNano:
         covered = (max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio)))
         resized = Image.fromarray(image).resize(covered[::-1], Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(resized, np.float32)).permute(2, 0, 1).to(self.device)
-        return NanoEmbedding(size, self.model.image_encoder(self.model.preprocess(pixels)[None]), covered)
+        features = self.model.image_encoder(self.model.preprocess(pixels)[None])
+        return self._embedding(size, Pyramid(*(level.contiguous() for level in features)), covered)
+
+    @torch.inference_mode()
+    def _embedding(self, size: tuple[int, int], features: Pyramid, covered: tuple[int, int]) -> NanoEmbedding:
+        """With what prompts share computed from ``features``, of which all levels are contiguous."""
+        return NanoEmbedding(size, features, covered, self.decoder.shared(features) if self.decoder else None)
 
     @property
     def embedding_version(self) -> str:
@@ -91,7 +105,7 @@ class SamNano:
         """The embedding that ``pack`` took apart."""
         (height, width), (h, w) = tensors["sizes"].tolist()
         features = Pyramid(*(tensors[name].to(self.device) for name in Pyramid._fields))
-        return NanoEmbedding((height, width), features, (h, w))
+        return self._embedding((height, width), features, (h, w))
 
     @torch.inference_mode()
     def predict(
@@ -103,36 +117,58 @@ class SamNano:
         boxes: Tensor | None = None,
         min_pred_iou: float | None = None,
     ) -> Masks:
-        """Three masks per prompt, small to large by their area, see ``Segmenter.predict``; all on the CPU."""
+        """Three masks per prompt, small to large by their area, see ``Segmenter.predict``; all on the CPU.
+
+        Where no mask of a prompt is above ``min_pred_iou``, its three predicted IoU are in no particular order.
+        """
         assert isinstance(embedding, NanoEmbedding), "predict needs what this segmenter's encode returned"
-        num = check_prompts(points, point_labels, boxes)
+        check_prompts(points, point_labels, boxes)
         coords, labels = prompt_slots(embedding, points, point_labels, boxes)
-        if num == 0:
-            return self._answer(embedding, coords, labels)
-        chunks = zip(coords.split(CHUNK), labels.split(CHUNK), strict=True)
-        return _joined([self._answer(embedding, *chunk) for chunk in chunks])
+        limit = -torch.inf if min_pred_iou is None else min_pred_iou
+        answer = _empty_answer(embedding, len(coords))
+        for start in range(0, len(coords), CHUNK):
+            rows = slice(start, start + CHUNK)
+            chunk = coords[rows].to(self.device), labels[rows].to(self.device)
+            if self.decoder is None or embedding.shared is None:
+                self._answer(answer, rows, embedding, *chunk)
+            else:
+                self._answer_fast(answer, rows, embedding, *chunk, limit)
+        return answer
 
-    def _answer(self, embedding: NanoEmbedding, coords: Tensor, labels: Tensor) -> Masks:
-        """Decode one chunk of prompts given in the 256-pixel frame."""
+    def _answer(self, answer: Masks, rows: slice, embedding: NanoEmbedding, coords: Tensor, labels: Tensor) -> None:
+        """Fill in one chunk of prompts given in the 256-pixel frame, as the network was trained."""
         first = torch.zeros(len(coords), dtype=torch.long, device=self.device)
-        if len(coords):
-            coords, labels = coords.to(self.device), labels.to(self.device)
-            logits, iou = self.model.prompted(embedding.features, first, coords, labels)
-            order = (logits > 0).sum((2, 3)).argsort(dim=1, stable=True)
-            iou = iou.gather(1, order).clamp(0, 1).float().cpu()
-            frame = working_logits(logits, embedding.covered).cpu()
-            frame = frame.gather(1, order.cpu()[:, :, None, None].expand_as(frame))
-        else:
-            frame = working_logits(torch.zeros(0, NUM_MASKS, MASK_SIZE, MASK_SIZE), embedding.covered)
-            iou = torch.zeros(0, NUM_MASKS)
-        return Masks.from_working(frame > 0, iou, stability(frame), embedding.size)
+        logits, iou = self.model.prompted(embedding.features, first, coords, labels)
+        order = (logits > 0).sum((2, 3)).argsort(dim=1, stable=True)
+        frame = working_logits(logits, embedding.covered).cpu()
+        frame = frame.gather(1, order.cpu()[:, :, None, None].expand_as(frame))
+        answer.masks[rows], answer.stability[rows] = frame > 0, stability(frame)
+        answer.iou[rows] = iou.gather(1, order).clamp(0, 1).float().cpu()
+        answer.boxes[rows] = boxes_in_photo(answer.masks[rows], embedding.size)
+
+    def _answer_fast(
+        self, answer: Masks, rows: slice, embedding: NanoEmbedding, coords: Tensor, labels: Tensor, limit: float
+    ) -> None:
+        """The same, drawing only what is predicted above ``limit``."""
+        assert self.decoder is not None and embedding.shared is not None
+        decoded = self.decoder.decode(embedding.features, embedding.shared, coords, labels)
+        iou = decoded.iou.float().clamp(0, 1)
+        answer.iou[rows] = iou.cpu()
+        for drawn, logits in self.decoder.draw(embedding.shared, decoded, (iou > limit).any(1)):
+            prompts, logits = drawn.cpu() + rows.start, logits.float().cpu()
+            order = areas(logits).argsort(dim=1, stable=True)
+            answer.iou[prompts] = answer.iou[prompts].gather(1, order)
+            row, number = (answer.iou[prompts] > limit).nonzero(as_tuple=True)
+            masks, steady, boxes = framed(logits[row, order[row, number]], embedding.covered, embedding.size)
+            place = prompts[row], number
+            answer.masks[place], answer.stability[place], answer.boxes[place] = masks, steady, boxes
 
 
-def _joined(parts: list[Masks]) -> Masks:
-    """Answers of several batches of prompts on one photo (at least one batch), in order."""
-    masks, iou = torch.cat([part.masks for part in parts]), torch.cat([part.iou for part in parts])
-    steady, boxes = torch.cat([part.stability for part in parts]), torch.cat([part.boxes for part in parts])
-    return Masks(masks, iou, steady, boxes, parts[0].size)
+def _empty_answer(embedding: NanoEmbedding, num: int) -> Masks:
+    """``num`` prompts' answers, nothing drawn yet."""
+    shape = num, NUM_MASKS
+    masks = torch.zeros(*shape, *frame_size(embedding.covered), dtype=torch.bool)
+    return Masks(masks, torch.zeros(shape), torch.zeros(shape), torch.zeros(*shape, 4), embedding.size)
 
 
 def read_architecture(path: Path) -> Architecture:
@@ -165,22 +201,3 @@ def prompt_slots(
     slots, kinds = torch.cat([c.cpu() for c in coords], 1) * ratio, torch.cat([n.cpu() for n in labels], 1)
     missing = max(0, MIN_SLOTS - slots.shape[1])
     return F.pad(slots, (0, 0, 0, missing)), F.pad(kinds, (0, missing), value=PADDING)
-
-
-def working_logits(logits: Tensor, covered: tuple[int, int]) -> Tensor:
-    """Decoder logits ``(P, 3, 64, 64)`` resized to the working frame, the padding cut off: ``(P, 3, h, w)``.
-
-    ``covered`` is the part ``(h, w)`` of the 256-pixel input that is photo.
-    """
-    height, width = (max(1, round(side * FRAME_SIZE / INPUT_SIZE)) for side in covered)
-    if len(logits) == 0:
-        return logits.new_zeros(0, NUM_MASKS, height, width)
-    large = F.interpolate(logits, size=(FRAME_SIZE, FRAME_SIZE), mode="bilinear", align_corners=False)
-    return large[..., :height, :width]
-
-
-def stability(logits: Tensor) -> Tensor:
-    """SAM's stability score ``(P, 3)`` in [0, 1]: area above +1 over area above -1; 0 where the latter is empty."""
-    inner = (logits > STABILITY_OFFSET).sum((2, 3))
-    outer = (logits > -STABILITY_OFFSET).sum((2, 3))
-    return inner / outer.clamp(min=1)

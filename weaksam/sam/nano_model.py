@@ -15,6 +15,7 @@ INPUT_SIZE = 256  # pixels, long side
 STRIDE = 16
 GRID = INPUT_SIZE // STRIDE
 MASK_SIZE = 4 * GRID
+DRAWN_STEP = INPUT_SIZE / MASK_SIZE
 BOX_LABELS = (2, 3)  # top-left and bottom-right corner, beside SAM's 1 foreground, 0 background, -1 padding
 
 
@@ -132,11 +133,14 @@ class NanoPromptEncoder(PromptEncoder):  # type: ignore[misc]  # untyped library
         ``coords (N, K, 2)`` are xy in the 256-pixel frame. ``labels (N, K)``: 1, 0, -1 as SAM's, 2 and 3 a box's
         corners. ``image_index (N,)`` says whose features they point at.
         """
+        return self.tokens(coords, labels, features, image_index), self.mask_downscaling(draw_prompts(coords, labels))
+
+    def tokens(self, coords: Tensor, labels: Tensor, features: Pyramid, image_index: Tensor) -> Tensor:
+        """The tokens of ``embed``: where each slot is, what kind it is of, and the image under it."""
         tokens = self.pe_layer.forward_with_coords(coords, self.input_image_size)
         kinds = torch.stack([embed.weight[0] for embed in self.point_embeddings])  # (4, dim)
         tokens = tokens + kinds[labels.clamp(min=0)] + self._under(coords, features, image_index)
-        tokens = torch.where((labels < 0)[..., None], self.not_a_point_embed.weight[0], tokens)
-        return tokens, self.mask_downscaling(draw_prompts(coords, labels))
+        return torch.where((labels < 0)[..., None], self.not_a_point_embed.weight[0], tokens)
 
     def _under(self, coords: Tensor, features: Pyramid, image_index: Tensor) -> Tensor:
         """Features ``(N, K, dim)`` of the image under each point, bilinear."""
@@ -154,14 +158,20 @@ def sample_points(level: Tensor, coords: Tensor, image_index: Tensor) -> Tensor:
 
 def draw_prompts(coords: Tensor, labels: Tensor) -> Tensor:
     """Draw prompts as a mask prompt ``(N, 1, 64, 64)``: a bump of +1 / -1 per point, +1 / -1 inside / outside a box."""
-    step = INPUT_SIZE / MASK_SIZE
-    cells = (torch.arange(MASK_SIZE, device=coords.device, dtype=coords.dtype) + 0.5) * step
-    reach = 2 * (2 * step) ** 2
-    row = torch.exp(-((cells - coords[..., 1:2]) ** 2) / reach)  # (N, K, 64)
-    column = torch.exp(-((cells - coords[..., 0:1]) ** 2) / reach)
+    pixels = torch.arange(MASK_SIZE, device=coords.device)
+    row, column = bumps(pixels, coords[..., 1:2]), bumps(pixels, coords[..., 0:1])  # (N, K, 64)
     sign = (labels == 1).to(coords.dtype) - (labels == 0).to(coords.dtype)
     drawn = torch.einsum("nk,nky,nkx->nyx", sign, row, column)
-    return (drawn + _draw_boxes(coords, labels, cells))[:, None]
+    return (drawn + _draw_boxes(coords, labels, (pixels + 0.5) * DRAWN_STEP))[:, None]
+
+
+def bumps(pixels: Tensor, at: Tensor) -> Tensor:
+    """A drawn point's profile, 1 at ``at`` and a sigma of two pixels: ``pixels`` are numbers of drawn rows or columns.
+
+    ``at`` is a coordinate in the 256-pixel frame; the two shapes are broadcast.
+    """
+    centres = (pixels.to(at.dtype) + 0.5) * DRAWN_STEP
+    return torch.exp(-((centres - at) ** 2) / (2 * (2 * DRAWN_STEP) ** 2))
 
 
 def _draw_boxes(coords: Tensor, labels: Tensor, cells: Tensor) -> Tensor:
