@@ -8,7 +8,8 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 
 from weaksam.sam.protocol import Segmenter
-from weaksam.sam.segment_anything import SamArchitecture, SegmentAnything, build_sam, infer_architecture
+from weaksam.sam.sam_architecture import SamArchitecture, build_sam, infer_architecture
+from weaksam.sam.segment_anything import SegmentAnything
 
 CPU = torch.device("cpu")
 TOY = SamArchitecture(
@@ -22,7 +23,7 @@ TOY = SamArchitecture(
     channels=32,
     mask_channels=4,
     num_masks=3,
-    decoder_depth=1,
+    decoder_depth=2,
     decoder_mlp=32,
     iou_depth=2,
     iou_hidden=16,

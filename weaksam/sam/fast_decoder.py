@@ -325,16 +325,16 @@ class FastDecoder:
         on_cpu = rows.device.type == "cpu"
         at_once, band = (1, max(1, BAND // w)) if on_cpu else (PROMPTS_AT_ONCE, h)
         mlps = self.decoder.output_hypernetworks_mlps[1:]
-        kernels = torch.stack([mlp(side.hidden[:, 2 + k]) for k, mlp in enumerate(mlps)], dim=2)  # (P, C'', 3)
+        kernels = torch.stack([mlp(side.hidden[:, 2 + k]) for k, mlp in enumerate(mlps)], dim=1)  # (P, 3, C'')
         drawn = kernels.new_empty(len(rows), len(mlps), h, 2, 2, w, 2, 2)
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
             low = (side.values1[part] @ self.up_weight, side.values2[part] @ self.up_weight)
             for top in range(0, h, band):
                 here = slice(top * w, min(top + band, h) * w)
-                fine = self._fine(photo, side, part, low, here) @ kernels[part]  # (q, 16 n, 3)
-                fine = fine.view(len(part), -1, w, 2, 2, 2, 2, len(mlps))
-                drawn[start : start + at_once, :, top : top + band] = fine.permute(0, 7, 1, 3, 5, 2, 4, 6)
+                fine = kernels[part] @ self._fine(photo, side, part, low, here).mT  # (q, 3, 16 n)
+                fine = fine.view(len(part), len(mlps), -1, w, 2, 2, 2, 2)
+                drawn[start : start + at_once, :, top : top + band] = fine.permute(0, 1, 2, 4, 6, 3, 5, 7)
         return drawn.view(len(rows), len(mlps), 4 * h, 4 * w)
 
     def _fine(self, photo: PhotoSide, side: PromptSide, rows: Tensor, low: tuple[Tensor, Tensor], at: slice) -> Tensor:
