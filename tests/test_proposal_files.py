@@ -278,19 +278,21 @@ def test_a_plain_table_is_read_too(tmp_path):
 def test_results_of_others_by_number_name_or_companion(tmp_path):
     entries = [{"image_id": 9, "bbox": [1, 2, 3, 4]}, {"image_id": 9, "bbox": [0, 0, 5, 5], "score": 0.5}]
     (tmp_path / "x.json").write_text(json.dumps(entries))
-    assert named_proposals(tmp_path / "x.json", ImageNames(COCO))[COCO[0]].boxes.tolist() == [
+    assert named_proposals(tmp_path / "x.json", ImageNames(COCO))[0][COCO[0]].boxes.tolist() == [
         [1, 2, 4, 6],
         [0, 0, 5, 5],
     ]
     numbered = ImageNames(["a.jpg", "9.jpg"], {"a.jpg": 9, "9.jpg": 1})
-    assert list(named_proposals(tmp_path / "x.json", numbered)) == ["a.jpg"]
+    assert list(named_proposals(tmp_path / "x.json", numbered)[0]) == ["a.jpg"]
     companion = {"images": [{"id": 9, "file_name": "z.jpg"}, {"id": 1, "file_name": "a.jpg"}]}
     (tmp_path / "x.images.json").write_text(json.dumps(companion))
-    found = named_proposals(tmp_path / "x.json", ImageNames(["a.jpg", "z.jpg"], {"a.jpg": 9, "z.jpg": 1}))
+    found, _ = named_proposals(tmp_path / "x.json", ImageNames(["a.jpg", "z.jpg"], {"a.jpg": 9, "z.jpg": 1}))
     assert (len(found["a.jpg"]), len(found["z.jpg"])) == (0, 2)
+    with pytest.raises(UserError, match=r"found 2 others \(z.jpg, a.jpg\)"):
+        named_proposals(tmp_path / "x.json", ImageNames(["c.jpg"]))
     (tmp_path / "x.images.json").unlink()
     (tmp_path / "x.json").write_text(json.dumps([{"image_id": "2008_000001", "bbox": [1, 2, 3, 4]}]))
-    assert list(named_proposals(tmp_path / "x.json", ImageNames(["2008_000001.jpg"]))) == ["2008_000001.jpg"]
+    assert list(named_proposals(tmp_path / "x.json", ImageNames(["2008_000001.jpg"]))[0]) == ["2008_000001.jpg"]
 
 
 @pytest.mark.parametrize(

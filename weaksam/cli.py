@@ -167,6 +167,90 @@ def evaluate(
 
 @app.command()
 @guarded
+def recall(
+    proposals: Annotated[
+        list[str],
+        typer.Option(help="[NAME=]PATH of a store, COCO results (.json) or flat table (.parquet); repeat to compare"),
+    ],
+    truth: Annotated[Path, typer.Option(help="true boxes: COCO JSON, VOC XML folder or YOLO labels")],
+    images: Annotated[Path | None, typer.Option(help="folder of photos: only theirs count; needed for YOLO")] = None,
+    matching: Annotated[str, typer.Option(help="coco, best-match or one-to-one")] = "coco",
+    order: Annotated[str, typer.Option(help="which boxes come first: score, or file for the file's order")] = "score",
+    counts: Annotated[str, typer.Option(help="numbers of boxes of the table")] = "50,100,200,300,500",
+    count_difficult: Annotated[bool, typer.Option("--count-difficult", help="difficult objects count too")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="also by the objects' class")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    plot: Annotated[Path | None, typer.Option(help="also draw the curves (.png, .svg or .pdf)")] = None,
+) -> None:
+    """Measure how many true objects proposals cover, by IoU and number of boxes, and print the protocol."""
+    from weaksam.report import recall_report
+
+    if plot is not None:
+        recall_report.check_plot(plot)
+    measured = recall_report.measure_recall(
+        recall_report.named_sets(proposals),
+        truth,
+        images,
+        matching=matching,  # type: ignore[arg-type]
+        order=order,  # type: ignore[arg-type]
+        counts=recall_report.parse_counts(counts),
+        count_difficult=count_difficult,
+        per_class=per_class,
+        curve=plot is not None,
+    )
+    print(recall_report.recall_json(measured) if json else recall_report.recall_text(measured))
+    if plot is not None:
+        from weaksam.report.recall_plot import write_plot
+
+        write_plot(plot, measured)
+
+
+boxes_app = typer.Typer(
+    help="Bring other tools' proposals in, take ours out, look at them.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(boxes_app, name="boxes")
+ImageList = Annotated[
+    Path | None, typer.Option("--list", help="the images the file was made for, in order: a name a line, or COCO JSON")
+]
+
+
+@boxes_app.command("import")
+@guarded
+def boxes_import(
+    source: Annotated[Path, typer.Argument(help="pickle of wetectron, mmdet or detectron, COCO results, flat table")],
+    out: Annotated[Path, typer.Option(help="folder of the store to write")],
+    image_list: ImageList = None,
+    images: Annotated[Path | None, typer.Option(help="folder of the photos")] = None,
+    layout: Annotated[str | None, typer.Option(help="wetectron, mmdet or detectron; told from the file")] = None,
+    corners: Annotated[
+        str, typer.Option(help="x2, y2 there are the last pixel (inclusive), the first beyond (half-open), or auto")
+    ] = "auto",
+) -> None:
+    """Write another tool's proposals as a sealed store; a pickle is read without running anything in it."""
+    from weaksam.data.proposal_exchange import import_proposals
+
+    choices: dict[str, Any] = {"layout": layout, "corners": corners}
+    print(import_proposals(source, out, image_list=image_list, photos=images, **choices))
+
+
+@boxes_app.command("export")
+@guarded
+def boxes_export(
+    source: Annotated[Path, typer.Argument(help="folder of a store of proposals")],
+    out: Annotated[Path, typer.Option(help="file to write: .json (COCO results) or .parquet (one line per box)")],
+    image_list: Annotated[Path | None, typer.Option("--list", help="COCO file that numbers the images")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder of the photos, for --masks")] = None,
+    category_id: Annotated[int, typer.Option(help="category of every proposal in COCO results")] = 1,
+    masks: Annotated[bool, typer.Option("--masks", help="write the masks too (RLE, COCO results only)")] = False,
+) -> None:
+    """Write a store of proposals as COCO results or as a flat Parquet table."""
+    from weaksam.data.proposal_exchange import export_proposals
+
+    print(export_proposals(source, out, image_list=image_list, photos=images, category_id=category_id, masks=masks))
+
+
+@app.command()
+@guarded
 def report(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
     """Write OUT/report.html and OUT/metrics.json of a finished run again."""
     from weaksam import pipeline

@@ -122,12 +122,17 @@ def export_proposals(
     return f"{out}: the {'masks' if masks else 'boxes'} of {len(ids)} images{note}"
 
 
-def named_proposals(source: Path, names: ImageNames) -> dict[str, ImageProposals]:
-    """Proposals of a store or table for the images ``names`` speaks of; the others are left out. Raises `UserError`."""
+def named_proposals(source: Path, names: ImageNames) -> tuple[dict[str, ImageProposals], int]:
+    """Proposals of a store or table for the images ``names`` speaks of, and how many others it has.
+
+    Raises `UserError`, also where it has proposals for none of them.
+    """
     found = read_proposals(source)
     companion = companion_names(source)
     found = found if companion is None else _renamed(found, companion, source)
-    return {name: found[key] for name, key in names.find_all(list(found), str(source)).items()}
+    key_of = names.find_all(list(found), str(source))
+    _check_list(key_of, found, names, source, None)
+    return {name: found[key] for name, key in key_of.items()}, len(found) - len(key_of)
 
 
 def companion_names(source: Path) -> ImageNames | None:

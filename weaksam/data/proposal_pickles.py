@@ -60,8 +60,9 @@ def read_foreign_proposals(path: Path, layout: Layout | None = None, corners: Co
 
     ``layout`` None tells it from the content. Raises `UserError` for another content, or lists of different lengths.
     """
-    if corners not in get_args(Corners):
-        raise UserError(f"wanted corners to be one of {', '.join(get_args(Corners))}, found {corners!r}")
+    for word, value, choices in (("corners", corners, get_args(Corners)), ("layout", layout, get_args(Layout))):
+        if value is not None and value not in choices:
+            raise UserError(f"wanted the {word} to be one of {', '.join(choices)}, found {value!r}: name one of them")
     content = read_plain_pickle(path, _WANTED)
     found = _layout_of(content, path)
     if layout is not None and layout != found:

@@ -1,0 +1,74 @@
+"""Draw proposal recall: over IoU for several numbers of boxes, and over the number of boxes."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from weaksam.evaluation.recall import AR_IOUS
+from weaksam.files import atomic_file
+from weaksam.report.pictures import colour_of
+from weaksam.report.recall_report import CURVE, IOUS, RecallReport
+
+STYLES = ("-", "--", ":")
+OVER_IOU = (None, 100, 10)
+"""Numbers of boxes whose recall is drawn over IoU, in the order of ``STYLES``; None: all."""
+
+
+def write_plot(path: Path, report: RecallReport) -> None:
+    """Write both curves of every set; ``report`` was measured with ``curve=True``. Colours are sets, dashes counts."""
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _over_iou(left, report)
+    _over_boxes(right, report)
+    for axes in (left, right):
+        axes.set_ylim(0, 1.01)
+        axes.grid(color="#e4e4e4")
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set_ylabel("recall")
+    if len(report.sets) > 1:
+        handles = [Line2D([], [], color=colour_of(place), lw=2, label=name) for place, name in enumerate(report.sets)]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), frameon=False)
+    else:
+        figure.suptitle(f"{next(iter(report.sets))}: {next(iter(report.sets.values())).boxes}", fontsize=10)
+    figure.supxlabel(textwrap.fill(str(report.first.protocol), 170), fontsize=7, color="#606060")
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=130, format=path.suffix[1:].lower())
+
+
+def _over_iou(axes: Axes, report: RecallReport) -> None:
+    for place, one in enumerate(report.sets.values()):
+        for count, style in zip(OVER_IOU, STYLES, strict=True):
+            values = [one.result.at(iou, count) for iou in AR_IOUS]
+            axes.plot(AR_IOUS, values, style, color=colour_of(place), lw=1.8, marker="o", ms=2.5)
+    axes.set_xlabel("IoU that a box must reach")
+    labels = ["all boxes", *(f"{count} boxes" for count in OVER_IOU[1:])]
+    _legend(axes, labels)
+
+
+def _over_boxes(axes: Axes, report: RecallReport) -> None:
+    most = max(one.max_boxes for one in report.sets.values())
+    counts = [count for count in CURVE if count < most]
+    for place, one in enumerate(report.sets.values()):
+        mine = [count for count in counts if count < one.max_boxes]
+        for iou, style in zip(IOUS, STYLES, strict=True):
+            values = [one.result.at(iou, count) for count in [*mine, None]]
+            axes.plot([*mine, max(one.max_boxes, 1)], values, style, color=colour_of(place), lw=1.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("boxes per image")
+    ticks = [count for count in (1, 10, 100, 1000) if count <= most] or [1]
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    _legend(axes, [f"IoU {iou:g}" for iou in IOUS], loc="upper left")
+
+
+def _legend(axes: Axes, labels: list[str], loc: Literal["lower left", "upper left"] = "lower left") -> None:
+    """What the dashes mean, in grey, since the colour means the set."""
+    handles = [
+        Line2D([], [], color="#404040", ls=style, label=label) for style, label in zip(STYLES, labels, strict=True)
+    ]
+    axes.legend(handles=handles, loc=loc, frameon=False, fontsize=9)
