@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -14,13 +15,18 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from tests.toy_transformers import TOYS, sam, write_toy
+from tests.toy_transformers import TOYS, write_toy
+from tests.toy_transformers import sam as toy_sam
 from weaksam.config import UserError
+from weaksam.sam.batches import BatchEncoder
 from weaksam.sam.build import SegmenterSettings, build_segmenter, family_of
+from weaksam.sam.embedding_cache import CacheableSegmenter
 from weaksam.sam.hf_files import names_transformers_model
 from weaksam.sam.hf_sam_hq import repair_sam_hq
+from weaksam.sam.mask_geometry import enlarge, measure
 from weaksam.sam.protocol import Segmenter
-from weaksam.sam.transformers_sam import TransformersSam, measure
+from weaksam.sam.transformers_sam import TransformersSam, to_input
+from weaksam.weights import load_state, save_weights
 
 CPU = torch.device("cpu")
 OWN = {
@@ -35,9 +41,9 @@ OWN = {
     "sam3_video": ("Sam3TrackerModel", "Sam3TrackerProcessor", "sam3_tracker_16x2"),
 }
 """transformers' network and processor for each model_type, and our name of the toy."""
-PHOTOS = {"square": (80, 80), "wide": (60, 100), "high": (90, 31)}
-POINTS = torch.tensor([[[20.0, 30.0], [25.5, 50.0]], [[29.0, 5.0], [3.0, 59.0]], [[10.0, 40.0], [0.0, 0.0]]])
-LABELS = torch.tensor([[1, 0], [1, 1], [1, -1]])
+PHOTOS = {"square": (80, 80), "wide": (60, 100)}
+POINTS = torch.tensor([[[20.0, 30.0], [25.5, 50.0]], [[29.0, 5.0], [3.0, 59.0]], [[10.0, 40.0], [7.0, 0.0]]])
+LABELS = torch.tensor([[1, 0], [1, 1], [0, 1]])
 BOXES = torch.tensor([[3.0, 4.0, 28.0, 51.0], [0.0, 0.0, 31.0, 60.0], [10.0, 20.0, 11.0, 21.0]])
 NO_TIMM = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="EdgeTAM's image encoder needs timm")
 FAMILIES = [pytest.param(name, marks=NO_TIMM if name.startswith("edgetam") else ()) for name in TOYS]
@@ -46,14 +52,28 @@ FAMILIES = [pytest.param(name, marks=NO_TIMM if name.startswith("edgetam") else 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """The folder of a toy by its model_type, written when it is first asked for."""
-    written = {}
+    return cache(lambda model_type: write_toy(model_type, tmp_path_factory.mktemp(model_type) / "toy"))
 
-    def of(model_type):
-        if model_type not in written:
-            written[model_type] = write_toy(model_type, tmp_path_factory.mktemp(model_type) / "toy")
-        return written[model_type]
 
-    return of
+@pytest.fixture(scope="module")
+def segmenter(folder):
+    """The segmenter of a toy by its model_type, read once."""
+    return cache(lambda model_type: TransformersSam.load(folder(model_type), CPU))
+
+
+@pytest.fixture(scope="module")
+def official(folder):
+    """transformers' own network and processor of a toy."""
+
+    def read(model_type):
+        network, processor = (getattr(tf, name) for name in OWN[model_type][:2])
+        network, report = network.from_pretrained(folder(model_type), output_loading_info=True)
+        assert not report["missing_keys"]
+        if model_type == "sam_hq":  # what this changes has its own test
+            repair_sam_hq(network.mask_decoder)
+        return network.eval(), processor(tf.AutoImageProcessor.from_pretrained(folder(model_type)))
+
+    return cache(read)
 
 
 @pytest.fixture
@@ -72,32 +92,24 @@ def photo(size):
     return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def transformers_itself(model_type, folder, image, **prompts):
+def transformers_itself(network, processor, image, **prompts):
     """Low logits ``(P, 3, g, g)``, IoU and logits in the photo's size of transformers' own processor and network."""
-    network, processor = (getattr(tf, name) for name in OWN[model_type][:2])
-    network, report = network.from_pretrained(folder, output_loading_info=True)
-    assert not report["missing_keys"]
-    if model_type == "sam_hq":
-        repair_sam_hq(network.mask_decoder)
-    image_processor = tf.AutoImageProcessor.from_pretrained(folder)
-    processor = processor(image_processor)
     asked = {name: [rows.tolist()] for name, rows in prompts.items()}
     inputs = processor(images=image, return_tensors="pt", **asked)
     sizes = [inputs.pop(name) for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
     with torch.no_grad():
-        answer = network.eval()(**inputs, multimask_output=True)
+        answer = network(**inputs, multimask_output=True)
     full = processor.post_process_masks(answer.pred_masks, *sizes, binarize=False)[0]
     return answer.pred_masks[0], answer.iou_scores[0], full
 
 
 @pytest.mark.parametrize("shape", PHOTOS)
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_answers_equal_those_of_transformers(model_type, shape, folder):
-    image = photo(PHOTOS[shape])
-    segmenter = TransformersSam.load(folder(model_type), CPU)
-    assert isinstance(segmenter, Segmenter)
-    assert segmenter.name == OWN[model_type][2]
-    embedding = segmenter.encode(image)
+def test_answers_equal_those_of_transformers(model_type, shape, segmenter, official):
+    image, sam = photo(PHOTOS[shape]), segmenter(model_type)
+    assert isinstance(sam, Segmenter)
+    assert sam.name == OWN[model_type][2]
+    embedding = sam.encode(image)
     inclusive = BOXES - torch.tensor([0.0, 0.0, 1.0, 1.0])  # the last pixel inside, as SAM takes boxes
     for ours, theirs in (
         ({"points": POINTS, "point_labels": LABELS}, {"input_points": POINTS, "input_labels": LABELS}),
@@ -107,8 +119,8 @@ def test_answers_equal_those_of_transformers(model_type, shape, folder):
             {"input_points": POINTS, "input_labels": LABELS, "input_boxes": inclusive},
         ),
     ):
-        answer = segmenter.predict(embedding, **ours)
-        logits, iou, full = transformers_itself(model_type, folder(model_type), image, **theirs)
+        answer = sam.predict(embedding, **ours)
+        logits, iou, full = transformers_itself(*official(model_type), image, **theirs)
         torch.testing.assert_close(answer.iou, iou, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(answer.logits, logits, atol=1e-4, rtol=1e-4)
         p, k = torch.ones(3, 3).nonzero().T
@@ -117,12 +129,12 @@ def test_answers_equal_those_of_transformers(model_type, shape, folder):
         assert answer.size == image.shape[:2]
 
 
-def test_masks_cover_the_photo_and_boxes_and_stability_are_measured_in_its_pixels(folder):
-    segmenter = TransformersSam.load(folder("sam"), CPU)
-    answer = segmenter.predict(segmenter.encode(photo((60, 100))), points=POINTS)
+def test_masks_cover_the_photo_and_boxes_and_stability_are_measured_in_its_pixels(segmenter):
+    sam = segmenter("sam")
+    answer = sam.predict(sam.encode(photo((60, 100))), points=POINTS)
     assert answer.masks.shape == (3, 3, 19, 32)  # 100 x 60 in a square of 32 is 32 x 19.2
     p, k = torch.ones(3, 3).nonzero().T
-    fine = answer.frame.to_photo(answer.logits[p, k])
+    fine = enlarge(answer.logits[p, k], answer.frame)
     for mask, logits, box, stability in zip(
         answer.full(p, k), fine, answer.boxes[p, k], answer.stability[p, k], strict=True
     ):
@@ -132,9 +144,9 @@ def test_masks_cover_the_photo_and_boxes_and_stability_are_measured_in_its_pixel
     assert len({tuple(box) for box in answer.boxes[p, k].tolist()}) > 1
 
 
-def test_measure_of_a_hand_made_mask(folder):
-    segmenter = TransformersSam.load(folder("sam2"), CPU)
-    frame = segmenter.encode(photo((32, 48))).frame  # logits of 16 x 16, stretched by 2 and 3
+def test_measure_of_a_hand_made_mask(segmenter):
+    sam = segmenter("sam2")
+    frame = sam.encode(photo((32, 48))).frame  # logits of 16 x 16, stretched by 2 and 3
     logits = torch.full((2, 16, 16), -8.0)
     logits[0, 4:8, 5:10] = 8.0
     boxes, stability = measure(logits, frame)
@@ -147,23 +159,57 @@ def test_measure_of_a_hand_made_mask(folder):
 
 
 @pytest.mark.parametrize("model_type", ["sam", "sam_hq", "sam2"])
-def test_batches_equal_one_by_one(model_type, folder):
-    segmenter = TransformersSam.load(folder(model_type), CPU)
-    embedding = segmenter.encode(photo((60, 100)))
+def test_batches_equal_one_by_one(model_type, segmenter):
+    sam = segmenter(model_type)
+    embedding = sam.encode(photo((60, 100)))
     points = torch.rand(35, 1, 2, generator=torch.Generator().manual_seed(2)) * 60  # more than are put at once
-    together = segmenter.predict(embedding, points=points)
+    together = sam.predict(embedding, points=points)
     for i in (0, 15, 16, 34):
-        alone = segmenter.predict(embedding, points=points[i : i + 1])
+        alone = sam.predict(embedding, points=points[i : i + 1])
         torch.testing.assert_close(together.iou[i], alone.iou[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(together.logits[i], alone.logits[0], atol=1e-3, rtol=1e-3)
 
 
-def test_masks_that_are_not_wanted_are_empty_and_the_others_unchanged(folder):
-    segmenter = TransformersSam.load(folder("sam"), CPU)
-    embedding = segmenter.encode(photo((60, 100)))
-    every = segmenter.predict(embedding, points=POINTS)
+def test_padding_changes_nothing(segmenter):
+    sam = segmenter("sam2")
+    embedding = sam.encode(photo((60, 100)))
+    labels = torch.tensor([[1, 0], [-1, 1], [-1, -1]])
+    together = sam.predict(embedding, points=POINTS, point_labels=labels)
+    whole = sam.predict(embedding, points=POINTS[:1], point_labels=labels[:1])
+    shorter = sam.predict(embedding, points=POINTS[1:2, 1:])
+    for row, alone in ((0, whole), (1, shorter)):
+        torch.testing.assert_close(together.logits[row], alone.logits[0], atol=1e-4, rtol=1e-4)
+    # A box with no point beside it is a box alone
+    both = sam.predict(embedding, points=POINTS, point_labels=labels, boxes=BOXES)
+    box = sam.predict(embedding, boxes=BOXES[2:])
+    torch.testing.assert_close(both.logits[2], box.logits[0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(both.logits[1], box.logits[0], atol=1e-2)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_photos_encoded_together_and_embeddings_from_disk_are_the_same(model_type, segmenter, tmp_path):
+    sam = segmenter(model_type)
+    assert isinstance(sam, BatchEncoder)
+    assert isinstance(sam, CacheableSegmenter)
+    images = [photo((60, 100)), photo((80, 80))]
+    for image, together in zip(images, sam.encode_batch(images), strict=True):
+        alone = sam.encode(image)
+        assert together.frame == alone.frame
+        for one, other in zip(together.features, alone.features, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        save_weights(path := tmp_path / "one.safetensors", sam.pack(together))
+        read = sam.unpack(load_state(path))
+        assert (read.size, read.frame) == (together.size, together.frame)
+        assert all(torch.equal(one, other) for one, other in zip(read.features, together.features, strict=True))
+    assert sam.encode_batch([]) == []
+
+
+def test_masks_that_are_not_wanted_are_empty_and_the_others_unchanged(segmenter):
+    sam = segmenter("sam")
+    embedding = sam.encode(photo((60, 100)))
+    every = sam.predict(embedding, points=POINTS)
     threshold = every.iou.median().item()
-    some = segmenter.predict(embedding, points=POINTS, min_pred_iou=threshold)
+    some = sam.predict(embedding, points=POINTS, min_pred_iou=threshold)
     wanted = every.iou > threshold
     assert 0 < wanted.sum() < 9
     assert torch.equal(some.iou, every.iou)
@@ -173,37 +219,37 @@ def test_masks_that_are_not_wanted_are_empty_and_the_others_unchanged(folder):
     assert not some.full(*(~wanted).nonzero().T).any()
 
 
-@pytest.mark.parametrize("model_type", ["sam", "sam2"])
-def test_no_prompt_gives_empty_tensors(model_type, folder):
-    segmenter = TransformersSam.load(folder(model_type), CPU)
-    embedding = segmenter.encode(photo((64, 64)))
+@pytest.mark.parametrize(("model_type", "frame"), [("sam", (20, 32)), ("sam2", (16, 16))])
+def test_no_prompt_gives_empty_tensors(model_type, frame, segmenter):
+    sam = segmenter(model_type)
+    embedding = sam.encode(photo((40, 64)))
     for prompt in ({"points": torch.zeros(0, 1, 2)}, {"boxes": torch.zeros(0, 4)}):
-        answer = segmenter.predict(embedding, **prompt)
-        assert answer.masks.shape == (0, 3, *answer.frame.mask_size)
+        answer = sam.predict(embedding, **prompt)
+        assert answer.masks.shape == (0, 3, *frame)
         assert (answer.iou.shape, answer.stability.shape, answer.boxes.shape) == ((0, 3), (0, 3), (0, 3, 4))
-        assert answer.full(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)).shape == (0, 64, 64)
+        assert answer.full(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)).shape == (0, 40, 64)
 
 
-def test_a_photo_as_high_as_it_has_channels_is_read_row_by_row(folder):
-    segmenter = TransformersSam.load(folder("sam2"), CPU)
-    assert segmenter.encode(photo((3, 50))).size == (3, 50)
-    answer = segmenter.predict(segmenter.encode(photo((1, 1))), points=torch.zeros(1, 1, 2))
+def test_a_photo_as_high_as_it_has_channels_is_read_row_by_row(segmenter):
+    sam = segmenter("sam2")
+    assert sam.encode(photo((3, 50))).size == (3, 50)
+    answer = sam.predict(sam.encode(photo((1, 1))), points=torch.zeros(1, 1, 2))
     assert answer.full(torch.tensor([0]), torch.tensor([1])).shape == (1, 1, 1)
 
 
-def test_sam_hq_draws_what_its_published_decoder_draws(folder):
+def test_sam_hq_draws_what_its_published_decoder_draws(segmenter):
     """SAM's masks of the tokens with the HQ token among them, plus the HQ token's mask over the fused features."""
-    segmenter = TransformersSam.load(folder("sam_hq"), CPU)
-    embedding = segmenter.encode(photo((60, 100)))
-    network, decoder = segmenter.network, segmenter.network.mask_decoder
+    sam = segmenter("sam_hq")
+    embedding = sam.encode(photo((60, 100)))
+    network, decoder = sam.network, sam.network.mask_decoder
     # transformers' plain SAM decoder with the same weights, the HQ token given as the first prompt token
-    plain = tf.SamModel(sam()).eval().requires_grad_(False).mask_decoder
+    plain = tf.SamModel(toy_sam()).eval().requires_grad_(False).mask_decoder
     plain.load_state_dict({name: decoder.state_dict()[name] for name in plain.state_dict()})
     seen = {}
     plain.transformer.register_forward_hook(lambda _module, _inputs, output: seen.update(tokens=output[0]))
     plain.upscale_conv2.register_forward_hook(lambda _module, _inputs, output: seen.update(fine=F.gelu(output)))
     sparse, dense = network.get_prompt_embeddings(
-        input_points=embedding.frame.to_input(POINTS)[None], input_labels=LABELS[None]
+        input_points=to_input(POINTS, embedding.frame)[None], input_labels=LABELS[None]
     )
     with torch.no_grad():
         masks, iou = plain(
@@ -219,7 +265,7 @@ def test_sam_hq_draws_what_its_published_decoder_draws(folder):
         fused = fused + image + decoder.compress_vit_conv2(F.gelu(early))
         weights = decoder.hq_mask_mlp(seen["tokens"][0, :, 5])
     expected = masks[0] + torch.einsum("pc,pchw->phw", weights, fused)[:, None]
-    answer = segmenter.predict(embedding, points=POINTS, point_labels=LABELS)
+    answer = sam.predict(embedding, points=POINTS, point_labels=LABELS)
     torch.testing.assert_close(answer.iou, iou[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(answer.logits, expected, atol=1e-4, rtol=1e-4)
     assert not torch.equal(iou, iou.sort(dim=-1, descending=True).values)  # the order was put right
@@ -274,6 +320,7 @@ def test_settings_build_the_segmenter(folder):
         ({"family": "transformers"}, "segmenter.weights is empty"),
         ({"family": "transformers", "weights": "sam_vit_b.pth"}, "segmenter.family=segment_anything"),
         ({"precision": "bfloat16"}, "only for the transformers family"),
+        ({"decoding": "fast", "weights": folder("sam")}, "only for the segment_anything family"),
     ):
         with pytest.raises(UserError, match=wanted):
             build_segmenter(SegmenterSettings(**settings), CPU)
@@ -356,7 +403,7 @@ def test_weights_cut_short_or_no_weights_are_refused(copy_of):
 
 
 def test_weights_of_another_variant_are_refused(copy_of, tmp_path):
-    for name, config in (("wide", sam(width=32)), ("deep", sam(depth=3)), ("shallow", sam(depth=1))):
+    for name, config in (("wide", toy_sam(width=32)), ("deep", toy_sam(depth=3)), ("shallow", toy_sam(depth=1))):
         other = write_toy("sam", tmp_path / name, config)
         path = copy_of("sam")
         (path / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
@@ -390,7 +437,7 @@ def test_preprocessing_inside_the_processors_file_is_read(copy_of, folder):
 
 
 def test_a_model_of_other_than_three_masks_is_refused(tmp_path):
-    path = write_toy("sam", tmp_path / "toy", sam(num_multimask_outputs=2))
+    path = write_toy("sam", tmp_path / "toy", toy_sam(num_multimask_outputs=2))
     assert "num_multimask_outputs 2" in refusal(path)
 
 

@@ -32,6 +32,11 @@ class SegmenterSettings(Settings):
         default="float32",
         description="numbers in the image encoder of the transformers family; bfloat16 is faster on CUDA",
     )
+    decoding: Literal["exact", "fast"] = Field(
+        default="exact",
+        description="of the segment_anything family; fast measures photos larger than SAM's input at that size, so a "
+        "box may be off by one of its pixels",
+    )
     tree: RegionTreeSettings = Field(
         default=RegionTreeSettings(), description="settings of the region tree, if it is used"
     )
@@ -44,11 +49,11 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
         UserError: the family needs weights and has none, needs none and has some, or they cannot be read.
     """
     family = family_of(settings)
-    if settings.precision != "float32" and family != "transformers":
-        raise UserError(
-            f"segmenter.precision={settings.precision} is only for the transformers family, but the family is "
-            f"{family}: remove it."
-        )
+    for key, default, only in (("precision", "float32", "transformers"), ("decoding", "exact", "segment_anything")):
+        if (value := getattr(settings, key)) != default and family != only:
+            raise UserError(
+                f"segmenter.{key}={value} is only for the {only} family, but the family is {family}: remove it."
+            )
     if family == "tree":
         if settings.weights is not None:
             raise UserError(
@@ -69,7 +74,7 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
         )
     from weaksam.sam.segment_anything import SegmentAnything
 
-    return SegmentAnything.load(settings.weights, device)
+    return SegmentAnything.load(settings.weights, device, settings.decoding)
 
 
 def family_of(settings: SegmenterSettings) -> Literal["nano", "tree", "segment_anything", "transformers"]:

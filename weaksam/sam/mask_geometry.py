@@ -16,11 +16,15 @@ ON_CPU, ELSEWHERE = 2, 64  # masks enlarged at once: few stay in a CPU's cache
 
 @dataclass(frozen=True)
 class Frame:
-    """How a photo of ``size`` (H, W) lies in SAM's square input of ``side`` pixels: scaled to ``input_size`` (h, w)."""
+    """How a photo of ``size`` (H, W) lies in SAM's square input of ``side`` pixels: scaled to ``input_size`` (h, w).
+
+    ``stretched``: it fills the square whatever its proportions, as since SAM 2, and masks come back in one step.
+    """
 
     size: tuple[int, int]
     input_size: tuple[int, int]
     side: int
+    stretched: bool = False
 
 
 def enlarge(logits: Tensor, frame: Frame) -> Tensor:
@@ -31,6 +35,8 @@ def enlarge(logits: Tensor, frame: Frame) -> Tensor:
     """
     if len(logits) == 0:
         return logits.new_zeros(0, *frame.size)
+    if frame.stretched:
+        return F.interpolate(logits[:, None].float(), frame.size, mode="bilinear", align_corners=False)[:, 0]
     ratio, exact = divmod(frame.side, logits.shape[-1])
     inner, enlarged = logits[:, None].float(), (frame.side, frame.side)
     if exact == 0:  # a whole ratio: what is cut off changes no other pixel

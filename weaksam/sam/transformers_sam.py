@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from weaksam.config import fingerprint_of
 from weaksam.sam.hf_files import find_model
 from weaksam.sam.hf_models import HfModel, load_model
-from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, check_prompts
+from weaksam.sam.mask_geometry import Frame, enlarge, measure
+from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, check_prompts
 from weaksam.structures.boxes import inclusive_from_xyxy
-from weaksam.structures.masks import boxes_from_masks
 
 Precision = Literal["float32", "bfloat16"]
 
-PROMPTS_AT_ONCE = 16
-PIXELS_AT_ONCE = 2**23  # of masks enlarged to the photo's size: 32 MiB of logits
-STABILITY_OFFSET = 1.0  # logits, as in SAM's automatic mask generator
+PROMPTS_ON_CPU, PROMPTS_ELSEWHERE = 4, 32  # decoded at once: few stay in a CPU's cache
+MASKS_AT_ONCE = 8  # enlarged to the photo's size together
 EMPTY_LOGIT = -32.0  # of masks that nobody will look at
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How a photo lies in the network's input, and how a mask gets back from there.
-
-    ``size``: (H, W) of the photo; ``input_size``: (h, w) that it takes of the square input of side ``image_size``, all
-    of it where photos are stretched; ``padded`` says which of the two ways. ``mask_side``: pixels a side of the square
-    logits.
-    """
-
-    size: tuple[int, int]
-    input_size: tuple[int, int]
-    image_size: int
-    mask_side: int
-    padded: bool
-
-    @property
-    def mask_size(self) -> tuple[int, int]:
-        """The part (h, w) of the square logits that is photo."""
-        h, w = (max(1, round(length * self.mask_side / self.image_size)) for length in self.input_size)
-        return h, w
-
-    def to_input(self, xy: Tensor) -> Tensor:
-        """Photo pixels ``(..., 2)`` as pixels of the input."""
-        (height, width), (h, w) = self.size, self.input_size
-        return torch.stack([xy[..., 0] * (w / width), xy[..., 1] * (h / height)], -1)
-
-    def to_photo(self, logits: Tensor) -> Tensor:
-        """Square logits ``(N, g, g)`` enlarged to the photo ``(N, H, W)``, as the family's image processor does."""
-        fine = logits[:, None]
-        if self.padded:
-            fine = F.interpolate(fine, (self.image_size, self.image_size), mode="bilinear", align_corners=False)
-            fine = fine[..., : self.input_size[0], : self.input_size[1]]
-        return F.interpolate(fine, self.size, mode="bilinear", align_corners=False)[:, 0]
-
-    @property
-    def masks_at_once(self) -> int:
-        """How many masks to enlarge together."""
-        return max(1, PIXELS_AT_ONCE // max(self.size[0] * self.size[1], self.image_size**2))
 
 
 @dataclass(frozen=True)
@@ -84,19 +43,19 @@ class HfMasks(Masks):
 
     def full(self, p_index: Tensor, k_index: Tensor) -> Tensor:
         """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` in the photo's frame: bool ``(N, H, W)``."""
-        chosen = self.logits[p_index, k_index]
-        if len(chosen) == 0:
-            return torch.zeros((0, *self.size), dtype=torch.bool)
-        return torch.cat([self.frame.to_photo(part) > 0 for part in chosen.split(self.frame.masks_at_once)])
+        chosen = self.logits[p_index, k_index].split(MASKS_AT_ONCE)
+        return torch.cat([enlarge(part, self.frame) > 0 for part in chosen])
 
 
 class TransformersSam:
     """A frozen promptable model of transformers: encodes a photo once, answers prompts with three masks each.
 
     Masks are in the frame of the low-resolution logits without padding (256 pixels a side for most families); boxes
-    and stability are measured on them enlarged to the photo. ``precision`` is that of the image encoder, which is most
-    of the work of a prompt or a few; prompts are always decoded in float32.
+    and stability are measured on them enlarged to the photo. ``precision`` is that of the image encoder; prompts are
+    always decoded in float32.
     """
+
+    costly_encoding: ClassVar[bool] = True
 
     def __init__(self, model: HfModel, device: torch.device, precision: Precision = "float32") -> None:
         self.network: Any = model.network.to(device)
@@ -116,22 +75,47 @@ class TransformersSam:
         """
         return cls(load_model(find_model(weights)), device, precision)
 
-    @torch.inference_mode()
     def encode(self, image: np.ndarray) -> HfEmbedding:
         """Embed one upright RGB photo, uint8 ``(H, W, 3)``."""
-        made = self.model.processor(images=image, input_data_format="channels_last", return_tensors="pt")
-        pixels = made["pixel_values"].to(self.device, torch.float32)
+        return self.encode_batch([image])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, images: Sequence[np.ndarray]) -> list[HfEmbedding]:
+        """Embed several photos together, uint8 ``(H, W, 3)`` of any sizes; as one by one, up to rounding."""
+        if not images:
+            return []
+        made = self.model.processor(images=list(images), input_data_format="channels_last", return_tensors="pt")
+        pixels = made["pixel_values"].to(self.device, torch.float32)  # (B, 3, S, S)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             embedded = self.network.get_image_embeddings(pixels)
-        covered = made["reshaped_input_sizes"][0] if self.model.family.padded else pixels.shape[-2:]
-        frame = Frame(
-            size=(image.shape[0], image.shape[1]),
-            input_size=(int(covered[0]), int(covered[1])),
-            image_size=self.model.image_size,
-            mask_side=4 * self.network.prompt_encoder.image_embedding_size[0],
-            padded=self.model.family.padded,
-        )
-        return HfEmbedding(frame.size, tuple(level.float() for level in self._levels(embedded)), frame)
+        levels = [level.float().contiguous().split(1) for level in self._levels(embedded)]
+        whole = [tuple(pixels.shape[-2:])] * len(images)
+        covered = made["reshaped_input_sizes"] if self.model.family.padded else whole
+        return [
+            self._embedding((image.shape[0], image.shape[1]), (int(h), int(w)), features)
+            for image, (h, w), *features in zip(images, covered, *levels, strict=True)
+        ]
+
+    def _embedding(self, size: tuple[int, int], input_size: tuple[int, int], features: Sequence[Tensor]) -> HfEmbedding:
+        frame = Frame(size, input_size, self.model.image_size, stretched=not self.model.family.padded)
+        return HfEmbedding(size, tuple(features), frame)
+
+    @property
+    def embedding_version(self) -> str:
+        """Preprocessing, which is transformers' own, and kind of device, see ``CacheableSegmenter``."""
+        return f"transformers {version('transformers')} {self.device.type}"
+
+    def pack(self, embedding: Embedding) -> dict[str, Tensor]:
+        """The embedding as tensors, for the cache on disk."""
+        assert isinstance(embedding, HfEmbedding), "pack needs what this segmenter's encode returned"
+        levels = {f"level{number}": level for number, level in enumerate(embedding.features)}
+        return {**levels, "sizes": torch.tensor([embedding.size, embedding.frame.input_size])}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> HfEmbedding:
+        """The embedding that ``pack`` took apart."""
+        (height, width), (h, w) = tensors["sizes"].tolist()
+        levels = [tensors[f"level{number}"].to(self.device) for number in range(len(tensors) - 1)]
+        return self._embedding((height, width), (h, w), levels)
 
     def _levels(self, embedded: Any) -> list[Tensor]:
         """The tensors that the decoder needs of what the image encoder gave."""
@@ -157,24 +141,46 @@ class TransformersSam:
         boxes: Tensor | None = None,
         min_pred_iou: float | None = None,
     ) -> HfMasks:
-        """Three masks per prompt, see ``Segmenter.predict``; results are on the CPU."""
+        """Three masks per prompt, see ``Segmenter.predict``; results are on the CPU.
+
+        A prompt of fewer points than others (labels -1) is answered as if it stood alone.
+        """
         assert isinstance(embedding, HfEmbedding), "predict needs what this segmenter's encode returned"
         num, frame = check_prompts(points, point_labels, boxes), embedding.frame
-        prompts: dict[str, Tensor] = {}
-        if points is not None:
-            labels = torch.ones(points.shape[:2]) if point_labels is None else point_labels
-            prompts["input_points"] = frame.to_input(points.float()).to(self.device)
-            prompts["input_labels"] = labels.long().to(self.device)
-        if boxes is not None:  # a box is its two corner pixels
-            corners = inclusive_from_xyxy(boxes.float()).reshape(-1, 2, 2)
-            prompts["input_boxes"] = frame.to_input(corners).reshape(-1, 4).to(self.device)
-        parts = [_nothing(frame)]
-        for start in range(0, num, PROMPTS_AT_ONCE):
-            part = {name: rows[None, start : start + PROMPTS_AT_ONCE] for name, rows in prompts.items()}
-            parts.append(self._answer(embedding, part, min_pred_iou))
-        logits, iou, stability, found = (torch.cat(column) for column in zip(*parts, strict=True))
-        h, w = frame.mask_size
+        if points is not None and point_labels is None:
+            point_labels = torch.ones(points.shape[:2])
+        at_once = PROMPTS_ON_CPU if self.device.type == "cpu" else PROMPTS_ELSEWHERE
+        side = 4 * self.network.prompt_encoder.image_embedding_size[0]
+        logits = torch.zeros(num, NUM_MASKS, side, side)
+        iou, stability = torch.zeros(num, NUM_MASKS), torch.zeros(num, NUM_MASKS)
+        found = torch.zeros(num, NUM_MASKS, 4)
+        for rows, length in rows_of_a_length(num, point_labels, at_once):
+            prompt = self._prompt(frame, rows, length, points, point_labels, boxes)
+            drawn, iou[rows], stability[rows], found[rows] = self._answer(embedding, prompt, min_pred_iou)
+            logits[rows] = drawn
+        h, w = (max(1, round(length * side / frame.side)) for length in frame.input_size)
         return HfMasks(logits[..., :h, :w] > 0, iou, stability, found, frame.size, logits, frame)
+
+    def _prompt(
+        self,
+        frame: Frame,
+        rows: Tensor,
+        length: int,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The prompts ``rows``, of ``length`` points each, as arguments of the network."""
+        prompt = {}
+        if points is not None and labels is not None and (length or boxes is None):
+            first = (labels[rows] == PADDING).long().argsort(dim=1, stable=True)[:, :length]  # padding may lie between
+            chosen = points[rows].float().gather(1, first[..., None].expand(-1, -1, 2))
+            prompt["input_points"] = to_input(chosen, frame)
+            prompt["input_labels"] = labels[rows].gather(1, first).long()
+        if boxes is not None:  # a box is its two corner pixels
+            corners = inclusive_from_xyxy(boxes[rows].float()).reshape(-1, 2, 2)
+            prompt["input_boxes"] = to_input(corners, frame).reshape(-1, 4)
+        return {name: value[None].to(self.device) for name, value in prompt.items()}
 
     def _answer(
         self, embedding: HfEmbedding, prompts: Mapping[str, Tensor], min_pred_iou: float | None
@@ -189,22 +195,18 @@ class TransformersSam:
         return logits.cpu(), iou.cpu(), stability.cpu(), boxes.cpu()
 
 
-def measure(logits: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
-    """Half-open boxes ``(N, 4)`` and stability ``(N,)`` of square logits ``(N, g, g)`` in the photo's own pixels.
+def to_input(xy: Tensor, frame: Frame) -> Tensor:
+    """Photo pixels ``(..., 2)`` as pixels of the network's input."""
+    (height, width), (h, w) = frame.size, frame.input_size
+    return torch.stack([xy[..., 0] * (w / width), xy[..., 1] * (h / height)], -1)
 
-    Stability is SAM's: the area above +1 over the area above -1. Zeros for an empty mask, and ``(0, 4)``, ``(0,)``
-    for N = 0.
+
+def rows_of_a_length(num: int, point_labels: Tensor | None, at_once: int) -> Iterator[tuple[Tensor, int]]:
+    """Rows of ``num`` prompts to decode together, at most ``at_once``, with the number of points that each of them has.
+
+    Padding would be a token that the decoder sees, so prompts of different lengths go separately.
     """
-    boxes, stability = [logits.new_zeros(0, 4)], [logits.new_zeros(0)]
-    for part in logits.split(frame.masks_at_once) if len(logits) else ():
-        fine = frame.to_photo(part)
-        boxes.append(boxes_from_masks(fine > 0))
-        inner = (fine > STABILITY_OFFSET).sum((1, 2))
-        stability.append(inner / (fine > -STABILITY_OFFSET).sum((1, 2)).clamp(min=1))
-    return torch.cat(boxes), torch.cat(stability)
-
-
-def _nothing(frame: Frame) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The answer to no prompt, so that joining answers always has the right shapes."""
-    logits = torch.zeros(0, NUM_MASKS, frame.mask_side, frame.mask_side)
-    return logits, torch.zeros(0, NUM_MASKS), torch.zeros(0, NUM_MASKS), torch.zeros(0, NUM_MASKS, 4)
+    counts = torch.zeros(num).long() if point_labels is None else (point_labels != PADDING).sum(1)
+    for length in counts.unique().tolist():
+        for rows in (counts == length).nonzero()[:, 0].split(at_once):
+            yield rows, length
