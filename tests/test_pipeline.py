@@ -218,6 +218,16 @@ def test_several_processes_share_the_proposals(scenes, unbroken, tmp_path):
     assert made_files(out) == whole
 
 
+def test_helpers_share_the_proposals_and_change_nothing(scenes, unbroken, tmp_path):
+    out = tmp_path / "helped"
+    command = [sys.executable, "-m", "weaksam.cli", "proposals", *arguments(scenes, out), "workers=3"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "SLURM_PROCID")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole = {name: content for name, content in made_files(unbroken).items() if name.startswith(("clues", "proposals"))}
+    assert made_files(out) == whole
+
+
 def test_ceiling_needs_the_truth(scenes, tmp_path):
     settings = toy_settings(scenes, tmp_path / "ceiling", "ceiling=true", truth=False)
     with pytest.raises(UserError, match=r"ceiling=true.*data\.train\.truth"):

@@ -171,12 +171,17 @@ class Store:
     ) -> Store:
         """Like `fill`, for work that is faster on many images: ``compute(image_ids)`` yields the rows of one part."""
         missing = self.missing_parts()
+        uncounted = set(missing)
         with Progress(sum(len(part.image_ids) for part in missing), progress or self.stage) as shown:
             for wait in (False, True):  # first the unclaimed parts, then those whose worker may have died
                 for part in missing:
                     with self._claim(part, wait) as claimed:
                         if claimed and not self.sealed and not self._is_whole(part):
                             self.write(part, _counted(compute(part.image_ids), shown))
+                            uncounted.discard(part)
+                    for other in [one for one in uncounted if (self.folder / one.file_name).is_file()]:
+                        uncounted.discard(other)  # another process did it meanwhile
+                        shown.update(len(other.image_ids))
         self.seal()
         return self
 

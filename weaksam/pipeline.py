@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from torch import Tensor
 from weaksam.artifacts import Store, write_json_atomic
 from weaksam.config import UserError
 from weaksam.engine.detection import instances_of
+from weaksam.engine.processes import helped_by
 from weaksam.evaluation.protocol import DetectionFilter
 from weaksam.report import stages as reports
 from weaksam.report.gallery import Shown, galleries
@@ -226,8 +228,11 @@ def _lend_a_hand(one: Run, stages: Sequence[Stage]) -> dict[str, Any]:
 
 def _make(one: Run, stage: Stage) -> StageReport:
     """Compute what is missing of ``stage``, measure it, and say so on the terminal."""
-    print(f"{stage.name}: {'finished before' if one.finished(stage.name) else 'begins'}", flush=True)
-    one.results[stage.name] = one.timed(stage.name, lambda: stage.make(one))
+    finished = one.finished(stage.name)
+    print(f"{stage.name}: {'finished before' if finished else 'begins'}", flush=True)
+    helpers = one.num_workers - 1 if stage.shared and not finished and "RANK" not in os.environ else 0
+    with helped_by(helpers, run, one.settings.model_copy(update={"threads": None}), None, stage.name):
+        one.results[stage.name] = one.timed(stage.name, lambda: stage.make(one))
     summary = stage.report(one)
     print(f"{stage.name}: {summary.made}; {summary.quality}", flush=True)
     return StageReport(stage.name, *summary[:2], seconds=one.note(stage.name)["seconds"], figures=summary.figures)

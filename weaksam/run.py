@@ -22,6 +22,7 @@ from weaksam.data.dataset import Dataset, DataSettings, load_splits
 from weaksam.engine.context import RunContext
 from weaksam.engine.device import pick_device
 from weaksam.engine.log import RunLog
+from weaksam.engine.processes import MOST_WORKERS, processors
 from weaksam.engine.seeds import seed_everything
 from weaksam.models.backbones import BackboneSettings, backbone_fingerprint
 from weaksam.report.figures import EvaluationSettings, Truth
@@ -37,6 +38,8 @@ from weaksam.stages.wsod import WsodSettings
 
 STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
 """The stages in order."""
+PHOTOS_WORTH_HELP = 64
+"""A further process takes some seconds to start."""
 CEILING_NAMES = ("retrain_ceiling", "wsis_ceiling")
 """The stages that ``ceiling=true`` adds."""
 
@@ -45,7 +48,7 @@ class RunSettings(Settings):
     """One run: its data, its folder, its seed, and the settings of every stage; a YAML holds only what differs."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
-        {"out", "device", "threads", "evaluation", "ceiling", "embedding_cache"}
+        {"out", "device", "threads", "workers", "evaluation", "ceiling", "embedding_cache"}
     )
 
     data: DataSettings = Field(DataSettings(), description="training photos and tags, test photos, truth to measure by")
@@ -53,6 +56,9 @@ class RunSettings(Settings):
     seed: int = Field(0, ge=0, description="the one seed; every other is derived from it")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; None leaves its own choice")
+    workers: int | None = Field(
+        None, ge=1, description="processes that share the proposals; None: a core each, up to 4, for the region tree"
+    )
     backbone: BackboneSettings = Field(BackboneSettings(), description="the network every detector starts from")
     segmenter: SegmenterSettings = Field(SegmenterSettings(), description="the frozen promptable segmenter")
     mask_segmenter: SegmenterSettings | None = Field(None, description="another one for the masks; None: the same")
@@ -93,6 +99,16 @@ class Run:
         """The frozen segmenter that the pseudo boxes prompt for masks."""
         settings = self.settings.mask_segmenter
         return self.segmenter if settings is None else self._cached(build_segmenter(settings, self.context.device))
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that share the proposals: as set, or one a core where the segmenter itself uses only one."""
+        if self.settings.workers is not None:
+            return self.settings.workers
+        photos = len(self.context.train) + (len(self.context.test) if self.context.test is not None else 0)
+        if self.segmenter.name != "tree" or photos < PHOTOS_WORTH_HELP:
+            return 1
+        return min(processors(), MOST_WORKERS)
 
     def _cached(self, segmenter: Segmenter) -> Segmenter:
         """``segmenter`` with the embedding cache in front, where the settings want it."""
