@@ -249,6 +249,21 @@ def boxes_export(
     print(export_proposals(source, out, image_list=image_list, photos=images, category_id=category_id, masks=masks))
 
 
+@boxes_app.command("draw")
+@guarded
+def boxes_draw(
+    source: Annotated[Path, typer.Argument(help="folder of a store of proposals")],
+    images: Annotated[Path, typer.Option(help="folder of the photos")],
+    image: Annotated[str, typer.Option(help="which photo: its name, ending and folders may be left out")],
+    out: Annotated[Path, typer.Option(help="picture to write (.png or .jpg)")],
+    most: Annotated[int, typer.Option(min=1, help="most proposals of a source to draw, best first")] = 25,
+) -> None:
+    """Draw one photo's proposals, a panel for each source: grid, coarse, fine, cross, joint."""
+    from weaksam.report.proposal_picture import draw_stored
+
+    print(draw_stored(source, images, image, out, most))
+
+
 @app.command()
 @guarded
 def report(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from weaksam.artifacts import Store
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.annotations import read_json
+from weaksam.data.annotations import listed, read_json
 from weaksam.data.coco import object_entries
-from weaksam.data.image_names import Key
+from weaksam.data.image_names import ImageNames, Key
 from weaksam.files import atomic_file
 from weaksam.structures.boxes import xyxy_from_xywh
 from weaksam.structures.instances import Instances
@@ -116,11 +116,26 @@ def open_store(folder: Path) -> Store:
 
 def store_rows(store: Store, masks: bool = True) -> Iterator[tuple[str, ImageProposals]]:
     """Image id and proposals of every row, one part in memory at a time."""
-    names = [name for name in STORE_COLUMNS if masks or name not in ("rles", "mask_size")]
-    for row in store.rows(*names):
-        rles, size = (tuple(row["rles"]), tuple(row["mask_size"].tolist())) if masks else ((), (0, 0))
-        size = size if len(size) == 2 else (0, 0)
-        yield row["image_id"], ImageProposals(row["boxes"], row["scores"], row["sources"], rles, size)
+    for row in store.rows(*_columns(masks)):
+        yield row["image_id"], _from_row(row)
+
+
+def store_row(store: Store, image: str) -> tuple[str, ImageProposals]:
+    """The image id that ``image`` means, with or without ending and folders, and its proposals with their masks."""
+    image_id = ImageNames(store.image_ids).find(image, str(store.folder))
+    if image_id is None:
+        known = f"{len(store)} others ({listed(store.image_ids, 3)})"
+        raise UserError(f"wanted proposals of {image!r} in {store.folder}, found {known}: name one of them")
+    return image_id, _from_row(store.read(image_id, *_columns(masks=True)))
+
+
+def _columns(masks: bool) -> list[str]:
+    return [name for name in STORE_COLUMNS if masks or name not in ("rles", "mask_size")]
+
+
+def _from_row(row: Mapping[str, Any]) -> ImageProposals:
+    height, width = row["mask_size"].tolist() if len(row.get("mask_size", ())) == 2 else (0, 0)
+    return ImageProposals(row["boxes"], row["scores"], row["sources"], tuple(row.get("rles", ())), (height, width))
 
 
 def write_store(folder: Path, proposals: Mapping[str, ImageProposals], made_from: Any) -> Store:

@@ -1,0 +1,167 @@
+"""Draw one photo's proposals by what prompted them: a panel per source, masks tinted and boxes outlined."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+from torch import Tensor
+
+from weaksam.config import UserError
+from weaksam.data.images import read_image
+from weaksam.data.photos import list_photos
+from weaksam.data.proposal_exchange import photo_ids
+from weaksam.data.proposal_files import IMPORTED, ImageProposals, open_store, store_row
+from weaksam.files import atomic_file
+from weaksam.report.pictures import COLOURS, Canvas
+from weaksam.sam.prompts import SOURCES
+from weaksam.structures.boxes import area, nms
+from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_area, rle_from_mask
+
+PANEL_SIDE = 400
+"""Long side of a panel, pixels."""
+DRAWN_NMS_IOU = 0.8
+"""A box that overlaps a better one of its panel by more is counted but not drawn."""
+FILLED = 0.4
+"""A mask of a larger share of the photo is outlined only, so that it does not hide what lies in it."""
+JOINED = ("coarse", "fine")
+"""Kinds of clue points that prompt jointly."""
+_GAP, _HEAD = 8, 26
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one panel shows: ``name`` and number of all its proposals above it, of which ``rows (K,)`` are drawn."""
+
+    name: str
+    num_all: int
+    rows: Tensor
+
+    @property
+    def title(self) -> str:
+        """Its heading."""
+        shown = f", {len(self.rows)} drawn" if len(self.rows) < self.num_all else ""
+        return f"{self.name}: {self.num_all}{shown}"
+
+
+def panel_name(source: int) -> str:
+    """What a panel calls a source: in a word or two; all joint prompts share a panel."""
+    if source == IMPORTED:
+        return "imported"
+    name = SOURCES[source] if 0 <= source < len(SOURCES) else f"source {source}"
+    return "joint" if name.endswith("joint") else name
+
+
+def panels_of(found: ImageProposals, most: int) -> list[Panel]:
+    """A panel for every kind of source that ``found`` has, by number.
+
+    Drawn are its best-scored proposals, at most ``most``, without those that nearly repeat a better one.
+    """
+    panels = []
+    for name in dict.fromkeys(map(panel_name, found.sources.unique().tolist())):
+        mine = torch.tensor([panel_name(source) == name for source in found.sources.tolist()])
+        rows = mine.nonzero()[:, 0]
+        best = nms(found.boxes[rows], found.scores[rows], DRAWN_NMS_IOU)[:most]
+        panels.append(Panel(name, len(rows), rows[best]))
+    return panels
+
+
+def draw_panel(image: np.ndarray, found: ImageProposals, rows: Tensor) -> Canvas:
+    """The photo, uint8 ``(H, W, 3)``, with the proposals ``rows``: the largest first, so that small ones lie on top."""
+    rows = rows[area(found.boxes[rows]).argsort(descending=True, stable=True)]
+    colours = [place % len(COLOURS) for place in range(len(rows))]
+    canvas = Canvas(image, PANEL_SIDE)
+    if found.rles:
+        drawn = list(zip((found.rles[row] for row in rows.tolist()), colours, strict=True))
+        filled = [(rle, colour) for rle, colour in drawn if rle_area([rle]).item() <= FILLED * math.prod(rle["size"])]
+        size = (canvas.photo.height, canvas.photo.width)
+        canvas.masks([rle for rle, _ in filled], [colour for _, colour in filled], opacity=0.4)
+        canvas.masks([outline(rle, size) for rle, _ in drawn], colours, opacity=0.9)
+    return canvas.boxes(found.boxes[rows], colours, width=1)
+
+
+def outline(rle: Rle, size: tuple[int, int]) -> Rle:
+    """The border, two pixels wide, of a mask in a picture of ``size`` (H, W)."""
+    mask = full_masks(mask_from_rle(rle)[None], size)[0]
+    return rle_from_mask(mask & ~torch.from_numpy(ndimage.binary_erosion(mask.numpy(), iterations=2, border_value=1)))
+
+
+def draw_proposals(
+    image: np.ndarray,
+    found: ImageProposals,
+    *,
+    most: int = 25,
+    points: Mapping[str, Tensor] | None = None,
+    columns: int = 3,
+) -> Image.Image:
+    """One picture of a photo, uint8 ``(H, W, 3)``, and its proposals by source.
+
+    The first panel is the photo with the clue ``points``, xy ``(P, 2)`` in photo pixels by the name of their kind,
+    where given; the panel of a kind shows its own again. A photo without proposals gives the first panel alone.
+    """
+    clues = points or {}
+
+    def with_points(canvas: Canvas, *names: str) -> Image.Image:
+        for place, (name, one) in enumerate(clues.items()):
+            if name in names:
+                canvas.points(one, [place] * len(one))
+        return canvas.photo
+
+    named = [(f"{name} {len(one)}", COLOURS[place]) for place, (name, one) in enumerate(clues.items())]
+    legend = [("the photo" if not clues else "clue points:", "#202020"), *named]
+    pictures = [(legend, with_points(Canvas(image, PANEL_SIDE), *clues))]
+    for panel in panels_of(found, most):
+        kinds = JOINED if panel.name == "joint" else (panel.name,)
+        pictures.append(([(panel.title, "#202020")], with_points(draw_panel(image, found, panel.rows), *kinds)))
+    return _arranged(pictures, columns)
+
+
+def _arranged(pictures: Sequence[tuple[list[tuple[str, str]], Image.Image]], columns: int) -> Image.Image:
+    """All pictures, which are of one size, row by row on white, each under its coloured words."""
+    columns = min(columns, len(pictures))
+    width, height = pictures[0][1].size
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new(
+        "RGB", (columns * (width + _GAP) + _GAP, rows * (height + _HEAD + _GAP) + _GAP // 2), color="#ffffff"
+    )
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    for place, (words, picture) in enumerate(pictures):
+        x = _GAP + place % columns * (width + _GAP)
+        y = place // columns * (height + _HEAD + _GAP)
+        sheet.paste(picture, (x, y + _HEAD))
+        draw.rectangle((x - 1, y + _HEAD - 1, x + width, y + _HEAD + height), outline="#c0c0c0")
+        for word, colour in words:
+            draw.text((x, y + 4), word, fill=colour, font=font)
+            x += int(draw.textlength(word, font=font)) + 12
+    return sheet
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a picture as its name's ending says (.png or .jpg), whole or not at all."""
+    form = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
+    if form is None:
+        raise UserError(f"wanted a picture named .png or .jpg, found {path}: rename it")
+    buffer = io.BytesIO()
+    picture.save(buffer, format=form, **({"quality": 85, "optimize": True} if form == "JPEG" else {}))
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def draw_stored(folder: Path, photos: Path, image: str, out: Path, most: int = 25) -> str:
+    """Draw the proposals of one photo of the store in ``folder``; ``image`` may lack ending and folders.
+
+    Returns what was written in words; raises `UserError`.
+    """
+    store = open_store(folder)
+    image_id, found = store_row(store, image)
+    path = list_photos(photos)[photo_ids([image_id], photos)[image_id]]
+    write_picture(out, draw_proposals(read_image(path), found, most=most))
+    by_source = ", ".join(f"{panel.name} {panel.num_all}" for panel in panels_of(found, most)) or "none"
+    return f"{out}: the proposals of {image_id} by source ({by_source})"
