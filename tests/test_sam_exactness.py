@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.prompts import grid_points, single_prompts
 from weaksam.sam.sam_architecture import SamArchitecture, build_sam
+from weaksam.sam.sam_encoder import FusedEncoder
 from weaksam.sam.segment_anything import SegmentAnything
 from weaksam.stages.proposals import ProposalSettings, propose
 
@@ -189,3 +190,19 @@ def test_fast_boxes_of_large_photos_are_within_a_pixel_of_sams_input(size):
 def test_fast_is_another_segmenter_to_the_store(sam):
     exact, fast = (SegmentAnything(sam, "sam_vit_toy", "x", decoding) for decoding in ("exact", "fast"))
     assert exact.fingerprint != fast.fingerprint
+
+
+def test_fused_encoder_equals_sams_own(sam):
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    plain = sam.image_encoder(pixels)
+    torch.testing.assert_close(FusedEncoder(sam.image_encoder)(pixels), plain, rtol=1e-4, atol=1e-4)
+    rounded = FusedEncoder(sam.image_encoder, "bfloat16")(pixels)
+    assert rounded.dtype == torch.float32
+    error = (rounded - plain).norm() / plain.norm()
+    assert 1e-4 < error < 0.1  # bfloat16 shows, and does no more than that
+
+
+def test_precision_is_part_of_the_fingerprint_and_of_the_caches_key(sam):
+    plain, rounded = (SegmentAnything(sam, "sam_vit_toy", "x", precision=one) for one in ("float32", "bfloat16"))
+    assert plain.fingerprint != rounded.fingerprint
+    assert plain.embedding_version != rounded.embedding_version

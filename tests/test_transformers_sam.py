@@ -319,7 +319,7 @@ def test_settings_build_the_segmenter(folder):
     for settings, wanted in (
         ({"family": "transformers"}, "segmenter.weights is empty"),
         ({"family": "transformers", "weights": "sam_vit_b.pth"}, "segmenter.family=segment_anything"),
-        ({"precision": "bfloat16"}, "only for the transformers family"),
+        ({"precision": "bfloat16"}, "only for the family segment_anything or transformers"),
         ({"decoding": "fast", "weights": folder("sam")}, "only for the segment_anything family"),
     ):
         with pytest.raises(UserError, match=wanted):

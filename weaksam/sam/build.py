@@ -14,6 +14,13 @@ from weaksam.sam.region_tree import RegionTreeSegmenter, RegionTreeSettings
 
 OFFLINE_DEFAULT: Literal["tree", "nano"] = "tree"  # measured: benchmarks/proposal_recall.py
 
+SERVED: dict[str, tuple[object, ...]] = {
+    "precision": ("float32", "segment_anything", "transformers"),
+    "decoding": ("exact", "segment_anything"),
+    "compile": (False, "segment_anything"),
+}
+"""Settings that only some families serve: the default, then the families."""
+
 
 class SegmenterSettings(Settings):
     """Which frozen segmenter answers the prompts."""
@@ -30,7 +37,11 @@ class SegmenterSettings(Settings):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="numbers in the image encoder of the transformers family; bfloat16 is faster on CUDA",
+        description="numbers in the image encoder of SAM and of the transformers family; bfloat16 takes half the time "
+        "or less on CUDA and on processors that have it",
+    )
+    compile: bool = Field(
+        default=False, description="the image encoder of the segment_anything family through torch.compile, for CUDA"
     )
     decoding: Literal["exact", "fast"] = Field(
         default="exact",
@@ -49,10 +60,11 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
         UserError: the family needs weights and has none, needs none and has some, or they cannot be read.
     """
     family = family_of(settings)
-    for key, default, only in (("precision", "float32", "transformers"), ("decoding", "exact", "segment_anything")):
-        if (value := getattr(settings, key)) != default and family != only:
+    for key, (default, *served) in SERVED.items():
+        if (value := getattr(settings, key)) != default and family not in served:
             raise UserError(
-                f"segmenter.{key}={value} is only for the {only} family, but the family is {family}: remove it."
+                f"segmenter.{key}={value} is only for the family {' or '.join(map(str, served))}, but the family is "
+                f"{family}: remove it."
             )
     if family == "tree":
         if settings.weights is not None:
@@ -74,7 +86,9 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
         )
     from weaksam.sam.segment_anything import SegmentAnything
 
-    return SegmentAnything.load(settings.weights, device, settings.decoding)
+    return SegmentAnything.load(
+        settings.weights, device, settings.decoding, settings.precision, compiled=settings.compile
+    )
 
 
 def family_of(settings: SegmenterSettings) -> Literal["nano", "tree", "segment_anything", "transformers"]:

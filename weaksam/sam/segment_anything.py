@@ -18,6 +18,7 @@ from weaksam.sam.fast_decoder import MAX_TOKENS, FastDecoder, PhotoSide
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, check_prompts
 from weaksam.sam.sam_architecture import build_sam, infer_architecture
+from weaksam.sam.sam_encoder import FusedEncoder, Precision
 from weaksam.structures.boxes import inclusive_from_xyxy
 from weaksam.weights import load_into, load_state
 
@@ -54,15 +55,27 @@ class SegmentAnything:
     measured on the masks at the photo's own size, as ``SamAutomaticMaskGenerator`` does. ``decoding``: ``exact`` gives
     SAM's numbers up to float rounding from shared work (``FastDecoder``); ``fast`` moreover measures the masks of
     photos larger than SAM's input at that input's size (long side 1024), so that a box may be off by one of its
-    pixels; ``plain`` runs SAM's own decoder, for comparison.
+    pixels; ``plain`` runs SAM's own decoder, for comparison. ``precision`` and ``compiled``: of the image encoder, see
+    ``FusedEncoder``.
     """
 
     costly_encoding: ClassVar[bool] = True
 
-    def __init__(self, sam: Sam, name: str, fingerprint: str, decoding: Decoding = "exact") -> None:
+    def __init__(
+        self,
+        sam: Sam,
+        name: str,
+        fingerprint: str,
+        decoding: Decoding = "exact",
+        precision: Precision = "float32",
+        *,
+        compiled: bool = False,
+    ) -> None:
         self.sam = sam.eval().requires_grad_(False)
         self.name = name
         self.fingerprint = fingerprint + ("-fast" if decoding == "fast" else "")
+        self.fingerprint += "-bfloat16" if precision == "bfloat16" else ""
+        self.encoder = FusedEncoder(sam.image_encoder, precision, compiled=compiled)
         self.decoding = decoding
         self.transform = ResizeLongestSide(sam.image_encoder.img_size)
         shareable = decoding != "plain" and FastDecoder.fits(sam.mask_decoder)
@@ -70,7 +83,15 @@ class SegmentAnything:
         self._photo: tuple[SamEmbedding, PhotoSide] | None = None  # of the photo prompted last
 
     @classmethod
-    def load(cls, path: Path, device: torch.device, decoding: Decoding = "exact") -> SegmentAnything:
+    def load(
+        cls,
+        path: Path,
+        device: torch.device,
+        decoding: Decoding = "exact",
+        precision: Precision = "float32",
+        *,
+        compiled: bool = False,
+    ) -> SegmentAnything:
         """Read an official checkpoint; which variant it is, its tensors tell.
 
         Raises:
@@ -80,7 +101,8 @@ class SegmentAnything:
         architecture = infer_architecture(state, path)
         sam = build_sam(architecture)
         load_into(sam, state, architecture.name)
-        return cls(sam.to(device), architecture.name, f"{architecture.name}-{file_sha256(path)}", decoding)
+        fingerprint = f"{architecture.name}-{file_sha256(path)}"
+        return cls(sam.to(device), architecture.name, fingerprint, decoding, precision, compiled=compiled)
 
     @torch.inference_mode()
     def encode(self, image: np.ndarray) -> SamEmbedding:
@@ -94,7 +116,7 @@ class SegmentAnything:
             return []
         resized = [torch.from_numpy(self.transform.apply_image(image)).permute(2, 0, 1).float() for image in images]
         pixels = torch.stack([self.sam.preprocess(one.to(self.sam.device)) for one in resized])  # (B, 3, S, S)
-        features = self.sam.image_encoder(pixels).split(1)
+        features = self.encoder(pixels).split(1)
         return [
             SamEmbedding((image.shape[0], image.shape[1]), feature, (one.shape[1], one.shape[2]))
             for image, one, feature in zip(images, resized, features, strict=True)
@@ -103,7 +125,7 @@ class SegmentAnything:
     @property
     def embedding_version(self) -> str:
         """Preprocessing and kind of device, see ``CacheableSegmenter``."""
-        return f"sam-{PREPROCESSING} {self.sam.device.type}"
+        return f"sam-{PREPROCESSING} {self.sam.device.type} {self.encoder.precision}"
 
     def pack(self, embedding: Embedding) -> dict[str, Tensor]:
         """The embedding as tensors, for the cache on disk."""
