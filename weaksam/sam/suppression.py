@@ -41,10 +41,11 @@ def suppress_duplicates(found: Candidates, scope: Tensor, nms_iou: float, rule: 
 def _inherited(found: Candidates, keep: Tensor, nms_iou: float) -> Tensor:
     """For each kept box the highest source among the boxes that it overlaps by more than ``nms_iou``, or its own."""
     own = found.sources[keep]
-    if len(keep) == 0:
+    prompted = found[(found.sources != GRID).nonzero()[:, 0]]  # the grid's is the lowest source
+    if len(keep) == 0 or len(prompted) == 0:
         return own
-    stands_for = pairwise_iou(found.boxes[keep], found.boxes) > nms_iou
-    return torch.maximum(own, (stands_for * found.sources).amax(1))
+    stands_for = pairwise_iou(found.boxes[keep], prompted.boxes) > nms_iou
+    return torch.maximum(own, (stands_for * prompted.sources).amax(1))
 
 
 def sized(found: Candidates, size: tuple[int, int], rule: SizeRule, min_side: float, max_area: float) -> Candidates:
