@@ -66,7 +66,7 @@ def _over_boxes(axes: Axes, report: RecallReport) -> None:
     _legend(axes, [f"IoU {iou:g}" for iou in IOUS], loc="upper left")
 
 
-def _legend(axes: Axes, labels: list[str], loc: Literal["lower left", "upper left"] = "lower left") -> None:
+def _legend(axes: Axes, labels: list[str], loc: Literal["upper right", "upper left"] = "upper right") -> None:
     """What the dashes mean, in grey, since the colour means the set."""
     handles = [
         Line2D([], [], color="#404040", ls=style, label=label) for style, label in zip(STYLES, labels, strict=True)
