@@ -161,9 +161,11 @@ def test_sam_is_prompted_with_grid_points_and_classes():
 
 
 def test_the_grid_is_the_published_one_for_sam_and_milder_for_small_models():
-    published = grid_of("sam_vit_h", ProposalSettings())
-    assert (published.grid_side, published.min_pred_iou, published.min_stability) == (32, 0.3, 0.3)
-    assert published.grid_nms_iou == 0.3
+    for name in ("sam_vit_h", "sam2_hiera_tiny", "edgetam"):
+        published = grid_of(name, ProposalSettings())
+        assert (published.grid_side, published.min_pred_iou, published.min_stability) == (32, 0.3, 0.3)
+        assert published.grid_nms_iou == 0.3
+    assert grid_of("tree", ProposalSettings()).grid_side == 16
     assert grid_of("sam_nano", ProposalSettings()).grid_side == 16
     assert grid_of("sam_nano", ProposalSettings(grid_side=0, min_stability=0.5)).grid_side == 0
     assert grid_of("sam_nano", ProposalSettings(grid_side=0, min_stability=0.5)).min_stability == 0.5
