@@ -1,5 +1,6 @@
 """Toy models of the SAM families of transformers, with random weights, written as save_pretrained writes real ones."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -7,7 +8,6 @@ import transformers as tf
 from safetensors.torch import save_file
 
 WIDTH, SIDE = 16, 64
-ENCODER_LEVELS = {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]], "fpn_hidden_size": WIDTH}
 MEMORY = {
     "memory_attention_hidden_size": WIDTH,
     "memory_attention_num_layers": 1,
@@ -40,9 +40,12 @@ def sam(prefix="Sam", depth=2, width=WIDTH, **decoder):
     )
 
 
-def prompted(patch_size, image_size=SIDE, **decoder):
-    """The parts that answer prompts, alike in all families."""
-    return {
+def prompted(patch_size, prefix=None, image_size=SIDE, **decoder):
+    """The parts that answer prompts, alike in all families.
+
+    Of ``prefix`` as a config: transformers 5.17 takes no mapping for the mask decoder of Sam2Video.
+    """
+    parts = {
         "prompt_encoder_config": {
             "hidden_size": WIDTH,
             "image_size": image_size,
@@ -58,22 +61,33 @@ def prompted(patch_size, image_size=SIDE, **decoder):
             **decoder,
         },
     }
+    if prefix is not None:
+        parts["mask_decoder_config"] = getattr(tf, f"{prefix}MaskDecoderConfig")(**parts["mask_decoder_config"])
+    return parts
+
+
+def encoder(model_type, backbone, channels=None):
+    """An image encoder of three levels."""
+    levels = {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]], "fpn_hidden_size": WIDTH}
+    channels = {} if channels is None else {"backbone_channel_list": channels}
+    return {"model_type": model_type, "backbone_config": backbone, **channels, **levels}
 
 
 def hiera():
     """SAM 2's image encoder."""
-    backbone = tf.Sam2HieraDetConfig(
-        hidden_size=8,
-        num_attention_heads=1,
-        image_size=[SIDE, SIDE],
-        blocks_per_stage=[1, 1, 2, 1],
-        embed_dim_per_stage=[8, 16, 32, 64],
-        num_attention_heads_per_stage=[1, 1, 2, 2],
-        window_size_per_stage=[4, 4, 4, 2],
-        global_attention_blocks=[3],
-        window_positional_embedding_background_size=[4, 4],
-    )
-    return tf.Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=[64, 32, 16, 8], **ENCODER_LEVELS)
+    backbone = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": 8,
+        "num_attention_heads": 1,
+        "image_size": [SIDE, SIDE],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 1, 2, 2],
+        "window_size_per_stage": [4, 4, 4, 2],
+        "global_attention_blocks": [3],
+        "window_positional_embedding_background_size": [4, 4],
+    }
+    return encoder("sam2_vision_model", backbone, [64, 32, 16, 8])
 
 
 def repvit():
@@ -81,23 +95,24 @@ def repvit():
     arguments = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
     arguments |= {"embed_dim": [8, 8, 16, 16], "depth": [1, 1, 1, 1]}
     backbone = tf.TimmWrapperConfig(architecture="repvit_m1", model_args=arguments)
-    return tf.EdgeTamVisionConfig(backbone_config=backbone, backbone_channel_list=[16, 16, 8, 8], **ENCODER_LEVELS)
+    return encoder("edgetam_vision_model", backbone.to_dict(), [16, 16, 8, 8])
 
 
 def vit3():
     """SAM 3's image encoder, for images of 56 pixels."""
-    backbone = tf.Sam3ViTConfig(
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=56,
-        patch_size=14,
-        window_size=2,
-        global_attn_indexes=[1],
-        pretrain_image_size=28,
-    )
-    return tf.Sam3VisionConfig(backbone_config=backbone, **ENCODER_LEVELS)
+    backbone = {
+        "model_type": "sam3_vit_model",
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "patch_size": 14,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+        "pretrain_image_size": 28,
+    }
+    return encoder("sam3_vision_model", backbone)
 
 
 def sam3_video():
@@ -117,7 +132,7 @@ def sam3_video():
 
 def sam3_tracker_video():
     """Config of SAM 3's tracker with its memory."""
-    return tf.Sam3TrackerVideoConfig(vision_config=vit3(), image_size=56, **MEMORY, **prompted(14, 56))
+    return tf.Sam3TrackerVideoConfig(vision_config=vit3(), image_size=56, **MEMORY, **prompted(14, image_size=56))
 
 
 TOYS = {
@@ -126,7 +141,7 @@ TOYS = {
     "sam2": ("Sam2Model", lambda: tf.Sam2Config(vision_config=hiera(), **prompted(16))),
     "sam2_video": (
         "Sam2VideoModel",
-        lambda: tf.Sam2VideoConfig(vision_config=hiera(), image_size=SIDE, **MEMORY, **prompted(16)),
+        lambda: tf.Sam2VideoConfig(vision_config=hiera(), image_size=SIDE, **MEMORY, **prompted(16, "Sam2Video")),
     ),
     "edgetam": ("EdgeTamModel", lambda: tf.EdgeTamConfig(vision_config=repvit(), **prompted(16))),
     "edgetam_video": (
@@ -135,7 +150,7 @@ TOYS = {
     ),
     "sam3_tracker": (
         "Sam3TrackerModel",
-        lambda: tf.Sam3TrackerConfig(vision_config=vit3(), **prompted(14, 56)),
+        lambda: tf.Sam3TrackerConfig(vision_config=vit3(), **prompted(14, image_size=56)),
     ),
     "sam3_tracker_video": ("Sam3TrackerVideoModel", sam3_tracker_video),
     "sam3_video": ("Sam3VideoModel", sam3_video),
@@ -163,7 +178,8 @@ def write_toy(model_type: str, folder: Path, config=None, without: str | None = 
         for _, parameter in sorted(model.named_parameters()):
             parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
     # Written by the model's own names, as published; SAM 3's save_pretrained would write some prefixes twice
-    model.config.save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(model.config.to_dict()))
     state = {name: value.clone() for name, value in model.state_dict().items() if name != without}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     image_processor(model_type).save_pretrained(folder)
