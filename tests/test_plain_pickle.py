@@ -169,3 +169,19 @@ def test_a_stand_in_cannot_be_changed_for_the_next_file(tmp_path):
     pickle.Pickler(buffer, 2).dump({"_make": 1})
     refusal(written(tmp_path / "a.pkl", b"cnumpy\ndtype\n", buffer.getvalue()[2:-1], b"b"))
     assert read_plain_pickle(pickled(tmp_path / "b.pkl", np.arange(2)), "proposals").tolist() == [0, 1]
+
+
+def test_damaged_bytes_are_refused_or_read_but_never_more(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = [pickle.dumps({"boxes": [np.ones((2, 4))], "ids": ["a"]}, protocol) for protocol in range(6)]
+    refused = 0
+    for number in range(300):
+        damaged = bytearray(whole[number % 6])
+        for _ in range(3):
+            damaged[rng.integers(len(damaged))] = rng.integers(256)
+        (tmp_path / "a.pkl").write_bytes(damaged)
+        try:
+            read_plain_pickle(tmp_path / "a.pkl", "proposals")
+        except UserError:  # anything else fails the test
+            refused += 1
+    assert refused > 200

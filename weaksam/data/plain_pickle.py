@@ -58,7 +58,7 @@ class _Refused(ValueError):
     """Something in a pickle that is neither a plain value nor an array of numbers; the message names it."""
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle._Unpickler):  # its twin in C makes room for any number that a file claims to need
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in of one of numpy's names; nothing is ever imported."""
         try:
