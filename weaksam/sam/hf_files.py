@@ -142,7 +142,8 @@ def _download(hub_id: str, patterns: list[str]) -> Path:
     except Exception as error:  # many kinds: offline, unreachable, gated, unknown, a full disk
         raise UserError(
             f"segmenter.weights is {hub_id}, which is no folder here and could not be fetched from the hub "
-            f"({first_line(error)}): correct it, or give a folder into which the model was downloaded."
+            f"({type(error).__name__}: {first_line(error)}): correct it, or give a folder into which the model was "
+            "downloaded."
         ) from error
 
 

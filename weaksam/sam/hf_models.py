@@ -88,7 +88,7 @@ def load_model(source: ModelSource) -> HfModel:
     paths = weight_files(source)
     with _quiet():
         network = _read_network(family, source)
-        processor = _class(family.processor, source).from_dict(preprocessing)
+        processor = _read_processor(family, source, preprocessing)
     image_size = _check_sizes(network.config, processor, family, source)
     if family.name == "sam_hq":
         repair_sam_hq(network.mask_decoder)
@@ -162,6 +162,17 @@ def _read_network(family: Family, source: ModelSource) -> Any:
     return network
 
 
+def _read_processor(family: Family, source: ModelSource, preprocessing: dict[str, Any]) -> Any:
+    """The image processor with these settings, or a ``UserError`` if they are not of its kind."""
+    try:
+        return _class(family.processor, source).from_dict(preprocessing)
+    except Exception as error:  # transformers checks the settings one by one, each in its own way
+        raise UserError(
+            f"The preprocessing in {source.name} is not that of a {family.name} model ({first_line(error)}): give "
+            "preprocessor_config.json and config.json of the same model."
+        ) from error
+
+
 def _share_positions(network: nn.Module, missing: set[str]) -> list[str]:
     """What is ``missing`` still, sorted, when image and prompts share one encoding of positions, as they should.
 
@@ -178,10 +189,10 @@ def _share_positions(network: nn.Module, missing: set[str]) -> list[str]:
 def _check_sizes(config: Any, processor: Any, family: Family, source: ModelSource) -> int:
     """The side of the square input, on which network and preprocessing must agree; three masks are wanted besides."""
     wanted = config.prompt_encoder_config.image_size
-    keys = ("longest_edge",) if family.padded else ("height", "width")
-    found = {processor.size[key] for key in keys}
+    square = processor.pad_size if family.padded else processor.size
+    found = {getattr(square, "height", None), getattr(square, "width", None)}
     if family.padded:
-        found |= {processor.pad_size[key] for key in ("height", "width")}
+        found.add(getattr(processor.size, "longest_edge", None))
     if found != {wanted}:
         made = " and ".join(sorted(str(side) for side in found))
         raise UserError(
