@@ -97,22 +97,26 @@ def test_missing_config_misspelt_key_and_wrong_type(tmp_path):
 
 
 def test_proposals_want_nothing_but_photos(photos, tmp_path):
-    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff not the rest of a photo")
-    (photos / "folder").mkdir()
-    (photos / "a.jpg").rename(photos / "folder" / "a.jpg")  # folders of photos are no tags here
+    for name in "abcdefghijkl":  # folders are no tags here
+        folder = photos / ("first" if name < "e" else "second")
+        folder.mkdir(exist_ok=True)
+        (photos / f"{name}.jpg").rename(folder / f"{name}.jpg")
+    (photos / "first" / "broken.jpg").write_bytes(b"\xff\xd8\xff not the rest of a photo")
     out = tmp_path / "out"
     result = invoke("proposals", "--images", photos, "--out", out)
     assert result.exit_code == 0, (result.output, result.exception)
     (store,) = out.glob("proposals/store/train-*")
     assert f"proposals of train: {store}" in result.stdout and "broken.jpg" in result.stdout
     opened = Store.open(store)
-    assert opened.image_ids == tuple(sorted(["folder/a.jpg", *(f"{name}.jpg" for name in "bcdefghijkl")]))
+    assert opened.image_ids == tuple(f"{'first' if name < 'e' else 'second'}/{name}.jpg" for name in "abcdefghijkl")
     assert all(len(row["boxes"]) > 0 and set(row["sources"].tolist()) == {0} for row in opened.rows())
     before = {path: path.stat().st_mtime_ns for path in store.iterdir()}
     assert invoke("proposals", "--images", photos, "--out", out).exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in store.iterdir()} == before
     assert invoke("report", out).exit_code == 0
     assert "prompted the segmenter tree" in json.loads((out / "metrics.json").read_text())["note"]
+    said = refused("wsod", "--images", photos, "--out", out, "data.without_tags=true")
+    assert "wanted tags" in said
 
 
 def test_sam_option_names_the_segmenter(photos, tmp_path):

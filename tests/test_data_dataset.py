@@ -9,7 +9,7 @@ from PIL import Image
 
 from weaksam.config import UserError
 from weaksam.data.annotations import NameMatcher, did_you_mean
-from weaksam.data.dataset import DataSettings, SplitSettings, load_dataset, load_splits
+from weaksam.data.dataset import DataSettings, SplitSettings, gives_tags, load_dataset, load_splits
 
 
 def photo(path: Path, seed: int = 0, size: tuple[int, int] = (12, 16)) -> Path:
@@ -300,3 +300,15 @@ def test_a_photo_listed_twice_in_the_truth_is_refused(folder) -> None:
     (folder / "truth.json").write_text(json.dumps(truth))
     with pytest.raises(UserError, match=r"found a\.jpg twice"):
         load_dataset(split(folder, truth=folder / "truth.json"), name="train")
+
+
+def test_what_gives_tags(tmp_path):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.jpg").touch()
+    (tmp_path / "folders" / "cat").mkdir(parents=True)
+    (tmp_path / "folders" / "cat" / "a.jpg").touch()
+    assert gives_tags(SplitSettings(images=tmp_path / "folders"))
+    assert not gives_tags(SplitSettings(images=tmp_path / "flat"))
+    assert not gives_tags(SplitSettings(images=tmp_path / "missing"))
+    assert gives_tags(SplitSettings(images=tmp_path / "flat", tags=tmp_path / "tags.csv"))
+    assert gives_tags(SplitSettings(images=tmp_path / "flat", truth=tmp_path / "truth.json"))

@@ -136,10 +136,15 @@ def proposals(
     """Boxes of what may be an object in each photo: needs nothing but photos, and uses tags where it has them.
 
     The frozen segmenter is prompted with a grid of points and, with --tags, with the peaks of a classifier trained on
-    them. Rerunning the same command resumes.
+    them; folders name classes only with a CONFIG. Rerunning the same command resumes.
     """
     settings = load_run_settings(arguments, images=images, tags=tags, sam=sam, out=out, seed=seed)
     from weaksam import pipeline
+    from weaksam.run import without_tags
+
+    config, _ = split_arguments(arguments)
+    if config is None and settings.data.train.tags is None and settings.data.train.truth is None:
+        settings = without_tags(settings)
 
     pipeline.run(settings, until="proposals")
 

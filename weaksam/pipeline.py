@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weaksam.artifacts import Store, write_json_atomic
 from weaksam.config import UserError
+from weaksam.data.dataset import gives_tags
 from weaksam.engine.detection import instances_of
 from weaksam.engine.processes import helped_by
 from weaksam.evaluation.protocol import DetectionFilter
@@ -22,7 +23,7 @@ from weaksam.report.gallery import Shown, galleries
 from weaksam.report.page import Page
 from weaksam.report.record import run_record
 from weaksam.report.summary import StageReport, metrics_dict, summary_text
-from weaksam.run import STAGE_NAMES, Run, RunSettings, open_run, require_finished, worker_rank
+from weaksam.run import STAGE_NAMES, Run, RunSettings, open_run, require_finished, without_tags, worker_rank
 from weaksam.sam.prompts import CluePoints
 from weaksam.stages import clues, proposals, pseudo_gt, retrain, wsis, wsod
 from weaksam.structures.instances import Instances
@@ -179,15 +180,19 @@ def run(settings: RunSettings, start: str | None = None, until: str | None = Non
     """Run the stages from ``start`` to ``until`` (all by default), then write metrics, record and report.
 
     Finished stages are not computed again. With ``start`` the stages before it must be finished: `UserError`
-    otherwise. Returns the content of ``OUT/metrics.json``. Proposals are made without tags too, from the grid alone.
+    otherwise. Returns the content of ``OUT/metrics.json``. Proposals alone are made without tags too, from the grid.
     """
     for name in (start, until):
         if name is not None and name not in STAGE_NAMES:
             raise UserError(f"wanted a stage ({', '.join(STAGE_NAMES)}), found {name!r}: name one of them")
-    photos_only = until == "proposals" and settings.data.train.tags is None and settings.data.train.truth is None
-    one = open_run(settings, photos_only=photos_only)
+    if until == "proposals" and not gives_tags(settings.data.train):
+        settings = without_tags(settings)
+    photos_alone = settings.data.without_tags
+    if photos_alone and until != "proposals":
+        raise UserError("wanted tags for all but proposals, found data.without_tags=true: remove it, or stop there")
+    one = open_run(settings)
     wanted = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
-    if photos_only:
+    if photos_alone:
         wanted = ("proposals",)
     elif start:
         require_finished(one, STAGE_NAMES[: STAGE_NAMES.index(start)])
@@ -206,7 +211,7 @@ def rewrite_report(out: Path) -> dict[str, Any]:
         raise UserError(f"wanted the folder of a run, found no run.json in {out}: name the folder given as out=")
     record = json.loads(path.read_text(encoding="utf-8"))
     settings = RunSettings.model_validate(record["settings"]).model_copy(update={"out": out})
-    one = open_run(settings, photos_only="backbone" not in record["hashes"])  # which only training needs
+    one = open_run(settings)
     return _finish(one, [_make(one, stage) for stage in (*STAGES, *CEILINGS) if one.finished(stage.name)])
 
 
@@ -293,7 +298,7 @@ def _shown(one: Run) -> Shown:
 
 def _note(one: Run) -> str | None:
     """What could not be evaluated, and why; None where both splits were."""
-    if one.photos_only:
+    if one.settings.data.without_tags:
         name = one.segmenter.name
         better = "; give --sam for real work" if one.settings.segmenter.weights is None else ""
         return f"No tags were given: the grid alone prompted the segmenter {name}{better}."

@@ -124,15 +124,10 @@ class Run:
             "test photos": test.fingerprint if test is not None else "none",
             "segmenter": self.segmenter.fingerprint,
         }
-        if self.photos_only:
+        if self.settings.data.without_tags:  # nothing else is loaded where only proposals are made
             return found
         backbone = backbone_fingerprint(self.settings.backbone)
         return {**found, "backbone": backbone, "mask segmenter": self.mask_segmenter.fingerprint}
-
-    @property
-    def photos_only(self) -> bool:
-        """Whether there are photos without tags and classes, for which proposals can be made and nothing else."""
-        return not self.context.train.classes
 
     def key(self, stage: str) -> str:
         """What decides ``stage`` and all before it, as a hash; the same key means the same results."""
@@ -198,11 +193,8 @@ class Run:
         return before["peak_memory_mib"] if before.get("finished") else max(now, before.get("peak_memory_mib", 0))
 
 
-def open_run(settings: RunSettings, *, photos_only: bool = False) -> Run:
-    """Read the data, choose the device, seed everything and start the log. Raises `UserError` for bad input.
-
-    With ``photos_only`` no tags are wanted, and none are read.
-    """
+def open_run(settings: RunSettings) -> Run:
+    """Read the data, choose the device, seed everything and start the log. Raises `UserError` for bad input."""
     if settings.data.train.images is None:
         raise UserError(
             "wanted a folder of training photos, found none: give --images DIR --tags FILE, or data.train.images=DIR"
@@ -212,7 +204,7 @@ def open_run(settings: RunSettings, *, photos_only: bool = False) -> Run:
     device = pick_device(own_device(settings.device))
     seed_everything(settings.seed)
     log = RunLog(settings.out / "log.jsonl" if worker_rank() == 0 else None)
-    train, test = load_splits(settings.data, log, photos_only=photos_only)
+    train, test = load_splits(settings.data, log)
     context = RunContext(
         out=settings.out,
         seed=settings.seed,
@@ -224,6 +216,11 @@ def open_run(settings: RunSettings, *, photos_only: bool = False) -> Run:
         segmenter_settings=settings.segmenter,
     )
     return Run(settings, context, train, {"train": Truth.of(train), "test": Truth.of(test)})
+
+
+def without_tags(settings: RunSettings) -> RunSettings:
+    """The same run on photos alone, see ``DataSettings.without_tags``."""
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"without_tags": True})})
 
 
 def worker_rank() -> int:

@@ -36,6 +36,8 @@ class DataSettings(Settings):
     """Split to test on; without it nothing is evaluated."""
     classes: tuple[str, ...] | None = None
     """Class names in order; by default those of the truth file, else those of the tags, sorted."""
+    without_tags: bool = False
+    """Photos alone: no tags or truth are looked for, folders are only folders, and proposals are all that is made."""
 
 
 class EventLog(Protocol):
@@ -101,15 +103,19 @@ class Dataset:
         return iter(self.samples)
 
 
-def load_splits(
-    data: DataSettings, log: EventLog | None = None, *, photos_only: bool = False
-) -> tuple[Dataset, Dataset | None]:
+def gives_tags(split: SplitSettings) -> bool:
+    """Whether a split comes with tags: a tag file, a truth to take them from, or folders that name classes."""
+    folders = split.images is not None and split.images.is_dir() and is_class_folders(split.images)
+    return split.tags is not None or split.truth is not None or folders
+
+
+def load_splits(data: DataSettings, log: EventLog | None = None) -> tuple[Dataset, Dataset | None]:
     """Train and test split with one list of classes: the settings', else the truth's, else the tags'.
 
     Taking the classes from a truth file, even the test split's, finds a misspelt class in the tags. With
-    ``photos_only`` neither is looked for, see `load_photos`. Raises `UserError`.
+    ``without_tags`` neither is looked for, see `load_photos`. Raises `UserError`.
     """
-    if photos_only:
+    if data.without_tags:
         train = load_photos(data.train, name="train", log=log)
         has_test = data.test is not None and data.test.images is not None
         return train, load_photos(data.test, name="test", log=log) if data.test and has_test else None
