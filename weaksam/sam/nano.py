@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weaksam.config import UserError, fingerprint_of
-from weaksam.sam.nano_decode import NanoDecoder, Shared
+from weaksam.sam.nano_decode import NanoDecoder, Shared, denormals_as_zero
 from weaksam.sam.nano_frame import FRAME_SIZE, areas, frame_size, framed, stability, working_logits
 from weaksam.sam.nano_model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid
 from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, boxes_in_photo, check_prompts
@@ -151,7 +151,8 @@ class SamNano:
     ) -> None:
         """The same, drawing only what is predicted above ``limit``."""
         assert self.decoder is not None and embedding.shared is not None
-        decoded = self.decoder.decode(embedding.features, embedding.shared, coords, labels)
+        with denormals_as_zero():
+            decoded = self.decoder.decode(embedding.features, embedding.shared, coords, labels)
         iou = decoded.iou.float().clamp(0, 1)
         answer.iou[rows] = iou.cpu()
         for drawn, logits in self.decoder.draw(embedding.shared, decoded, (iou > limit).any(1)):

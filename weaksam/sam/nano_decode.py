@@ -14,9 +14,9 @@ Rewritten without changing the answers beyond float rounding:
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -49,28 +49,33 @@ class Shared(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """P prompts after the transformer: ``cells (n, 256, dim)`` by parts, ``tokens (P, T, dim)`` and ``iou (P, 3)``."""
+    """P prompts after the transformer: ``cells (n, 256, dim)`` by parts, ``tokens (P, 4, dim)`` and ``iou (P, 3)``.
+
+    The tokens are the decoder's own: that of the IoU, then those of the masks.
+    """
 
     cells: list[Tensor]
     tokens: Tensor
     iou: Tensor
 
 
-@dataclass(frozen=True)
 class Side:
-    """The tokens' side of an attention with cells that are what prompts share plus ``y (P, 256, Y)``.
+    """The tokens' side of an attention with cells that are what prompts share plus ``y (P, 256, Y)``, by parts.
 
-    ``spread (P, heads T, c)``: projected tokens, zero outside of their head; ``folded (P, heads T, Y)``: the same,
-    taken through the projection of y; ``fixed (256, c)``: the projection of what is shared.
+    ``spread (P, heads T, c)``: projected tokens, zero outside of their head; ``weight (c, Y)``: the projection of y;
+    ``fixed (256, c)``: that of what is shared.
     """
 
-    spread: Tensor
-    folded: Tensor
-    fixed: Tensor
+    def __init__(self, spread: Tensor, weight: Tensor, fixed: Tensor, part: int) -> None:
+        self.spread = spread.flatten(0, 1).split(part * spread.shape[1])
+        self.folded = (spread @ weight).split(part)
+        self.fixed = fixed.T
 
-    def scores(self, cells: Tensor, rows: slice) -> Tensor:
-        """``(p, heads T, 256)`` for the prompts ``rows`` whose y is ``cells (p, 256, Y)``."""
-        return F.linear(self.spread[rows], self.fixed).baddbmm_(self.folded[rows], cells.transpose(1, 2))
+    def scores(self, cells: Tensor, part: int) -> Tensor:
+        """``(n, heads T, 256)`` for a part's n prompts, whose y is ``cells (n, 256, Y)``."""
+        folded = self.folded[part]
+        scores = torch.mm(self.spread[part], self.fixed).view(folded.shape[0], folded.shape[1], CELLS)
+        return scores.baddbmm_(folded, cells.transpose(1, 2))
 
 
 class Heads:
@@ -100,21 +105,24 @@ class Reader:
         keys: Tensor,
         values: Tensor | None = None,
         mix: Tensor | None = None,
+        part: int = PART,
     ) -> None:
         self.heads, self.attention, self.values = heads, attention, values
         to_keys, self.to_values = (mixed(layer.weight, mix) for layer in (attention.k_proj, attention.v_proj))
-        spread = heads.spread(attention.q_proj(tokens) * heads.scale)
-        self.side = Side(spread, spread @ to_keys, keys)
+        self.side = Side(heads.spread(attention.q_proj(tokens) * heads.scale), to_keys, keys, part)
 
-    def __call__(self, cells: Tensor, rows: slice) -> Tensor:
-        """What the prompts ``rows`` read from their ``cells (p, 256, Y)``: ``(p, heads T, c)``."""
-        share = self.side.scores(cells, rows).softmax(-1)
-        read = F.linear(share @ cells, self.to_values)
-        return read + (self.attention.v_proj.bias if self.values is None else share @ self.values)
+    def __call__(self, cells: Tensor, part: int) -> Tensor:
+        """What a part's prompts read from ``cells (n, 256, Y)``: ``(n, heads T, Y)``, and ``c`` of what is shared."""
+        share = torch.softmax(self.side.scores(cells, part), -1)
+        read = torch.bmm(share, cells)
+        return read if self.values is None else torch.cat([read, share @ self.values], -1)
 
-    def finished(self, read: list[Tensor]) -> Tensor:
+    def finished(self, read: Tensor) -> Tensor:
         """The attention's output ``(P, T, dim)`` from all that was read."""
-        return self.attention.out_proj(self.heads.gather(torch.cat(read)))
+        values = F.linear(read[..., : self.to_values.shape[1]], self.to_values)
+        if self.values is not None:
+            values = values + read[..., self.to_values.shape[1] :]
+        return self.attention.out_proj(self.heads.gather(values) + self.attention.v_proj.bias)
 
 
 class Writer:
@@ -124,25 +132,31 @@ class Writer:
         self, heads: Heads, block: Any, tokens: Tensor, start: Tensor, repeats: int, queries: Tensor, mix: Tensor | None
     ) -> None:
         attention = block.cross_attn_image_to_token
-        self.heads, self.norm, self.repeats, self.mix = heads, block.norm4, repeats, mix
+        self.heads, self.norm, self.repeats, self.mix = heads.num, block.norm4, repeats, mix
         spread = heads.spread(attention.k_proj(tokens + start) * heads.scale)
-        self.side = Side(spread, spread @ mixed(attention.q_proj.weight, mix), queries)
+        self.side = Side(spread, mixed(attention.q_proj.weight, mix), queries, PART)
         # The shares of a head sum to 1, so that each head brings its part of the bias
         out = attention.out_proj
-        self.update = F.linear(heads.spread(attention.v_proj(tokens)), out.weight, out.bias / heads.num)
+        update = F.linear(heads.spread(attention.v_proj(tokens)), out.weight, out.bias / heads.num)
+        if mix is not None:
+            update = torch.cat([update, mix.T.expand(len(update), -1, -1)], dim=1)
+        self.update = update.split(PART)
 
-    def __call__(self, cells: Tensor, rows: slice, source: Tensor) -> Tensor:
-        """New cells ``(p, 256, dim)``; ``source (256, dim)`` is what the old ones share where these are only drawn."""
-        scores = self.side.scores(cells, rows).unflatten(1, (self.heads.num, -1))
+    def __call__(self, cells: Tensor, part: int, source: Tensor) -> Tensor:
+        """New cells ``(n, 256, dim)``; ``source (256, dim)`` is what the old ones share where these are only drawn."""
+        scores = self.side.scores(cells, part)
+        num, rows, _ = scores.shape
+        by_head = scores.view(num, self.heads, -1, CELLS)
         if self.repeats > 1:
-            scores[:, :, -1] += math.log(self.repeats)
-        share, update = scores.softmax(2).flatten(1, 2), self.update[rows]
+            by_head[:, :, -1].add_(math.log(self.repeats))
+        share = torch.softmax(by_head, 2).view(num, rows, CELLS)
         if self.mix is None:
-            return self.norm(cells.baddbmm_(share.transpose(1, 2), update))
-        share = torch.cat([share, cells.transpose(1, 2)], dim=1)
-        update = torch.cat([update, self.mix.T.expand(len(update), -1, -1)], dim=1)
-        new = torch.baddbmm(source.expand(len(update), -1, -1), share.transpose(1, 2), update)
-        return self.norm(new)
+            new = cells.baddbmm_(share.transpose(1, 2), self.update[part])
+        else:
+            share = torch.cat([share, cells.transpose(1, 2)], dim=1)
+            new = torch.baddbmm(source.expand(num, -1, -1), share.transpose(1, 2), self.update[part])
+        norm = self.norm
+        return torch.layer_norm(new, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 class NanoDecoder:
@@ -178,7 +192,7 @@ class NanoDecoder:
         return Shared(
             source.contiguous(),
             F.linear(placed, block.cross_attn_token_to_image.k_proj.weight),
-            block.cross_attn_token_to_image.v_proj(source),
+            F.linear(source, block.cross_attn_token_to_image.v_proj.weight),
             block.cross_attn_image_to_token.q_proj(placed),
             skip8.permute(2, 1, 3, 0).reshape(2, 1, CELLS, -1),
             skip4.permute(3, 2, 1, 4, 0).reshape(4, 1, 2 * CELLS, -1),
@@ -186,8 +200,8 @@ class NanoDecoder:
 
     def decode(self, features: Pyramid, shared: Shared, coords: Tensor, labels: Tensor) -> Decoded:
         """Run P >= 1 prompts, ``coords (P, K, 2)`` in the 256-pixel frame with ``labels (P, K)``, but draw no mask."""
-        cells = list(self.drawing(coords, labels).split(PART))
-        rows = [slice(i, i + PART) for i in range(0, len(coords), PART)]
+        drawn = self.drawing(coords, labels)
+        cells = list(drawn.split(PART))
         coords, labels, repeats = merge_padding(coords, labels)
         own = torch.cat([self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
         slots = self.prompts.tokens(coords, labels, features, labels.new_zeros(len(labels)))
@@ -196,23 +210,25 @@ class NanoDecoder:
 
         tokens = self._among_tokens(layers[0], start, start, repeats)
         into = layers[0].cross_attn_token_to_image
-        reader = Reader(self.heads, into, tokens + start, shared.keys, shared.values, self.mix)
-        tokens = tokens + reader.finished([reader(part, row) for part, row in zip(cells, rows, strict=True)])
+        reader = Reader(self.heads, into, tokens + start, shared.keys, shared.values, self.mix, len(tokens))
+        tokens = tokens + reader.finished(reader(drawn, 0))
         for number, block in enumerate(layers):
             tokens = block.norm2(tokens)
             tokens = block.norm3(tokens + block.mlp(tokens))
             queries, mix = (shared.queries, self.mix) if number == 0 else (self.queries[number], None)
             writer = Writer(self.heads, block, tokens, start, repeats, queries, mix)
-            into = self.transformer.final_attn_token_to_image
             if number + 1 < len(layers):
                 tokens = self._among_tokens(layers[number + 1], tokens, start, repeats)
                 into = layers[number + 1].cross_attn_token_to_image
+            else:  # nobody looks at the prompts' own tokens after the last attention
+                tokens, start = tokens[:, : len(own)], start[:, : len(own)]
+                into = self.transformer.final_attn_token_to_image
             reader = Reader(self.heads, into, tokens + start, self.keys[number + 1])
             read = []
-            for i, row in enumerate(rows):
-                cells[i] = writer(cells[i], row, shared.source)
-                read.append(reader(cells[i], row))
-            tokens = tokens + reader.finished(read)
+            for part, old in enumerate(cells):
+                cells[part] = writer(old, part, shared.source)
+                read.append(reader(cells[part], part))
+            tokens = tokens + reader.finished(torch.cat(read))
         tokens = self.transformer.norm_final_attn(tokens)
         return Decoded(cells, tokens, self.decoder.iou_prediction_head(tokens[:, 0]))
 
@@ -228,13 +244,17 @@ class NanoDecoder:
     def _upscaled(self, shared: Shared, cells: Tensor, kernels: Tensor) -> Tensor:
         """Logits ``(n, 3, 64, 64)`` of ``cells (n, 256, dim)`` with ``kernels (n, 3, c)``."""
         num, norm = len(cells), self.decoder.output_upscaling[1]
-        channels = norm.weight.numel()
-        middle = torch.matmul(cells.flatten(0, 1), self.up1).unflatten(1, (num, CELLS))  # (dy, n, gy gx, dx C)
-        middle += shared.skip8
-        middle = F.layer_norm(middle.unflatten(-1, (2, channels)), (channels,), norm.weight, norm.bias, norm.eps)
-        fine = torch.matmul(middle.relu_().view(-1, channels), self.up2).view(4, num, 2 * CELLS, -1)
-        fine += shared.skip4  # (ey dy, n, gy gx dx, ex c)
-        pixels = fine.relu_().view(4, num, 4 * CELLS, -1).transpose(2, 3)  # x is now in order: gx dx ex
+        channels = self.up2.shape[1]
+        middle = cells.new_empty(2, num * CELLS, 2 * channels)  # (dy, n gy gx, dx C)
+        for dy in (0, 1):
+            torch.mm(cells.view(num * CELLS, -1), self.up1[dy], out=middle[dy])
+        middle.view(2, num, CELLS, -1).add_(shared.skip8)
+        middle = torch.layer_norm(middle.view(-1, channels), (channels,), norm.weight, norm.bias, norm.eps).relu_()
+        fine = cells.new_empty(2, len(middle), self.up2.shape[2])  # (ey, dy n gy gx dx, ex c)
+        for ey in (0, 1):
+            torch.mm(middle, self.up2[ey], out=fine[ey])
+        fine = fine.view(4, num, 2 * CELLS, -1).add_(shared.skip4).relu_()
+        pixels = fine.view(4, num, 4 * CELLS, -1).transpose(2, 3)  # x is now in order: gx dx ex
         logits = torch.matmul(kernels, pixels).view(2, 2, num, -1, GRID, MASK_SIZE)  # (ey, dy, n, 3, gy, x)
         return logits.permute(2, 3, 4, 1, 0, 5).reshape(num, -1, MASK_SIZE, MASK_SIZE)
 
@@ -287,6 +307,17 @@ class NanoDecoder:
         x = F.layer_norm(x, x.shape[1:], norm1.weight, norm1.bias, norm1.eps).relu_().view(len(patches), -1)
         x = F.linear(x, second.weight.permute(0, 2, 3, 1).flatten(1), second.bias)
         return F.layer_norm(x, x.shape[1:], norm2.weight, norm2.bias, norm2.eps).relu_()
+
+
+@contextlib.contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Inside, numbers below 1e-38 are 0: sharp attention makes many, and processors take a hundred times as long."""
+    before = bool(torch.tensor([1e-39]) * 1.0 == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def mixed(weight: Tensor, mix: Tensor | None) -> Tensor:
