@@ -6,8 +6,8 @@
 
 Both sides run in the same process on the same full-size ViT-B with random weights (speed does not depend on what they
 are) and on the same photo; seconds are of processor time on a CPU. The threshold on predicted IoU is set so that a
-third of the candidates is kept. ``memory`` reads the same few tiny files again and again through the proposals stage and
-prints the resident memory on the way.
+third of the candidates is kept. ``memory`` reads the same few tiny files again and again through the proposals stage
+and prints the resident memory on the way.
 """
 
 from __future__ import annotations
