@@ -42,7 +42,7 @@ class Counting(SegmentAnything):
         return super().encode_batch(images)
 
 
-def toy_sam(seed: int = 5) -> Counting:
+def toy_sam(seed: int = 1) -> Counting:
     model, generator = build_sam(TOY), torch.Generator().manual_seed(seed)
     state = {key: 0.3 * torch.randn(v.shape, generator=generator) for key, v in model.state_dict().items()}
     model.load_state_dict(state)
