@@ -18,6 +18,7 @@ import torch
 from weaksam.artifacts import Store, stage_fingerprint, store_folder
 from weaksam.config import Settings, UserError
 from weaksam.files import atomic_file, file_sha256, write_json_atomic
+from weaksam.sealed import open_sealed
 
 COLUMNS = {
     "count": "int",
@@ -248,7 +249,7 @@ def test_a_store_of_no_image(tmp_path):
 @pytest.mark.parametrize("image_ids", [[], IMAGE_IDS[:4], IMAGE_IDS])
 def test_a_store_opens_without_knowing_what_made_it(tmp_path, image_ids):
     made = make_store(tmp_path, image_ids=image_ids).fill(compute)
-    opened = Store.open(tmp_path)
+    opened = open_sealed(tmp_path)
     assert (opened.stage, opened.fingerprint, opened.image_ids) == (made.stage, made.fingerprint, made.image_ids)
     for found, wanted in zip(opened.rows(), made.rows(), strict=True):
         assert_rows_equal(found, wanted)
@@ -259,22 +260,22 @@ def test_a_store_opens_without_knowing_what_made_it(tmp_path, image_ids):
 def test_opening_what_is_no_sealed_store(tmp_path):
     make_store(tmp_path / "out" / "p-aaa").fill(compute)
     with pytest.raises(UserError, match=r"name one of the stores below it \(.*p-aaa\)"):
-        Store.open(tmp_path / "out")
+        open_sealed(tmp_path / "out")
     with pytest.raises(UserError, match=r"at .*nowhere, found none: finish the run"):
-        Store.open(tmp_path / "nowhere")
+        open_sealed(tmp_path / "nowhere")
     manifest = tmp_path / "out" / "p-aaa" / "manifest.json"
     path = tmp_path / "out" / "p-aaa" / "part-00001.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="is damaged"):
-        Store.open(tmp_path / "out" / "p-aaa")
+        open_sealed(tmp_path / "out" / "p-aaa")
     path.write_bytes(whole)
     with pytest.raises(UserError, match="found format 99"):
         manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
-        Store.open(tmp_path / "out" / "p-aaa")
+        open_sealed(tmp_path / "out" / "p-aaa")
     manifest.write_text("[]")
     with pytest.raises(UserError, match="another file"):
-        Store.open(tmp_path / "out" / "p-aaa")
+        open_sealed(tmp_path / "out" / "p-aaa")
 
 
 def test_an_opened_store_that_was_changed_is_refused(tmp_path):
@@ -283,7 +284,7 @@ def test_an_opened_store_that_was_changed_is_refused(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
     with pytest.raises(UserError, match=r"damaged"):
-        list(Store.open(tmp_path).rows())
+        list(open_sealed(tmp_path).rows())
 
 
 def test_other_tools_can_read_a_part(tmp_path):

@@ -11,8 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from weaksam import cli, run
-from weaksam.artifacts import Store
 from weaksam.config import UserError
+from weaksam.sealed import open_sealed
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,7 +107,7 @@ def test_proposals_want_nothing_but_photos(photos, tmp_path):
     assert result.exit_code == 0, (result.output, result.exception)
     (store,) = out.glob("proposals/store/train-*")
     assert f"proposals of train: {store}" in result.stdout and "broken.jpg" in result.stdout
-    opened = Store.open(store)
+    opened = open_sealed(store)
     assert opened.image_ids == tuple(f"{'first' if name < 'e' else 'second'}/{name}.jpg" for name in "abcdefghijkl")
     assert all(len(row["boxes"]) > 0 and set(row["sources"].tolist()) == {0} for row in opened.rows())
     before = {path: path.stat().st_mtime_ns for path in store.iterdir()}

@@ -19,7 +19,7 @@ LAYERS = [
     {"models"},
     {"data", "sam", "evaluation"},
     {"structures"},
-    {"config", "artifacts", "files", "progress", "weights", "__init__"},
+    {"config", "artifacts", "files", "progress", "sealed", "weights", "__init__"},
 ]
 """From the top down; a module imports from layers below its own, and inside its own package."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -22,6 +22,7 @@ from weaksam.data.annotations import listed, read_json
 from weaksam.data.coco import object_entries
 from weaksam.data.image_names import ImageNames, Key
 from weaksam.files import atomic_file
+from weaksam.sealed import open_sealed
 from weaksam.structures.boxes import xyxy_from_xywh
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_from_mask
@@ -104,7 +105,7 @@ def read_proposals(path: Path) -> Found:
 
 def open_store(folder: Path) -> Store:
     """The sealed store of proposals in ``folder``; raises `UserError` where it is none."""
-    store = Store.open(folder)
+    store = open_sealed(folder)
     missing = [name for name in STORE_COLUMNS if name not in store.columns]
     if missing:
         raise UserError(
