@@ -252,6 +252,15 @@ def test_what_changes_no_result_makes_no_other_store(dataset, tmp_path):
     assert folder(**spelt_out) == original
 
 
+def test_a_column_of_the_store_is_read_by_image(dataset, tmp_path):
+    store = run(context(tmp_path, dataset), ProposalSettings(), RegionTreeSegmenter(), some_clues, dataset, "t")
+    boxes = store.column("boxes")
+    assert list(boxes) == list(dataset.image_ids) and len(boxes) == 5
+    assert all(torch.equal(boxes[row["image_id"]], row["boxes"]) for row in store.rows())
+    with pytest.raises(KeyError):
+        boxes["none.png"]
+
+
 def test_photos_without_tags_are_a_dataset_without_classes(dataset):
     assert dataset.image_ids == tuple(f"{seed}.png" for seed in range(5))
     assert dataset.classes == () and {sample.tags for sample in dataset} == {()}
