@@ -98,9 +98,7 @@ def _find(weights: Path) -> ModelSource:
     name = weights.as_posix()
     patterns = ["config.json", "preprocessor_config.json", "model*.safetensors*"]
     try:
-        return ModelSource(
-            name, Path(import_module("huggingface_hub").snapshot_download(name, allow_patterns=patterns))
-        )
+        folder = import_module("huggingface_hub").snapshot_download(name, allow_patterns=patterns)
     except Exception as error:  # many kinds: offline, unreachable, gated, unknown, a full disk
         raise UserError(
             f"wanted a vision transformer at {name}, which is no file or folder here and could not be fetched from the "
