@@ -86,9 +86,11 @@ class AttentionFusion(nn.Module):
 def fuse_attention(blocks: Sequence[BlockOutput], weights: Tensor) -> Tensor:
     """Mean ``(B, n, n)`` over heads and blocks of their attention (detached) times ``weights`` (B, H, L).
 
-    Not normalised again: rows sum to the mean weight.
+    Not normalised again: rows sum to the mean weight. In float32 whatever the precision around it.
     """
     fused = torch.zeros((), device=weights.device)
-    for layer, block in enumerate(blocks):
-        fused = fused + torch.einsum("bh,bhnm->bnm", weights[:, :, layer], block.attention.detach())
-    return fused.float() / (weights.shape[1] * weights.shape[2])
+    with torch.autocast(weights.device.type, enabled=False):
+        for layer, block in enumerate(blocks):
+            attention = block.attention.detach().float()
+            fused = fused + torch.einsum("bh,bhnm->bnm", weights[:, :, layer].float(), attention)
+    return fused / (weights.shape[1] * weights.shape[2])
