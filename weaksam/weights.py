@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -19,6 +21,15 @@ from weaksam.files import atomic_file
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")  # torch's zip file, and its older one
 _METADATA_KEY = "weaksam"  # one key only: safetensors writes several in a random order
 _NESTED_KEYS = ("state_dict", "model", "model_state_dict")
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_PLAIN_RECORDS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+]
+"""What published checkpoints hold beside tensors: the options of their command line, and scores as numpy numbers."""
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -141,7 +152,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(_PLAIN_RECORDS):
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     for key in _NESTED_KEYS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

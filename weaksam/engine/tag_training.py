@@ -34,7 +34,7 @@ class TagTrainingSettings(Settings):
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"workers"})
 
-    num_epochs: int = Field(60, ge=1, description="passes over the training photos")
+    num_epochs: int = Field(60, ge=0, description="passes over the photos; 0 takes a trained WeakTr as it is")
     batch_size: int = Field(64, ge=1, description="photos a step")
     lr: float = Field(4e-4, gt=0, description="peak learning rate at 512 photos a step; scaled by batch_size / 512")
     warmup_epochs: float = Field(5, ge=0, description="epochs in which the rate rises from warmup_lr")
@@ -127,12 +127,15 @@ def train_weaktr(
 
     Of ``dataset`` only photos and tags are read. The epoch with the best mean average precision of tags on the held-out
     photos is kept, the latest of equals (a perfect score comes long before good maps); without held-out photos the
-    last. A killed training goes on from its last epoch to the same bytes (on the CPU), a finished one is only loaded.
+    last. A killed training goes on from its last epoch to the same bytes (on the CPU), a finished one is only loaded;
+    with ``num_epochs`` 0 a trained WeakTr is taken as it is.
 
     Raises:
         UserError: tags that nothing can be learnt from (`check_tags`), weights that do not fit, or a loss that is not
             finite.
     """
+    if training.num_epochs == 0:
+        return build_weaktr(weaktr, len(dataset.classes), trained=True).to(device).eval()
     check_tags(dataset)
     fingerprint = training_fingerprint(dataset, weaktr, training, seed)
     folder = weaktr_folder(out, fingerprint)

@@ -10,17 +10,18 @@ from weaksam.models.weaktr_vit import VitShape
 __all__ = ["WeakTr", "WeakTrOutput", "WeakTrSettings", "build_weaktr", "fit_to_patches", "save_weaktr"]
 
 
-def build_weaktr(settings: WeakTrSettings, num_classes: int) -> WeakTr:
+def build_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = False) -> WeakTr:
     """The network for ``num_classes`` classes with the weights that ``settings`` name; random where they name none.
 
     A WeakTr checkpoint fills all of it, any other the transformer only: its class token is repeated for every class
-    and its own classifier left out. What stays random draws from torch's global random numbers.
+    and its own classifier left out. What stays random draws from torch's global random numbers; with ``trained``
+    nothing may.
 
     Raises:
         UserError: the weights cannot be read, or are of another network, fusion or number of classes.
     """
-    if settings.weights != "none":
-        return load_weaktr(settings, num_classes)
+    if settings.weights != "none" or trained:
+        return load_weaktr(settings, num_classes, trained=trained)
     shape = random_shape(settings)
     fusion = FusionShape.of(settings.fusion, shape, settings.reduction, settings.feature_reduction)
     return WeakTr(shape, num_classes, fusion, settings.drop_path)

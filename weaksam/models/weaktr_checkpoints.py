@@ -25,22 +25,28 @@ _UNUSED_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 """Numbers between 1 and 90 that no category of COCO has."""
 
 
-def load_weaktr(settings: WeakTrSettings, num_classes: int) -> WeakTr:
-    """The network of the shape that ``settings.weights`` hold, with these weights in it.
+def load_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = False) -> WeakTr:
+    """The network of the shape that ``settings.weights`` hold, with these weights in it; ``trained`` wants all of it.
 
     Raises:
         UserError: the weights cannot be read, are of no vision transformer, or of a WeakTr with another fusion or
             another number of classes.
     """
     path = Path(settings.weights)
-    if names_model(path):
-        state, shape = read_transformer(path)
-        return _around_transformer(settings, state, shape, num_classes)
-    state = load_state(path, "WeakTr")
-    _check_vit(state, path)
+    is_model = names_model(path)
+    state = {} if is_model or settings.weights == "none" else load_state(path, "WeakTr")
     if any(key.startswith(_FUSION) for key in state):
+        _check_vit(state, path)
         return _whole_network(settings, state, _saved_shape(path), num_classes)
-    state, shape = _deit(state, settings.num_heads, path)
+    if trained:
+        raise UserError(
+            f"wanted a trained WeakTr, found other weights in {path}: train one (num_epochs > 0) or give its checkpoint"
+        )
+    if is_model:
+        state, shape = read_transformer(path)
+    else:
+        _check_vit(state, path)
+        state, shape = _deit(state, settings.num_heads, path)
     return _around_transformer(settings, state, shape, num_classes)
 
 

@@ -158,7 +158,7 @@ class VisionTransformer(nn.Module):
             self.reg_token = nn.Parameter(torch.zeros(1, shape.num_registers, shape.width))
         if shape.grid:
             self.pos_embed = nn.Parameter(torch.zeros(1, num_classes + shape.grid**2, shape.width))
-        rates = torch.linspace(0, drop_path, shape.depth).tolist()
+        rates = [drop_path * block / max(1, shape.depth - 1) for block in range(shape.depth)]
         self.blocks = nn.ModuleList([Block(shape, rate) for rate in rates])
         self.norm = nn.LayerNorm(shape.width, eps=shape.norm_eps).requires_grad_(False)
 
