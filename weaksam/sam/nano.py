@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from weaksam.config import UserError, fingerprint_of
 from weaksam.sam.nano_decode import NanoDecoder, Shared, denormals_as_zero
 from weaksam.sam.nano_frame import FRAME_SIZE, areas, frame_size, framed, stability, working_logits
-from weaksam.sam.nano_model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid
+from weaksam.sam.nano_model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid, folded
 from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, boxes_in_photo, check_prompts
 from weaksam.weights import load_into, load_state, read_metadata
 
 BUNDLED = Path(__file__).parent / "weights" / "sam_nano.safetensors"
 CHUNK = 64  # prompts decoded at once
+MASKS = 24  # masks enlarged and measured at once: 1.5 MiB of logits
 MIN_SLOTS = 3  # the decoder was trained with three prompt slots
 
 
@@ -54,6 +55,7 @@ class SamNano:
         self.model = model.to(device).eval().requires_grad_(False)
         self.fingerprint = fingerprint
         self.decoder = NanoDecoder(self.model) if fast else None
+        self.encoder = folded(self.model.image_encoder) if fast else self.model.image_encoder
 
     @classmethod
     def load(cls, weights: Path | None = None, device: torch.device | str = "cpu", *, fast: bool = True) -> SamNano:
@@ -83,7 +85,7 @@ class SamNano:
         covered = (max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio)))
         resized = Image.fromarray(image).resize(covered[::-1], Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(resized, np.float32)).permute(2, 0, 1).to(self.device)
-        features = self.model.image_encoder(self.model.preprocess(pixels)[None])
+        features = self.encoder(self.model.preprocess(pixels)[None])
         return self._embedding(size, Pyramid(*(level.contiguous() for level in features)), covered)
 
     @torch.inference_mode()
@@ -155,14 +157,21 @@ class SamNano:
             decoded = self.decoder.decode(embedding.features, embedding.shared, coords, labels)
         iou = decoded.iou.float().clamp(0, 1)
         answer.iou[rows] = iou.cpu()
-        for drawn, logits in self.decoder.draw(embedding.shared, decoded, (iou > limit).any(1)):
-            prompts, logits = drawn.cpu() + rows.start, logits.float().cpu()
-            order = areas(logits).argsort(dim=1, stable=True)
-            answer.iou[prompts] = answer.iou[prompts].gather(1, order)
-            row, number = (answer.iou[prompts] > limit).nonzero(as_tuple=True)
-            masks, steady, boxes = framed(logits[row, order[row, number]], embedding.covered, embedding.size)
-            place = prompts[row], number
-            answer.masks[place], answer.stability[place], answer.boxes[place] = masks, steady, boxes
+        drawn = list(self.decoder.draw(embedding.shared, decoded, (iou > limit).any(1)))
+        if not drawn:
+            return
+        prompts = torch.cat([part for part, _ in drawn]).cpu() + rows.start
+        logits = torch.cat([part for _, part in drawn]).float().cpu()
+        order = areas(logits).argsort(dim=1, stable=True)
+        answer.iou[prompts] = answer.iou[prompts].gather(1, order)
+        row, number = (answer.iou[prompts] > limit).nonzero(as_tuple=True)
+        flat, source = logits.flatten(0, 1), row * NUM_MASKS + order[row, number]
+        for place, which, chosen in zip(
+            prompts[row].split(MASKS), number.split(MASKS), source.split(MASKS), strict=True
+        ):
+            masks, steady, boxes = framed(flat[chosen], embedding.covered, embedding.size)
+            answer.masks[place, which], answer.stability[place, which] = masks, steady
+            answer.boxes[place, which] = boxes
 
 
 def _empty_answer(embedding: NanoEmbedding, num: int) -> Masks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -10,6 +12,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 INPUT_SIZE = 256  # pixels, long side
 STRIDE = 16
@@ -115,6 +118,16 @@ class NanoEncoder(nn.Module):
         s8 = self.smooth8(F.relu(c8 + F.interpolate(self.neck8(s16), scale_factor=2.0, mode="nearest")))
         s4 = self.smooth4(F.relu(c4 + F.interpolate(self.neck4(s8), scale_factor=2.0, mode="nearest")))
         return Pyramid(s16, s8, s4)
+
+
+def folded(encoder: NanoEncoder) -> NanoEncoder:
+    """A copy of a frozen ``encoder`` that computes the same without batch norms, laid out as the CPU likes it."""
+    copied = copy.deepcopy(encoder).eval()
+    for block in [module for module in copied.modules() if isinstance(module, nn.Sequential)]:
+        for index, (conv, norm) in enumerate(itertools.pairwise(block)):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                block[index], block[index + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    return copied.to(memory_format=torch.channels_last)
 
 
 class NanoPromptEncoder(PromptEncoder):  # type: ignore[misc]  # untyped library
