@@ -1,8 +1,10 @@
 """Compare the offline segmenters and selective search by the recall of their boxes and the masks they give for boxes.
 
-    python benchmarks/proposal_recall.py --data ../shared/data [--sets fruit3 smoke5] [--step 6] [--methods tree nano]
+    python benchmarks/proposal_recall.py --data ../shared/data [--sets fruit3 nuclei60] [--step 4] [--methods tree nano]
 
-True boxes and masks are read for the measurement alone; no setting was chosen with them. Prints two markdown tables.
+``tree_salience`` is the region tree under its older ranking. Selective search (fast mode, its own order) needs
+opencv-contrib-python-headless. All proposals of at least ``--min-side`` pixels count. True boxes and masks are read for
+the measurement alone; no setting was chosen with those of the sets named here. Prints two markdown tables.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from weaksam.config import UserError
@@ -22,46 +25,66 @@ from weaksam.data.images import read_image
 from weaksam.evaluation.recall import proposal_recall
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.protocol import Segmenter
+from weaksam.sam.region_tree import RegionTreeSettings
 from weaksam.stages.proposals import ProposalSettings, propose
 from weaksam.structures.boxes import nms
-from weaksam.structures.masks import pairwise_mask_iou, rle_from_mask
+from weaksam.structures.instances import Instances
+from weaksam.structures.masks import boxes_from_masks, pairwise_mask_iou, rle_from_mask
 
 COUNTS, IOUS = (50, 100, 200, 300), (0.5, 0.75, 0.9)
 CPU = torch.device("cpu")
+METHODS = {
+    "tree": SegmenterSettings(family="tree"),
+    "tree_salience": SegmenterSettings(family="tree", tree=RegionTreeSettings(ranking="salience")),
+    "nano": SegmenterSettings(family="nano"),
+}
 Propose = Callable[[np.ndarray], Tensor]
 
 
 def load_photos(data: Path, name: str, step: int) -> list[Sample]:
-    """Every ``step``-th training photo of a set that has a COCO truth file."""
+    """Every ``step``-th training photo of a set, or of all where it has no split; truth is COCO or label pictures."""
     folder = data / name
-    split = SplitSettings(images=folder / "images/train", truth=folder / "annotations/instances_train.json")
+    if (folder / "labels").is_dir():
+        return [labelled(path, folder / "labels") for path in sorted((folder / "images").iterdir())[::step]]
+    part = "train" if (folder / "images/train").is_dir() else "all"
+    split = SplitSettings(images=folder / "images" / part, truth=folder / f"annotations/instances_{part}.json")
     dataset: Dataset = load_dataset(split, name=name)
     return [sample for sample in dataset.samples[::step] if sample.truth is not None]
 
 
-def grid_proposals(segmenter: Segmenter) -> Propose:
+def labelled(photo: Path, labels: Path) -> Sample:
+    """A photo and its objects, from the picture of the same name in ``labels`` that numbers them (0 is none)."""
+    grid = np.asarray(Image.open(labels / f"{photo.stem}.png"))
+    masks = torch.from_numpy(np.stack([grid == number for number in np.unique(grid) if number > 0]))
+    labels_of = torch.zeros(len(masks), dtype=torch.int64)
+    truth = Instances(boxes_from_masks(masks), labels_of, masks=tuple(map(rle_from_mask, masks)))
+    return Sample(photo.name, photo, (grid.shape[0], grid.shape[1]), (0,), truth, 0)
+
+
+def grid_proposals(segmenter: Segmenter, min_side: float) -> Propose:
     """The stage's own proposals without clues, with its defaults."""
-    settings = ProposalSettings(max_proposals=max(COUNTS), nms_iou=1.0, min_side=0)
+    settings = ProposalSettings(max_proposals=2 * max(COUNTS), nms_iou=1.0, min_side=min_side)
     nowhere = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
     return lambda image: propose(segmenter, image, *nowhere, settings).boxes
 
 
-def selective_search() -> Propose:
-    """OpenCV's fast selective search in its own order, at least 16 px, suppressed at 0.9."""
+def selective_search(min_side: float) -> Propose:
+    """OpenCV's fast selective search in its own order, at least ``min_side`` pixels, suppressed at 0.9; one thread."""
     try:
-        from cv2 import ximgproc
+        from cv2 import setNumThreads, ximgproc
     except ImportError as error:
         raise UserError(
             f"selective search needs OpenCV's contrib modules, found none ({error}): "
             "pip install opencv-contrib-python-headless"
         ) from None
+    setNumThreads(1)
     search = ximgproc.segmentation.createSelectiveSearchSegmentation()
 
     def boxes_of(image: np.ndarray) -> Tensor:
         search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
         search.switchToSelectiveSearchFast()
         boxes = torch.from_numpy(np.asarray(search.process())).float()
-        boxes = boxes[(boxes[:, 2:] >= 16).all(1)]
+        boxes = boxes[(boxes[:, 2:] >= min_side).all(1)]
         boxes[:, 2:] += boxes[:, :2]
         return boxes[nms(boxes, -torch.arange(len(boxes)).float(), 0.9)]
 
@@ -96,17 +119,17 @@ def mask_row(label: str, photos: list[Sample], segmenter: Segmenter) -> str:
     return f"| {label} | {float(iou.mean()):.3f} | {shares} | {len(iou)} |"
 
 
-def methods_wanted(names: list[str]) -> tuple[dict[str, Segmenter], dict[str, Propose]]:
+def methods_wanted(names: list[str], min_side: float) -> tuple[dict[str, Segmenter], dict[str, Propose]]:
     """The segmenters and, for every method that can run here, what proposes boxes; says why one cannot."""
     segmenters: dict[str, Segmenter] = {}
     proposers: dict[str, Propose] = {}
     for name in names:
         try:
             if name == "selective_search":
-                proposers[name] = selective_search()
+                proposers[name] = selective_search(min_side)
                 continue
-            segmenters[name] = build_segmenter(SegmenterSettings(family=name), CPU)
-            proposers[name] = grid_proposals(segmenters[name])
+            segmenters[name] = build_segmenter(METHODS[name], CPU)
+            proposers[name] = grid_proposals(segmenters[name], min_side)
         except UserError as error:
             print(f"{name} is left out: {error}\n")
     return segmenters, proposers
@@ -115,11 +138,13 @@ def methods_wanted(names: list[str]) -> tuple[dict[str, Segmenter], dict[str, Pr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--sets", nargs="+", default=["fruit3", "smoke5", "boards4"])
-    parser.add_argument("--methods", nargs="+", default=["tree", "nano", "selective_search"])
-    parser.add_argument("--step", type=int, default=6, help="take every n-th photo")
+    parser.add_argument("--sets", nargs="+", default=["fruit3", "smoke5", "nuts3", "nuclei60"])
+    known = [*METHODS, "selective_search"]
+    parser.add_argument("--methods", nargs="+", default=["tree", "selective_search"], choices=known)
+    parser.add_argument("--step", type=int, default=4, help="take every n-th photo")
+    parser.add_argument("--min-side", type=float, default=16, help="smallest side of a proposal, pixels")
     args = parser.parse_args()
-    segmenters, proposers = methods_wanted(args.methods)
+    segmenters, proposers = methods_wanted(args.methods, args.min_side)
     photos = {name: load_photos(args.data, name, args.step) for name in args.sets}
     heads = " | ".join(f"{count} boxes" for count in COUNTS)
     print(f"Recall at IoU {' / '.join(map(str, IOUS))} by the number of boxes looked at, every {args.step}th photo\n")

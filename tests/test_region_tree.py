@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from weaksam.sam.objectness import spread_out
+from weaksam.sam.protocol import boxes_in_photo
 from weaksam.sam.region_tree import RegionTreeSegmenter, RegionTreeSettings, pick_three
 from weaksam.sam.watershed import (
     best_distinct,
@@ -98,7 +100,7 @@ def test_node_boxes_enclose_their_leaves():
 
 def test_masks_and_membership_agree_with_the_measured_area():
     lab = lab_from_rgb(nested_photo())
-    nodes = salient_nodes(lab, 1.0, 0.002, 0.97)
+    nodes = salient_nodes(*build_tree(lab, 1.0), lab.shape[:2], 0.002, 0.97)
     index = torch.arange(len(nodes.area))
     masks = region_masks(nodes.pixels[None], nodes.spans, torch.zeros_like(index), nodes.frame)
     assert torch.equal(masks.sum((1, 2)), nodes.area)
@@ -128,7 +130,7 @@ def touching_masks(masks):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_touching_equals_the_plain_way_on_nodes_of_a_tree(seed):
     lab = np.random.default_rng(seed).random((30, 41, 3)).astype(np.float32) * 50
-    nodes = salient_nodes(lab, 1.0, 0.002, 0.97)
+    nodes = salient_nodes(*build_tree(lab, 1.0), lab.shape[:2], 0.002, 0.97)
     top = nodes.salience.argsort(descending=True)[:60]
     masks = region_masks(nodes.pixels[None], nodes.spans[top], torch.zeros_like(top), nodes.frame)
     expected = touching_masks(masks)
@@ -227,11 +229,36 @@ def test_an_object_of_two_colours_is_a_touching_pair():
     wanted = torch.tensor([20.0, 20.0, 60.0, 60.0])
 
     def nearest(num_paired):
-        tree = RegionTreeSegmenter(RegionTreeSettings(num_paired=num_paired))
+        tree = RegionTreeSegmenter(RegionTreeSettings(ranking="salience", num_paired=num_paired))
         return (tree.proposals(tree.encode(image), 300).boxes - wanted).abs().amax(1).min()
 
     assert nearest(num_paired=0) > 5
     assert nearest(num_paired=40) <= 1
+
+
+@pytest.mark.parametrize("ranking", ["objectness", "salience"])
+@pytest.mark.parametrize("noise", [False, True])
+def test_every_region_is_what_was_measured_of_it(ranking, noise):
+    photo = np.random.default_rng(2).integers(0, 256, (60, 90, 3), dtype=np.uint8) if noise else nested_photo()
+    tree = RegionTreeSegmenter(RegionTreeSettings(ranking=ranking)).encode(photo)
+    masks = tree.masks(torch.arange(len(tree.area)))
+    assert torch.equal(masks.sum((1, 2)), tree.area)
+    assert torch.equal(boxes_in_photo(masks, tree.size), tree.boxes)
+    for name in ("scores", "stability", "fill"):
+        assert ((getattr(tree, name) >= 0) & (getattr(tree, name) <= 1)).all()
+    assert masks[-1].all()
+    assert not tree.listed[-1]
+    flat = masks[tree.nested].flatten(1).float()
+    shared, area = flat @ flat.T, flat.sum(1)
+    assert ((shared == 0) | (shared == torch.minimum(area[:, None], area))).all()
+
+
+def test_scores_of_proposals_fall_and_the_best_of_every_place_lead():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 6], [50, 50, 60, 60]])
+    # The second lies within IoU 0.9 of the first, the third within 0.6 of it: lowered twice, once, the last never
+    lowered = spread_out(boxes, torch.tensor([0.9, 0.8, 0.8, 0.5]))
+    torch.testing.assert_close(lowered, torch.tensor([0.9, 0.8 * 0.36, 0.8 * 0.6, 0.5]))
+    assert spread_out(boxes[:0], torch.zeros(0)).shape == (0,)
 
 
 def test_boxes_are_in_photo_pixels_whatever_the_working_frame():
@@ -269,4 +296,5 @@ def test_pick_three_takes_the_best_of_clearly_different_size():
 
 def test_the_fingerprint_follows_the_settings():
     assert RegionTreeSegmenter().fingerprint == RegionTreeSegmenter(RegionTreeSettings()).fingerprint
-    assert RegionTreeSegmenter(RegionTreeSettings(long_side=384)).fingerprint != RegionTreeSegmenter().fingerprint
+    for other in ({"long_side": 384}, {"ranking": "salience"}):
+        assert RegionTreeSegmenter(RegionTreeSettings(**other)).fingerprint != RegionTreeSegmenter().fingerprint

@@ -107,15 +107,16 @@ def edge_weights(values: np.ndarray) -> np.ndarray:
     return np.sqrt(squared[exists])
 
 
-def salient_nodes(lab: np.ndarray, smoothing: float, min_area: float, max_area: float) -> Nodes:
-    """The nodes of one tree that cover between ``min_area`` and ``max_area`` of the frame, small to large.
+def salient_nodes(
+    tree: higra.Tree, altitudes: np.ndarray, frame: tuple[int, int], min_area: float, max_area: float
+) -> Nodes:
+    """The nodes of a frame's tree that cover between ``min_area`` and ``max_area`` of it, small to large.
 
     With a(n) the node's altitude and p its parent: ``stability`` = 1 - a(n) / a(p), how much of the parent's scale the
     region survives; ``salience`` = persistence x sqrt(fill) x sqrt(size) with persistence = (a(p) - a(n)) / a(root),
     fill = area / box area and size = area / frame area. A flat frame has no such node.
     """
-    h, w = lab.shape[:2]
-    tree, altitudes = build_tree(lab, smoothing)
+    h, w = frame
     area = higra.attribute_area(tree)
     size = area / (h * w)
     lasting = altitudes[tree.parents()] > altitudes  # in a flat frame nothing is
