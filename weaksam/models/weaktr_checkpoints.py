@@ -36,8 +36,10 @@ def load_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = F
     is_model = names_model(path)
     state = {} if is_model or settings.weights == "none" else load_state(path, "WeakTr")
     if any(key.startswith(_FUSION) for key in state):
-        _check_vit(state, path)
-        return _whole_network(settings, state, _saved_shape(path), num_classes)
+        saved = _saved_shape(path)
+        positions = ("pos_embed",) if saved is None or saved.grid else ()
+        _check_vit(state, path, "head.weight", "head.bias", *positions)
+        return _whole_network(settings, state, saved, num_classes)
     if trained:
         raise UserError(
             f"wanted a trained WeakTr, found other weights in {path}: train one (num_epochs > 0) or give its checkpoint"
@@ -45,7 +47,7 @@ def load_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = F
     if is_model:
         state, shape = read_transformer(path)
     else:
-        _check_vit(state, path)
+        _check_vit(state, path, "pos_embed")
         state, shape = _deit(state, settings.num_heads, path)
     return _around_transformer(settings, state, shape, num_classes)
 
@@ -182,15 +184,9 @@ def _deit(state: dict[str, Tensor], num_heads: int | None, path: Path) -> tuple[
     return state, _shape_of(state, 1, num_heads)
 
 
-def _check_vit(state: Mapping[str, Tensor], path: Path) -> None:
-    wanted = (
-        "cls_token",
-        "pos_embed",
-        "patch_embed.proj.weight",
-        "blocks.0.attn.qkv.weight",
-        "blocks.0.mlp.fc1.weight",
-    )
-    missing = [key for key in wanted if key not in state and not (key == "pos_embed" and "reg_token" in state)]
+def _check_vit(state: Mapping[str, Tensor], path: Path, *others: str) -> None:
+    wanted = ("cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", *others)
+    missing = [key for key in wanted if key not in state]
     if missing:
         raise UserError(
             f"wanted a plain vision transformer (DeiT or WeakTr) in {path}, found weights without '{missing[0]}': give "

@@ -16,6 +16,7 @@ from weaksam.config import UserError
 from weaksam.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 from weaksam.models.weaktr_vit import VitShape
 from weaksam.sam.hf_files import ModelSource, first_line, names_transformers_model, read_json, weight_files
+from weaksam.sam.hf_models import quiet_transformers
 
 CLASSES = {
     "vit": "ViTModel",
@@ -78,7 +79,8 @@ def read_transformer(weights: Path) -> tuple[dict[str, Tensor], VitShape]:
             f"{model_type!r} in its config.json: give another model"
         )
     weight_files(source)
-    network = _read_network(source, CLASSES[model_type])
+    with quiet_transformers():
+        network = _read_network(source, CLASSES[model_type])
     shape = _shape(network.config, source)
     state = _own_names(network.state_dict(), shape)
     _fold_normalisation(state, source)

@@ -86,7 +86,7 @@ def load_model(source: ModelSource) -> HfModel:
     family = family_of(config, source)
     preprocessing = read_preprocessing(source)
     paths = weight_files(source)
-    with _quiet():
+    with quiet_transformers():
         network = _read_network(family, source)
         processor = _read_processor(family, source, preprocessing)
     image_size = _check_sizes(network.config, processor, family, source)
@@ -221,7 +221,7 @@ def _name(family: Family, config: Any) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """transformers without its tables and progress bars: what they say, we say in one sentence or not at all."""
     log = import_module("transformers.utils.logging")
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
