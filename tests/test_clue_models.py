@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from weaksam.models.cam import min_max, train_tag_classifier
+from weaksam.models.cam import train_tag_classifier
+from weaksam.models.class_maps import min_max
 from weaksam.models.clue_seeds import instance_seeds, region_contrast
 from weaksam.models.peaks import find_peaks
 

@@ -67,7 +67,8 @@ def direction_faults(source: str, module: str) -> list[str]:
             faults.append(f"{module} imports {name}: '{target}' has no layer")
         elif target == own:
             other = ".".join(name.split(".")[:3])
-            if own in SEPARATE_FILES and other != module and not module.endswith("__init__"):
+            mine = ".".join(module.split(".")[:3])  # a stage of several files is a folder
+            if own in SEPARATE_FILES and other != mine and not module.endswith("__init__"):
                 faults.append(f"{module} imports {other}: {own} do not import each other")
         elif LEVEL[target] <= LEVEL[own] and not LEVEL[own] == LEVEL[target] == BOTTOM:
             faults.append(f"{module} imports {name}: {own} lies below {target} or beside it")

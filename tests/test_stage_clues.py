@@ -15,11 +15,12 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.engine.photo_features import PhotoFeatures, input_photo, principal_projection, tags_matrix
 from weaksam.models.backbones import BackboneSettings, backbone_fingerprint, build_features
+from weaksam.models.peaks import map_peaks
 from weaksam.models.tag_network import soft_maximum, vary_view
 from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.prompts import COARSE
 from weaksam.stages import clues
-from weaksam.stages.clues import ClueSettings, class_peaks, classes_to_map
+from weaksam.stages.clues import ClueSettings, classes_to_map
 
 BACKBONE = BackboneSettings(name="sam_nano")
 SETTINGS = ClueSettings(long_side=256)
@@ -101,11 +102,13 @@ def test_untagged_photos_get_the_classes_they_score_for() -> None:
 def test_peaks_are_scaled_to_photo_pixel_centres() -> None:
     maps = torch.zeros(1, 4, 8)
     maps[0, 1, 6] = 2.0
-    points, labels, heights = class_peaks(maps, torch.tensor([5]), (4, 8), (40, 160), ClueSettings(peak_kernel=3))
+    search = {"kernel": 3, "min_value": 0.9, "max_peaks": 25}
+    points, labels, heights = map_peaks([maps[None]], torch.tensor([5]), (4, 8), (40, 160), **search)
     assert points.tolist() == [[130.0, 15.0]]  # (6.5 * 20, 1.5 * 10)
     assert labels.tolist() == [5]
     assert heights.tolist() == pytest.approx([1.0])
-    assert len(class_peaks(maps[:0], torch.zeros(0, dtype=torch.int64), (4, 8), (40, 160), SETTINGS)[0]) == 0
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert len(map_peaks([maps[None, :0]], nothing, (4, 8), (40, 160), **search)[0]) == 0
 
 
 def test_input_photo_keeps_the_shape_and_a_least_side() -> None:

@@ -62,10 +62,3 @@ def train_tag_classifier(pooled: Tensor, tags: Tensor, *, weight_decay: float, m
 
     optimizer.step(closure)
     return TagClassifier(weight.detach(), bias.detach(), mean, deviation)
-
-
-def min_max(class_map: Tensor) -> Tensor:
-    """Each map of ``(..., H, W)`` stretched to [0, 1]; a constant map becomes 0."""
-    low = class_map.amin(dim=(-2, -1), keepdim=True)
-    high = class_map.amax(dim=(-2, -1), keepdim=True)
-    return (class_map - low) / (high - low + 1e-8)

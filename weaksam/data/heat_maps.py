@@ -1,0 +1,77 @@
+"""Heat maps from .npy and .png files, read without running anything in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from weaksam.config import UserError
+from weaksam.data.images import MAX_PIXELS
+
+SUFFIXES = (".npy", ".png")
+"""Endings of heat maps."""
+_GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L")
+
+
+def read_heat_maps(path: Path) -> Tensor:
+    """Float32 maps ``(N, h, w)`` of a file: ``(h, w)`` or ``(N, h, w)`` numbers in .npy, one grey .png of 8 or 16 bits.
+
+    Any scale will do, greater meaning more likely; what is below 0 counts as 0 later. Raises `UserError` for a file
+    that is damaged, pickled, empty, of another shape, or holds a number that is not finite.
+    """
+    values = _read_png(path) if path.suffix.lower() == ".png" else _read_npy(path)
+    if values.ndim == 2:
+        values = values[None]
+    if values.ndim != 3 or 0 in values.shape:
+        raise UserError(
+            f"wanted a heat map (height, width) or several (number, height, width) in {path}, found an array of shape "
+            f"{values.shape}: save one of those shapes"
+        )
+    if not np.isfinite(values).all():
+        raise UserError(f"wanted finite numbers in {path}, found nan or infinity: replace them")
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            major, _ = np.lib.format.read_magic(file)
+            header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            shape, _, kind = header(file)
+            # A header may claim any size: what it claims must be there before room is made for it
+            rest = path.stat().st_size - file.tell()
+            if kind.hasobject or kind.kind not in "biuf":
+                raise UserError(f"wanted numbers in {path}, found {kind}: save a plain array of floats or integers")
+            if np.prod(shape, dtype=object) * kind.itemsize != rest:
+                raise UserError(
+                    f"wanted the {shape} numbers that {path} says it holds, found {rest} bytes: write it again"
+                )
+        return np.load(path, allow_pickle=False)
+    except UserError:
+        raise
+    except (ValueError, OSError, EOFError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise UserError(
+            f"wanted a heat map saved by numpy.save at {path}, found a file that is none ({reason})"
+        ) from None
+
+
+def _read_png(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(f"wanted a heat map of at most {MAX_PIXELS} pixels at {path}, found more: shrink it")
+            if image.mode not in _GREY:
+                raise UserError(
+                    f"wanted a grey heat map in {path}, found a picture of mode {image.mode}: save one channel"
+                )
+            return np.asarray(image).astype(np.float32)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise UserError(f"wanted a PNG heat map at {path}, found a file that is none ({reason})") from None

@@ -1,0 +1,20 @@
+"""The clue stage: from tags to class maps and their peaks, by a CNN, a vision transformer or your own heat maps."""
+
+from weaksam.stages.clues.settings import ClueSettings
+from weaksam.stages.clues.source import ClueSource, classes_to_map
+from weaksam.stages.clues.stage import CluePeaks, build_source, class_maps, clue_points, kind_maps, peaks_of, run
+from weaksam.stages.clues.tag_training import adapted_backbone
+
+__all__ = [
+    "CluePeaks",
+    "ClueSettings",
+    "ClueSource",
+    "adapted_backbone",
+    "build_source",
+    "class_maps",
+    "classes_to_map",
+    "clue_points",
+    "kind_maps",
+    "peaks_of",
+    "run",
+]

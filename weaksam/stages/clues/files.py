@@ -1,0 +1,111 @@
+"""The source that brings your own heat maps: a folder with a file for every photo and class."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import torch
+from torch import Tensor
+
+from weaksam.config import UserError
+from weaksam.data.annotations import listed
+from weaksam.data.dataset import Dataset, Sample
+from weaksam.data.heat_maps import SUFFIXES, read_heat_maps
+from weaksam.files import file_sha256
+from weaksam.models.class_maps import ClassMaps, shrunk_size
+from weaksam.sam.prompts import COARSE, CROSS, KINDS
+from weaksam.stages.clues.settings import ClueSettings
+
+
+class FilesSource:
+    """Heat maps from ``FOLDER/IMAGE/CLASS.npy`` or ``.png``; of several kinds: ``FOLDER/KIND/IMAGE/CLASS.npy``.
+
+    IMAGE is a photo's id without its ending, CLASS a class's name, KIND ``coarse``, ``fine`` or ``cross``; without
+    folders of kinds all maps are coarse. A photo with tags needs a map of every tag; one without gets those it has.
+    """
+
+    def __init__(self, settings: ClueSettings, dataset: Dataset) -> None:
+        """Raises `UserError` where there is no such folder."""
+        assert settings.heat_maps is not None, "the settings see to that"
+        self.settings, self.dataset, self.folder = settings, dataset, settings.heat_maps
+        if not self.folder.is_dir():
+            raise UserError(f"wanted a folder of heat maps at {self.folder}, found none: set clues.heat_maps")
+        kinds = {name: number for name, number in KINDS.items() if (self.folder / name).is_dir()}
+        self.kinds = {number: self.folder / name for name, number in kinds.items()} or {COARSE: self.folder}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The bytes of every heat map of the photos."""
+        return {"heat maps": self._digest}
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for sample in self.dataset:
+            for kind, label, path in self._files(sample):
+                digest.update(f"{sample.image_id}\n{kind}\n{label}\n{file_sha256(path)}\n".encode())
+        return digest.hexdigest()
+
+    def prepare(self, folder: Path, fingerprint: str) -> None:
+        """Nothing to do: the maps are there."""
+
+    def look(self, dataset: Dataset, image_id: str) -> ClassMaps:
+        """The maps of one photo, of any size; those of a class share theirs. Raises `UserError` for a missing one."""
+        sample = dataset.by_id[image_id]
+        files = {(kind, label): path for kind, label, path in self._files(sample)}
+        labels = sorted(set(sample.tags) or {label for _, label in files})
+        kinds = {}
+        for kind in self.kinds if labels else ():
+            kinds[kind] = (_together([self._read(sample, dataset, files, kind, label) for label in labels]),)
+        scores = torch.zeros(len(dataset.classes))
+        scores[labels] = 1.0
+        frame = shrunk_size(sample.size, self.settings.max_side)
+        return ClassMaps(torch.tensor(labels, dtype=torch.int64), scores, kinds, frame, sample.size)
+
+    def _read(
+        self, sample: Sample, dataset: Dataset, files: dict[tuple[int, int], Path], kind: int, label: int
+    ) -> Tensor:
+        path = files.get((kind, label))
+        if path is None:
+            wanted = self._place(sample, kind) / f"{dataset.classes[label]}.npy"
+            raise UserError(
+                f"wanted a heat map of {dataset.classes[label]} for {sample.image_id} at {wanted} (or .png), found "
+                "none: write it, all zeros where there is nothing to show"
+            )
+        maps = read_heat_maps(path)
+        if len(maps) > 1 and kind != CROSS:
+            raise UserError(
+                f"wanted one heat map (H, W) in {path}, found {len(maps)}: several maps of a class belong in the "
+                f"folder {self.folder / 'cross'}"
+            )
+        return maps
+
+    def _files(self, sample: Sample) -> Iterator[tuple[int, int, Path]]:
+        """(kind, label, file) of every heat map of a photo; `UserError` for a file of no class."""
+        label_of = {name: label for label, name in enumerate(self.dataset.classes)}
+        for kind in self.kinds:
+            place = self._place(sample, kind)
+            found = [path for path in sorted(place.iterdir()) if path.suffix in SUFFIXES] if place.is_dir() else []
+            for path in found:
+                if path.stem not in label_of:
+                    raise UserError(
+                        f"wanted heat maps named after the classes ({listed(label_of)}), found {path}: rename it"
+                    )
+                yield kind, label_of[path.stem], path
+
+    def _place(self, sample: Sample, kind: int) -> Path:
+        return self.kinds[kind] / PurePosixPath(sample.image_id).with_suffix("")
+
+
+def _together(maps: list[Tensor]) -> Tensor:
+    """Maps ``(N, h, w)`` of L classes as ``(N, L, h, w)``; `UserError` where they differ in number or size."""
+    shapes = {tuple(one.shape) for one in maps}
+    if len(shapes) > 1:
+        raise UserError(
+            f"wanted heat maps of one size and number for all classes of a photo, found {listed(map(str, shapes))}: "
+            "resize them"
+        )
+    return torch.stack(maps, dim=1)

@@ -1,0 +1,33 @@
+"""The one interface of all sources of clues: class maps of a photo, whatever makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from weaksam.data.dataset import Dataset
+from weaksam.models.class_maps import ClassMaps
+
+
+class ClueSource(Protocol):
+    """Anything that maps the classes of a photo: a network trained on tags, or a folder of heat maps."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of all that decides the maps beside the settings: data it learns from, weights, files."""
+
+    def prepare(self, folder: Path, fingerprint: str) -> None:
+        """Train or load what is needed before `look`; what it writes for others goes to the store's ``folder``."""
+
+    def look(self, dataset: Dataset, image_id: str) -> ClassMaps:
+        """The maps of one photo: of its tags, or without tags of the classes it scores for. Raises `UserError`."""
+
+
+def classes_to_map(scores: Tensor, tags: tuple[int, ...], min_score: float) -> Tensor:
+    """Labels ``(L,)`` whose maps are wanted: the tags, or without tags the classes scoring at least ``min_score``."""
+    if tags:
+        return torch.tensor(tags, dtype=torch.int64)
+    return (scores >= min_score).nonzero()[:, 0]

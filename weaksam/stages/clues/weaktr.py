@@ -1,0 +1,103 @@
+"""The transformer source: WeakTr's coarse, fine and cross-attention maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from weaksam.config import UserError
+from weaksam.data.dataset import Dataset
+from weaksam.data.images import read_image
+from weaksam.engine.context import RunContext
+from weaksam.engine.tag_training import train_weaktr, training_fingerprint
+from weaksam.models.backbones import normalise
+from weaksam.models.class_maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
+from weaksam.models.weaktr import WeakTr, build_weaktr, weaktr_fingerprint
+from weaksam.sam.prompts import COARSE, CROSS, FINE, KINDS
+from weaksam.stages.clues.settings import ClueSettings
+from weaksam.stages.clues.source import classes_to_map
+
+
+class WeakTrSource:
+    """A vision transformer with a token per class, as its checkpoint is or trained on the tags of the run."""
+
+    def __init__(self, context: RunContext, settings: ClueSettings, dataset: Dataset) -> None:
+        """``dataset``: the photos that will be looked at."""
+        self.context, self.settings, self.dataset = context, settings, dataset
+        self.wanted = tuple(number for name, number in KINDS.items() if name in settings.kinds)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The transformer's weights and, where it is trained, all that decides the training."""
+        weaktr, training, context = self.settings.weaktr, self.settings.weaktr_training, self.context
+        if training.num_epochs == 0:
+            return {"weaktr": weaktr_fingerprint(weaktr)}
+        return {"weaktr": training_fingerprint(context.train, weaktr, training, context.seed)}
+
+    def prepare(self, folder: Path, fingerprint: str) -> None:
+        """Train the network on the tags, or take it as it is where ``weaktr_training.num_epochs`` is 0."""
+        context, training = self.context, self.settings.weaktr_training
+        # What would stop the clues is said before the training, not after it
+        self._check(build_weaktr(self.settings.weaktr, len(context.train.classes)))
+        self.model = train_weaktr(
+            context.train,
+            self.settings.weaktr,
+            training,
+            out=context.out,
+            seed=context.seed,
+            device=context.device,
+            log=context.log,
+        ).requires_grad_(False)
+
+    def _check(self, model: WeakTr) -> None:
+        """`UserError` for photos that are too small and blocks that are not there."""
+        depth, (first, last) = model.shape.depth, self.settings.cross_layers
+        if CROSS in self.wanted and first > depth:
+            raise UserError(
+                f"wanted cross-attention of the blocks {first} to {last}, found a network of {depth} blocks: set "
+                f"clues.cross_layers to numbers from 1 to {depth}"
+            )
+        for sample in self.dataset:
+            if min(sample.size) < model.patch_size:
+                raise UserError(
+                    f"wanted photos of at least one patch, {model.patch_size} x {model.patch_size} pixels, found "
+                    f"{sample.image_id} of {sample.size[1]} x {sample.size[0]}: leave it out, or enlarge it"
+                )
+
+    @torch.inference_mode()
+    def look(self, dataset: Dataset, image_id: str) -> ClassMaps:
+        """Maps of the photo at every scale, with its mirror image in the same forward pass."""
+        sample = dataset.by_id[image_id]
+        image = read_image(sample.path)
+        size = (image.shape[0], image.shape[1])
+        frame = shrunk_size(size, self.settings.max_side)
+        seen = [self._see(image, scaled_size(frame, scale, self.model.patch_size)) for scale in self.settings.views]
+        scores = torch.stack([logits for logits, _ in seen]).mean(dim=0).sigmoid()
+        labels = classes_to_map(scores, sample.tags, self.settings.least_score)
+        kinds = {kind: tuple(maps[kind][:, labels] for _, maps in seen) for kind in self.wanted}
+        return ClassMaps(labels, scores, kinds, frame, size)
+
+    def _see(self, image: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logits ``(C,)`` of the class tokens and maps ``(N, C, h, w)`` by kind, of the photo resized to ``size``."""
+        pixels = view_of(image, size).to(self.context.device)
+        out = self.model(both_views(pixels) if self.settings.flip else pixels)
+        maps = {}
+        if COARSE in self.wanted:
+            maps[COARSE] = views_mean(out.coarse)[None]
+        if FINE in self.wanted:
+            maps[FINE] = views_mean(out.fine)[None]
+        if CROSS in self.wanted:
+            first, last = self.settings.cross_layers
+            maps[CROSS] = views_mean(out.head_cross[:, first - 1 : last].flatten(1, 2))
+        return out.class_logits.mean(dim=0).cpu(), {kind: one.cpu() for kind, one in maps.items()}
+
+
+def view_of(image: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """A photo, uint8 ``(H, W, 3)``, resized (bicubic) to ``size`` (H', W') and normalised: ``(1, 3, H', W')``."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return normalise(TF.resize(pixels, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True))[None]
