@@ -48,7 +48,7 @@ def vary_photo(photo: Tensor, size: int, settings: TagViewSettings) -> Tensor:
     """One random view, normalised ``(3, size, size)``, of a uint8 photo ``(3, H, W)``; draws from torch's randomness.
 
     DeiT's recipe: a crop of random area and shape (bicubic), a flip, RandAugment, random erasing by noise. Deviation:
-    the changes are torchvision's, which lack timm's inversion and its added solarisation.
+    the changes are torchvision's, which lack timm's inversion and its added solarisation and turn and shear bilinearly.
     """
     view = T.RandomResizedCrop(size, (settings.smallest_crop, 1.0), interpolation=_BICUBIC, antialias=True)(photo)
     if settings.flip:
@@ -57,7 +57,7 @@ def vary_photo(photo: Tensor, size: int, settings: TagViewSettings) -> Tensor:
         strength = settings.magnitude + settings.magnitude_spread * float(torch.randn(()))
         if torch.rand(()) < 0.5:
             level = min(30, max(0, round(3 * strength)))
-            view = T.RandAugment(1, level, interpolation=_BICUBIC, fill=127)(view)
+            view = T.RandAugment(1, level, interpolation=InterpolationMode.BILINEAR, fill=127)(view)
     if settings.operations == 0 and settings.colour_jitter:
         view = T.ColorJitter(*(settings.colour_jitter,) * 3)(view)
     return T.RandomErasing(settings.erase, (0.02, 1 / 3), value="random")(normalise(view))
