@@ -27,6 +27,7 @@ FAMILIES = {
     "dinov2_giant": ("Dinov2", dict(mlp_ratio=4, use_swiglu_ffn=True)),
     "dinov2_registers": ("Dinov2WithRegisters", dict(mlp_ratio=2, num_register_tokens=4)),
     "dinov3": ("DINOv3ViT", dict(intermediate_size=48, num_register_tokens=4, rope_theta=50.0)),
+    "dinov3_without_bias": ("DINOv3ViT", dict(intermediate_size=48, query_bias=False, proj_bias=False, mlp_bias=False)),
     "dinov3_plus": ("DINOv3ViT", dict(intermediate_size=40, use_gated_mlp=True, hidden_act="silu")),
 }
 

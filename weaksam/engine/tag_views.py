@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
@@ -68,7 +68,7 @@ def whole_photo(photo: Tensor, size: int) -> Tensor:
     return normalise(TF.resize(photo, [size, size], interpolation=_BICUBIC, antialias=True))
 
 
-class TagPhotos(torch.utils.data.Dataset[TagBatch]):
+class TagPhotos(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
     """Batches of views of ``samples`` with their tags; shrunk photos are kept in memory where they fit.
 
     ``workers`` processes make them, 0 for none; the views do not depend on it.
@@ -79,7 +79,6 @@ class TagPhotos(torch.utils.data.Dataset[TagBatch]):
     ) -> None:
         self.samples, self.tags, self.size, self.settings = samples, tags, size, settings
         self.seed, self.workers = seed, workers
-        self.epoch: int | None = None
         self.kept: dict[int, Tensor] = {}
         self.room = 0 if workers else _KEPT_BYTES
 
@@ -94,20 +93,20 @@ class TagPhotos(torch.utils.data.Dataset[TagBatch]):
         """The random views of an epoch, in an order that follows from (seed, epoch)."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "tag order", epoch))
         order = torch.randperm(len(self), generator=generator).split(batch_size)
-        self.epoch = epoch
-        return self._batches([part.tolist() for part in order[: self.num_batches(batch_size)]])
+        return self._batches([[(i, epoch) for i in part.tolist()] for part in order[: self.num_batches(batch_size)]])
 
     def whole(self, batch_size: int) -> Iterator[TagBatch]:
         """Every photo once, whole and unvaried, in order."""
-        self.epoch = None
-        return self._batches([part.tolist() for part in torch.arange(len(self)).split(batch_size)])
+        return self._batches([[(i, None) for i in part.tolist()] for part in torch.arange(len(self)).split(batch_size)])
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, str]:
+    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, Tensor, str]:
+        """Pixels ``(3, S, S)``, tags ``(C,)`` and id of photo ``key[0]``: its view of epoch ``key[1]``, else whole."""
+        index, epoch = key
         sample, photo = self.samples[index], self._photo(index)
-        if self.epoch is None:
+        if epoch is None:
             return whole_photo(photo, self.size), self.tags[index], sample.image_id
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, sample.image_id, self.epoch))
+            torch.manual_seed(derive_seed(self.seed, sample.image_id, epoch))
             return vary_photo(photo, self.size, self.settings), self.tags[index], sample.image_id
 
     def _photo(self, index: int) -> Tensor:
@@ -123,11 +122,10 @@ class TagPhotos(torch.utils.data.Dataset[TagBatch]):
             self.kept[index] = photo
         return photo
 
-    def _batches(self, order: list[list[int]]) -> Iterator[TagBatch]:
-        loader: DataLoader[TagBatch] = DataLoader(
-            self, batch_sampler=order, num_workers=self.workers, collate_fn=_collate, generator=torch.Generator()
-        )
-        yield from loader
+    def _batches(self, keys: list[list[tuple[int, int | None]]]) -> Iterator[TagBatch]:
+        """Batches of the items at ``keys``; the loader's own generator keeps it from drawing on the global one."""
+        options: dict[str, Any] = {"num_workers": self.workers, "collate_fn": _collate}
+        return iter(DataLoader(self, batch_sampler=keys, generator=torch.Generator(), **options))
 
 
 def _collate(items: list[tuple[Tensor, Tensor, str]]) -> TagBatch:

@@ -15,7 +15,12 @@ from torch import Tensor
 from weaksam.config import UserError, fingerprint_of
 from weaksam.models.weaktr_fusion import FusionShape
 from weaksam.models.weaktr_network import WeakTr, WeakTrSettings
-from weaksam.models.weaktr_transformers import names_model, read_transformer, transformer_files
+from weaksam.models.weaktr_transformers import (
+    distillation_to_register,
+    names_model,
+    read_transformer,
+    transformer_files,
+)
 from weaksam.models.weaktr_vit import VitShape
 from weaksam.weights import load_into, load_state, read_metadata, save_weights
 
@@ -177,10 +182,7 @@ def _deit(state: dict[str, Tensor], num_heads: int | None, path: Path) -> tuple[
             f"wanted a vision transformer of one class token in {path}, found {state['cls_token'].shape[1]} and no "
             "fusion of attention: give a DeiT, or a whole WeakTr"
         )
-    if "dist_token" in state:
-        positions = state["pos_embed"]
-        state["reg_token"] = state.pop("dist_token") + positions[:, 1:2]
-        state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
+    distillation_to_register(state)
     return state, _shape_of(state, 1, num_heads)
 
 

@@ -64,7 +64,7 @@ def names_model(weights: Path) -> bool:
 def read_transformer(weights: Path) -> tuple[dict[str, Tensor], VitShape]:
     """State, named as in `VisionTransformer` with one class token, and shape of a model in a folder or on the hub.
 
-    Queries, keys and values are joined (a missing bias is 0), a distillation token becomes a register, and the
+    Queries, keys and values are joined, a missing bias is 0, a distillation token becomes a register, and the
     normalisation of pixels that the model wants is folded into its first layer, so that it takes ImageNet's.
 
     Raises:
@@ -141,30 +141,33 @@ def _read_network(source: ModelSource, class_name: str) -> Any:
 
 def _shape(config: Any, source: ModelSource) -> VitShape:
     """Our words for what config.json says."""
-    activation = config.hidden_act
-    gated = getattr(config, "use_gated_mlp", False) or getattr(config, "use_swiglu_ffn", False)
-    if getattr(config, "use_swiglu_ffn", False):
-        activation = "silu"
-    sides = {_one(config.patch_size), _one(config.image_size)}
-    if activation not in ("gelu", "silu") or None in sides or config.num_channels != 3:
+    swiglu = getattr(config, "use_swiglu_ffn", False)  # DINOv2's, which is silu whatever hidden_act says
+    activation: Any = "silu" if swiglu else config.hidden_act
+    patch_size, image_size, rotary = (
+        _one(config.patch_size),
+        _one(config.image_size),
+        getattr(config, "rope_theta", None),
+    )
+    if activation not in ("gelu", "silu") or None in (patch_size, image_size) or config.num_channels != 3:
         raise UserError(
             f"wanted square patches of square RGB images and gelu or silu layers in {source.name}, found patches "
             f"{config.patch_size} of {config.image_size} with {config.num_channels} channels and {activation}: give "
             "another model"
         )
-    patch_size, rotary = _one(config.patch_size), getattr(config, "rope_theta", None)
+    assert patch_size is not None and image_size is not None
+    rotary = getattr(config, "rope_theta", None)
     registers = getattr(config, "num_register_tokens", 0) + (config.model_type == "deit")
     return VitShape(
         width=config.hidden_size,
         depth=config.num_hidden_layers,
         num_heads=config.num_attention_heads,
         patch_size=patch_size,
-        grid=0 if rotary else _one(config.image_size) // patch_size,
+        grid=0 if rotary else image_size // patch_size,
         mlp_width=0,  # read from the weights
         num_registers=registers,
         norm_eps=config.layer_norm_eps,
         layer_scale=config.model_type.startswith("dino"),
-        gated_mlp=gated,
+        gated_mlp=swiglu or getattr(config, "use_gated_mlp", False),
         activation=activation,
         rope_theta=rotary,
     )
@@ -187,16 +190,24 @@ def _own_names(theirs: Mapping[str, Tensor], shape: VitShape) -> dict[str, Tenso
         state[key] = value
     for block in range(shape.depth):
         prefix = f"blocks.{block}.attn."
-        width = state[f"{prefix}q.weight"].shape[0]
-        for part, missing in (("weight", None), ("bias", torch.zeros(width))):
-            state[f"{prefix}qkv.{part}"] = torch.cat([state.pop(f"{prefix}{one}.{part}", missing) for one in "qkv"])
+        three = [state.pop(f"{prefix}{one}.weight") for one in "qkv"]
+        none = torch.zeros(len(three[0]))
+        state[f"{prefix}qkv.weight"] = torch.cat(three)
+        state[f"{prefix}qkv.bias"] = torch.cat([state.pop(f"{prefix}{one}.bias", none) for one in "qkv"])
+    for key in [key for key in state if key.startswith("blocks.") and key.endswith(".weight")]:
+        state.setdefault(key.removesuffix("weight") + "bias", torch.zeros(len(state[key])))
+    if shape.num_registers == 0:
+        state.pop("reg_token", None)  # DINOv3 without registers holds an empty one
+    distillation_to_register(state)
+    return state
+
+
+def distillation_to_register(state: dict[str, Tensor]) -> None:
+    """Make a register of DeiT's distillation token, where ``state`` has one; its position comes second."""
     if "dist_token" in state:
         positions = state["pos_embed"]
         state["reg_token"] = state.pop("dist_token") + positions[:, 1:2]
         state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
-    if shape.num_registers == 0:
-        state.pop("reg_token", None)  # DINOv3 without registers holds an empty one
-    return state
 
 
 def _fold_normalisation(state: dict[str, Tensor], source: ModelSource) -> None:

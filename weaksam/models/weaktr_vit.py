@@ -166,7 +166,8 @@ class VisionTransformer(nn.Module):
         """Tokens ``(B, C + R + h w, D)`` in that order and the grid (h, w) of the pixels ``(B, 3, H, W)``."""
         patches = self.patch_embed.proj(pixels)  # (B, D, h, w)
         grid = (patches.shape[2], patches.shape[3])
-        patches, classes = patches.flatten(2).transpose(1, 2), self.cls_token
+        patches = patches.flatten(2).transpose(1, 2)
+        classes: Tensor = self.cls_token
         if self.shape.grid:
             patches = patches + resize_positions(self.pos_embed[:, self.num_classes :], grid)
             classes = classes + self.pos_embed[:, : self.num_classes]
