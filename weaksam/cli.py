@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
 """The stages in order, as words only: the pipeline holds the same names (a test compares them)."""
@@ -104,7 +105,9 @@ def run(
     pipeline.run(settings, start=start, until=until)
 
 
-def _add_stage_command(stage: str, help: str) -> None:
+def _add_stage_command(stage: str, help: str, name: str | None = None) -> None:
+    """A command that runs up to ``stage``: the stage's own name, or ``name`` in the stage's group."""
+
     def command(
         arguments: Arguments = None, images: Images = None, tags: Tags = None, out: Out = None, seed: Seed = None
     ) -> None:
@@ -113,12 +116,39 @@ def _add_stage_command(stage: str, help: str) -> None:
 
         pipeline.run(settings, until=stage)
 
-    app.command(stage.replace("_", "-"), help=f"{help} Earlier stages run first where they are not finished.")(
-        guarded(command)
-    )
+    group, name = (app, stage.replace("_", "-")) if name is None else (clues_app, name)
+    group.command(name, help=f"{help} Earlier stages run first where they are not finished.")(guarded(command))
 
 
-_add_stage_command("clues", "Train the classifier on the tags and find peak points.")
+class _RunByDefault(typer.core.TyperGroup):
+    """A group whose command ``run`` is meant where none of its commands is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] != ["--help"] and (not args or args[0] not in self.commands):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+clues_app = typer.Typer(
+    cls=_RunByDefault,
+    help="Train the classifier on the tags and find peak points: clues [CONFIG] [key=value]..., or measure them: eval.",
+    rich_markup_mode=None,
+)
+app.add_typer(clues_app, name="clues")
+_add_stage_command("clues", "Train the classifier on the tags and find peak points (meant without 'run' too).", "run")
+
+
+@clues_app.command("eval")
+@guarded
+def clues_eval(
+    out: Annotated[Path, typer.Argument(help="folder of a run whose clues are finished")],
+    json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure a run's clues: pointing game, points per object, objects hit, mIoU of the maps; with the protocol."""
+    from weaksam import pipeline
+    from weaksam.report.clue_report import clue_json, clue_text
+
+    print((clue_json if json else clue_text)(*pipeline.measure_clues(out)))
 
 
 @app.command()

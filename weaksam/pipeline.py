@@ -18,6 +18,7 @@ from weaksam.data.dataset import gives_tags
 from weaksam.engine.detection import instances_of
 from weaksam.engine.processes import helped_by
 from weaksam.evaluation.protocol import DetectionFilter
+from weaksam.report import clue_report
 from weaksam.report import stages as reports
 from weaksam.report.gallery import Shown, galleries
 from weaksam.report.page import Page
@@ -98,6 +99,11 @@ def _boxes(run: Run, split: str) -> Mapping[str, Tensor]:
     return run.results["proposals"][split].column("boxes")
 
 
+def _clues(run: Run) -> tuple[Any, Any]:
+    """The peaks and the class maps of the training photos, by image id."""
+    return clues.clue_peaks(run.results["clues"]), clues.kind_maps(run.results["clues"])
+
+
 def _stores(result: Any) -> Mapping[str, Store]:
     """The detection stores of a stage, by split."""
     return result.stores
@@ -139,7 +145,7 @@ def _report_wsis(name: str) -> Callable[[Run], reports.Summary]:
 STAGES = (
     Stage(
         "clues", ("data",), (), _make_clues,
-        lambda run: reports.of_clues(run.truths, clues.clue_points(run.results["clues"]), run.context.train.image_ids),
+        lambda run: reports.of_clues(run.truths, *_clues(run), run.context.train.image_ids),
     ),
     Stage(
         "proposals", ("data", "clues"), (), _make_proposals,
@@ -206,13 +212,26 @@ def run(settings: RunSettings, start: str | None = None, until: str | None = Non
 
 def rewrite_report(out: Path) -> dict[str, Any]:
     """Measure the finished stages of the run in ``out`` again and write its metrics and report anew."""
+    one = _reopened(out)
+    return _finish(one, [_make(one, stage) for stage in (*STAGES, *CEILINGS) if one.finished(stage.name)])
+
+
+def _reopened(out: Path) -> Run:
+    """The run in the folder ``out`` with the settings it was made with; `UserError` where there is none."""
     path = out / "run.json"
     if not path.is_file():
         raise UserError(f"wanted the folder of a run, found no run.json in {out}: name the folder given as out=")
     record = json.loads(path.read_text(encoding="utf-8"))
-    settings = RunSettings.model_validate(record["settings"]).model_copy(update={"out": out})
-    one = open_run(settings)
-    return _finish(one, [_make(one, stage) for stage in (*STAGES, *CEILINGS) if one.finished(stage.name)])
+    return open_run(RunSettings.model_validate(record["settings"]).model_copy(update={"out": out}))
+
+
+def measure_clues(out: Path) -> tuple[clue_report.ClueFigures, tuple[str, ...]]:
+    """Figures of the clues of the run in ``out``, and its classes; `UserError` where they or the truth are missing."""
+    one = _reopened(out)
+    truth = clue_report.require_truth(one.truths["train"])
+    require_finished(one, ["clues"])
+    one.results["clues"] = _make_clues(one)
+    return clue_report.measure_clues(truth, *_clues(one)), one.context.train.classes
 
 
 def _lend_a_hand(one: Run, stages: Sequence[Stage]) -> dict[str, Any]:
@@ -288,7 +307,8 @@ def _shown(one: Run) -> Shown:
         train=one.context.train,
         test=one.context.test,
         truths=one.truths,
-        peaks=clues.clue_points(results["clues"]) if "clues" in results else None,
+        peaks=clues.clue_peaks(results["clues"]) if "clues" in results else None,
+        maps=clues.kind_maps(results["clues"]) if "clues" in results else None,
         proposals=_boxes(one, "train") if "proposals" in results else None,
         pseudo_gt=results.get("pseudo_gt"),
         pseudo_masks=instances_of(results["wsis"].pseudo_masks) if "wsis" in results else None,

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from weaksam.config import Settings
 from weaksam.data.dataset import Dataset
+from weaksam.evaluation.clues import PointSet, clue_quality
 from weaksam.evaluation.coco import coco_ap
 from weaksam.evaluation.corloc import (
     corloc,
@@ -18,6 +20,7 @@ from weaksam.evaluation.corloc import (
     random_proposal_corloc,
     whole_image_detections,
 )
+from weaksam.evaluation.protocol import json_number
 from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
 from weaksam.evaluation.recall import proposal_recall
 from weaksam.evaluation.voc import MASK_IOUS, voc_ap
@@ -73,17 +76,14 @@ class Truth:
 def peak_figures(truth: Truth, peaks: Callable[[str], tuple[Tensor, ...]]) -> Figures:
     """Share of clue points that lie inside a true box of their class (the pointing game), and their number.
 
-    Points of no class (label -1) are not counted.
+    ``peaks``: image_id -> points ``(P, 2)`` and labels ``(P,)``; points of no class (label -1) are not counted.
     """
-    inside = total = 0
-    for image_id, true in truth.instances.items():
-        points, labels = peaks(image_id)[:2]  # (P, 2) xy, (P,)
-        for (x, y), label in zip(points[labels >= 0].tolist(), labels[labels >= 0].tolist(), strict=True):
-            boxes = true.boxes[true.labels == label]
-            hits = (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
-            inside, total = inside + int(hits.any()), total + 1
-    protocol = f"a peak is right inside any true box of its class; all peaks together; {len(truth.instances)} images"
-    return {"inside": inside / total if total else None, "num_peaks": total, "protocol": protocol}
+    found = {}
+    for image_id in truth.instances:
+        points, labels = peaks(image_id)[:2]
+        found[image_id] = PointSet(points[labels >= 0], labels[labels >= 0], torch.zeros(int((labels >= 0).sum())))
+    result = clue_quality(truth.instances, found, truth.num_classes)
+    return {"inside": json_number(result.inside), "num_peaks": result.num_points, "protocol": str(result.protocol)}
 
 
 def recall_figures(truth: Truth, proposals: Mapping[str, Tensor], settings: EvaluationSettings) -> Figures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from weaksam.data.dataset import Dataset, Sample
 from weaksam.data.images import read_image
+from weaksam.report.clue_report import NAME_OF, KindMaps, Peaks
 from weaksam.report.figures import Truth
 from weaksam.report.page import Gallery, Photo, Picture
 from weaksam.report.pictures import Canvas
+from weaksam.sam.prompts import CLASSLESS
 from weaksam.structures.instances import Instances
 
 NUM_PHOTOS = 6
@@ -26,14 +28,16 @@ MAX_DETECTIONS = 10
 class Shown:
     """What can be drawn; None or empty where a stage has not run.
 
-    ``peaks``: image_id -> points ``(P, 2)`` xy and labels ``(P,)``; ``proposals``: boxes by image id, best first;
+    ``peaks``: image_id -> points ``(P, 2)`` xy, labels, kinds and heights ``(P,)``; ``maps``: image_id -> labels
+    ``(L,)`` and maps ``(L, h, w)`` by kind; ``proposals``: boxes by image id, best first;
     ``detections``: title -> test detections by image id.
     """
 
     train: Dataset
     test: Dataset | None
     truths: Mapping[str, Truth | None]
-    peaks: Callable[[str], tuple[Tensor, ...]] | None = None
+    peaks: Peaks | None = None
+    maps: KindMaps | None = None
     proposals: Mapping[str, Tensor] | None = None
     pseudo_gt: Mapping[str, Instances] | None = None
     pseudo_masks: Mapping[str, Instances] | None = None
@@ -48,6 +52,13 @@ def galleries(shown: Shown) -> list[Gallery]:
         "were chosen by, true boxes dashed; the masks the segmenter answers to the pseudo boxes.",
         [_train_photo(shown, sample) for sample in spread(shown.train.samples)],
     )
+    maps = Gallery(
+        "Clues: class maps and their peaks",
+        "One picture for every class a photo is tagged with and every kind of map: the brighter, the more the map says "
+        "that the class is there (each map stretched to its range); discs are peaks, white ones of no class; true "
+        "boxes of the class dashed.",
+        [_clue_photo(shown, sample) for sample in spread(shown.train.samples)] if shown.maps and shown.peaks else [],
+    )
     test = Gallery(
         "Test photos",
         f"Detections of score {MIN_SCORE} and more (the best {MAX_DETECTIONS}; where there are none, the best one), "
@@ -56,7 +67,7 @@ def galleries(shown: Shown) -> list[Gallery]:
         if shown.test and shown.detections
         else [],
     )
-    return [train, test]
+    return [maps, train, test]
 
 
 def spread(samples: Sequence[Sample], count: int = NUM_PHOTOS) -> list[Sample]:
@@ -87,6 +98,22 @@ def _train_photo(shown: Shown, sample: Sample) -> Photo:
     return Photo(sample.image_id, tags, pictures)
 
 
+def _clue_photo(shown: Shown, sample: Sample) -> Photo:
+    """A photo's maps, a picture for each class and kind, with the peaks found on them."""
+    assert shown.maps is not None and shown.peaks is not None
+    image, pictures = read_image(sample.path), []
+    labels, kinds = shown.maps(sample.image_id)
+    points, owners, found_on, _ = shown.peaks(sample.image_id)
+    for place, label in enumerate(labels.tolist()):
+        for kind, maps in kinds.items():
+            mine = (found_on == kind) & ((owners == label) | (owners == CLASSLESS))
+            canvas = _true_boxes(shown, "train", sample, Canvas(image).heat(maps[place], label), label)
+            canvas.points(points[mine], owners[mine].tolist())
+            caption = f"{shown.train.classes[label]}, {NAME_OF[kind]} map: {counted(int(mine.sum()), 'peak')}"
+            pictures.append(Picture(caption, canvas.uri()))
+    return Photo(sample.image_id, ", ".join(shown.train.classes[label] for label in sample.tags), pictures)
+
+
 def _test_photo(shown: Shown, sample: Sample) -> Photo:
     image, pictures = read_image(sample.path), []
     for title, found in shown.detections.items():
@@ -110,10 +137,12 @@ def counted(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
-def _true_boxes(shown: Shown, split: str, sample: Sample, canvas: Canvas) -> Canvas:
+def _true_boxes(shown: Shown, split: str, sample: Sample, canvas: Canvas, label: int | None = None) -> Canvas:
+    """The canvas with the true boxes, of one class where ``label`` names it."""
     truth = shown.truths[split]
     if truth is not None and sample.image_id in truth.instances:
-        canvas.boxes(truth.instances[sample.image_id].boxes, dashed=True)
+        true = truth.instances[sample.image_id]
+        canvas.boxes(true.boxes if label is None else true.boxes[true.labels == label], dashed=True)
     return canvas
 
 

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from weaksam.structures.instances import Instances
@@ -54,11 +54,24 @@ class Canvas:
         return self
 
     def points(self, points: Tensor, labels: Sequence[int]) -> Canvas:
-        """Mark xy ``points (P, 2)`` with a disc in the colour of their class."""
+        """Mark xy ``points (P, 2)`` with a disc in the colour of their class, in white for no class (-1)."""
         draw = ImageDraw.Draw(self.photo)
         for (x, y), label in zip(points.tolist(), labels, strict=True):
             x, y = x * self.scale, y * self.scale
-            draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour_of(int(label)), outline="#ffffff", width=1)
+            colour, rim = (colour_of(int(label)), "#ffffff") if label >= 0 else ("#ffffff", "#202020")
+            draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline=rim, width=1)
+        return self
+
+    def heat(self, class_map: Tensor, label: int) -> Canvas:
+        """Lay a map ``(h, w)``, cut at 0 and stretched, over the photo: grey where low, coloured where high."""
+        low = class_map.clamp(min=0).float()
+        low = (low - low.min()) / (low.max() - low.min() + 1e-8)
+        strength = Image.fromarray(low.numpy()).resize(self.photo.size, Image.Resampling.BICUBIC)
+        share = np.asarray(strength).clip(0, 1)[:, :, None]
+        tint = np.array(ImageColor.getrgb(colour_of(label)), dtype=np.float32)
+        grey = 0.55 * np.asarray(self.photo.convert("L").convert("RGB")).astype(np.float32)
+        mixed = (1 - 0.75 * share) * grey + 0.75 * share * (0.35 * np.asarray(self.photo) + 0.65 * tint)
+        self.photo = Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
         return self
 
     def masks(self, masks: Sequence[Rle], labels: Sequence[int], opacity: float = 0.5) -> Canvas:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from weaksam.report.clue_report import KindMaps, Peaks, measure_clues
 from weaksam.report.figures import (
     Detections,
     EvaluationSettings,
@@ -22,8 +23,6 @@ from weaksam.report.figures import (
 
 Truths = Mapping[str, Truth | None]
 """The truth of ``train`` and ``test``; None where there is none, and then nothing is measured."""
-Peaks = Callable[[str], tuple[Tensor, ...]]
-"""image_id -> points ``(P, 2)`` xy and their labels ``(P,)``, -1 for a point of no class; more may follow."""
 
 
 class Summary(NamedTuple):
@@ -34,11 +33,16 @@ class Summary(NamedTuple):
     figures: dict[str, Any]
 
 
-def of_clues(truths: Truths, peaks: Peaks, image_ids: tuple[str, ...]) -> Summary:
-    """Peak points of the training photos."""
+def of_clues(truths: Truths, peaks: Peaks, maps: KindMaps, image_ids: tuple[str, ...]) -> Summary:
+    """Peak points of the training photos, and the masks their class maps make."""
     total = sum(len(peaks(image_id)[1]) for image_id in image_ids)
     train = truths["train"]
-    figures = {"train_peaks": peak_figures(train, peaks)} if train is not None else {}
+    figures: dict[str, Any] = {}
+    if train is not None:
+        figures = {
+            "train_peaks": peak_figures(train, peaks),
+            "train_clues": measure_clues(train, peaks, maps).as_dict(),
+        }
     quality = brief(figures, ("train_peaks/inside", "inside a true box:"))
     return Summary(f"{total} peaks on {len(image_ids)} photos", quality, figures)
 

@@ -48,10 +48,31 @@ def bar(value: float | None) -> dict[str, Any]:
 
 def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
     """The tables that the figures allow, in the order of the stages; one without rows is left out."""
-    for make in (recall_table, corloc_table, pseudo_gt_table, class_table, mask_table, coco_table):
+    for make in (clue_table, recall_table, corloc_table, pseudo_gt_table, class_table, mask_table, coco_table):
         table = make(metrics)
         if table.rows:
             yield table
+
+
+def clue_table(metrics: Mapping[str, Any]) -> Table:
+    """Clue points by the kind of map they were found on."""
+    figures = figures_of(metrics, "clues").get("train_clues") or {"points": {}, "masks": {}}
+    every = {name: one for name, one in figures["points"].items() if name != "all" or len(figures["points"]) != 2}
+    rows = [
+        [
+            name,
+            str(one["num_points"]),
+            number(one["inside"]),
+            number(one["top_inside"]),
+            number(one["points_per_object"]),
+            number(one["hit"]),
+            number(figures["masks"].get(name, {}).get("best")),
+        ]
+        for name, one in every.items()
+    ]
+    columns = ["map", "points", "inside a true box", "highest inside", "per object", "objects hit", "mIoU of masks"]
+    text = "Pointing game of the peaks of each kind of map; mIoU at the best threshold, where masks are known."
+    return Table("Clue points on the training photos", columns, rows, text)
 
 
 def recall_table(metrics: Mapping[str, Any]) -> Table:

@@ -2,7 +2,16 @@
 
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource, classes_to_map
-from weaksam.stages.clues.stage import CluePeaks, build_source, class_maps, clue_points, kind_maps, peaks_of, run
+from weaksam.stages.clues.stage import (
+    CluePeaks,
+    build_source,
+    class_maps,
+    clue_peaks,
+    clue_points,
+    kind_maps,
+    peaks_of,
+    run,
+)
 from weaksam.stages.clues.tag_training import adapted_backbone
 
 __all__ = [
@@ -13,6 +22,7 @@ __all__ = [
     "build_source",
     "class_maps",
     "classes_to_map",
+    "clue_peaks",
     "clue_points",
     "kind_maps",
     "peaks_of",

@@ -59,7 +59,7 @@ class ClueSettings(Settings):
     )
     cross_points: Literal["clustered", "per_class", "all"] = Field(
         "clustered",
-        description="cross-attention peaks: clusters of all classes together (published), of each class, or as they are",
+        description="cross-attention peaks: clusters of all classes (published), of each class, or as they are",
     )
     min_score: float | None = Field(
         None, ge=0, le=1, description="least class probability for a photo without tags; none: 0.5, weaktr 0.3775"

@@ -134,6 +134,12 @@ def clue_points(store: Store) -> Callable[[str], CluePoints]:
     return points_of
 
 
+def clue_peaks(store: Store) -> Callable[[str], CluePeaks]:
+    """``image_id`` -> the clue points of a sealed clue store with the heights of their peaks."""
+    points_of = clue_points(store)
+    return lambda image_id: CluePeaks(*points_of(image_id), store.read(image_id, "point_scores")["point_scores"])
+
+
 def kind_maps(store: Store) -> Callable[[str], tuple[Tensor, dict[int, Tensor]]]:
     """``image_id`` -> labels ``(L,)`` and, for each kind of map, one map of each ``(L, h, w)``, from a sealed store."""
 
