@@ -114,6 +114,18 @@ def test_average_precision_by_hand():
     assert tag_mean_average_precision(scores, torch.zeros(3, 3)) == 0
 
 
+def test_average_precision_counts_photos_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 6, (30, 2), generator=generator) / 5  # many ties
+    tags = torch.randint(0, 2, (30, 2), generator=generator).float()
+    for label, found in enumerate(tag_average_precision(scores, tags).tolist()):
+        shares = []
+        for photo in tags[:, label].nonzero()[:, 0]:
+            reached = scores[:, label] >= scores[photo, label]
+            shares.append(tags[reached, label].mean().item())
+        assert found == pytest.approx(sum(shares) / len(shares))
+
+
 # The rate
 
 
@@ -227,6 +239,9 @@ def test_training_learns_is_sealed_and_only_loaded_again(dataset, tmp_path):
     again = train(dataset, tmp_path, longer)
     assert all(torch.equal(again.state_dict()[key], value) for key, value in model.state_dict().items())
     assert files_of(folder) == before
+    (folder / "weaktr.safetensors").unlink()
+    with pytest.raises(UserError, match=r"wanted the chosen weights at .*weaktr\.safetensors, found nothing: delete"):
+        train(dataset, tmp_path, longer)
 
 
 @pytest.mark.parametrize("stop_at", [0, 2])

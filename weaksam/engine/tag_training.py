@@ -192,10 +192,12 @@ class _Training:
             log=log,
             on_epoch_end=self._judge if len(self.held_out) else None,
         )
-        if len(self.held_out):
+        if not len(self.held_out):
+            save_weaktr(self.model, chosen, self.fingerprint)
+        elif self.best.is_file():
             self.best.replace(chosen)
         else:
-            save_weaktr(self.model, chosen, self.fingerprint)
+            raise UserError(f"wanted the chosen weights at {chosen}, found nothing: delete {self.folder} and rerun")
 
     def _losses(self, batch: TagBatch) -> dict[str, Tensor]:
         with autocast(self.dtype, self.device):

@@ -12,12 +12,15 @@ def tag_average_precision(scores: Tensor, tags: Tensor) -> Tensor:
     The mean, over the photos that have the class, of the share of such photos among all that score at least as much;
     photos of equal score count together, so order does not matter. NaN for a class without a photo.
     """
-    wanted = tags.bool()
-    reached = scores.T[:, None, :] >= scores.T[:, :, None]  # (C, N, N): photo of the column scores at least the row's
-    hits = (reached & wanted.T[:, None, :]).sum(dim=2)
-    precision = hits / reached.sum(dim=2).clamp(min=1)  # (C, N)
-    total = torch.where(wanted.T, precision, torch.zeros(())).sum(dim=1)
-    return total / wanted.sum(dim=0)
+    return torch.stack([_average_precision(one, has) for one, has in zip(scores.T, tags.bool().T, strict=True)])
+
+
+def _average_precision(scores: Tensor, has: Tensor) -> Tensor:
+    """Average precision of one class, a scalar, from scores ``(N,)`` and bool ``(N,)``."""
+    all_scores, wanted = scores.sort().values, scores[has].sort().values
+    hits = len(wanted) - torch.searchsorted(wanted, wanted)  # photos with the class that score at least as much
+    reached = len(all_scores) - torch.searchsorted(all_scores, wanted)
+    return (hits / reached).mean()  # NaN of none
 
 
 def tag_mean_average_precision(scores: Tensor, tags: Tensor) -> float:
