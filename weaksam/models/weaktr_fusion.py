@@ -88,9 +88,11 @@ def fuse_attention(blocks: Sequence[BlockOutput], weights: Tensor) -> Tensor:
 
     Not normalised again: rows sum to the mean weight. In float32 whatever the precision around it.
     """
-    fused = torch.zeros((), device=weights.device)
+    batch, heads, layers = weights.shape
+    size = blocks[0].attention.shape[2:]
     with torch.autocast(weights.device.type, enabled=False):
+        fused = torch.zeros(batch, 1, size.numel(), device=weights.device)
         for layer, block in enumerate(blocks):
-            attention = block.attention.detach().float()
-            fused = fused + torch.einsum("bh,bhnm->bnm", weights[:, :, layer].float(), attention)
-    return fused / (weights.shape[1] * weights.shape[2])
+            attention = block.attention.detach().float().flatten(2)  # (B, H, n n)
+            fused = torch.baddbmm(fused, weights[:, :, layer].float()[:, None], attention)
+    return fused.reshape(batch, *size) / (heads * layers)
