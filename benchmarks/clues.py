@@ -5,9 +5,9 @@
 
 The pointing game of any source is `weaksam clues [CONFIG] key=value` and `weaksam clues eval OUT`.
 
-``recall``: proposals of sam_nano from a grid of prompts, with the clue points of a run added, and with as many extra grid
-points, drawn at random from a grid twice as fine; every ``--step``-th training photo. ``seconds``: six views of a photo
-through WeakTr of random weights, and the peaks of its maps, on one CPU thread.
+``recall``: proposals of sam_nano from a grid of prompts, with the clue points of a run added, and with as many extra
+grid points, drawn at random from a grid twice as fine; every ``--step``-th training photo. ``seconds``: six views of a
+photo through WeakTr of random weights, and the peaks of its maps, on one CPU thread.
 """
 
 from __future__ import annotations

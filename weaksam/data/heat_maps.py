@@ -55,9 +55,7 @@ def _read_npy(path: Path) -> np.ndarray:
         raise
     except (ValueError, OSError, EOFError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
-        raise UserError(
-            f"wanted a heat map saved by numpy.save at {path}, found a file that is none ({reason})"
-        ) from None
+        raise UserError(f"wanted a heat map of numpy.save at {path}, found none ({reason}): write it again") from None
 
 
 def _read_png(path: Path) -> np.ndarray:
@@ -74,4 +72,4 @@ def _read_png(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and more for broken files
         reason = (str(error).splitlines() or ["unreadable"])[0]
-        raise UserError(f"wanted a PNG heat map at {path}, found a file that is none ({reason})") from None
+        raise UserError(f"wanted a PNG heat map at {path}, found none ({reason}): write it again") from None
