@@ -59,9 +59,9 @@ def test_heat_is_grey_where_low_and_coloured_where_high() -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of the clue stage on twelve scenes with masks."""
+    """The folder of a run of the clue stage on seven scenes with masks."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_dataset(folder, SceneSettings(size=64, num_classes=2, max_clutter=4), 12, 2, seed=1)
+    write_dataset(folder, SceneSettings(size=64, num_classes=2, max_clutter=4), 7, 1, seed=1)
     data = {"images": folder / "train", "tags": folder / "tags_train.json", "truth": folder / "instances_train.json"}
     settings = [f"data.train.{name}={path}" for name, path in data.items()]
     result = invoke("clues", *settings, "backbone.weights=none", "clues.long_side=64", f"out={folder / 'out'}")
