@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path, Store
     return (
         dataset,
         folder,
-        proposals.run(run_context, proposals.ProposalSettings(min_side=8), segmenter, points, dataset, "train"),
+        proposals.run(run_context, proposals.ProposalSettings(), segmenter, points, dataset, "train"),
         found,
     )
 
