@@ -26,6 +26,11 @@ def test_wsddn_loss_is_finite_where_a_tagged_class_has_no_evidence() -> None:
     assert wsddn_loss(torch.zeros(4, 2), torch.ones(2)).item() == pytest.approx(-2 * math.log(1e-6), rel=1e-4)
 
 
+def test_wsddn_loss_passes_nan_on_so_that_the_training_can_name_the_image() -> None:
+    scores = torch.tensor([[0.5, float("nan")], [0.1, 0.2]])
+    assert math.isnan(wsddn_loss(scores, torch.tensor([1.0, 0.0])).item())
+
+
 def test_tags_as_vector() -> None:
     assert tags_as_vector((0, 2), 3).tolist() == [1.0, 0.0, 1.0]
     assert tags_as_vector((), 2).tolist() == [0.0, 0.0]

@@ -21,12 +21,14 @@ class Settings(BaseModel):
     """Base of every settings class: frozen, and a key it does not know is refused.
 
     Fields named in ``_not_fingerprinted`` (a device, a number of workers, a path whose content is
-    fingerprinted as an input) do not affect results and are left out of `fingerprint_of`.
+    fingerprinted as an input) do not affect results and are left out of `fingerprint_of`. Fields named in
+    ``_added_later`` are left out while they hold their default, so that what was made before they existed stays valid.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset()
+    _added_later: ClassVar[frozenset[str]] = frozenset()
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -94,8 +96,10 @@ def fingerprint_of(value: Any) -> str:
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        left_out = value._not_fingerprinted if isinstance(value, Settings) else frozenset[str]()
         fields = type(value).model_fields
+        left_out = value._not_fingerprinted if isinstance(value, Settings) else frozenset[str]()
+        if isinstance(value, Settings):
+            left_out |= {name for name in value._added_later if getattr(value, name) == fields[name].default}
         return {name: _canonical(getattr(value, name)) for name in fields if name not in left_out}
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}

@@ -24,12 +24,14 @@ def wsddn_loss(roi_scores: Tensor, tags: Tensor, eps: float = 1e-6) -> Tensor:
     """Binary cross-entropy of the image scores against the tags ``(C,)`` in {0, 1}, summed over classes, a scalar.
 
     Image scores are clamped to ``[eps, 1 - eps]`` so that a class without evidence has a finite loss. Without RoIs the
-    loss is 0: nothing in the image can be blamed.
+    loss is 0: nothing in the image can be blamed. A score that is NaN makes the loss NaN, so that the training can say
+    which image it was; the cross-entropy by itself would stop without telling.
     """
     if roi_scores.shape[0] == 0:
         return roi_scores.sum()
     phi = image_scores(roi_scores).clamp(eps, 1.0 - eps)
-    return F.binary_cross_entropy(phi, tags.to(phi.dtype), reduction="sum")
+    loss = F.binary_cross_entropy(phi.nan_to_num(nan=eps), tags.to(phi.dtype), reduction="sum")
+    return loss + (phi - phi).detach().sum()  # adds 0 or NaN
 
 
 def tags_as_vector(tags: tuple[int, ...], num_classes: int) -> Tensor:

@@ -13,10 +13,14 @@ from weaksam.models.wsddn import wsddn_scores
 
 
 class HeadOutput(NamedTuple):
-    """``scores`` (R, C) of WSDDN and ``refine``: the logits (R, C + 1) of each branch, background in column 0."""
+    """``scores`` (R, C) of WSDDN and ``refine``: the logits (R, C + 1) of each branch, background in column 0.
+
+    ``deltas``: the box offsets (R, C + 1, 4) of each branch; empty without box regression.
+    """
 
     scores: Tensor
     refine: tuple[Tensor, ...]
+    deltas: tuple[Tensor, ...] = ()
 
 
 class WsodHead(nn.Module):
@@ -24,7 +28,8 @@ class WsodHead(nn.Module):
 
     It pools from maps of ``channels`` principal components of ``source_channels`` frozen features; the components
     travel with the weights as the buffers ``directions`` (channels, source_channels) and ``centre``
-    (source_channels,). Output layers start from N(0, 0.01) as in OICR.
+    (source_channels,). Output layers start from N(0, 0.01) as in OICR. With ``box_regression`` every branch also
+    tells a box offset per class, from layers that start from N(0, 0.001).
     """
 
     directions: Tensor
@@ -40,6 +45,7 @@ class WsodHead(nn.Module):
         roi_size: int = 5,
         hidden: int = 512,
         dropout: float = 0.5,
+        box_regression: bool = False,
     ) -> None:
         super().__init__()
         self.roi_size = roi_size
@@ -59,13 +65,19 @@ class WsodHead(nn.Module):
         for layer in (self.class_stream, self.detection_stream, *self.refine):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
+        num_offsets = 4 * (num_classes + 1)
+        self.boxes = nn.ModuleList(nn.Linear(hidden, num_offsets) for _ in range(num_branches * box_regression))
+        for layer in self.boxes:
+            nn.init.normal_(layer.weight, std=0.001)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor, boxes: Tensor) -> HeadOutput:
         """Score RoIs ``boxes`` (R, 4) xyxy in cells of one map ``features`` (D, h, w); R = 0 gives empty tensors."""
         rois = roi_align(features[None].float(), [boxes], self.roi_size, sampling_ratio=2, aligned=True)
         hidden = self.hidden(rois.flatten(1))
         scores = wsddn_scores(self.class_stream(hidden), self.detection_stream(hidden))
-        return HeadOutput(scores, tuple(branch(hidden) for branch in self.refine))
+        deltas = tuple(branch(hidden).unflatten(1, (-1, 4)) for branch in self.boxes)
+        return HeadOutput(scores, tuple(branch(hidden) for branch in self.refine), deltas)
 
 
 def mean_class_probabilities(refine: Sequence[Tensor]) -> Tensor:

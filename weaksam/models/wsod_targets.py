@@ -13,6 +13,7 @@ Compare = Literal["ranked", "kept"]
 
 _ROUNDS = 64
 _FEWEST_FOR_SHARE = 10
+_FIRST_LOOKS = (8, 60)
 
 
 class Targets(NamedTuple):
@@ -91,11 +92,34 @@ def mist_seeds(
     weight, roi = scores[:, present].T.sort(dim=1, descending=True, stable=True)
     num = mist_candidates(len(scores), share)
     weight, roi = weight[:, :num], roi[:, :num]  # (T, k)
-    near = pairwise_iou[roi[:, :, None], roi[:, None, :]] >= max_iou  # (T, k, k)
-    every = torch.ones_like(near[..., 0])
-    keep = kept_greedily(near, every) if compare == "kept" else ~near.tril(-1).any(dim=2)
+    if compare == "kept":
+        near = pairwise_iou[roi[:, :, None], roi[:, None, :]] >= max_iou  # (T, k, k)
+        keep = kept_greedily(near, torch.ones_like(roi, dtype=torch.bool))
+    else:
+        keep = _apart_from_better(roi, pairwise_iou, max_iou)
     label = torch.where(keep, present[:, None], -1)
     return _held(Seeds(roi.flatten(), label.flatten(), weight.flatten()))
+
+
+def _apart_from_better(roi: Tensor, pairwise_iou: Tensor, max_iou: float) -> Tensor:
+    """Which ranked candidates ``roi`` (T, k) have an IoU below ``max_iou`` with every better one of their class.
+
+    On the CPU the few best of a class rule out most candidates first, so that few need all their IoUs looked up.
+    """
+    keep = torch.ones_like(roi, dtype=torch.bool)
+    for num in (*_FIRST_LOOKS, roi.shape[1]) if roi.device.type == "cpu" else (roi.shape[1],):
+        which, place = keep.nonzero(as_tuple=True) if roi.device.type == "cpu" else _every_place(roi)
+        better = roi[:, :num]
+        overlap = pairwise_iou.take(roi[which, place][:, None] * len(pairwise_iou) + better[which])  # (S, num)
+        rank = torch.arange(better.shape[1], device=roi.device)
+        keep[which, place] = ~((overlap >= max_iou) & (rank < place[:, None])).any(dim=1)
+    return keep
+
+
+def _every_place(roi: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of every place of ``roi`` (T, k), each ``(T * k,)``."""
+    rows, columns = (torch.arange(num, device=roi.device) for num in roi.shape)
+    return rows.repeat_interleave(len(columns)), columns.repeat(len(rows))
 
 
 def mist_candidates(num_rois: int, share: float) -> int:
@@ -126,12 +150,14 @@ def assign_rois(pairwise_iou: Tensor, seeds: Seeds, *, foreground_iou: float = 0
     ``pairwise_iou`` (R, R) is symmetric and computed once per photo; the first of equal overlaps wins. Background is
     weighted too (OICR, equation 4). Without seeds every weight is 0.
     """
-    num_rois = len(pairwise_iou)
+    num_rois, seeds = len(pairwise_iou), _held(seeds)
     if len(seeds.roi) == 0 or num_rois == 0:
         nothing = torch.zeros(num_rois, dtype=torch.int64, device=pairwise_iou.device)
         return Targets(nothing, pairwise_iou.new_zeros(num_rois), nothing)
-    overlaps = pairwise_iou[seeds.roi].masked_fill((seeds.label < 0)[:, None], -1.0)  # (S, R)
-    overlap, best = overlaps.max(dim=0)
+    overlaps = pairwise_iou.index_select(0, seeds.roi)  # (S, R)
+    if overlaps.device.type != "cpu":  # on the CPU there are no empty places
+        overlaps = overlaps.masked_fill((seeds.label < 0)[:, None], -1.0)
+    overlap, best = _first_maximum(overlaps)
     label, weight, roi = seeds.label[best], seeds.weight[best], seeds.roi[best]
     nowhere = overlap < 0  # every place is empty
     return Targets(
@@ -139,6 +165,16 @@ def assign_rois(pairwise_iou: Tensor, seeds: Seeds, *, foreground_iou: float = 0
         weight.masked_fill(nowhere, 0.0),
         roi.masked_fill(nowhere, 0),
     )
+
+
+def _first_maximum(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum of each column of ``values`` (S, R) and the first row that reaches it, ``(R,)`` each.
+
+    Two plain maxima are several times as fast on the CPU as one that remembers its place.
+    """
+    highest = values.amax(dim=0)
+    from_the_end = torch.arange(len(values), 0, -1, dtype=torch.int32, device=values.device)[:, None]
+    return highest, len(values) - ((values == highest) * from_the_end).amax(dim=0).long()
 
 
 def _label(label: Tensor, weight: Tensor) -> Tensor:

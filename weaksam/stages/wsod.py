@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,13 +22,16 @@ from weaksam.engine.detection import detection_store, instances_of
 from weaksam.engine.photo_features import PhotoFeatures, Projection, View, tags_matrix
 from weaksam.engine.progress import progress
 from weaksam.engine.seeds import derive_seed, seed_everything
+from weaksam.engine.tag_checks import tag_notes
 from weaksam.engine.training import fit, load_trained, warmup_cosine
 from weaksam.models.backbones import backbone_fingerprint, build_features
+from weaksam.models.box_deltas import box_loss, decode_boxes, mirrored_deltas
 from weaksam.models.clue_seeds import instance_seeds
-from weaksam.models.oicr import Seeds, label_rois, refine_loss, separate_seeds, top_share_seeds
+from weaksam.models.oicr import Seeds, refine_loss, separate_seeds, top_share_seeds
 from weaksam.models.wsddn import wsddn_loss
 from weaksam.models.wsod_head import HeadOutput, WsodHead, mean_class_probabilities
-from weaksam.structures.boxes import batched_nms, hflip, pairwise_iou, scale
+from weaksam.models.wsod_targets import Compare, assign_rois, mist_seeds, oicr_seeds, oicr_top_seeds, present_labels
+from weaksam.structures.boxes import batched_nms, clip, hflip, pairwise_iou, scale
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle
 
@@ -38,6 +43,9 @@ class WsodSettings(Settings):
     """The weakly supervised detector: what it sees, how it is seeded, how it learns and how it is used."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib"})
+    _added_later: ClassVar[frozenset[str]] = frozenset(
+        {"mist_share", "mist_iou", "mist_compare", "first_branch_weight", "box_regression"}
+    )
 
     long_side: int = Field(448, ge=64, le=4096, description="longer side of the input, pixels")
     num_proposals: int = Field(100, ge=1, description="best proposals of a photo that are looked at")
@@ -46,13 +54,24 @@ class WsodSettings(Settings):
     hidden: int = Field(512, ge=8, description="units of each hidden layer")
     roi_size: int = Field(5, ge=1, le=14, description="cells a side of a RoI")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout in the hidden layers")
-    seeds: Literal["clues", "scores"] = Field("clues", description="what seeds the first branch: class maps, or WSDDN")
+    seeds: Literal["clues", "scores", "oicr", "oicr_top", "mist"] = Field(
+        "clues",
+        description="what seeds the branches: class maps, or WSDDN, the first; a published rule, all: OICR's released "
+        "one, its paper's single top box, MIST",
+    )
     seed_share: float = Field(
         0.5, gt=0, le=1, description="least contrast of a further instance, as a share of the first"
     )
     max_seeds: int = Field(5, ge=1, description="most seeds of a class in a photo taken from the class maps")
     score_share: float = Field(0.9, gt=0, le=1, description="seeds of later branches score this share of the best")
     several: bool = Field(True, description="several seeds per class in later branches, thinned class by class")
+    mist_share: float = Field(0.15, gt=0, le=1, description="share of the proposals that MIST takes as candidates")
+    mist_iou: float = Field(0.2, gt=0, le=1, description="MIST's seeds of a class overlap less than this")
+    mist_compare: Compare = Field("ranked", description="a MIST seed is far from all better candidates, or those kept")
+    first_branch_weight: float | None = Field(
+        None, gt=0, description="weight of the first branch's losses; none: 3 with MIST, else 1"
+    )
+    box_regression: bool = Field(False, description="every branch also moves its boxes, class by class")
     foreground_iou: float = Field(0.5, gt=0, le=1, description="least IoU with a seed to take its class")
     num_epochs: int = Field(10, ge=1, description="passes over the photos")
     batch_size: int = Field(2, ge=1, description="photos per step")
@@ -88,6 +107,11 @@ class Lesson:
     pairwise_iou: Tensor
     tags: Tensor
     clue_seeds: Seeds
+
+    @cached_property
+    def present(self) -> Tensor:
+        """Labels ``(T,)`` of the tags."""
+        return present_labels(self.tags)
 
 
 @dataclass(frozen=True)
@@ -129,19 +153,28 @@ def rois_in_cells(boxes: Tensor, view: View, width: int, stride: int) -> Tensor:
     return scale(shown, view.scale[0] / stride, view.scale[1] / stride)
 
 
-def branch_seeds(refine: Tensor, lesson: Lesson, settings: WsodSettings) -> Seeds:
-    """Seeds for the next branch from this branch's logits ``(R, C + 1)``, or for the first from WSDDN's scores."""
+def branch_seeds(scores: Tensor, lesson: Lesson, settings: WsodSettings) -> Seeds:
+    """Seeds from class scores ``(R, C)``: WSDDN's for the first branch, the branch before's for a later one."""
+    if settings.seeds == "oicr":
+        return oicr_seeds(scores, lesson.present, lesson.pairwise_iou, share=settings.score_share)
+    if settings.seeds == "oicr_top":
+        return oicr_top_seeds(scores, lesson.present)
+    if settings.seeds == "mist":
+        mist = {"share": settings.mist_share, "max_iou": settings.mist_iou}
+        return mist_seeds(scores, lesson.present, lesson.pairwise_iou, **mist, compare=settings.mist_compare)
     rule = separate_seeds if settings.several else top_share_seeds
     nms_iou = settings.nms_iou if settings.several else 0.5
-    return rule(refine, lesson.tags, lesson.boxes, share=settings.score_share, nms_iou=nms_iou)
+    return rule(scores, lesson.tags, lesson.boxes, share=settings.score_share, nms_iou=nms_iou)
 
 
 def photo_losses(output: HeadOutput, lesson: Lesson, settings: WsodSettings) -> dict[str, Tensor]:
     """WSDDN's loss and one refinement loss per branch (OICR, Tang et al., CVPR 2017, as WeakSAM uses it).
 
     Branch 1 is seeded by the class maps (ours: plain WSDDN scores settle on the most telling part) or by WSDDN's
-    scores; each later one by the class probabilities of the branch before it.
+    scores; each later one by the class probabilities of the branch before it. With box offsets each branch learns the
+    box of the seed, too, as in MIST.
     """
+    first_weight = settings.first_branch_weight or (3.0 if settings.seeds == "mist" else 1.0)
     losses = {"wsddn": wsddn_loss(output.scores, lesson.tags)}
     source = output.scores
     for number, logits in enumerate(output.refine):
@@ -149,18 +182,25 @@ def photo_losses(output: HeadOutput, lesson: Lesson, settings: WsodSettings) -> 
             seeds = lesson.clue_seeds
         else:
             seeds = branch_seeds(source.detach(), lesson, settings)
-        labels = label_rois(lesson.pairwise_iou, seeds, foreground_iou=settings.foreground_iou)
-        losses[f"refine{number + 1}"] = refine_loss(logits, labels)
+        targets = assign_rois(lesson.pairwise_iou, seeds, foreground_iou=settings.foreground_iou)
+        weight = first_weight if number == 0 else 1.0
+        losses[f"refine{number + 1}"] = weight * refine_loss(logits, targets)
+        if output.deltas:
+            losses[f"box{number + 1}"] = weight * box_loss(output.deltas[number], targets, lesson.boxes)
         source = logits.softmax(dim=1)[:, 1:]
     return losses
 
 
 def detections_from(scores: Tensor, boxes: Tensor, settings: WsodSettings) -> Instances:
-    """Detections from class probabilities ``(N, C)`` of proposals ``(N, 4)``: threshold, NMS per class, best first."""
+    """Detections from class probabilities ``(N, C)`` of proposals ``(N, 4)``: threshold, NMS per class, best first.
+
+    Boxes may also be ``(N, C, 4)``, a box for each class.
+    """
     index, labels = (scores > settings.min_score).nonzero(as_tuple=True)
     values = scores[index, labels]
-    keep = batched_nms(boxes[index], values, labels, settings.nms_iou)[: settings.max_boxes]
-    return Instances(boxes[index[keep]], labels[keep], values[keep])
+    chosen = boxes[index] if boxes.dim() == 2 else boxes[index, labels]
+    keep = batched_nms(chosen, values, labels, settings.nms_iou)[: settings.max_boxes]
+    return Instances(chosen[keep], labels[keep], values[keep])
 
 
 class _Detector:
@@ -174,8 +214,9 @@ class _Detector:
         view = self.photos.views(sample)[int(mirrored)]
         cells = rois_in_cells(boxes, view, sample.size[1], self.stride)
         device = self.context.device
-        scores, refine = self.head(view.features.to(device), cells.to(device))
-        return HeadOutput(scores.cpu(), tuple(logits.cpu() for logits in refine))
+        scores, refine, deltas = self.head(view.features.to(device), cells.to(device))
+        in_photo = (mirrored_deltas(one) if mirrored else one for one in deltas)
+        return HeadOutput(scores.cpu(), tuple(one.cpu() for one in refine), tuple(one.cpu() for one in in_photo))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Mean losses over the batch's photos that have a proposal; none if no photo has one."""
@@ -189,11 +230,19 @@ class _Detector:
 
     @torch.inference_mode()
     def detect(self, sample: Sample, boxes: Tensor) -> Instances:
-        """Detections of one photo, averaged over it and its mirror image; none without proposals."""
+        """Detections of one photo, averaged over it and its mirror image; none without proposals.
+
+        With box offsets, a class's box is the mean over branches and views of where they move the proposal.
+        """
         if len(boxes) == 0:
             return Instances.empty()
-        views = [mean_class_probabilities(self.output(sample, boxes, mirrored).refine) for mirrored in (False, True)]
-        return detections_from(torch.stack(views).mean(dim=0), boxes, self.settings)
+        outputs = [self.output(sample, boxes, mirrored) for mirrored in (False, True)]
+        scores = torch.stack([mean_class_probabilities(output.refine) for output in outputs]).mean(dim=0)
+        deltas = [one for output in outputs for one in output.deltas]
+        if deltas:
+            moved = torch.stack([decode_boxes(boxes, one[:, 1:]) for one in deltas]).mean(dim=0)  # (N, C, 4)
+            boxes = clip(moved, sample.size)
+        return detections_from(scores, boxes, self.settings)
 
 
 def run(
@@ -231,6 +280,7 @@ def run(
         roi_size=settings.roi_size,
         hidden=settings.hidden,
         dropout=settings.dropout,
+        box_regression=settings.box_regression,
     ).to(context.device)
     photos = PhotoFeatures(network, settings.long_side, context.device, settings.max_cache_gib)
     detector = _Detector(context, settings, head, photos, stride)
@@ -290,6 +340,9 @@ def _lessons(
     context: RunContext, settings: WsodSettings, detector: _Detector, proposals: Store, class_maps: ClassMaps
 ) -> list[Lesson]:
     """Every training photo's lesson; its features are computed on the way."""
+    for note in tag_notes(context.train):
+        print(f"wsod: {note}", file=sys.stderr, flush=True)
+        context.log.write("tags", note=note)
     tags = tags_matrix(context.train)
     lessons = []
     for row, sample in enumerate(progress(context.train, len(context.train), "wsod: preparing photos")):
