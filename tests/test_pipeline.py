@@ -228,6 +228,15 @@ def test_helpers_share_the_proposals_and_change_nothing(scenes, unbroken, tmp_pa
     assert made_files(out) == whole
 
 
+def test_workers_are_as_set_or_one_a_core_where_the_tree_has_many_photos(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("weaksam.run.processors", lambda: 3)
+    assert open_run(toy_settings(scenes, tmp_path, "workers=2")).num_workers == 2
+    few = open_run(toy_settings(scenes, tmp_path))
+    assert few.num_workers == 1
+    monkeypatch.setattr("weaksam.run.PHOTOS_WORTH_HELP", 2)
+    assert few.num_workers == 3
+
+
 def test_ceiling_needs_the_truth(scenes, tmp_path):
     settings = toy_settings(scenes, tmp_path / "ceiling", "ceiling=true", truth=False)
     with pytest.raises(UserError, match=r"ceiling=true.*data\.train\.truth"):

@@ -1,5 +1,7 @@
 """Our SAM against segment-anything's own predictor and mask generator, on the same random weights at toy size."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,29 +9,15 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 from torch.nn import functional as F
 
+from tests.test_segment_anything import TOY as SMALL
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.prompts import grid_points, single_prompts
-from weaksam.sam.sam_architecture import SamArchitecture, build_sam
+from weaksam.sam.sam_architecture import build_sam
 from weaksam.sam.sam_encoder import FusedEncoder
 from weaksam.sam.segment_anything import SegmentAnything
 from weaksam.stages.proposals import ProposalSettings, propose
 
-TOY = SamArchitecture(
-    image_size=64,
-    patch_size=4,
-    embed_dim=32,
-    depth=2,
-    num_heads=2,
-    window_size=4,
-    global_blocks=(1,),
-    channels=32,
-    mask_channels=4,
-    num_masks=3,
-    decoder_depth=2,
-    decoder_mlp=32,
-    iou_depth=2,
-    iou_hidden=16,
-)
+TOY = replace(SMALL, patch_size=4)
 SIZES = [(64, 64), (48, 80), (97, 40)]
 
 
@@ -206,3 +194,14 @@ def test_precision_is_part_of_the_fingerprint_and_of_the_caches_key(sam):
     plain, rounded = (SegmentAnything(sam, "sam_vit_toy", "x", precision=one) for one in ("float32", "bfloat16"))
     assert plain.fingerprint != rounded.fingerprint
     assert plain.embedding_version != rounded.embedding_version
+
+
+def test_photos_in_turn_do_not_answer_for_each_other(sam):
+    """What prompts share is kept for one photo; another photo must not be answered from it."""
+    segmenter = SegmentAnything(sam, "sam_vit_toy", "x")
+    first, second = (segmenter.encode(photo) for photo in (photo_of((48, 80)), photo_of((48, 80))[::-1].copy()))
+    points = torch.tensor([[[30.0, 20.0]]])
+    for embedding in (first, second, first):
+        alone = SegmentAnything(sam, "sam_vit_toy", "x").predict(embedding, points=points)
+        assert torch.equal(segmenter.predict(embedding, points=points).logits, alone.logits)
+    assert not torch.equal(*(segmenter.predict(one, points=points).logits for one in (first, second)))

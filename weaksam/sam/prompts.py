@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weaksam.sam.batches import BatchLimit, in_batches
-from weaksam.sam.protocol import FOREGROUND, Embedding, Masks, Segmenter
+from weaksam.sam.protocol import FOREGROUND, PADDING, Embedding, Masks, Segmenter
 
 GRID, COARSE, FINE, CROSS, COARSE_JOINT, FINE_JOINT = range(6)
 SOURCES = ("grid", "coarse", "fine", "cross", "coarse joint", "fine joint")
@@ -122,6 +122,24 @@ def _joined(prompts: Sequence[Prompts]) -> list[Prompts]:
 def single_prompts(points: Tensor) -> tuple[Tensor, Tensor]:
     """Each of ``points (N, 2)`` as its own foreground prompt: ``(N, 1, 2)`` and labels ``(N, 1)``."""
     return points[:, None], torch.full((len(points), 1), FOREGROUND)
+
+
+def rows_of_a_length(num: int, point_labels: Tensor | None, at_once: int) -> Iterator[tuple[Tensor, int]]:
+    """Rows of ``num`` prompts to decode together, at most ``at_once``, with the number of points that each of them has.
+
+    ``point_labels (P, K)`` as in ``Segmenter.predict``. Padding would be a token that SAM's decoder sees, so prompts of
+    different lengths go separately. No prompt: nothing.
+    """
+    counts = torch.zeros(num).long() if point_labels is None else (point_labels != PADDING).sum(1)
+    for length in counts.unique().tolist():
+        for rows in (counts == length).nonzero()[:, 0].split(at_once):
+            yield rows, length
+
+
+def without_padding(points: Tensor, labels: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The ``length`` points and labels, in order, of prompts ``(P, K, 2)``, ``(P, K)`` that have that many each."""
+    first = (labels == PADDING).long().argsort(dim=1, stable=True)[:, :length]  # padding may lie between
+    return points.gather(1, first[..., None].expand(-1, -1, 2)), labels.gather(1, first)
 
 
 def predict_batches(

@@ -23,6 +23,7 @@ class FusedEncoder:
     def __init__(self, encoder: ImageEncoderViT, precision: Precision = "float32", *, compiled: bool = False) -> None:
         self.encoder = encoder
         self.precision = precision
+        self.compiled = compiled
         self._run = torch.compile(self._forward) if compiled else self._forward
 
     def __call__(self, pixels: Tensor) -> Tensor:

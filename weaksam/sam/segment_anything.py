@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,7 +16,8 @@ from torch import Tensor
 from weaksam.artifacts import file_sha256
 from weaksam.sam.fast_decoder import MAX_TOKENS, FastDecoder, PhotoSide
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
-from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, check_prompts
+from weaksam.sam.prompts import rows_of_a_length, without_padding
+from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, check_prompts
 from weaksam.sam.sam_architecture import build_sam, infer_architecture
 from weaksam.sam.sam_encoder import FusedEncoder, Precision
 from weaksam.structures.boxes import inclusive_from_xyxy
@@ -124,8 +125,9 @@ class SegmentAnything:
 
     @property
     def embedding_version(self) -> str:
-        """Preprocessing and kind of device, see ``CacheableSegmenter``."""
-        return f"sam-{PREPROCESSING} {self.sam.device.type} {self.encoder.precision}"
+        """Preprocessing, kind of device and how the encoder computes, see ``CacheableSegmenter``."""
+        encoder = self.encoder
+        return f"sam-{PREPROCESSING} {self.sam.device.type} {encoder.precision}{' compiled' * encoder.compiled}"
 
     def pack(self, embedding: Embedding) -> dict[str, Tensor]:
         """The embedding as tensors, for the cache on disk."""
@@ -167,7 +169,8 @@ class SegmentAnything:
         logits = torch.empty(num, NUM_MASKS, side, side)
         iou, stability = torch.zeros(num, NUM_MASKS), torch.zeros(num, NUM_MASKS)
         found = torch.zeros(num, NUM_MASKS, 4)
-        for rows, length in self._batches(num, point_labels):
+        at_once = PROMPTS_ON_CPU if self.sam.device.type == "cpu" else PROMPTS_ELSEWHERE
+        for rows, length in rows_of_a_length(num, point_labels, at_once):
             prompt = self._prompt(rows, length, points, point_labels, boxes)
             drawn, iou[rows], stability[rows], found[rows] = self._answer(embedding, prompt, min_pred_iou)
             logits[rows] = drawn
@@ -177,23 +180,14 @@ class SegmentAnything:
         masks = logits[..., :h, :w] > threshold
         return SamMasks(masks, iou, stability, found, embedding.size, logits, frame, threshold)
 
-    def _batches(self, num: int, point_labels: Tensor | None) -> Iterator[tuple[Tensor, int]]:
-        """Rows to decode together, with their number of points, which is the same for all of them."""
-        at_once = PROMPTS_ON_CPU if self.sam.device.type == "cpu" else PROMPTS_ELSEWHERE
-        counts = torch.zeros(num).long() if point_labels is None else (point_labels != PADDING).sum(1)
-        for length in counts.unique().tolist():
-            for rows in (counts == length).nonzero()[:, 0].split(at_once):
-                yield rows, length
-
     def _prompt(
         self, rows: Tensor, length: int, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """SAM's sparse and dense embeddings of the prompts ``rows``, of ``length`` points each."""
         pair, device = None, self.sam.device
         if points is not None and labels is not None:
-            first = (labels[rows] == PADDING).long().argsort(dim=1, stable=True)[:, :length]  # padding may lie between
-            chosen = points[rows].gather(1, first[..., None].expand(-1, -1, 2))
-            pair = (chosen.to(device), labels[rows].gather(1, first).to(device))
+            chosen, kinds = without_padding(points[rows], labels[rows], length)
+            pair = (chosen.to(device), kinds.to(device))
         given = None if boxes is None else boxes[rows].to(device)
         sparse, dense = self.sam.prompt_encoder(points=pair, boxes=given, masks=None)
         return sparse, dense
@@ -222,9 +216,8 @@ class SegmentAnything:
             wanted = torch.ones_like(iou, dtype=torch.bool) if min_pred_iou is None else iou > min_pred_iou
         stability, boxes = torch.zeros_like(iou), iou.new_zeros(*iou.shape, 4)
         boxes[wanted], stability[wanted] = self._measured(logits[wanted], embedding)
-        logits[~wanted] = (
-            self.sam.mask_threshold
-        )  # drawn beside a wanted one: empty all the same, so that exact and plain agree
+        # Drawn beside a wanted one: empty all the same, so that exact and plain agree
+        logits[~wanted] = self.sam.mask_threshold
         return logits.cpu(), iou.cpu(), stability.cpu(), boxes.cpu()
 
     def _photo_side(self, embedding: SamEmbedding, dense: Tensor, position: Tensor) -> PhotoSide:

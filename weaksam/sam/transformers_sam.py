@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,8 @@ from weaksam.config import fingerprint_of
 from weaksam.sam.hf_files import find_model
 from weaksam.sam.hf_models import HfModel, load_model
 from weaksam.sam.mask_geometry import Frame, enlarge, measure
-from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, check_prompts
+from weaksam.sam.prompts import rows_of_a_length, without_padding
+from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, check_prompts
 from weaksam.structures.boxes import inclusive_from_xyxy
 
 Precision = Literal["float32", "bfloat16"]
@@ -173,10 +174,9 @@ class TransformersSam:
         """The prompts ``rows``, of ``length`` points each, as arguments of the network."""
         prompt = {}
         if points is not None and labels is not None and (length or boxes is None):
-            first = (labels[rows] == PADDING).long().argsort(dim=1, stable=True)[:, :length]  # padding may lie between
-            chosen = points[rows].float().gather(1, first[..., None].expand(-1, -1, 2))
+            chosen, kinds = without_padding(points[rows].float(), labels[rows], length)
             prompt["input_points"] = to_input(chosen, frame)
-            prompt["input_labels"] = labels[rows].gather(1, first).long()
+            prompt["input_labels"] = kinds.long()
         if boxes is not None:  # a box is its two corner pixels
             corners = inclusive_from_xyxy(boxes[rows].float()).reshape(-1, 2, 2)
             prompt["input_boxes"] = to_input(corners, frame).reshape(-1, 4)
@@ -199,14 +199,3 @@ def to_input(xy: Tensor, frame: Frame) -> Tensor:
     """Photo pixels ``(..., 2)`` as pixels of the network's input."""
     (height, width), (h, w) = frame.size, frame.input_size
     return torch.stack([xy[..., 0] * (w / width), xy[..., 1] * (h / height)], -1)
-
-
-def rows_of_a_length(num: int, point_labels: Tensor | None, at_once: int) -> Iterator[tuple[Tensor, int]]:
-    """Rows of ``num`` prompts to decode together, at most ``at_once``, with the number of points that each of them has.
-
-    Padding would be a token that the decoder sees, so prompts of different lengths go separately.
-    """
-    counts = torch.zeros(num).long() if point_labels is None else (point_labels != PADDING).sum(1)
-    for length in counts.unique().tolist():
-        for rows in (counts == length).nonzero()[:, 0].split(at_once):
-            yield rows, length
