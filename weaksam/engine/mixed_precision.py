@@ -1,4 +1,4 @@
-"""Train in 16 bits where the device can: which kind, and AdamW with a loss scale that float16 needs."""
+"""Train in 16 bits where the device can: which kind, and Adam with the loss scale that float16 needs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _FIRST_SCALE, _STEPS_TO_DOUBLE = 2.0**14, 2000
+_SCALE, _GOOD_STEPS = "loss_scale", "good_steps"
 
 
 def forward_dtype(precision: Precision, device: torch.device) -> torch.dtype:
@@ -30,61 +31,78 @@ def autocast(dtype: torch.dtype, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32)
 
 
-class ScaledAdamW(torch.optim.AdamW):
-    """AdamW whose losses may be scaled, so that small gradients survive float16.
+class ScaledAdam(torch.optim.Adam):
+    """Adam whose losses may be scaled, so that small gradients survive float16.
 
-    Without ``half`` it is AdamW. With it, `scaled` lets losses send back gradients that many times larger, and `step`
-    undoes it; a step whose gradients overflowed is left out and the scale halved, after 2000 good steps it doubles.
-    The scale lies in the optimizer's state, so that a resumed training has it.
+    ``weight_decay`` is added to the gradient (L2), or, if ``decoupled``, shrinks the weights as AdamW does. Without
+    ``half`` it is Adam. With it, `scaled` lets losses send back gradients that many times larger, and `step` undoes
+    it; a step whose gradients overflowed is left out and the scale halved, after 2000 good steps it doubles. The scale
+    lies in the optimizer's state, so that a resumed training has it. With ``half`` every step waits for the device,
+    which alone knows whether its gradients are finite.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float, half: bool = False
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        half: bool = False,
+        decoupled: bool = False,
     ) -> None:
-        super().__init__(parameters, lr=lr, weight_decay=weight_decay, eps=1e-8)
-        self.half, self._scale, self._good_steps = half, _FIRST_SCALE, 0
+        super().__init__(parameters, lr=lr, weight_decay=weight_decay, eps=1e-8, decoupled_weight_decay=decoupled)
+        self.half = half
 
     @property
     def loss_scale(self) -> float:
         """By how much losses are scaled now; 1 without ``half``."""
-        if not self.half:
-            return 1.0
-        kept = self._kept_state()
-        return float(kept["loss_scale"]) if kept is not None else self._scale
+        return float(self._scale_state()[_SCALE]) if self.half else 1.0
 
     def scaled(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The losses, unchanged in value, whose gradients come back times the scale."""
+        """The losses, unchanged in value, whose gradients come back times the scale.
+
+        For the parts of a batch in turn, call it on each part's losses; the scale changes in `step` alone.
+        """
         if self.half:
             scale = self.loss_scale
             for loss in losses.values():
-                loss.register_hook(lambda gradient: gradient * scale)
+                if loss.requires_grad:
+                    loss.register_hook(lambda gradient: gradient * scale)
         return dict(losses)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step of AdamW on unscaled gradients, or none where they overflowed."""
+        """One step of Adam on unscaled gradients, or none where they overflowed."""
         if not self.half:
             super().step(closure)
             return
-        scale, kept = self.loss_scale, self._kept_state()
-        good_steps = int(kept["good_steps"]) if kept is not None else self._good_steps
+        scale, state = self.loss_scale, self._scale_state()
         gradients = [one.grad for group in self.param_groups for one in group["params"] if one.grad is not None]
         for gradient in gradients:
             gradient.div_(scale)
         if all(bool(gradient.isfinite().all()) for gradient in gradients):
             super().step(closure)
-            good_steps += 1
-            if good_steps % _STEPS_TO_DOUBLE == 0:
-                scale = 2 * scale
+            good_steps = int(state[_GOOD_STEPS]) + 1
+            state[_SCALE], state[_GOOD_STEPS] = scale * (2 if good_steps % _STEPS_TO_DOUBLE == 0 else 1), good_steps
         else:
-            scale, good_steps = scale / 2, 0
-        self._keep(scale, good_steps)
+            state[_SCALE], state[_GOOD_STEPS] = scale / 2, 0
 
-    def _kept_state(self) -> dict[str, Any] | None:
-        return next((state for state in self.state.values() if "loss_scale" in state), None)
+    def _scale_state(self) -> dict[str, Any]:
+        """Where the scale is kept: a state that belongs to no parameter, or to one in states of older versions."""
+        kept = next((state for state in self.state.values() if _SCALE in state), None)
+        if kept is None:
+            kept = self.state["scale"] = {_SCALE: _FIRST_SCALE, _GOOD_STEPS: 0}  # type: ignore[index]
+        return kept
 
-    def _keep(self, scale: float, good_steps: int) -> None:
-        """Put the scale into the state of the first parameter that has one; AdamW makes it in its first step."""
-        self._scale, self._good_steps = scale, good_steps
-        state = self._kept_state() or next((one for one in self.state.values() if one), None)
-        if state is not None:
-            state["loss_scale"], state["good_steps"] = torch.tensor(scale), torch.tensor(float(good_steps))
+
+class ScaledAdamW(ScaledAdam):
+    """`ScaledAdam` with the decoupled weight decay of AdamW."""
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        weight_decay: float,
+        half: bool = False,
+    ) -> None:
+        super().__init__(parameters, lr=lr, weight_decay=weight_decay, half=half, decoupled=True)

@@ -2,179 +2,292 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from weaksam.artifacts import file_sha256, write_json_atomic
 from weaksam.config import UserError
 from weaksam.engine.log import RunLog
+from weaksam.engine.mixed_precision import ScaledAdam
 from weaksam.engine.progress import Progress
+from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.seeds import derive_seed, seed_everything
-from weaksam.engine.weights import load_into, load_state, read_metadata, save_weights
+from weaksam.engine.training_state import Place, load_place, load_trained, save_place, seal, training_history
+
+__all__ = ["Losses", "Objective", "fit", "load_trained", "training_history", "warmup_cosine", "warmup_steps"]
 
 Losses = Mapping[str, Tensor]
-History = list[dict[str, float]]
 
-_MODEL, _OPTIMIZER = "model.", "optimizer."
+
+@dataclass(frozen=True)
+class Objective:
+    """Losses to minimise over the parameters that one optimizer holds.
+
+    ``losses(batch)`` gives scalars by name, or an iterator of such mappings, one for each part of the batch
+    (micro-batches): every part goes backward before the next is computed, and one step follows on the sum of all.
+    Whoever splits a batch also scales its parts, say by 1 / number of photos.
+    """
+
+    losses: Callable[[Any], Losses | Iterable[Losses]]
+    optimizer: torch.optim.Optimizer
+    lr_factor: Callable[[int, int], float]
+    """``(step, total)`` to what multiplies the optimizer's learning rates; ``step`` is 0-based."""
+    clip_norm: float | None = None
+    """Cut the gradient over the optimizer's parameters to this norm."""
 
 
 def fit(
     model: nn.Module,
-    losses: Callable[[Any], Losses],
+    losses: Callable[[Any], Losses | Iterable[Losses]],
     batches: Callable[[int], Iterable[Any]],
     optimizer: torch.optim.Optimizer,
     *,
-    num_epochs: int,
     num_steps_per_epoch: int,
     lr_factor: Callable[[int, int], float],
     folder: Path,
     fingerprint: str,
     seed: int,
     label: str,
+    num_epochs: int | None = None,
+    num_steps: int | None = None,
     log: RunLog | None = None,
     clip_norm: float | None = None,
+    then: Sequence[Objective] = (),
     on_epoch_end: Callable[[int], None] | None = None,
+    save_every: float | None = 300.0,
+    save_every_steps: int | None = None,
 ) -> None:
     """Minimise the sum of ``losses(batch)``; at the end ``model`` holds the trained weights and ``folder`` is sealed.
 
-    ``batches(epoch)`` gives the ``num_steps_per_epoch`` batches of an epoch and may draw from the global random
-    numbers, which are seeded from (seed, label, epoch) as each epoch begins; it must keep no state of its own
-    between epochs. ``lr_factor(step, total)`` multiplies the optimizer's learning rates at every step (0-based).
-    A batch whose losses are empty teaches nothing and is passed over. ``model.train()`` is called each epoch.
+    It takes one step a batch, for ``num_epochs`` passes or, where it is given, for ``num_steps`` steps in all, which
+    may end within an epoch. ``losses``, ``optimizer``, ``lr_factor`` and ``clip_norm`` are an `Objective`; each one of
+    ``then`` takes its own step on the same batch after it. An objective moves only what its optimizer holds and sees
+    no gradient of another; names of losses differ between objectives. A batch for which an objective has no losses
+    teaches it nothing and is passed over. ``model.train()`` is called each epoch.
 
-    After each epoch ``folder/state.safetensors`` is replaced atomically; a later call goes on from there. The end
-    is ``weights.safetensors`` and ``manifest.json`` (fingerprint, SHA-256, mean losses per epoch); a call that
-    finds them loads the weights and returns. Raises `UserError` for a loss or gradient that is not finite, naming
-    the images, and for a folder of another fingerprint or with damaged weights.
+    ``batches(epoch)`` gives the ``num_steps_per_epoch`` batches of an epoch, as a sequence or one by one, and may
+    draw from the global random numbers, which are seeded from (seed, label, epoch) as each epoch begins. It must keep
+    no state of its own between epochs. A training resumed within an epoch passes over the batches it has seen (a
+    sequence is not even asked for them) and then restores the random numbers: what is drawn before the first batch is
+    drawn again alike, but a draw for one batch must happen as it is produced and not decide about later ones.
+
+    ``folder/state.safetensors`` is replaced atomically after each epoch and, within one, as soon as ``save_every``
+    seconds have passed or after ``save_every_steps`` steps; a later call goes on from there, on the CPU to the same
+    bytes. The end is ``weights.safetensors`` and ``manifest.json`` (fingerprint, SHA-256, mean losses per epoch); a
+    call that finds them loads the weights and returns.
+
+    Raises `UserError` for a loss or gradient that is not finite, naming the images (on an accelerator some steps
+    later, but before any state is saved), and for a folder of another fingerprint or with damaged weights.
     """
     if load_trained(model, folder, fingerprint, label):
         return
-    history = _resume(model, optimizer, folder, fingerprint, label)
-    total = num_epochs * num_steps_per_epoch
-    descent = _Descent(model, losses, optimizer, lr_factor, total, clip_norm, label)
+    assert num_epochs is not None or num_steps is not None, f"{label}: wanted num_epochs or num_steps, found neither"
+    total = num_steps if num_steps is not None else (num_epochs or 0) * num_steps_per_epoch
+    last_epoch = (num_epochs or 0) if num_steps is None else -(-num_steps // num_steps_per_epoch)
+    objectives = [Objective(losses, optimizer, lr_factor, clip_norm), *then]
+    optimizers = [objective.optimizer for objective in objectives]
+    place = load_place(model, optimizers, folder, fingerprint, label)
+    saver = _Saver(lambda: save_place(place, model, optimizers, folder, fingerprint), save_every, save_every_steps)
     with Progress(total, label) as shown:
-        shown.skip(len(history) * num_steps_per_epoch)
-        for epoch in range(len(history), num_epochs):
+        shown.skip(min(len(place.history) * num_steps_per_epoch, total) + place.steps)
+        course = _Course(model, objectives, place, saver, shown, label, total)
+        for epoch in range(len(place.history), last_epoch):
             start = time.monotonic()
             seed_everything(derive_seed(seed, label, epoch))
             model.train()
-            history.append(descent.epoch(batches(epoch), epoch * num_steps_per_epoch, num_steps_per_epoch, shown))
+            course.epoch(batches(epoch), epoch * num_steps_per_epoch, num_steps_per_epoch)
             if on_epoch_end is not None:
                 on_epoch_end(epoch)
-            _save_state(model, optimizer, folder, fingerprint, history)
+            saver.save()
             if log is not None:
                 seconds = round(time.monotonic() - start, 2)
-                log.write("epoch", label=label, epoch=epoch + 1, losses=history[-1], seconds=seconds)
-    _seal(model, folder, fingerprint, label, history)
+                log.write("epoch", label=label, epoch=epoch + 1, losses=place.history[-1], seconds=seconds)
+    seal(model, folder, fingerprint, label, place.history)
 
 
-def load_trained(model: nn.Module, folder: Path, fingerprint: str, label: str) -> bool:
-    """Load the weights that `fit` sealed in ``folder``; False if it has not finished there.
+class _Saver:
+    """Saves when it is told to, and knows when that is due within an epoch."""
 
-    Raises `UserError` if they were trained with other settings or are damaged.
-    """
-    manifest_path, weights_path = folder / "manifest.json", folder / "weights.safetensors"
-    if not manifest_path.is_file():
-        return False
-    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-    _check_fingerprint(manifest.get("fingerprint"), fingerprint, folder, label)
-    if not weights_path.is_file() or file_sha256(weights_path) != manifest["weights_sha256"]:
-        raise UserError(
-            f"{weights_path} is missing or damaged (its SHA-256 is not the manifest's): delete {folder} and rerun"
-        )
-    load_into(model, load_state(weights_path, label), label)
-    return True
+    def __init__(self, save: Callable[[], None], every: float | None, every_steps: int | None) -> None:
+        self._save, self._every, self._every_steps = save, every, every_steps
+        self._saved_at, self._steps = time.monotonic(), 0
 
+    def due_after_step(self) -> bool:
+        """Count one step more; whether seconds or steps enough have passed since the last save."""
+        self._steps += 1
+        late = self._every is not None and time.monotonic() - self._saved_at >= self._every
+        return late or (self._every_steps is not None and self._steps >= self._every_steps)
 
-def training_history(folder: Path) -> History:
-    """Mean of every loss per epoch, from a folder that `fit` sealed; empty if it has not."""
-    path = folder / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8"))["history"] if path.is_file() else []
+    def save(self) -> None:
+        """Save now."""
+        self._save()
+        self._saved_at, self._steps = time.monotonic(), 0
 
 
-def warmup_cosine(step: int, total: int, warmup: int = 0) -> float:
-    """Factor of the learning rate in (0, 1]: a linear rise over ``warmup`` steps, then half a cosine towards 0."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
-
-
-def warmup_steps(
-    step: int, total: int, warmup: int = 0, milestones: Sequence[float] = (0.7, 0.9), gamma: float = 0.1
-) -> float:
-    """Factor of the learning rate: a linear rise over ``warmup`` steps, then times ``gamma`` at each milestone.
-
-    Milestones are shares of ``total`` in [0, 1].
-    """
-    rise = (step + 1) / (warmup + 1) if step < warmup else 1.0
-    return rise * gamma ** sum(step >= milestone * total for milestone in milestones)
-
-
-class _Descent:
-    """Steps down the gradient of one model's losses, each with its learning rate."""
+class _Course:
+    """The way through the epochs from a place on: steps, their losses, and saves between them."""
 
     def __init__(
         self,
         model: nn.Module,
-        losses: Callable[[Any], Losses],
-        optimizer: torch.optim.Optimizer,
-        lr_factor: Callable[[int, int], float],
-        total: int,
-        clip_norm: float | None,
+        objectives: Sequence[Objective],
+        place: Place,
+        saver: _Saver,
+        shown: Progress,
         label: str,
+        total: int,
     ) -> None:
-        self.model, self.losses, self.optimizer, self.lr_factor = model, losses, optimizer, lr_factor
-        self.total, self.clip_norm, self.label = total, clip_norm, label
-        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.place, self.saver, self.shown, self.label, self.total = place, saver, shown, label, total
+        self.values = _LossValues(place, label, total)
+        self.descents = [_Descent(model, objective, total) for objective in objectives]
 
-    def epoch(self, batches: Iterable[Any], first_step: int, num_steps: int, shown: Progress) -> dict[str, float]:
-        """Take one step per batch and return the mean of every loss over the epoch's ``num_steps`` steps."""
-        sums: dict[str, float] = defaultdict(float)
-        done = 0
-        for batch in batches:
-            values = self.step(batch, first_step + done)
-            for name, value in values.items():
-                sums[name] += value
-            done += 1
-            shown.update(note=f"loss {sum(values.values()):.4g}")
-        assert done == num_steps, f"{self.label}: wanted {num_steps} batches in an epoch, found {done}"
-        return {name: value / num_steps for name, value in sums.items()}
+    def epoch(self, batches: Iterable[Any], first_step: int, num_steps: int) -> None:
+        """Take every step of an epoch of ``num_steps`` that is left, up to the training's last, and end the epoch."""
+        place, wanted = self.place, min(num_steps, self.total - first_step)
+        for batch in self._left(batches):
+            for number, descent in enumerate(self.descents):
+                descent.step(batch, first_step + place.steps, number, self.values)
+            place.steps += 1
+            self.shown.update(note=self.values.note)
+            if place.steps < wanted and self.saver.due_after_step():
+                self.values.fetch()
+                self.saver.save()
+            if place.steps == wanted < num_steps:
+                break
+        self.values.fetch()
+        assert place.steps == wanted, f"{self.label}: wanted {wanted} batches in an epoch, found {place.steps}"
+        place.end_epoch()
 
-    def step(self, batch: Any, step: int) -> dict[str, float]:
-        """Take the step number ``step`` (0-based); the value of every loss before it."""
-        parts = self.losses(batch)
-        if not parts:
-            return {}
-        where = f"{self.label}, step {step + 1} of {self.total}"
-        values = {name: float(value.detach()) for name, value in parts.items()}
-        _check_finite(values, batch, where)
-        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = base_lr * self.lr_factor(step, self.total)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(parts.values())).sum().backward()
-        if self.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-            _check_finite({"gradient norm": float(norm)}, batch, where)
-        self.optimizer.step()
-        return values
+    def _left(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches that this epoch has not seen; the random numbers are then those of its last save."""
+        done = self.place.steps
+        if isinstance(batches, Sequence):
+            left: Iterator[Any] = (batches[index] for index in range(done, len(batches)))
+        else:
+            left = iter(batches)
+            for _ in itertools.islice(left, done):
+                pass
+        if self.place.random is not None:
+            self.place.random.restore()
+        return left
 
 
-def _check_finite(values: Mapping[str, float], batch: Any, where: str) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            images = ", ".join(_image_ids(batch))
-            raise UserError(
-                f"{where}: wanted a finite {name}, found {value} on the images {images}: lower the learning rate, "
-                "or look at those photos and their tags"
-            )
+class _Descent:
+    """Steps down the gradient of one objective, each with its learning rate."""
+
+    def __init__(self, model: nn.Module, objective: Objective, total: int) -> None:
+        self.model, self.objective, self.total = model, objective, total
+        groups = objective.optimizer.param_groups
+        self.base_lrs = [group["lr"] for group in groups]
+        held = {id(one) for group in groups for one in group["params"]}
+        self.parameters = [one for one in model.parameters() if id(one) in held]
+        assert len(self.parameters) == len(held), "an optimizer holds parameters that are not the model's"
+
+    def step(self, batch: Any, step: int, number: int, values: _LossValues) -> None:
+        """Take the step number ``step`` (0-based) of objective ``number``; ``values`` get its losses before it."""
+        optimizer, clip_norm = self.objective.optimizer, self.objective.clip_norm
+        self.model.zero_grad(set_to_none=True)
+        found = self._backward(self.objective.losses(batch))
+        if not found:
+            return
+        norm = None if clip_norm is None else self._clip(clip_norm)
+        values.add(found, norm, batch, step, number)
+        for group, base_lr in zip(optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * self.objective.lr_factor(step, self.total)
+        optimizer.step()
+
+    def _backward(self, losses: Losses | Iterable[Losses]) -> dict[str, Tensor]:
+        """Add up the gradients of all parts of a batch over the objective's parameters; the sum of every loss."""
+        inputs = [one for one in self.parameters if one.requires_grad]
+        sums: dict[str, Tensor] = {}
+        for part in [losses] if isinstance(losses, Mapping) else losses:
+            if part:
+                torch.stack(list(part.values())).sum().backward(inputs=inputs)
+                for name, value in part.items():
+                    sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        return sums
+
+    def _clip(self, clip_norm: float) -> Tensor | None:
+        """Cut the gradient and return its norm before; none with a loss scale, which copes with overflow itself."""
+        optimizer = self.objective.optimizer
+        scale = optimizer.loss_scale if isinstance(optimizer, ScaledAdam) else 1.0
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip_norm * scale)
+        return None if isinstance(optimizer, ScaledAdam) and optimizer.half else norm
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one objective's step found: ``values`` (L,) by name on the device, and where."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    image_ids: tuple[str, ...]
+    step: int
+    number: int
+
+
+class _LossValues:
+    """Brings the values of losses to the CPU, at once or from an accelerator some steps together.
+
+    There each is checked to be finite and added to the place's sums.
+    """
+
+    def __init__(self, place: Place, label: str, total: int) -> None:
+        self.place, self.label, self.total = place, label, total
+        self.note = ""
+        """The latest known loss of the first objective, as text."""
+        self._waiting: list[_Found] = []
+        self._number_of: dict[str, int] = {}
+
+    def add(self, losses: Losses, norm: Tensor | None, batch: Any, step: int, number: int) -> None:
+        """Take the losses that objective ``number`` had in ``step`` (0-based), and the norm of its gradient if asked.
+
+        Raises `UserError`, on the CPU at once, if one is not finite.
+        """
+        for name in losses:
+            assert self._number_of.setdefault(name, number) == number, f"two objectives have a loss named {name}"
+        device = next(iter(losses.values())).device
+        checked = [*losses.values(), *([] if norm is None else [norm.detach()])]
+        values = torch.stack([value.reshape(()).to(device) for value in checked])
+        self._waiting.append(_Found(tuple(losses), values, tuple(_image_ids(batch)), step, number))
+        if step - self._waiting[0].step + 1 >= _steps_together(device):
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Bring all that waits to the CPU in one go. Raises `UserError` for the first that is not finite."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        device = waiting[-1].values.device
+        values = iter(torch.cat([found.values.to(device) for found in waiting]).tolist())
+        for found in waiting:
+            self._take(found, list(itertools.islice(values, len(found.values))))
+
+    def _take(self, found: _Found, values: Sequence[float]) -> None:
+        for name, value in zip((*found.names, "gradient norm"), values, strict=False):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{self.label}, step {found.step + 1} of {self.total}: wanted a finite {name}, found {value} on "
+                    f"the images {', '.join(found.image_ids)}: lower the learning rate, or look at those photos and "
+                    "their tags"
+                )
+        losses = dict(zip(found.names, values, strict=False))  # the norm is behind them
+        for name, value in losses.items():
+            self.place.sums[name] = self.place.sums.get(name, 0.0) + value
+        if found.number == 0:
+            self.note = f"loss {sum(losses.values()):.4g}"
+
+
+def _steps_together(device: torch.device) -> int:
+    """After how many steps losses are fetched: each fetch waits until an accelerator has finished."""
+    return 1 if device.type == "cpu" else 20
 
 
 def _image_ids(batch: Any) -> list[str]:
@@ -189,62 +302,5 @@ def _image_ids(batch: Any) -> list[str]:
         return [named] if isinstance(named, str) else [str(image_id) for image_id in named]
     if isinstance(batch, (list, tuple)):
         return [image_id for item in batch if not isinstance(item, Tensor) for image_id in _image_ids(item)]
-    return [str(batch)[:60]]
-
-
-# The state between epochs: tensors in safetensors, everything else as JSON in its header
-
-
-def _save_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, fingerprint: str, history: History
-) -> None:
-    tensors = {_MODEL + name: value for name, value in model.state_dict().items()}
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            if isinstance(value, Tensor):
-                tensors[f"{_OPTIMIZER}{index}.{key}"] = value
-            else:
-                numbers.setdefault(str(index), {})[key] = value
-    metadata = {"fingerprint": fingerprint, "history": history, "optimizer": numbers}
-    save_weights(folder / "state.safetensors", tensors, metadata)
-
-
-def _resume(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, fingerprint: str, label: str) -> History:
-    """Load the state of the last finished epoch, if there is one, and return the losses so far."""
-    path = folder / "state.safetensors"
-    if not path.is_file():
-        return []
-    tensors, metadata = load_state(path, f"the state of {label}"), read_metadata(path)
-    _check_fingerprint(metadata.get("fingerprint"), fingerprint, folder, label)
-    of_model = {name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)}
-    load_into(model, of_model, label)
-    state: dict[int, dict[str, Any]] = {int(index): items for index, items in metadata["optimizer"].items()}
-    for name, value in tensors.items():
-        if name.startswith(_OPTIMIZER):
-            index, key = name.removeprefix(_OPTIMIZER).split(".", 1)
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return metadata["history"]
-
-
-def _seal(model: nn.Module, folder: Path, fingerprint: str, label: str, history: History) -> None:
-    path = folder / "weights.safetensors"
-    save_weights(path, model.state_dict(), {"label": label, "fingerprint": fingerprint})
-    manifest = {
-        "label": label,
-        "fingerprint": fingerprint,
-        "weights_sha256": file_sha256(path),
-        "num_epochs": len(history),
-        "history": history,
-    }
-    write_json_atomic(folder / "manifest.json", manifest, indent=1)
-    (folder / "state.safetensors").unlink(missing_ok=True)
-
-
-def _check_fingerprint(found: str | None, wanted: str, folder: Path, label: str) -> None:
-    if found != wanted:
-        raise UserError(
-            f"{folder} holds {label} trained with other settings (fingerprint {str(found)[:12]}, wanted "
-            f"{wanted[:12]}): use another out folder or delete this one"
-        )
+    # The text of tensors is slow to make, and this is asked for at every step.
+    return [str(batch)[:60] if isinstance(batch, (int, float)) else f"of a {type(batch).__name__}"]

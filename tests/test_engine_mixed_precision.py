@@ -1,0 +1,122 @@
+"""Adam with the loss scale of float16 ends, with either decay, at torch's own weights, and resumes with its scale."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from weaksam.engine.mixed_precision import ScaledAdam, ScaledAdamW
+from weaksam.engine.training import fit, training_history
+
+
+def make_model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
+
+
+def train(model: nn.Module, optimizer, folder: Path | None, num_parts: int = 1, **options) -> list[torch.Tensor]:
+    """Three steps on the parts of batches; a batch named in ``overflow`` sends back infinite gradients."""
+    overflow, kill_at, calls = options.pop("overflow", ()), options.pop("kill_at", None), []
+
+    def losses(batch: tuple[str, torch.Tensor]):
+        if batch[0] == kill_at:
+            raise KeyboardInterrupt
+        calls.append(batch[0])
+        for part in batch[1].chunk(num_parts):
+            loss = (model(part) - 1).square().sum() / len(batch[1])
+            if batch[0] in overflow:
+                loss.register_hook(lambda gradient: gradient * math.inf)
+            found = {"loss": loss, "constant": torch.ones(())}  # the second sends nothing back
+            yield optimizer.scaled(found) if isinstance(optimizer, ScaledAdam) else found
+
+    def batches(epoch: int):
+        return [(f"{index}.jpg", inputs) for index, inputs in enumerate(torch.randn(3, 6, 4))]
+
+    fit(
+        model, losses, batches, optimizer, num_epochs=1, num_steps_per_epoch=3, lr_factor=lambda step, total: 1.0,
+        folder=folder, fingerprint="f", seed=0, label="toy", save_every_steps=1, **options,
+    )  # fmt: skip
+    return [one.detach() for one in model.parameters()]
+
+
+def groups_of(model: nn.Sequential) -> list[dict]:
+    """Biases without decay and at twice the rate, as the recipes of the weak detectors have it."""
+    weights, biases = [model[0].weight, model[2].weight], [model[0].bias, model[2].bias]
+    return [{"params": weights}, {"params": biases, "lr": 0.2, "weight_decay": 0.0}]
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize(
+    ("plain", "scaled"),
+    [
+        (torch.optim.Adam, ScaledAdam),
+        (torch.optim.AdamW, ScaledAdamW),
+        (torch.optim.AdamW, lambda *a, **k: ScaledAdam(*a, decoupled=True, **k)),
+    ],
+)
+def test_the_weights_are_those_of_torch(tmp_path, plain, scaled, num_parts):
+    """The scale is a power of two: in float32 the gradients come back the same, part by part."""
+    found = {}
+    for name, make in (("torch", plain), ("whole", scaled), ("half", lambda *a, **k: scaled(*a, half=True, **k))):
+        model = make_model()
+        optimizer = make(groups_of(model), lr=0.1, weight_decay=0.3)
+        found[name] = train(model, optimizer, tmp_path / name, num_parts)
+    for name in ("whole", "half"):
+        assert all(torch.equal(a, b) for a, b in zip(found["torch"], found[name], strict=True))
+
+
+def test_the_two_decays_differ(tmp_path):
+    models = [make_model(), make_model()]
+    first = train(models[0], ScaledAdam(models[0].parameters(), lr=0.1, weight_decay=0.3), tmp_path / "a")
+    second = train(models[1], ScaledAdamW(models[1].parameters(), lr=0.1, weight_decay=0.3), tmp_path / "b")
+    assert not torch.equal(first[0], second[0])
+
+
+def test_the_gradient_is_cut_to_its_norm_without_the_scale(tmp_path):
+    found = []
+    for half in (False, True):
+        model = make_model()
+        optimizer = ScaledAdam(model.parameters(), lr=0.1, half=half)
+        found.append(train(model, optimizer, tmp_path / str(half), clip_norm=1e-8))
+    untouched = train(model := make_model(), ScaledAdam(model.parameters(), lr=0.1), tmp_path / "untouched")
+    for plain, half, uncut in zip(*found, untouched, strict=True):
+        torch.testing.assert_close(half, plain)
+        assert not torch.allclose(plain, uncut, atol=1e-3)  # Adam's epsilon is above gradients so small
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_an_overflow_is_passed_over_and_halves_the_scale_even_as_the_first_step_before_a_kill(tmp_path, clip_norm):
+    def run(name: str, **options) -> ScaledAdam:
+        model = make_model()
+        optimizer = ScaledAdam(model.parameters(), lr=0.1, half=True)
+        train(model, optimizer, tmp_path / name, overflow=("0.jpg",), clip_norm=clip_norm, **options)
+        assert all(bool(one.isfinite().all()) for one in model.parameters())
+        return optimizer
+
+    assert run("unbroken").loss_scale == 2.0**13
+    assert math.isfinite(training_history(tmp_path / "unbroken")[0]["loss"])
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", kill_at="1.jpg")
+    assert run("killed").loss_scale == 2.0**13
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("unbroken", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_the_scale_is_found_where_older_versions_kept_it():
+    model = make_model()
+    optimizer = ScaledAdamW(model.parameters(), lr=0.1, weight_decay=0.1, half=True)
+    (scaled,) = optimizer.scaled({"loss": model(torch.ones(2, 4)).square().mean()}).values()
+    scaled.backward()
+    optimizer.step()
+    old = optimizer.state_dict()
+    del old["state"]["scale"]
+    old["state"][0] |= {"loss_scale": torch.tensor(512.0), "good_steps": torch.tensor(1999.0)}
+    resumed = ScaledAdamW(model.parameters(), lr=0.1, weight_decay=0.1, half=True)
+    resumed.load_state_dict(old)
+    assert resumed.loss_scale == 512.0
+    resumed.step()
+    assert resumed.loss_scale == 1024.0  # its 2000th good step

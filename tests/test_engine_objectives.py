@@ -1,0 +1,169 @@
+"""Parts of a batch add up to one step, and several objectives each take their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from weaksam.config import UserError
+from weaksam.engine.training import Objective, fit, training_history
+
+
+class Players(nn.Module):
+    """Two numbers, each moved by its own optimizer."""
+
+    def __init__(self, first: float, second: float) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.tensor(first)), nn.Parameter(torch.tensor(second))
+
+
+def constant(step: int, total: int) -> float:
+    return 1.0
+
+
+def train(model: nn.Module, losses, optimizer: torch.optim.Optimizer, folder: Path, **options) -> None:
+    arguments = dict(
+        num_epochs=1, num_steps_per_epoch=2, lr_factor=constant, folder=folder, fingerprint="f", seed=0, label="toy"
+    )
+    batches = options.pop("batches", lambda epoch: ["0.jpg", "1.jpg"])
+    fit(model, losses, batches, optimizer, **{**arguments, **options})
+
+
+def sgd(parameter: nn.Parameter, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([parameter], lr=lr)
+
+
+def test_two_players_by_hand(tmp_path):
+    """The first minimises a b over a (rate 1/2), the second (b - a)^2 / 2 over b (rate 1/4, then 1/8).
+
+    From a = 1, b = 2: a = 1 - 2 / 2 = 0, b = 2 - (2 - 0) / 4 = 1.5; a = 0 - 1.5 / 2 = -0.75, b = 1.5 - 2.25 / 8.
+    """
+    model = Players(1.0, 2.0)
+    second = Objective(
+        lambda batch: {"gap": (model.b - model.a).square() / 2}, sgd(model.b, 0.25), lambda step, total: 1 / (step + 1)
+    )
+    train(model, lambda batch: {"product": model.a * model.b}, sgd(model.a, 0.5), tmp_path, then=[second])
+    assert (model.a.item(), model.b.item()) == (-0.75, 1.5 - 0.28125)
+    assert model.a.grad is None and model.b.grad is not None  # the last step did not even compute what it left alone
+    assert training_history(tmp_path) == [{"product": (2 + 0) / 2, "gap": (2 + 2.25**2 / 2) / 2}]
+
+
+def test_the_gradient_of_one_objective_is_not_counted_in_the_norm_of_another(tmp_path):
+    """Of 3 a + 4 b only a is cut, from 3 to 1: with b in the norm it would be 3 / 5. The second is cut from 4 to 2."""
+    model = Players(0.0, 0.0)
+
+    def loss(name: str):
+        return lambda batch: {name: 3 * model.a + 4 * model.b}
+
+    second = Objective(loss("second"), sgd(model.b, 1.0), constant, clip_norm=2.0)
+    train(model, loss("first"), sgd(model.a, 1.0), tmp_path, then=[second], clip_norm=1.0)
+    assert (model.a.item(), model.b.item()) == pytest.approx((-2.0, -4.0), rel=1e-5)
+
+
+def test_an_objective_without_losses_takes_no_step(tmp_path):
+    model = Players(1.0, 1.0)
+    second = Objective(lambda batch: {"b": model.b} if batch == "1.jpg" else {}, sgd(model.b, 0.25), constant)
+    train(model, lambda batch: {"a": model.a} if batch == "0.jpg" else {}, sgd(model.a, 0.5), tmp_path, then=[second])
+    assert (model.a.item(), model.b.item()) == (0.5, 0.75)
+    assert training_history(tmp_path) == [{"a": 0.5, "b": 0.5}]
+
+
+def test_a_later_objective_that_is_not_finite_names_its_images(tmp_path):
+    model = Players(1.0, 1.0)
+    second = Objective(lambda batch: {"log": model.b.log()}, sgd(model.b, 1.0), constant)  # b = 1, then 0
+    with pytest.raises(UserError, match=r"step 2 of 2: wanted a finite log, found -inf on the images 1\.jpg:"):
+        train(model, lambda batch: {"a": model.a}, sgd(model.a, 0.5), tmp_path, then=[second])
+
+
+def test_losses_of_one_name_and_foreign_parameters_are_mistakes_of_the_caller(tmp_path):
+    model, other = Players(1.0, 1.0), Players(1.0, 1.0)
+    same = Objective(lambda batch: {"a": model.b}, sgd(model.b, 1.0), constant)
+    with pytest.raises(AssertionError, match="two objectives have a loss named a"):
+        train(model, lambda batch: {"a": model.a}, sgd(model.a, 0.5), tmp_path, then=[same])
+    with pytest.raises(AssertionError, match="not the model's"):
+        train(model, lambda batch: {"a": other.a}, sgd(other.a, 0.5), tmp_path)
+
+
+def adversaries(folder: Path, kill_at: int | None = None) -> None:
+    """A network, and noise on its input that its own Adam drives to make the network's loss larger."""
+    torch.manual_seed(1)
+    model = nn.ModuleDict({"net": nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.3)), "noise": nn.Linear(4, 4)})
+    calls: list[int] = []
+
+    def loss(batch: Tensor) -> Tensor:
+        if len(calls) == kill_at:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return model["net"](batch + model["noise"](batch)).square().mean()
+
+    def batches(epoch: int):
+        for _ in range(2):
+            yield torch.randn(5, 4)
+
+    noise = torch.optim.Adam(model["noise"].parameters(), lr=0.02)
+    train(
+        model, lambda batch: {"loss": loss(batch)}, torch.optim.Adam(model["net"].parameters(), lr=0.01), folder,
+        then=[Objective(lambda batch: {"hardness": -0.01 * loss(batch)}, noise, constant)], batches=batches,
+        num_epochs=2, save_every_steps=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kill_at", [2, 3, 4, 6, 7])  # calls: before the step of the first, or between the two
+def test_several_objectives_resume_to_the_same_bytes(tmp_path, kill_at):
+    adversaries(tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        adversaries(tmp_path / "killed", kill_at)
+    adversaries(tmp_path / "killed")
+    for name in ("weights.safetensors", "manifest.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
+def test_parts_of_a_batch_by_hand(tmp_path):
+    """Half of w^2 / 2 twice, from w = 1 at rate 1/2: w = 1/2, then 1/4; the value is the sum of both halves."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+
+    def halves(batch: str):
+        yield {"a": model.weight.square().sum() / 4}
+        assert model.weight.grad is not None  # the first half has gone backward before the second is computed
+        yield {}
+        yield {"a": model.weight.square().sum() / 4, "b": 0 * model.weight.sum()}
+
+    train(model, halves, torch.optim.SGD(model.parameters(), lr=0.5), tmp_path)
+    assert model.weight.item() == 0.25
+    assert training_history(tmp_path) == [{"a": (1 / 2 + 1 / 8) / 2, "b": 0.0}]
+
+
+def test_halves_of_a_batch_teach_what_the_whole_does(tmp_path):
+    def trained(name: str, num_parts: int) -> nn.Module:
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+        def losses(batch: Tensor):
+            for part in batch.chunk(num_parts):
+                yield {"square": (model(part) - 1).square().sum() / len(batch)}
+
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        train(
+            model, losses, optimizer, tmp_path / name, batches=lambda epoch: list(torch.randn(2, 6, 4)), clip_norm=0.1
+        )
+        return model
+
+    whole, halves = trained("whole", 1), trained("halves", 2)
+    for wanted, found in zip(whole.parameters(), halves.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted)
+    (wanted,), (found,) = training_history(tmp_path / "whole"), training_history(tmp_path / "halves")
+    assert found == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("parts", [[], [{}]])
+def test_a_batch_of_no_parts_teaches_nothing(tmp_path, parts):
+    """Not even the momentum or the decay of the weights moves them."""
+    model = Players(1.0, 1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
+    train(model, lambda batch: {"a": model.a} if batch == "0.jpg" else iter(parts), optimizer, tmp_path)
+    assert model.a.item() == pytest.approx(1 - 0.5 * 1.1)
+    assert training_history(tmp_path) == [{"a": 0.5}]
