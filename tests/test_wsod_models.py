@@ -26,9 +26,29 @@ def test_wsddn_loss_is_finite_where_a_tagged_class_has_no_evidence() -> None:
     assert wsddn_loss(torch.zeros(4, 2), torch.ones(2)).item() == pytest.approx(-2 * math.log(1e-6), rel=1e-4)
 
 
+def test_wsddn_loss_as_in_mist_is_the_mean_over_the_columns() -> None:
+    scores = wsddn_scores(torch.tensor([[2.0, 0], [0, 1], [1, 1]]), torch.tensor([[1.0, 0], [0, 2], [0, 0]]))
+    tags = torch.tensor([1.0, 0.0])
+    assert wsddn_loss(scores, tags, reduction="mean").item() == pytest.approx(0.712541, abs=1e-5)
+    # Background, column 0, has tag 0: its -log(1 - 0.5) is one more term of the mean
+    with_background = torch.cat([torch.full((3, 1), 0.5 / 3), scores], dim=1)
+    loss = wsddn_loss(with_background, tags_as_vector((1,), 3), eps=1e-8, reduction="mean")
+    assert loss.item() == pytest.approx((math.log(2) + 1.425081) / 3, abs=1e-5)
+
+
+@pytest.mark.parametrize("total", [1.0, 1.0 - 2.0**-24, 1.0 - 2.0**-23])
+def test_wsddn_loss_of_a_sure_false_class_is_finite_with_a_usable_gradient(total: float) -> None:
+    scores = torch.tensor([[total], [0.0]], requires_grad=True)
+    loss = wsddn_loss(scores, torch.zeros(1), eps=1e-8, reduction="mean")
+    loss.backward()
+    assert loss.item() == pytest.approx(-math.log(2.0**-23), rel=1e-6)
+    assert scores.grad.abs().max() <= 2.0**23
+
+
 def test_wsddn_loss_passes_nan_on_so_that_the_training_can_name_the_image() -> None:
     scores = torch.tensor([[0.5, float("nan")], [0.1, 0.2]])
     assert math.isnan(wsddn_loss(scores, torch.tensor([1.0, 0.0])).item())
+    assert math.isnan(wsddn_loss(scores, torch.tensor([1.0, 0.0]), eps=1e-8, reduction="mean").item())
 
 
 def test_tags_as_vector() -> None:

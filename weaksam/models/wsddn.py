@@ -1,5 +1,7 @@
 """WSDDN: score every RoI by class and by location, and learn from the tags alone."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,17 +22,22 @@ def image_scores(roi_scores: Tensor) -> Tensor:
     return roi_scores.sum(dim=0).clamp(0.0, 1.0)
 
 
-def wsddn_loss(roi_scores: Tensor, tags: Tensor, eps: float = 1e-6) -> Tensor:
+def wsddn_loss(
+    roi_scores: Tensor, tags: Tensor, eps: float = 1e-6, *, reduction: Literal["sum", "mean"] = "sum"
+) -> Tensor:
     """Binary cross-entropy of the image scores against the tags ``(C,)`` in {0, 1}, summed over classes, a scalar.
 
-    Image scores are clamped to ``[eps, 1 - eps]`` so that a class without evidence has a finite loss. Without RoIs the
-    loss is 0: nothing in the image can be blamed. A score that is NaN makes the loss NaN, so that the training can say
-    which image it was; the cross-entropy by itself would stop without telling.
+    MIST takes the ``"mean"`` over C + 1 columns, background in column 0 with tag 0, and ``eps = 1e-8`` (specification,
+    section 3.2). Image scores are clamped to ``[eps, 1 - eps]`` so that a class without evidence has a finite loss.
+    Without RoIs the loss is 0: nothing in the image can be blamed. A score that is NaN makes the loss NaN, so that the
+    training can say which image it was; the cross-entropy by itself would stop without telling.
     """
     if roi_scores.shape[0] == 0:
         return roi_scores.sum()
-    phi = image_scores(roi_scores).clamp(eps, 1.0 - eps)
-    loss = F.binary_cross_entropy(phi.nan_to_num(nan=eps), tags.to(phi.dtype), reduction="sum")
+    phi = image_scores(roi_scores)
+    # 1 - 1e-8 is 1 in float32, where the cross-entropy's gradient is 1e12: keep one step of the type below 1
+    phi = phi.clamp(eps, 1.0 - max(eps, torch.finfo(phi.dtype).eps))
+    loss = F.binary_cross_entropy(phi.nan_to_num(nan=eps), tags.to(phi.dtype), reduction=reduction)
     return loss + (phi - phi).detach().sum()  # adds 0 or NaN
 
 
