@@ -7,17 +7,23 @@ import pytest
 import torch
 
 from tests.test_stage_clues import SETTINGS as CLUES
-from tests.test_stage_clues import context, draw
+from tests.test_stage_clues import COLOURS, context, draw
 from weaksam.artifacts import Store
 from weaksam.config import UserError
 from weaksam.data.dataset import Dataset
+from weaksam.data.images import read_image
 from weaksam.engine.photo_features import View
 from weaksam.models.oicr import Seeds
 from weaksam.models.wsod_head import HeadOutput
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues, proposals, wsod
-from weaksam.stages.wsod import Lesson, WsodSettings, detections_from, make_lesson, photo_losses, rois_in_cells
+from weaksam.stages.wsod import WsodSettings, draft
+from weaksam.stages.wsod.detecting import detections_from
+from weaksam.stages.wsod.draft import rois_in_cells
+from weaksam.stages.wsod.lessons import Lesson, make_lesson
+from weaksam.stages.wsod.losses import photo_losses
 from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, rle_from_mask
 
 TINY = WsodSettings(long_side=256, reduced=16, hidden=32, roi_size=3, num_epochs=3, warmup_steps=4, num_branches=2)
@@ -63,7 +69,7 @@ def test_it_learns_where_the_discs_are_from_tags_alone(made, tmp_path: Path) -> 
 
 def test_an_interrupted_training_ends_with_the_same_bytes(made, tmp_path: Path, monkeypatch) -> None:
     whole = train(made, tmp_path / "whole")
-    true_losses, count = wsod.photo_losses, 0
+    true_losses, count = draft.photo_losses, 0
 
     def stop_in_the_second_epoch(*arguments):
         nonlocal count
@@ -72,15 +78,15 @@ def test_an_interrupted_training_ends_with_the_same_bytes(made, tmp_path: Path, 
             raise KeyboardInterrupt
         return true_losses(*arguments)
 
-    monkeypatch.setattr(wsod, "photo_losses", stop_in_the_second_epoch)
+    monkeypatch.setattr(draft, "photo_losses", stop_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
         train(made, tmp_path / "broken")
-    monkeypatch.setattr(wsod, "photo_losses", true_losses)
+    monkeypatch.setattr(draft, "photo_losses", true_losses)
     rerun = train(made, tmp_path / "broken")
     assert rerun.weights.read_bytes() == whole.weights.read_bytes()
     parts = [sorted(result.stores["train"].folder.glob("*.parquet")) for result in (whole, rerun)]
     assert [one.read_bytes() for one in parts[0]] == [one.read_bytes() for one in parts[1]]
-    monkeypatch.setattr(wsod, "photo_losses", None)  # finished: nothing is trained again
+    monkeypatch.setattr(draft, "photo_losses", None)  # finished: nothing is trained again
     assert train(made, tmp_path / "broken").fingerprint == whole.fingerprint
 
 
@@ -104,7 +110,7 @@ def test_a_lesson_takes_the_best_proposals_and_seeds_them_by_contrast(made) -> N
     lesson = make_lesson(dataset.samples[0], row, tags, (torch.tensor([1]), maps), WsodSettings())
     assert lesson.clue_seeds.roi.tolist() == [1]
     assert lesson.clue_seeds.label.tolist() == [1]
-    assert lesson.pairwise_iou.diagonal().tolist() == [1.0, 1.0, 1.0]
+    assert lesson.overlaps.iou.diagonal().tolist() == [1.0, 1.0, 1.0]
     short = make_lesson(dataset.samples[0], row, tags, (torch.tensor([1]), maps), WsodSettings(num_proposals=1))
     assert len(short.boxes) == 1
     assert len(short.clue_seeds.roi) == 0  # the whole photo splits nothing
@@ -130,7 +136,6 @@ def test_losses_seed_the_first_branch_from_clues_or_scores() -> None:
     lesson = Lesson(
         None,  # type: ignore[arg-type]  # the losses never look at the photo
         boxes,
-        pairwise_iou(boxes, boxes),
         torch.tensor([1.0]),
         Seeds(torch.tensor([1]), torch.tensor([0]), torch.tensor([1.0])),
     )
@@ -168,3 +173,30 @@ def test_no_proposal_anywhere_is_one_sentence(made, tmp_path: Path) -> None:
     none.fill(lambda image_id: {**empty, "sources": torch.zeros(0, dtype=torch.int64)})
     with pytest.raises(UserError, match="wanted proposals on the training photos, found none"):
         wsod.run(context(tmp_path, dataset), TINY, {"train": none}, maps, clues.class_maps(maps))
+
+
+def disc_boxes(dataset: Dataset) -> dict[str, Instances]:
+    """The true boxes of the drawn discs, read off their colours."""
+    truths = {}
+    for sample in dataset:
+        image = torch.from_numpy(read_image(sample.path))
+        masks = [(image == torch.tensor(COLOURS[dataset.classes[label]])).all(dim=2) for label in sample.tags]
+        truths[sample.image_id] = Instances(boxes_from_masks(torch.stack(masks)), torch.tensor(sample.tags))
+    return truths
+
+
+def test_the_ceiling_learns_the_true_boxes_in_a_folder_of_its_own(made, tmp_path: Path) -> None:
+    dataset, _, found, maps = made
+    truths = disc_boxes(dataset)
+    weak = train(made, tmp_path)
+    arguments = (context(tmp_path, dataset), TINY.model_copy(update={"num_epochs": 20}), {"train": found}, maps)
+    ceiling = wsod.run(*arguments, clues.class_maps(maps), truths=truths, name="wsod_ceiling")
+    assert ceiling.fingerprint != weak.fingerprint and (tmp_path / "wsod_ceiling/detections_train.json").is_file()
+    overlaps = []
+    for image_id, one in ceiling.detections("train").items():
+        for label, box in zip(truths[image_id].labels, truths[image_id].boxes, strict=True):
+            overlaps.append(pairwise_iou(one.boxes[one.labels == label][:1], box[None]).item())
+    assert sum(overlaps) / len(overlaps) > 0.5  # 16 discs, five or so take the other class
+    moved = {one: truth.replace(boxes=truth.boxes + 1) for one, truth in truths.items()}
+    other = wsod.run(*arguments, clues.class_maps(maps), truths=moved, name="wsod_ceiling")
+    assert other.fingerprint != ceiling.fingerprint  # other true boxes, other weights

@@ -8,7 +8,7 @@ import torch
 
 from tests.test_stage_clues import SETTINGS as CLUES
 from tests.test_stage_clues import context, draw
-from weaksam.artifacts import Store
+from weaksam.artifacts import Store, stage_fingerprint
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.dataset import Dataset, Sample, SplitSettings, load_dataset
 from weaksam.engine.tag_checks import tag_notes
@@ -16,8 +16,11 @@ from weaksam.models.oicr import Seeds
 from weaksam.models.wsod_head import HeadOutput, WsodHead
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues, proposals, wsod
-from weaksam.stages.wsod import Lesson, WsodSettings, detections_from, photo_losses
-from weaksam.structures.boxes import pairwise_iou
+from weaksam.stages.wsod import WsodSettings
+from weaksam.stages.wsod.detecting import detections_from
+from weaksam.stages.wsod.draft import DraftDetector
+from weaksam.stages.wsod.lessons import Lesson
+from weaksam.stages.wsod.losses import photo_losses
 
 TINY = WsodSettings(long_side=256, reduced=8, hidden=16, roi_size=2, num_epochs=1, warmup_steps=2, num_branches=2)
 
@@ -48,7 +51,7 @@ def train(made: tuple[Dataset, Store, Store], out: Path, **changes: object) -> w
 def test_every_head_trains_and_detects_the_same_twice(made, tmp_path: Path, changes: dict[str, object]) -> None:
     first, second = train(made, tmp_path / "one", **changes), train(made, tmp_path / "two", **changes)
     assert first.weights.read_bytes() == second.weights.read_bytes()
-    assert first.fingerprint != wsod.stage_fingerprint("wsod", TINY, {})
+    assert first.fingerprint != stage_fingerprint("wsod", TINY, {})
     for sample in made[0]:
         one = first.detections("train")[sample.image_id]
         assert len(one) > 0 and one.boxes.isfinite().all()
@@ -66,7 +69,7 @@ def test_settings_at_their_defaults_leave_old_fingerprints_as_they_were() -> Non
 def lesson(boxes: torch.Tensor, tags: list[float]) -> Lesson:
     nothing = torch.zeros(0, dtype=torch.int64)
     seeds = Seeds(nothing, nothing, torch.zeros(0))
-    return Lesson(None, boxes, pairwise_iou(boxes, boxes), torch.tensor(tags), seeds)  # type: ignore[arg-type]
+    return Lesson(None, boxes, torch.tensor(tags), seeds)  # type: ignore[arg-type]
 
 
 def test_the_first_branch_weighs_three_with_mist_for_classes_and_boxes() -> None:
@@ -112,15 +115,15 @@ def test_box_layers_leave_the_other_layers_as_they_were() -> None:
 
 
 def test_weights_that_are_not_finite_stop_the_training_and_name_the_photo(made, tmp_path: Path, monkeypatch) -> None:
-    photo, output = made[0].samples[3].image_id, wsod._Detector.output
+    photo, output = made[0].samples[3].image_id, DraftDetector.output
 
     def poisoned(self, sample: Sample, boxes: torch.Tensor, mirrored: bool) -> HeadOutput:
         if sample.image_id == photo:
             with torch.no_grad():
-                self.head.class_stream.weight.fill_(float("nan"))
+                self.model.streams.class_stream.weight.fill_(float("nan"))
         return output(self, sample, boxes, mirrored)
 
-    monkeypatch.setattr(wsod._Detector, "output", poisoned)
+    monkeypatch.setattr(DraftDetector, "output", poisoned)
     with pytest.raises(UserError, match=f"wanted a finite .*, found nan on the images .*{photo}"):
         train(made, tmp_path, batch_size=1)
 

@@ -1,0 +1,156 @@
+"""Train the weak detector on the training photos, detect with it, and seal both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from weaksam.artifacts import Store, stage_fingerprint, store_folder
+from weaksam.config import UserError, fingerprint_of
+from weaksam.data.coco import write_results
+from weaksam.data.dataset import Dataset
+from weaksam.engine.context import RunContext
+from weaksam.engine.detection import detection_store, instances_key, instances_of
+from weaksam.engine.photo_features import PhotoFeatures
+from weaksam.engine.seeds import derive_seed, seed_everything
+from weaksam.engine.training import fit, load_trained
+from weaksam.models.backbones import backbone_fingerprint
+from weaksam.stages.wsod.draft import DraftDetector
+from weaksam.stages.wsod.full import FullDetector
+from weaksam.stages.wsod.lessons import ClassMaps, Lesson, best_proposals, make_lessons
+from weaksam.stages.wsod.settings import WsodSettings
+from weaksam.structures.instances import Instances
+
+Detector = DraftDetector | FullDetector
+
+
+@dataclass(frozen=True)
+class WsodResult:
+    """The sealed weights, their fingerprint, and the sealed detections of ``train`` and, if there is one, ``test``."""
+
+    weights: Path
+    fingerprint: str
+    stores: Mapping[str, Store]
+
+    def detections(self, split: str) -> dict[str, Instances]:
+        """Detections of ``test`` or ``train`` by image id."""
+        return instances_of(self.stores[split])
+
+
+def run(
+    context: RunContext,
+    settings: WsodSettings,
+    proposals: Mapping[str, Store],
+    clue_store: Store,
+    class_maps: ClassMaps,
+    *,
+    truths: Mapping[str, Instances] | None = None,
+    name: str = "wsod",
+    photos: PhotoFeatures | None = None,
+) -> WsodResult:
+    """Train on ``context.train`` and detect on it and on the test photos; weights and detections end up sealed.
+
+    ``proposals`` maps ``train`` (and ``test``) to sealed stores; ``class_maps`` answers from ``clue_store``. Writes
+    ``OUT/<name>/detections_train.json`` and ``detections_test.json`` (COCO results). With the true boxes of the
+    training photos as ``truths``, and another ``name``, this measures the ceiling of the same features and proposals.
+    ``photos`` (draft mode) are features that another run with the same backbone, photos and sizes has read.
+
+    Raises:
+        UserError: no training photo has a proposal, or the proposals are another dataset's.
+    """
+    for split, store in proposals.items():
+        _require_same_photos(store, _photos(context, split), split)
+    inputs = {
+        "train": context.train.fingerprint,
+        "backbone": backbone_fingerprint(context.backbone),
+        "proposals": proposals["train"].fingerprint,
+        "clues": clue_store.fingerprint,
+        "seed": str(context.seed),
+    }
+    if truths is not None:
+        inputs["truth"] = fingerprint_of(instances_key(truths))
+    fingerprint = stage_fingerprint("wsod", settings, inputs)
+    folder = store_folder(context.out, name, "weights", fingerprint)
+    seed_everything(derive_seed(context.seed, "wsod", "weights"))
+    draft = settings.mode == "draft"
+    detector = DraftDetector(context, settings, photos) if draft else FullDetector(context, settings)
+    if not load_trained(detector.model, folder, fingerprint, name):
+        detector.begin()
+        lessons = make_lessons(context, settings, proposals["train"], class_maps, detector.prepare, truths)
+        _train(context, settings, detector, lessons, folder, fingerprint, name)
+    detector.trained()
+    stores = {
+        split: _detect(context, settings, detector, store, split, fingerprint, name)
+        for split, store in proposals.items()
+    }
+    return WsodResult(folder / "weights.safetensors", fingerprint, stores)
+
+
+def _train(
+    context: RunContext,
+    settings: WsodSettings,
+    detector: Detector,
+    lessons: Sequence[Lesson],
+    folder: Path,
+    fingerprint: str,
+    name: str,
+) -> None:
+    """Train the detector; an interrupted training in ``folder`` is taken up."""
+    fit(
+        detector.model,
+        detector.losses,
+        lambda epoch: detector.batches(lessons),
+        num_steps_per_epoch=-(-len(lessons) // settings.batch_size),
+        folder=folder,
+        fingerprint=fingerprint,
+        seed=context.seed,
+        label=name,
+        log=context.log,
+        clip_norm=settings.clip_norm,
+        **detector.training(),
+    )
+
+
+def _detect(
+    context: RunContext,
+    settings: WsodSettings,
+    detector: Detector,
+    proposals: Store,
+    split: str,
+    weights_key: str,
+    name: str,
+) -> Store:
+    """Detections of one split as a sealed store and as COCO results."""
+    dataset = _photos(context, split)
+    inputs = {"weights": weights_key, "dataset": dataset.fingerprint, "proposals": proposals.fingerprint}
+    fingerprint = stage_fingerprint("wsod detections", settings, inputs)
+    folder = store_folder(context.out, name, f"detections_{split}", fingerprint)
+    store = detection_store(folder, name, fingerprint, dataset, masks=False)
+
+    def row(image_id: str) -> dict[str, Any]:
+        boxes = best_proposals(proposals[image_id], settings.num_proposals)
+        found = detector.detect(dataset.by_id[image_id], boxes)
+        return {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+
+    store.fill(row, progress=f"{name}: detecting ({split})")
+    write_results(context.out / name / f"detections_{split}.json", dataset, instances_of(store))
+    return store
+
+
+def _photos(context: RunContext, split: str) -> Dataset:
+    dataset: Dataset | None = context.train if split == "train" else context.test
+    assert dataset is not None, f"proposals of {split} without its photos"
+    return dataset
+
+
+def _require_same_photos(store: Store, dataset: Dataset, split: str) -> None:
+    """UserError where the proposals were made for other photos."""
+    ours, theirs = set(dataset.image_ids), set(store.image_ids)
+    if ours != theirs:
+        first = min(ours ^ theirs)
+        raise UserError(
+            f"wanted the proposals of the {len(ours)} {split} photos, found a store of {len(theirs)} photos that "
+            f"differ from them in {len(ours ^ theirs)} (first: {first}): run 'weaksam proposals' on these photos"
+        )
