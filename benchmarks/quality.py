@@ -22,6 +22,9 @@ FIGURES = (
     ("wsod", "train CorLoc", ("train_corloc", "mean")),
     ("wsod", "test AP50", ("test_boxes", "mean", "0.5")),
     ("wsod", "test AP75", ("test_boxes", "mean", "0.75")),
+    ("wsod_ceiling", "train CorLoc", ("train_corloc", "mean")),
+    ("wsod_ceiling", "test AP50", ("test_boxes", "mean", "0.5")),
+    ("wsod_ceiling", "test AP75", ("test_boxes", "mean", "0.75")),
     ("pseudo_gt", "precision", ("train_chosen", "precision")),
     ("pseudo_gt", "recall", ("train_chosen", "recall")),
     ("pseudo_gt", "number", ("train_chosen", "number")),
@@ -73,12 +76,13 @@ def shown(value: float) -> str:
     return f"{value:.3f}" if abs(value) <= 1 else f"{value:.0f}"
 
 
-def run_seed(config: str, out: Path, seed: int, first: Path, overrides: list[str]) -> None:
-    """Run or resume one seed."""
+def run_seed(config: str, out: Path, seed: int, first: Path, until: str | None, overrides: list[str]) -> None:
+    """Run or resume one seed, to the stage ``until`` or to the end."""
     if out != first and not out.exists():
         for stage in ("clues", "proposals"):
             shutil.copytree(first / stage, out / stage)
     command = [sys.executable, "-m", "weaksam.cli", "run", config, f"out={out}", f"seed={seed}", *overrides]
+    command += [] if until is None else ["--until", until]
     subprocess.run(command, check=True)
 
 
@@ -89,12 +93,13 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True, help="a folder per seed is made below it")
+    parser.add_argument("--until", help="last stage to run, such as wsod; all by default")
     parser.add_argument("--table-only", action="store_true", help="only print the table of runs that are there")
     arguments = parser.parse_intermixed_args()
     folders = [arguments.out / f"seed{seed}" for seed in arguments.seeds]
     for seed, folder in zip(arguments.seeds, folders, strict=True):
         if not arguments.table_only:
-            run_seed(arguments.config, folder, seed, folders[0], arguments.overrides)
+            run_seed(arguments.config, folder, seed, folders[0], arguments.until, arguments.overrides)
     print(table([json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders]))
 
 

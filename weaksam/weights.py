@@ -109,7 +109,8 @@ def load_into(
     ``allow_missing`` and ``allow_extra`` are key prefixes (or, starting with a dot, suffixes) that may differ.
 
     Raises:
-        UserError: a key is missing or left over, or a shape differs: the file belongs to another architecture.
+        UserError: a key is missing or left over, or a shape differs: the file belongs to another architecture; or a
+            number is not finite.
     """
     own = module.state_dict()
     missing = [key for key in own if key not in state and not _named_by(key, allow_missing)]
@@ -117,6 +118,12 @@ def load_into(
     misshapen = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or extra or misshapen:
         raise UserError(f"{_describe_mismatch(what, own, state, missing, extra, misshapen)}: give weights of {what}.")
+    broken = [key for key in own if key in state and not bool(state[key].isfinite().all())]
+    if broken:
+        raise UserError(
+            f"{what} wants finite weights, found NaN or infinity in '{broken[0]}' ({len(broken)} such tensors): "
+            "take another file, or train it anew."
+        )
     module.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
 
 

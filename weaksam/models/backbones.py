@@ -32,8 +32,9 @@ class BackboneSettings(Settings):
     name: Literal["mobilenet_v2", "resnet50", "vgg16", "sam_nano"] = "mobilenet_v2"
     """A torchvision classification network, or the image encoder of sam_nano (offline demonstrations only)."""
     weights: str = "imagenet"
-    """Path of a state dict (.safetensors or .pth), ``imagenet`` (torchvision's download; sam_nano: the bundled
-    weights, which have seen rendered scenes only) or ``none``."""
+    """Path of a state dict (.safetensors or .pth), ``imagenet`` (torchvision's first download; sam_nano: the bundled
+    weights, which have seen rendered scenes only), another of torchvision's names (``IMAGENET1K_V2``, and for vgg16
+    ``IMAGENET1K_FEATURES``, Caffe's) or ``none``."""
     adapted: Path | None = None
     """Weights that the clue stage trained on the tags of this very backbone; set by the pipeline."""
 
@@ -208,9 +209,8 @@ def backbone_fingerprint(settings: BackboneSettings) -> str:
     digest = hashlib.sha256(settings.name.encode())
     if settings.name == "sam_nano" and settings.weights == "imagenet":
         digest.update(BUNDLED.read_bytes())
-    elif settings.weights in ("imagenet", "none"):
-        source = settings.weights if settings.weights == "none" else str(_torchvision_weights(settings.name).url)
-        digest.update(source.encode())
+    elif settings.weights == "none" or (published := _torchvision_weights(settings)) is not None:
+        digest.update((settings.weights if settings.weights == "none" else str(published.url)).encode())
     else:
         path = Path(settings.weights)
         if not path.is_file():
@@ -226,16 +226,34 @@ def _load_network(settings: BackboneSettings, dilate: bool) -> nn.Module:
     if settings.name == "sam_nano":
         return _nano_encoder(settings.weights)
     network = _random_network(settings.name, dilate)
-    what = f"backbone {settings.name}"
-    if settings.weights == "none":
+    state = published_state(settings)
+    if state is None:
         _calibrate(network)
     else:
-        state = _download(settings.name) if settings.weights == "imagenet" else load_state(settings.weights, what)
-        classifier = _ARCHITECTURES[settings.name].classifier
+        what, classifier = f"backbone {settings.name}", _ARCHITECTURES[settings.name].classifier
         load_into(network, state, what, allow_missing=(".num_batches_tracked",), allow_extra=(classifier,))
     if settings.name == "mobilenet_v2" and dilate:
         _dilate_mobilenet(network)
     return network
+
+
+def published_state(settings: BackboneSettings) -> dict[str, Tensor] | None:
+    """Every tensor of the weights that ``settings`` name, the classifier's too; None for ``none``.
+
+    For torchvision's networks alone. Raises:
+        UserError: the file or the download cannot be had.
+    """
+    if settings.weights == "none":
+        return None
+    published = _torchvision_weights(settings)
+    if published is None:
+        return load_state(settings.weights, f"backbone {settings.name}")
+    return _download(settings.name, published)
+
+
+def first_modules_of_stages(name: str) -> tuple[int, ...]:
+    """Index of the first module of each stage of a backbone's ``body``, stem first."""
+    return _ARCHITECTURES[name].stages
 
 
 def _nano_encoder(weights: str) -> nn.Module:
@@ -286,13 +304,14 @@ def _calibrate(network: nn.Module) -> None:
     getattr(network, "features", network).train()(noise)
 
 
-def _torchvision_weights(name: str) -> torchvision.models.WeightsEnum:
-    return torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+def _torchvision_weights(settings: BackboneSettings) -> torchvision.models.WeightsEnum | None:
+    """Torchvision's weights that ``settings`` name; None where they name a file."""
+    name = "IMAGENET1K_V1" if settings.weights == "imagenet" else settings.weights.upper()
+    return torchvision.models.get_model_weights(settings.name).__members__.get(name)
 
 
-def _download(name: str) -> dict[str, Tensor]:
-    """Torchvision's own ImageNet weights, from its cache or the network."""
-    weights = _torchvision_weights(name)
+def _download(name: str, weights: torchvision.models.WeightsEnum) -> dict[str, Tensor]:
+    """Torchvision's own weights, from its cache or the network."""
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (URLError, OSError, RuntimeError) as error:

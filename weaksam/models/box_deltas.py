@@ -45,17 +45,19 @@ def mirrored_deltas(deltas: Tensor) -> Tensor:
     return torch.cat([-deltas[..., :1], deltas[..., 1:]], dim=-1)
 
 
-def box_loss(deltas: Tensor, targets: Targets, boxes: Tensor) -> Tensor:
+def box_loss(deltas: Tensor, targets: Targets, boxes: Tensor, wanted: Tensor | None = None) -> Tensor:
     """``sum over foreground of (w_r * smooth L1 of the target class's offsets) / R``, a scalar.
 
-    ``deltas`` (R, C + 1, 4), background in column 0, ``boxes`` (R, 4) xyxy of the RoIs. WeakSAM's MIST (specification,
-    section 3.2): beta 1, summed over the four numbers, divided by all RoIs. Without RoIs or foreground: 0.
+    ``deltas`` (R, C + 1, 4), background in column 0, ``boxes`` (R, 4) xyxy of the RoIs, ``wanted`` the xyxy boxes that
+    ``targets.seed`` numbers (the RoIs themselves if not given; at least one if there are RoIs). WeakSAM's MIST
+    (specification, section 3.2): beta 1, summed over the four numbers, divided by all RoIs. Without RoIs or foreground
+    it is 0.
     """
     if len(boxes) == 0:
         return deltas.sum()
     chosen = deltas[torch.arange(len(boxes), device=deltas.device), targets.target]  # (R, 4)
-    wanted = encode_boxes(boxes, boxes[targets.seed])
-    each = F.smooth_l1_loss(chosen, wanted, reduction="none", beta=1.0).sum(dim=1)
+    offsets = encode_boxes(boxes, (boxes if wanted is None else wanted)[targets.seed])
+    each = F.smooth_l1_loss(chosen, offsets, reduction="none", beta=1.0).sum(dim=1)
     weight = targets.weight.masked_fill(targets.target == 0, 0.0)
     return (weight * each).sum() / len(boxes)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 DETECTORS = (
     ("WSOD", "wsod", "test_boxes"),
+    ("WSOD ceiling", "wsod_ceiling", "test_boxes"),
     ("retrained", "retrain", "test_boxes"),
     ("true-box ceiling", "retrain_ceiling", "test_boxes"),
     ("masks", "wsis", "test_masks"),

@@ -1,0 +1,252 @@
+"""Where the time of a full MIST step on VGG-16 goes, part by part; and on a GPU how many steps it takes a second.
+
+    OMP_NUM_THREADS=1 python benchmarks/wsod_profile.py parts
+    python benchmarks/wsod_profile.py parts --device cuda --precision bfloat16
+    python benchmarks/wsod_profile.py speed --device cuda --photos 8 --precision bfloat16
+
+Random weights, a random photo of the given size, 2,000 proposals that crowd round 40 places, 3 of 20 classes tagged;
+the losses are those of the stage. ``parts`` cuts the graph between the parts, so that each one's forward and backward
+pass are timed alone (CPU seconds of the process, or wall time after a synchronisation on a GPU), and prints markdown.
+``speed`` trains with the stage's own step and stops with an error where anything waits for the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from weaksam.engine.mixed_precision import ScaledAdam, autocast
+from weaksam.models.backbones import BackboneSettings
+from weaksam.models.oicr import empty_seeds
+from weaksam.models.wsod_head import HeadOutput
+from weaksam.models.wsod_network import WsodNetwork, pad_together, parameter_groups, wsod_trunk
+from weaksam.stages.wsod import WsodSettings
+from weaksam.stages.wsod.lessons import Lesson
+from weaksam.stages.wsod.losses import photo_losses
+
+MIST = WsodSettings(
+    mode="full", seeds="mist", box_regression=True, background_column=True, num_proposals=5000, hidden=4096, roi_size=7
+)
+OUTSIDE_LIMIT = 0.10
+
+
+@dataclass
+class Clock:
+    """Seconds by part."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what happens inside as ``name``'s."""
+        start = self.now()
+        yield
+        self.seconds[name] += self.now() - start
+
+    def now(self) -> float:
+        """CPU seconds of this process, or wall seconds once a GPU is done."""
+        if self.device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def make_lesson(size: tuple[int, int], num: int, classes: int, tags: int, seed: int) -> Lesson:
+    """Proposals around 40 places of a photo of ``size`` (H, W), and its tags."""
+    generator = torch.Generator().manual_seed(seed)
+    frame = torch.tensor([size[1], size[0]], dtype=torch.float32)
+    centre = (torch.rand(40, 2, generator=generator) * frame)[torch.randint(40, (num,), generator=generator)]
+    centre = centre + 25 * torch.randn(num, 2, generator=generator)
+    half = 10 + 90 * torch.rand(num, 2, generator=generator)
+    boxes = torch.cat([centre - half, centre + half], dim=1)
+    boxes = torch.minimum(boxes.clamp(min=0), torch.cat([frame, frame]))
+    vector = torch.zeros(classes)
+    vector[torch.randperm(classes, generator=generator)[:tags]] = 1.0
+    return Lesson(None, boxes, vector, empty_seeds())  # type: ignore[arg-type]  # the losses never look at the photo
+
+
+def make_network(options: argparse.Namespace, device: torch.device) -> WsodNetwork:
+    """MIST's network of the recipes with random weights."""
+    torch.manual_seed(0)
+    trunk = wsod_trunk(BackboneSettings(name="vgg16", weights="none"), frozen_stages=2, last_relu=False)
+    network = WsodNetwork(
+        trunk,
+        options.classes,
+        drop_rate=None if options.no_drop_block else 0.3,
+        box_regression=True,
+        background_column=True,
+        init_std=0.001,
+    )
+    return network.to(device).train()
+
+
+def make_optimizers(network: WsodNetwork) -> list[ScaledAdam]:
+    """The detector's and, if there is one, the adversary's."""
+    decay = {"weight_decay": 5e-4, "bias_lr_factor": 2.0, "bias_weight_decay": 0.0, "branch_lr_factor": 1.0}
+    found = [ScaledAdam(parameter_groups(network, lr=1e-5, **decay), lr=1e-5)]
+    if network.drop_block is not None:
+        found.append(ScaledAdam(network.drop_block.parameters(), lr=1e-5))
+    return found
+
+
+def timed_step(
+    network: WsodNetwork,
+    optimizers: list[ScaledAdam],
+    image: Tensor,
+    lesson: Lesson,
+    dtype: torch.dtype,
+    clock: Clock,
+) -> None:
+    """One step of the detector and one of its adversary, each part's forward and backward on the clock."""
+    with clock.part("pairwise IoU"):
+        lesson = replace(lesson)  # forgets the table, which both passes share
+        _ = lesson.overlaps
+    with network.all_but_drop_block_learn():
+        timed_pass(network, image, lesson, dtype, clock, sign=1.0)
+    step(optimizers[0], network, clock)
+    if network.drop_block is None:
+        return
+    with network.only_drop_block_learns():
+        timed_pass(network, image, lesson, dtype, clock, sign=-0.01)
+    step(optimizers[1], network, clock)
+
+
+def step(optimizer: ScaledAdam, network: WsodNetwork, clock: Clock) -> None:
+    """Move one optimiser's weights and forget all gradients."""
+    with clock.part("optimiser"):
+        optimizer.step()
+        network.zero_grad(set_to_none=True)
+
+
+def timed_pass(
+    network: WsodNetwork, image: Tensor, lesson: Lesson, dtype: torch.dtype, clock: Clock, *, sign: float
+) -> None:
+    """Forward and backward, cut between the parts; what learns nothing has no backward."""
+    parts: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+        ("backbone", lambda images: network.trunk(images)["last"]),
+        ("RoI pooling", lambda features: network.pool(features, [lesson.boxes])),
+        ("Concrete DropBlock", network.drop_block or torch.nn.Identity()),
+        ("fc6, fc7", lambda rois: network.hidden(rois.flatten(1))),
+    ]
+    value, made = image, []
+    for name, compute in parts:
+        entry = value.detach().requires_grad_(value.requires_grad)
+        with autocast(dtype, image.device), clock.part(name):
+            value = compute(entry)
+        made.append((name, entry, value))
+    hidden = value.detach().requires_grad_()
+    with autocast(dtype, image.device), clock.part("streams and branches"):
+        (output,) = network.streams(hidden)
+    with clock.part("seeds, targets, losses"):
+        total = sign * torch.stack(list(photo_losses(output, lesson, MIST).values())).sum()
+    with clock.part("streams and branches"):
+        total.backward()
+    gradient = hidden.grad
+    for name, entry, value in reversed(made):
+        if value.requires_grad:
+            with clock.part(name):
+                value.backward(gradient)
+            gradient = entry.grad
+
+
+def print_parts(options: argparse.Namespace) -> None:
+    """The table of parts: seconds and shares of the median step."""
+    device, dtype = torch.device(options.device), getattr(torch, options.precision)
+    network = make_network(options, device)
+    optimizers = make_optimizers(network)
+    lesson = make_lesson(options.size, options.proposals, options.classes, options.tags, seed=0).on(device)
+    image = pad_together([torch.randn(3, *options.size)]).to(device)
+    clocks = [Clock(device) for _ in range(options.repeats + 1)]
+    for clock in clocks:
+        timed_step(network, optimizers, image, lesson, dtype, clock)
+    seconds = {name: statistics.median(clock.seconds[name] for clock in clocks[1:]) for name in clocks[0].seconds}
+    total = sum(seconds.values())
+    print(
+        f"{options.proposals} proposals, {options.size[0]} x {options.size[1]} pixels, {total:.2f} s a step of a photo"
+    )
+    print("| part | s | share |\n|---|---|---|")
+    for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
+        print(f"| {name} | {value:.3f} | {value / total:.1%} |")
+    outside = {name: value / total for name, value in seconds.items() if name not in ("backbone", "fc6, fc7")}
+    largest = max(outside, key=lambda name: outside[name])
+    print(f"largest outside backbone and fc: {largest}, {outside[largest]:.1%} (limit {OUTSIDE_LIMIT:.0%})")
+
+
+def print_speed(options: argparse.Namespace) -> None:
+    """Steps a second of the detector and its adversary, with nothing waiting for the device."""
+    device, dtype = torch.device(options.device), getattr(torch, options.precision)
+    network = make_network(options, device)
+    optimizers = make_optimizers(network)
+    lessons = [
+        make_lesson(options.size, options.proposals, options.classes, options.tags, seed).on(device)
+        for seed in range(options.photos)
+    ]
+    images = pad_together([torch.randn(3, *options.size) for _ in lessons]).to(device)
+    boxes = [lesson.boxes for lesson in lessons]
+
+    def total(outputs: list[HeadOutput]) -> Tensor:
+        parts = [photo_losses(one, lesson, MIST) for one, lesson in zip(outputs, lessons, strict=True)]
+        return torch.stack([value for part in parts for value in part.values()]).sum() / len(parts)
+
+    def one_step() -> None:
+        with autocast(dtype, device), network.all_but_drop_block_learn():
+            outputs = network(images, boxes)
+        total(outputs).backward()
+        optimizers[0].step()
+        network.zero_grad(set_to_none=True)
+        if network.drop_block is None:
+            return
+        with autocast(dtype, device), network.only_drop_block_learns():
+            outputs = network.from_rois(network.pooled(images, boxes), boxes)
+        (-0.01 * total(outputs)).backward()
+        optimizers[1].step()
+        network.zero_grad(set_to_none=True)
+
+    one_step()
+    print(
+        f"{1 / seconds_of(one_step, options.repeats, device):.2f} steps/s of {options.photos} photos, {device}, {dtype}"
+    )
+
+
+def seconds_of(step: Callable[[], None], repeats: int, device: torch.device) -> float:
+    """Mean wall seconds of a step; on a GPU an error where one waits for the device."""
+    clock = Clock(device)
+    start = clock.now() if device.type == "cuda" else time.perf_counter()
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    for _ in range(repeats):
+        step()
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("default")
+    return ((clock.now() if device.type == "cuda" else time.perf_counter()) - start) / repeats
+
+
+def main() -> None:
+    """Print one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["parts", "speed"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--size", type=int, nargs=2, default=(688, 917), metavar=("H", "W"))
+    parser.add_argument("--proposals", type=int, default=2000)
+    parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--tags", type=int, default=3)
+    parser.add_argument("--photos", type=int, default=8, help="photos of a step (speed)")
+    parser.add_argument("--no-drop-block", action="store_true", help="MIST without its adversary")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    options.size = tuple(options.size)
+    (print_parts if options.what == "parts" else print_speed)(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Compare weak detectors on one data set: rules of seeding, numbers of branches, sources of proposals; three seeds.
+
+    python benchmarks/wsod_tables.py configs/fruit3.yaml --out work_dirs/tables/fruit3 [key=value ...]
+    python benchmarks/wsod_tables.py configs/fruit3.yaml --out work_dirs/tables/fruit3 --given STORE_TRAIN STORE_TEST
+    python benchmarks/wsod_tables.py CONFIG --out DIR --only oicr mist --branches 1 3
+
+Frozen features are read once and shared by all variants; each variant and seed is an ordinary WSOD stage below
+``--out``, so that an interrupted benchmark resumes. ``--given`` adds a second source: finished stores of proposals,
+such as those of benchmarks/selective_search.py, at the same count as the segmenter's. Tags only; true boxes are read
+by the evaluation alone. Prints markdown: mean and sample standard deviation over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from weaksam.config import load_settings
+from weaksam.engine.detection import instances_of
+from weaksam.engine.photo_features import PhotoFeatures
+from weaksam.pipeline import STAGES
+from weaksam.report import stages as reports
+from weaksam.run import Run, RunSettings, open_run
+from weaksam.stages import clues, wsod
+from weaksam.stages.wsod import WsodSettings
+from weaksam.stages.wsod.draft import frozen_features
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ours": {"seeds": "clues"},
+    "scores": {"seeds": "scores"},
+    "oicr_top": {"seeds": "oicr_top"},
+    "oicr": {"seeds": "oicr"},
+    "mist": {"seeds": "mist"},
+    "mist_boxes": {"seeds": "mist", "box_regression": True},
+    "mist_kept": {"seeds": "mist", "mist_compare": "kept"},
+    "pcl": {"seeds": "pcl"},
+}
+"""Rule by rule, what it changes in the settings of the config."""
+FIGURES = {
+    "test AP50": ("test_boxes", "mean", "0.5"),
+    "test AP75": ("test_boxes", "mean", "0.75"),
+    "train CorLoc": ("train_corloc", "mean"),
+}
+
+
+def opened(config: Path, overrides: list[str]) -> Run:
+    """A run whose clues and proposals are made."""
+    one = open_run(load_settings(RunSettings, config, overrides))
+    for stage in STAGES[:2]:
+        one.results[stage.name] = one.timed(stage.name, lambda stage=stage: stage.make(one))
+    return one
+
+
+def measured(one: Run, settings: WsodSettings, seed: int, photos: PhotoFeatures, ceiling: bool) -> dict[str, Any]:
+    """The figures of one weak detector, trained on tags or, as a ceiling, on the true boxes."""
+    found = one.results["clues"]
+    arguments = (replace(one.context, seed=seed), settings, one.results["proposals"], found, clues.class_maps(found))
+    more = {"truths": one.true_train.truths, "name": "wsod_ceiling"} if ceiling else {}
+    result = wsod.run(*arguments, photos=photos, **more)
+    detections = {split: instances_of(store) for split, store in result.stores.items()}
+    boxes = one.results["proposals"]["train"].column("boxes")
+    return reports.of_wsod(one.truths, detections, boxes, one.settings.evaluation, "").figures
+
+
+def at(figures: Mapping[str, Any], path: tuple[str, ...]) -> float:
+    """One figure."""
+    found: Any = figures
+    for key in path:
+        found = found[key]
+    return float(found)
+
+
+def cell(values: list[float]) -> str:
+    """Mean and spread."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ± {spread:.3f}"
+
+
+def print_rows(one: Run, source: str, options: argparse.Namespace) -> None:
+    """A row for each variant and number of branches, the ceiling last, and the baselines beside CorLoc."""
+    base = one.settings.wsod
+    photos = frozen_features(one.context, base)
+    photos.fit_projection(one.context.train, min(base.reduced, sum(photos.network.channels.values())))
+    rows = [(name, values, branches, False) for name, values in VARIANTS.items() for branches in options.branches]
+    rows = [row for row in rows if row[0] in options.only]
+    if not options.no_ceiling:
+        rows += [("true boxes", {}, 3, True), ("true boxes, moved", {"box_regression": True}, 3, True)]
+    figures: dict[str, Any] = {}
+    for name, values, branches, ceiling in rows:
+        settings = base.model_copy(update={**values, "num_branches": branches})
+        seeds = [measured(one, settings, seed, photos, ceiling) for seed in options.seeds]
+        cells = [cell([at(each, path) for each in seeds]) for path in FIGURES.values()]
+        each = " / ".join(f"{at(seed, FIGURES['test AP50']):.3f}" for seed in seeds)
+        print(f"| {source} | {name} | {branches} | {' | '.join(cells)} | {each} |", flush=True)
+        figures = seeds[0]
+    beside = [f"{name} {at(figures, (f'train_corloc_{name}', 'mean')):.3f}" for name in ("largest", "whole", "random")]
+    print(f"beside CorLoc, {source}: {', '.join(beside)}")
+
+
+def main() -> None:
+    """Print a table for each source of proposals."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--branches", type=int, nargs="+", default=[3])
+    parser.add_argument("--given", type=Path, nargs=2, metavar=("TRAIN", "TEST"), help="stores of other proposals")
+    parser.add_argument("--no-ceiling", action="store_true")
+    options = parser.parse_intermixed_args()
+    overrides = [f"out={options.out}", *options.overrides]
+    print(f"| proposals | rule | branches | {' | '.join(FIGURES)} | AP50 by seed |\n|---|---|---|---|---|---|---|")
+    print_rows(opened(options.config, overrides), "segmenter", options)
+    if options.given is not None:
+        stores = [
+            f"proposals.given.{split}={path}" for split, path in zip(("train", "test"), options.given, strict=True)
+        ]
+        print_rows(opened(options.config, overrides + stores), "given", options)
+
+
+if __name__ == "__main__":
+    main()
