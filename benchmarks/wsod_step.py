@@ -2,29 +2,39 @@
 
     OMP_NUM_THREADS=1 python benchmarks/wsod_step.py
 
-Both ways get the same proposals and scores in the same run, must give the same targets, and are counted in CPU
-seconds. Two loop forms: `released`, shaped like the released layers (every branch takes its tags with ``unique``,
-computes its IoUs anew, suppresses candidate by candidate and labels seed by seed, asking for numbers on the host), and
-`element` (a Python loop over every RoI and seed). The vectorised way is timed with the photo's pairwise IoU, which
-training computes once per photo and keeps, and once more with that IoU computed on the spot. Prints markdown.
+All ways get the same proposals and scores in the same run and must give the same targets before any is timed. Three
+loops, all of which begin anew in every branch, take the tags with ``unique`` and go class by class:
+
+`released`  MIST as the specification (section 3.2, step 3) tells it: candidate by candidate, an IoU call with the
+            better candidates and a number asked for on the host. Labels by one IoU call and one maximum.
+`table`     The same, but the IoU of a class's candidates comes from one call: a milder reading of that step.
+`element`   As `table`, and a Python loop over every RoI also picks OICR's seeds and, seed by seed, the labels.
+
+`released` and `table` differ for MIST alone: nothing says that the released OICR loops over RoIs. The vectorised way is
+timed with the photo's IoU and its bits, which boxes that do not move need once, and again with both computed on the
+spot. CPU seconds; on ``--device cuda`` milliseconds between two events, and waiting for the device is an error in the
+vectorised way. Prints markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from weaksam.models.oicr import Seeds
+from weaksam.models.wsod_seeds import Compare, Overlaps
 from weaksam.models.wsod_targets import (
     Targets,
     assign_rois,
     mist_candidates,
-    mist_seeds,
+    mist_seeds_of_branches,
     oicr_seeds,
     oicr_top_seeds,
     present_labels,
@@ -32,6 +42,8 @@ from weaksam.models.wsod_targets import (
 from weaksam.structures.boxes import nms, pairwise_iou
 
 RULES = ("mist", "mist_kept", "oicr", "oicr_top")
+Loop = Literal["released", "table", "element"]
+LOOPS: tuple[Loop, ...] = ("released", "table", "element")
 
 
 def scene(num: int, classes: int, branches: int, tags: int, seed: int) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -46,91 +58,154 @@ def scene(num: int, classes: int, branches: int, tags: int, seed: int) -> tuple[
     return torch.cat([centre - side / 2, centre + side / 2], dim=1), scores, vector
 
 
-def fast(rule: str, sources: list[Tensor], present: Tensor, iou: Tensor) -> list[Targets]:
-    """The targets of every branch, as the stage makes them."""
-    found = []
-    for scores in sources:
-        if rule.startswith("mist"):
-            seeds = mist_seeds(scores, present, iou, compare="kept" if rule == "mist_kept" else "ranked")
-        else:
-            seeds = oicr_seeds(scores, present, iou) if rule == "oicr" else oicr_top_seeds(scores, present)
-        found.append(assign_rois(iou, seeds))
-    return found
+def fast(rule: str, sources: list[Tensor], present: Tensor, overlaps: Overlaps) -> list[Targets]:
+    """The targets of every branch."""
+    if rule.startswith("mist"):
+        compare: Compare = "kept" if rule == "mist_kept" else "ranked"
+        seeds = mist_seeds_of_branches(sources, present, overlaps, compare=compare)
+    elif rule == "oicr":
+        seeds = [oicr_seeds(scores, present, overlaps) for scores in sources]
+    else:
+        seeds = [oicr_top_seeds(scores, present) for scores in sources]
+    return [assign_rois(overlaps, of_branch) for of_branch in seeds]
 
 
-def seeds_by_loop(rule: str, scores: Tensor, tags: Tensor, boxes: Tensor) -> Seeds:
-    """Seeds class by class and candidate by candidate."""
+def loop_targets(loop: Loop, rule: str, sources: list[Tensor], tags: Tensor, boxes: Tensor) -> list[Targets]:
+    """The targets of every branch, each begun anew."""
+    label = labels_by_element if loop == "element" else labels_by_call
+    return [label(seeds_by_loop(loop, rule, scores, tags, boxes), boxes) for scores in sources]
+
+
+def seeds_by_loop(loop: Loop, rule: str, scores: Tensor, tags: Tensor, boxes: Tensor) -> Seeds:
+    """Seeds class by class."""
     rois, labels, weights = [], [], []
-    labels_here = (tags * torch.arange(1, len(tags) + 1)).unique()
+    labels_here = (tags * torch.arange(1, len(tags) + 1, device=tags.device)).unique()
     for label in [int(one) - 1 for one in labels_here if one > 0]:
         column = scores[:, label]
         if rule == "oicr_top":
-            chosen = [int(column.argmax())]
+            chosen = column.argmax()[None]
         elif rule == "oicr":
-            chosen = [roi for roi in range(len(column)) if column[roi].item() >= 0.9 * column.max().item()]
+            chosen = (oicr_by_element if loop == "element" else oicr_by_call)(column)
         else:
-            ranked = column.sort(descending=True, stable=True).indices[: mist_candidates(len(scores), 0.15)]
-            iou, kept = pairwise_iou(boxes[ranked], boxes[ranked]), [0]
-            for place in range(1, len(ranked)):
-                others = iou[place, kept] if rule == "mist_kept" else iou[place, :place]
-                if others.max().item() < 0.2:
-                    kept.append(place)
-            chosen = ranked[kept].tolist()
-        rois += chosen
-        labels += [label] * len(chosen)
-        weights += [column[roi].item() for roi in chosen]
-    seeds = Seeds(torch.tensor(rois), torch.tensor(labels), torch.tensor(weights))
+            chosen = mist_by_candidate(loop, rule, column, boxes)
+        rois.append(chosen)
+        labels.append(torch.full_like(chosen, label))
+        weights.append(column[chosen])
+    seeds = Seeds(torch.cat(rois), torch.cat(labels), torch.cat(weights))
     if rule != "oicr":
         return seeds
     keep = nms(boxes[seeds.roi], seeds.weight, 0.5)
     return Seeds(*(column[keep] for column in seeds))
 
 
-def released_loop(rule: str, sources: list[Tensor], tags: Tensor, boxes: Tensor) -> list[Targets]:
-    """Every branch anew: seeds by a loop, then a loop over seeds that overwrites the RoIs each overlaps more."""
-    found = []
-    for scores in sources:
-        seeds = seeds_by_loop(rule, scores, tags, boxes)
-        num = len(boxes)
-        overlap, target = torch.full((num,), -1.0), torch.zeros(num, dtype=torch.int64)
-        weight, owner = torch.zeros(num), torch.zeros(num, dtype=torch.int64)
-        for roi, label, score in zip(*(column.tolist() for column in seeds), strict=True):
-            iou = pairwise_iou(boxes, boxes[roi : roi + 1])[:, 0]
-            more = iou > overlap
-            overlap[more], weight[more], owner[more] = iou[more], score, roi
-            target[more] = torch.where(iou[more] >= 0.5, label + 1, 0)
-        found.append(Targets(target, weight, owner))
-    return found
+def mist_by_candidate(loop: Loop, rule: str, column: Tensor, boxes: Tensor) -> Tensor:
+    """A class's seeds, candidate by candidate."""
+    ranked = column.sort(descending=True, stable=True).indices[: mist_candidates(len(column), 0.15)]
+    candidates, kept = boxes[ranked], [0]
+    table = None if loop == "released" else pairwise_iou(candidates, candidates)
+    for place in range(1, len(ranked)):
+        others = kept if rule == "mist_kept" else slice(place)
+        iou = (
+            pairwise_iou(candidates[place : place + 1], candidates[others])[0]
+            if table is None
+            else table[place, others]
+        )
+        if iou.max().item() < 0.2:
+            kept.append(place)
+    return ranked[kept]
 
 
-def element_loop(rule: str, sources: list[Tensor], tags: Tensor, boxes: Tensor) -> list[Targets]:
-    """Every branch anew, RoI by RoI and seed by seed."""
-    found = []
-    for scores in sources:
-        seeds = seeds_by_loop(rule, scores, tags, boxes)
-        rows = list(zip(*(column.tolist() for column in seeds), strict=True))
-        overlaps = pairwise_iou(boxes, boxes[seeds.roi]).tolist()
-        columns: tuple[list[int], list[float], list[int]] = ([], [], [])
-        for overlap in overlaps:
-            best = 0
-            for place in range(1, len(rows)):
-                if overlap[place] > overlap[best]:
-                    best = place
-            roi, label, score = rows[best]
-            for column, value in zip(columns, (label + 1 if overlap[best] >= 0.5 else 0, score, roi), strict=True):
-                column.append(value)
-        found.append(Targets(*(torch.tensor(column) for column in columns)))
-    return found
+def oicr_by_call(column: Tensor) -> Tensor:
+    """A class's candidates by one comparison."""
+    return (column >= 0.9 * column.max()).nonzero()[:, 0]
 
 
-def milliseconds(action: Callable[[], object], repeats: int) -> float:
-    """Median CPU milliseconds of ``action``."""
-    taken = []
-    for _ in range(repeats):
-        start = time.process_time()
-        action()
-        taken.append(1000 * (time.process_time() - start))
-    return median(taken)
+def oicr_by_element(column: Tensor) -> Tensor:
+    """A class's candidates, RoI by RoI."""
+    best = column.max()
+    return torch.tensor([roi for roi in range(len(column)) if column[roi] >= 0.9 * best], device=column.device)
+
+
+def labels_by_call(seeds: Seeds, boxes: Tensor) -> Targets:
+    """Labels from the IoU of all RoIs and seeds."""
+    overlap, best = pairwise_iou(boxes, boxes[seeds.roi]).max(dim=1)
+    return Targets(torch.where(overlap >= 0.5, seeds.label[best] + 1, 0), seeds.weight[best], seeds.roi[best])
+
+
+def labels_by_element(seeds: Seeds, boxes: Tensor) -> Targets:
+    """Labels RoI by RoI and seed by seed."""
+    rows = list(zip(*(column.tolist() for column in seeds), strict=True))
+    target, weight, owner = [], [], []
+    for overlap in pairwise_iou(boxes, boxes[seeds.roi]).tolist():
+        best = 0
+        for place in range(1, len(rows)):
+            if overlap[place] > overlap[best]:
+                best = place
+        roi, label, score = rows[best]
+        target.append(label + 1 if overlap[best] >= 0.5 else 0)
+        weight.append(score)
+        owner.append(roi)
+    return Targets(*(torch.tensor(column, device=boxes.device) for column in (target, weight, owner)))
+
+
+@contextmanager
+def never_waiting(device: torch.device) -> Iterator[None]:
+    """On CUDA, make it an error to wait for the device."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def milliseconds(action: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Median milliseconds of ``action``: of CPU time, or on CUDA between two events."""
+    return median(one_event_time(action) if device.type == "cuda" else one_cpu_time(action) for _ in range(repeats))
+
+
+def one_cpu_time(action: Callable[[], object]) -> float:
+    start = time.process_time()
+    action()
+    return 1000 * (time.process_time() - start)
+
+
+def one_event_time(action: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    action()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def row(rule: str, num_tags: int, options: argparse.Namespace) -> str:
+    """One line of the table, after all ways gave the same targets."""
+    device = torch.device(options.device)
+    boxes, sources, tags = scene(options.proposals, options.classes, options.branches, num_tags, seed=0)
+    present = present_labels(tags).to(device)
+    boxes, sources, tags = boxes.to(device), [scores.to(device) for scores in sources], tags.to(device)
+    overlaps = Overlaps(pairwise_iou(boxes, boxes))
+
+    def quick() -> list[Targets]:
+        with never_waiting(device):
+            return fast(rule, sources, present, overlaps)
+
+    def whole() -> list[Targets]:
+        return fast(rule, sources, present, Overlaps(pairwise_iou(boxes, boxes)))
+
+    wanted, repeats = quick(), max(3, options.repeats // 3)
+    for loop in LOOPS:
+        for one, other in zip(wanted, loop_targets(loop, rule, sources, tags, boxes), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), f"{rule}: {loop}"
+    took = milliseconds(quick, options.repeats, device)
+    cells = [f"{took:.2f}", f"{milliseconds(whole, options.repeats, device):.1f}"]
+    for loop in LOOPS:
+        slow = milliseconds(lambda: loop_targets(loop, rule, sources, tags, boxes), repeats, device)  # noqa: B023
+        cells += [f"{slow:.0f}" if slow >= 10 else f"{slow:.1f}", f"{slow / took:.0f}"]
+    return "| " + " | ".join([rule, str(num_tags), *cells]) + " |"
 
 
 def main() -> None:
@@ -139,34 +214,17 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=20)
     parser.add_argument("--branches", type=int, default=3)
     parser.add_argument("--tags", type=int, nargs="+", default=[3, 20], help="tags of the photo")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| seeds | tags | ms, vectorised | with the IoU | ms, released loop | times | ms, element loop | times |")
-    print("|---|---|---|---|---|---|---|---|")
-    for tags in options.tags:
-        boxes, sources, vector = scene(options.proposals, options.classes, options.branches, tags, seed=0)
-        iou, present = pairwise_iou(boxes, boxes), present_labels(vector)
+    loops = " | ".join(f"{loop} loop | times" for loop in LOOPS)
+    print(f"| seeds | tags | ms, vectorised | with the IoU | {loops} |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for num_tags in options.tags:
         for rule in options.rules:
-            wanted = fast(rule, sources, present, iou)
-            for loop in (released_loop, element_loop):
-                for one, other in zip(wanted, loop(rule, sources, vector, boxes), strict=True):
-                    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), f"{rule}: {loop.__name__}"
-            quick = milliseconds(lambda r=rule, p=present, i=iou, s=sources: fast(r, s, p, i), options.repeats)
-            whole = milliseconds(
-                lambda r=rule, p=present, b=boxes, s=sources: fast(r, s, p, pairwise_iou(b, b)), options.repeats
-            )
-            slow = [
-                milliseconds(
-                    lambda f=f, r=rule, b=boxes, s=sources, v=vector: f(r, s, v, b), max(3, options.repeats // 3)
-                )
-                for f in (released_loop, element_loop)
-            ]
-            print(
-                f"| {rule} | {tags} | {quick:.2f} | {whole:.1f} | {slow[0]:.0f} | {slow[0] / quick:.0f} "
-                f"| {slow[1]:.0f} | {slow[1] / quick:.0f} |"
-            )
+            print(row(rule, num_tags, options), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from weaksam.models.box_deltas import box_loss, decode_boxes, encode_boxes, mirrored_deltas
 from weaksam.models.oicr import Seeds, label_rois, refine_loss, top_share_seeds
+from weaksam.models.wsod_seeds import Overlaps
 from weaksam.models.wsod_targets import (
     Targets,
     assign_rois,
-    kept_greedily,
+    first_maximum,
     mist_candidates,
     mist_seeds,
+    mist_seeds_of_branches,
     oicr_seeds,
     oicr_top_seeds,
     present_labels,
@@ -57,8 +59,9 @@ def loop_oicr(scores: Tensor, tags: Tensor, iou: Tensor) -> list[tuple[int, int,
             if tags[label] > 0 and score > 0 and score >= 0.9 * best:
                 entries.append((roi, label, score.item()))
     kept: list[tuple[int, int, float]] = []
+    overlaps = iou.tolist()
     for entry in sorted(entries, key=lambda one: -one[2]):
-        if all(iou[entry[0], other[0]] <= 0.5 for other in kept):
+        if all(overlaps[entry[0]][other[0]] <= 0.5 for other in kept):
             kept.append(entry)
     return kept
 
@@ -66,26 +69,28 @@ def loop_oicr(scores: Tensor, tags: Tensor, iou: Tensor) -> list[tuple[int, int,
 def loop_mist(scores: Tensor, tags: Tensor, iou: Tensor, compare: str) -> list[tuple[int, int, float]]:
     found = []
     num = 1 if len(scores) < 10 else int(0.15 * len(scores))
+    overlaps = iou.tolist()
     for label in range(scores.shape[1]):
         if tags[label] == 0:
             continue
-        ranked = sorted(range(len(scores)), key=lambda roi: -scores[roi, label].item())[:num]
+        column = scores[:, label].tolist()
+        ranked = sorted(range(len(column)), key=lambda roi: -column[roi])[:num]
         kept: list[int] = []
         for place, roi in enumerate(ranked):
             others = ranked[:place] if compare == "ranked" else kept
-            if all(iou[roi, other] < 0.2 for other in others):
+            if all(overlaps[roi][other] < 0.2 for other in others):
                 kept.append(roi)
-        found += [(roi, label, scores[roi, label].item()) for roi in kept]
+        found += [(roi, label, column[roi]) for roi in kept]
     return found
 
 
 def loop_targets(iou: Tensor, seeds: list[tuple[int, int, float]]) -> list[tuple[int, float, int]]:
     found = []
-    for roi in range(len(iou)):
+    for overlaps in iou.tolist():
         best, overlap = None, -1.0
         for seed in seeds:
-            if iou[roi, seed[0]] > overlap:
-                best, overlap = seed, iou[roi, seed[0]].item()
+            if overlaps[seed[0]] > overlap:
+                best, overlap = seed, overlaps[seed[0]]
         found.append((0, 0.0, 0) if best is None else (best[1] + 1 if overlap >= 0.5 else 0, best[2], best[0]))
     return found
 
@@ -94,13 +99,33 @@ def rows(seeds: Seeds) -> list[tuple[int, int, float]]:
     return list(zip(seeds.roi.tolist(), seeds.label.tolist(), seeds.weight.tolist(), strict=True))
 
 
-SIZES = [(120, 4, (1, 0, 1, 1)), (61, 1, (1,)), (9, 3, (1, 1, 0)), (10, 2, (0, 1)), (1, 2, (1, 1)), (30, 3, (0, 0, 0))]
+SIZES = [
+    (120, 4, (1, 0, 1, 1)),
+    (240, 2, (1, 1)),
+    (61, 1, (1,)),
+    (9, 3, (1, 1, 0)),
+    (10, 2, (0, 1)),
+    (1, 2, (1, 1)),
+    (0, 2, (1, 1)),
+    (30, 3, (0, 0, 0)),
+]
+# Of scene scores: as they are, all the same, and only a few different values
+SCORES = {
+    "drawn": lambda scores: scores,
+    "equal": torch.ones_like,
+    "few": lambda scores: (scores * 2).round() / 2 + 0.1,
+}
 
 
 @pytest.mark.parametrize(("num", "classes", "tags"), SIZES)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_seeds_and_targets_equal_plain_loops(num: int, classes: int, tags: tuple[int, ...], seed: int) -> None:
-    _, scores, iou = scene(num, classes, seed)
+@pytest.mark.parametrize("of_scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_seeds_and_targets_equal_plain_loops(
+    num: int, classes: int, tags: tuple[int, ...], seed: int, of_scores
+) -> None:
+    boxes, scores, _ = scene(num, classes, seed)
+    boxes[1::7] = boxes[0::7][: len(boxes[1::7])]  # twins, so that overlaps are equal, too
+    scores, iou = of_scores(scores), pairwise_iou(boxes, boxes)
     vector = torch.tensor(tags, dtype=torch.float32)
     loops = [
         loop_oicr(scores, vector, iou),
@@ -160,14 +185,49 @@ def test_mist_takes_one_candidate_below_ten_proposals() -> None:
         assert mist_seeds(scores, torch.tensor([0]), iou, share=0.9).roi.tolist() == [int(scores.argmax())]
 
 
-def test_a_long_chain_is_suppressed_link_by_link() -> None:
-    near = torch.eye(200, dtype=torch.bool) | torch.eye(200, dtype=torch.bool).roll(1, 0)
-    near[0, -1] = False
-    keep = kept_greedily(near, torch.ones(200, dtype=torch.bool))
-    assert keep.nonzero()[:, 0].tolist() == list(range(0, 200, 2))
-    first_out = torch.ones(200, dtype=torch.bool)
-    first_out[0] = False
-    assert kept_greedily(near, first_out).nonzero()[:, 0].tolist() == list(range(1, 200, 2))
+def test_branches_in_one_go_equal_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(4)
+    _, scores, iou = scene(150, 3, 4)
+    sources = [scores, torch.rand(150, 3, generator=generator), torch.zeros(150, 3)]
+    present, overlaps = torch.tensor([0, 2]), Overlaps(iou)
+    for compare in ("ranked", "kept"):
+        found = mist_seeds_of_branches(sources, present, overlaps, share=0.4, compare=compare)
+        alone = [mist_seeds(source, present, iou, share=0.4, compare=compare) for source in sources]
+        assert [rows(seeds) for seeds in found] == [rows(seeds) for seeds in alone]
+        assert rows(found[0]) != rows(found[1])
+    assert mist_seeds_of_branches([], present, overlaps) == []
+
+
+def test_overlaps_kept_with_the_photo_give_what_the_plain_table_gives() -> None:
+    _, scores, iou = scene(200, 3, 2)
+    overlaps, present = Overlaps(iou), torch.tensor([0, 1])
+    for rule in SEED_RULES:
+        seeds, plain = rule(scores, present, overlaps), rule(scores, present, iou)
+        assert rows(seeds) == rows(plain)
+        for kept, wanted in zip(assign_rois(overlaps, seeds), assign_rois(iou, plain), strict=True):
+            assert torch.equal(kept, wanted)
+
+
+@pytest.mark.parametrize("num", [1, 2, 80, 128, 129, 143, 144, 145, 300])
+def test_first_maximum_equals_a_plain_loop(num: int) -> None:
+    values = (torch.rand(num, 40, generator=torch.Generator().manual_seed(num)) * 4).round()  # full of equals
+    values[:, 0], values[:, 1] = -1.0, torch.arange(num)
+    highest, first = first_maximum(values)
+    for column in range(40):
+        of_column = values[:, column].tolist()
+        assert highest[column] == max(of_column) and first[column] == of_column.index(max(of_column))
+
+
+def test_no_rule_looks_at_a_value_off_the_cpu() -> None:
+    """Tensors without values ("meta") stop at whatever would have to wait for an accelerator."""
+    scores, iou = torch.zeros(50, 3, device="meta"), torch.zeros(50, 50, device="meta")
+    present = torch.zeros(2, dtype=torch.int64, device="meta")
+    with pytest.raises(NotImplementedError):
+        present_labels(present)
+    for rule, num in zip(SEED_RULES, (50, 2, 2 * 7, 2 * 7), strict=True):
+        seeds = rule(scores, present, iou)
+        targets = assign_rois(iou, seeds)
+        assert [tuple(column.shape) for column in (*seeds, *targets)] == [(num,)] * 3 + [(50,)] * 3
 
 
 def test_the_released_rule_agrees_with_the_one_that_loops_over_the_union() -> None:

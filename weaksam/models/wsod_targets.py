@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from weaksam.models.oicr import Seeds
+from weaksam.models.wsod_seeds import Compare, Overlaps, best_ranked, kept_greedily, stand_apart
 
-Compare = Literal["ranked", "kept"]
-
-_ROUNDS = 64
 _FEWEST_FOR_SHARE = 10
-_FIRST_LOOKS = (8, 60)
+_BLOCK = 16
+_FEW = 128
 
 
 class Targets(NamedTuple):
@@ -44,12 +44,12 @@ def oicr_top_seeds(scores: Tensor, present: Tensor) -> Seeds:
     """
     if len(scores) == 0:
         return _no_seeds(scores)
-    weight, roi = scores[:, present].max(dim=0)
+    weight, roi = scores.T.index_select(0, present).max(dim=1)
     return _held(Seeds(roi, torch.where(weight > 0, present, -1), weight))
 
 
 def oicr_seeds(
-    scores: Tensor, present: Tensor, pairwise_iou: Tensor, *, share: float = 0.9, nms_iou: float = 0.5
+    scores: Tensor, present: Tensor, pairwise_iou: Tensor | Overlaps, *, share: float = 0.9, nms_iou: float = 0.5
 ) -> Seeds:
     """All RoIs with at least ``share`` of their class's best score, thinned by one class-agnostic NMS, best first.
 
@@ -60,20 +60,20 @@ def oicr_seeds(
     """
     if len(scores) == 0 or len(present) == 0:
         return _no_seeds(scores)
-    of_present = scores[:, present]
-    chosen = (of_present >= share * of_present.amax(dim=0)) & (of_present > 0)  # (R, T)
-    weight, which = of_present.masked_fill(~chosen, -1.0).max(dim=1)
+    of_present = scores.T.index_select(0, present)  # (T, R)
+    chosen = (of_present >= share * of_present.amax(dim=1, keepdim=True)) & (of_present > 0)
+    weight, which = of_present.masked_fill(~chosen, -1.0).max(dim=0)
     candidates = _held(Seeds(torch.arange(len(scores), device=scores.device), _label(present[which], weight), weight))
     order = candidates.weight.argsort(descending=True, stable=True)
     roi, label, weight = (column[order] for column in candidates)
-    near = pairwise_iou[roi[:, None], roi] > nms_iou
+    near = _overlaps(pairwise_iou).iou[roi[:, None], roi] > nms_iou
     return _held(Seeds(roi, torch.where(kept_greedily(near, label >= 0), label, -1), weight))
 
 
 def mist_seeds(
     scores: Tensor,
     present: Tensor,
-    pairwise_iou: Tensor,
+    pairwise_iou: Tensor | Overlaps,
     *,
     share: float = 0.15,
     max_iou: float = 0.2,
@@ -87,39 +87,31 @@ def mist_seeds(
     ``pairwise_iou`` (R, R): half-open boxes need no ``+ 1``. Equal scores: the lower RoI first. The weight is the
     score. No RoI or no tag: no seed.
     """
-    if len(scores) == 0 or len(present) == 0:
-        return _no_seeds(scores)
-    weight, roi = scores[:, present].T.sort(dim=1, descending=True, stable=True)
-    num = mist_candidates(len(scores), share)
-    weight, roi = weight[:, :num], roi[:, :num]  # (T, k)
-    if compare == "kept":
-        near = pairwise_iou[roi[:, :, None], roi[:, None, :]] >= max_iou  # (T, k, k)
-        keep = kept_greedily(near, torch.ones_like(roi, dtype=torch.bool))
-    else:
-        keep = _apart_from_better(roi, pairwise_iou, max_iou)
-    label = torch.where(keep, present[:, None], -1)
-    return _held(Seeds(roi.flatten(), label.flatten(), weight.flatten()))
+    settings = {"share": share, "max_iou": max_iou}
+    return mist_seeds_of_branches([scores], present, pairwise_iou, **settings, compare=compare)[0]
 
 
-def _apart_from_better(roi: Tensor, pairwise_iou: Tensor, max_iou: float) -> Tensor:
-    """Which ranked candidates ``roi`` (T, k) have an IoU below ``max_iou`` with every better one of their class.
+def mist_seeds_of_branches(
+    sources: Sequence[Tensor],
+    present: Tensor,
+    pairwise_iou: Tensor | Overlaps,
+    *,
+    share: float = 0.15,
+    max_iou: float = 0.2,
+    compare: Compare = "ranked",
+) -> list[Seeds]:
+    """:func:`mist_seeds` of each of the ``sources`` (R, C), all of one device and type, in one go; no source: none.
 
-    On the CPU the few best of a class rule out most candidates first, so that few need all their IoUs looked up.
+    An :class:`~weaksam.models.wsod_seeds.Overlaps`, kept with the photo, spares packing the IoU in every call.
     """
-    keep = torch.ones_like(roi, dtype=torch.bool)
-    for num in (*_FIRST_LOOKS, roi.shape[1]) if roi.device.type == "cpu" else (roi.shape[1],):
-        which, place = keep.nonzero(as_tuple=True) if roi.device.type == "cpu" else _every_place(roi)
-        better = roi[:, :num]
-        overlap = pairwise_iou.take(roi[which, place][:, None] * len(pairwise_iou) + better[which])  # (S, num)
-        rank = torch.arange(better.shape[1], device=roi.device)
-        keep[which, place] = ~((overlap >= max_iou) & (rank < place[:, None])).any(dim=1)
-    return keep
-
-
-def _every_place(roi: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of every place of ``roi`` (T, k), each ``(T * k,)``."""
-    rows, columns = (torch.arange(num, device=roi.device) for num in roi.shape)
-    return rows.repeat_interleave(len(columns)), columns.repeat(len(rows))
+    if len(sources) == 0 or len(sources[0]) == 0 or len(present) == 0:
+        return [_no_seeds(scores) for scores in sources]
+    of_present = torch.cat([scores.T[present] for scores in sources])  # (B * T, R)
+    roi = best_ranked(of_present, mist_candidates(of_present.shape[1], share))  # (B * T, k)
+    keep = stand_apart(roi, _overlaps(pairwise_iou).near(max_iou), compare)
+    label = torch.where(keep, present.repeat(len(sources))[:, None], -1)
+    columns = [column.view(len(sources), -1) for column in (roi, label, of_present.gather(1, roi))]
+    return [_held(Seeds(*of_branch)) for of_branch in zip(*columns, strict=True)]
 
 
 def mist_candidates(num_rois: int, share: float) -> int:
@@ -127,38 +119,21 @@ def mist_candidates(num_rois: int, share: float) -> int:
     return 1 if num_rois < _FEWEST_FOR_SHARE else max(1, int(share * num_rois))
 
 
-def kept_greedily(near: Tensor, valid: Tensor) -> Tensor:
-    """Which candidates ``(..., k)`` greedy suppression keeps, given ``near`` (..., k, k) in the order of their rank.
-
-    A candidate stays if it is ``valid`` (..., k) and near no earlier one that stays. Every round settles all whose
-    earlier neighbours are settled, so a chain of d candidates, each near the next, takes d rounds. On the CPU rounds
-    go on until nothing changes; elsewhere, where looking would stall the device, there are 64.
-    """
-    earlier = near.tril(-1)
-    keep = valid
-    on_host = near.device.type == "cpu"
-    for _ in range(near.shape[-1] + 1 if on_host else _ROUNDS):
-        before, keep = keep, valid & ~(earlier & keep[..., None, :]).any(dim=-1)
-        if on_host and torch.equal(before, keep):
-            break
-    return keep
-
-
-def assign_rois(pairwise_iou: Tensor, seeds: Seeds, *, foreground_iou: float = 0.5) -> Targets:
+def assign_rois(pairwise_iou: Tensor | Overlaps, seeds: Seeds, *, foreground_iou: float = 0.5) -> Targets:
     """Each RoI takes class, weight and box of the seed it overlaps most, or background under ``foreground_iou``.
 
     ``pairwise_iou`` (R, R) is symmetric and computed once per photo; the first of equal overlaps wins. Background is
     weighted too (OICR, equation 4). Without seeds every weight is 0.
     """
-    num_rois, seeds = len(pairwise_iou), _held(seeds)
-    if len(seeds.roi) == 0 or num_rois == 0:
-        nothing = torch.zeros(num_rois, dtype=torch.int64, device=pairwise_iou.device)
-        return Targets(nothing, pairwise_iou.new_zeros(num_rois), nothing)
-    overlaps = pairwise_iou.index_select(0, seeds.roi)  # (S, R)
+    iou, seeds = _overlaps(pairwise_iou).iou, _held(seeds)
+    if len(seeds.roi) == 0 or len(iou) == 0:
+        nothing = torch.zeros(len(iou), dtype=torch.int64, device=iou.device)
+        return Targets(nothing, iou.new_zeros(len(iou)), nothing)
+    overlaps = iou.index_select(0, seeds.roi)  # (S, R)
     if overlaps.device.type != "cpu":  # on the CPU there are no empty places
         overlaps = overlaps.masked_fill((seeds.label < 0)[:, None], -1.0)
-    overlap, best = _first_maximum(overlaps)
-    label, weight, roi = seeds.label[best], seeds.weight[best], seeds.roi[best]
+    overlap, best = first_maximum(overlaps)
+    label, weight, roi = (column.index_select(0, best) for column in (seeds.label, seeds.weight, seeds.roi))
     nowhere = overlap < 0  # every place is empty
     return Targets(
         torch.where(overlap >= foreground_iou, label + 1, 0),
@@ -167,14 +142,26 @@ def assign_rois(pairwise_iou: Tensor, seeds: Seeds, *, foreground_iou: float = 0
     )
 
 
-def _first_maximum(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum of each column of ``values`` (S, R) and the first row that reaches it, ``(R,)`` each.
+def first_maximum(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum of each column of ``values`` (S, R), S >= 1, and the first row that reaches it, ``(R,)`` each.
 
-    Two plain maxima are several times as fast on the CPU as one that remembers its place.
+    A plain maximum is several times as fast on the CPU as one that remembers its place, so beyond 128 rows that one
+    looks only at the maxima of blocks of 16, and then into one block for each column. The last block begins early
+    enough to be full, so some rows are in two blocks, which moves no maximum and no first place.
     """
-    highest = values.amax(dim=0)
-    from_the_end = torch.arange(len(values), 0, -1, dtype=torch.int32, device=values.device)[:, None]
-    return highest, len(values) - ((values == highest) * from_the_end).amax(dim=0).long()
+    num = len(values)
+    if num <= _FEW:
+        return values.max(dim=0)
+    full = num - num % _BLOCK
+    highest = values[:full].unflatten(0, (-1, _BLOCK)).amax(dim=1)  # (S / 16, R)
+    highest, block = torch.cat([highest, values[-_BLOCK:].amax(dim=0, keepdim=True)]).max(dim=0)
+    start = (block * _BLOCK).clamp(max=num - _BLOCK)
+    rows = start + torch.arange(_BLOCK, device=values.device)[:, None]  # (16, R)
+    return highest, start + values.gather(0, rows).max(dim=0).indices
+
+
+def _overlaps(pairwise_iou: Tensor | Overlaps) -> Overlaps:
+    return pairwise_iou if isinstance(pairwise_iou, Overlaps) else Overlaps(pairwise_iou)
 
 
 def _label(label: Tensor, weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,59 +13,67 @@ from weaksam.models.pcl import pcl_loss, pcl_seeds
 from weaksam.models.true_targets import true_targets
 from weaksam.models.wsddn import wsddn_loss
 from weaksam.models.wsod_head import HeadOutput
-from weaksam.models.wsod_targets import Targets, assign_rois, mist_seeds, oicr_seeds, oicr_top_seeds
+from weaksam.models.wsod_targets import Targets, assign_rois, mist_seeds_of_branches, oicr_seeds, oicr_top_seeds
 from weaksam.stages.wsod.lessons import Lesson
 from weaksam.stages.wsod.settings import WsodSettings
 
 
-def branch_seeds(scores: Tensor, lesson: Lesson, settings: WsodSettings) -> Seeds:
-    """Seeds from class scores ``(R, C)``: WSDDN's for the first branch, the branch before's for a later one."""
-    if settings.seeds == "oicr":
-        return oicr_seeds(scores, lesson.present, lesson.overlaps, share=settings.score_share)
-    if settings.seeds == "oicr_top":
-        return oicr_top_seeds(scores, lesson.present)
-    if settings.seeds == "pcl":
-        return pcl_seeds(scores, lesson.present, lesson.overlaps.iou, centres=settings.pcl_centres)
+def branch_sources(output: HeadOutput) -> list[Tensor]:
+    """Class scores ``(R, C)`` that seed each branch: WSDDN's, then those of the branch before it; without gradient."""
+    before = [logits.detach().softmax(dim=1)[:, 1:] for logits in output.refine[:-1]]
+    return [output.class_scores.detach(), *before]
+
+
+def seeds_of_scores(sources: Sequence[Tensor], lesson: Lesson, settings: WsodSettings) -> list[Seeds]:
+    """Each branch's seeds from the class scores ``(R, C)`` before it, by the rule that is set."""
+    present, overlaps = lesson.present, lesson.overlaps
     if settings.seeds == "mist":
         mist = {"share": settings.mist_share, "max_iou": settings.mist_iou}
-        return mist_seeds(scores, lesson.present, lesson.overlaps, **mist, compare=settings.mist_compare)
+        return mist_seeds_of_branches(sources, present, overlaps, **mist, compare=settings.mist_compare)
+    if settings.seeds == "oicr":
+        return [oicr_seeds(scores, present, overlaps, share=settings.score_share) for scores in sources]
+    if settings.seeds == "oicr_top":
+        return [oicr_top_seeds(scores, present) for scores in sources]
+    if settings.seeds == "pcl":
+        return [pcl_seeds(scores, present, overlaps.iou, centres=settings.pcl_centres) for scores in sources]
     rule = separate_seeds if settings.several else top_share_seeds
     nms_iou = settings.nms_iou if settings.several else 0.5
-    return rule(scores, lesson.tags, lesson.boxes, share=settings.score_share, nms_iou=nms_iou)
+    told = {"share": settings.score_share, "nms_iou": nms_iou}
+    return [rule(scores, lesson.tags, lesson.boxes, **told) for scores in sources]
 
 
-def branch_targets(scores: Tensor, number: int, lesson: Lesson, settings: WsodSettings) -> Targets:
-    """What branch ``number`` (0-based) learns of each RoI, from the class scores ``(R, C)`` before it.
+def branch_targets(output: HeadOutput, lesson: Lesson, settings: WsodSettings) -> list[Targets]:
+    """What each branch learns of each RoI.
 
-    In the ceiling all branches learn the true boxes instead.
+    Branch 1 is seeded by the class maps (ours: plain WSDDN scores settle on the most telling part) or by WSDDN's
+    scores; each later one by the class probabilities of the branch before it. In the ceiling all learn the true boxes.
     """
     if lesson.truth is not None:
-        true = lesson.truth
-        return true_targets(lesson.boxes, true.boxes, true.labels, foreground_iou=settings.foreground_iou)
-    by_clues = number == 0 and settings.seeds == "clues"
-    seeds = lesson.clue_seeds if by_clues else branch_seeds(scores, lesson, settings)
-    return assign_rois(lesson.overlaps, seeds, foreground_iou=settings.foreground_iou)
+        true = true_targets(
+            lesson.boxes, lesson.truth.boxes, lesson.truth.labels, foreground_iou=settings.foreground_iou
+        )
+        return [true] * len(output.refine)
+    sources, by_clues = branch_sources(output), settings.seeds == "clues"
+    seeds = seeds_of_scores(sources[1:] if by_clues else sources, lesson, settings)
+    all_seeds = [lesson.clue_seeds, *seeds] if by_clues else seeds
+    return [assign_rois(lesson.overlaps, one, foreground_iou=settings.foreground_iou) for one in all_seeds]
 
 
 def photo_losses(output: HeadOutput, lesson: Lesson, settings: WsodSettings) -> dict[str, Tensor]:
     """WSDDN's loss and one refinement loss per branch (OICR, Tang et al., CVPR 2017, as WeakSAM uses it).
 
-    Branch 1 is seeded by the class maps (ours: plain WSDDN scores settle on the most telling part) or by WSDDN's
-    scores; each later one by the class probabilities of the branch before it. With box offsets each branch learns the
-    box of the seed, too, as in MIST. PCL's branches learn clusters instead of single RoIs.
+    With box offsets each branch learns the box of the seed, too, as in MIST. PCL's branches learn clusters instead of
+    single RoIs. Everything is computed in float32, whatever the network computed in.
     """
     first_weight = settings.first_branch_weight or (3.0 if settings.seeds == "mist" else 1.0)
     learn = pcl_loss if settings.seeds == "pcl" and lesson.truth is None else refine_loss
     losses = {"wsddn": image_loss(output, lesson, settings)}
-    source = output.class_scores
     wanted = lesson.boxes if lesson.truth is None or len(lesson.truth) == 0 else lesson.truth.boxes
-    for number, logits in enumerate(output.refine):
-        targets = branch_targets(source.detach(), number, lesson, settings)
+    for number, targets in enumerate(branch_targets(output, lesson, settings)):
         weight = first_weight if number == 0 else 1.0
-        losses[f"refine{number + 1}"] = weight * learn(logits, targets)
+        losses[f"refine{number + 1}"] = weight * learn(output.refine[number], targets)
         if output.deltas:
             losses[f"box{number + 1}"] = weight * box_loss(output.deltas[number], targets, lesson.boxes, wanted)
-        source = logits.softmax(dim=1)[:, 1:]
     return losses
 
 
