@@ -230,6 +230,22 @@ def test_no_rule_looks_at_a_value_off_the_cpu() -> None:
         assert [tuple(column.shape) for column in (*seeds, *targets)] == [(num,)] * 3 + [(50,)] * 3
 
 
+def test_an_overlap_of_just_one_half_is_foreground_and_suppresses_nothing() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4]])
+    iou, present = pairwise_iou(boxes, boxes), torch.tensor([0])
+    assert iou[0, 1].item() == 0.5
+    assert oicr_seeds(torch.tensor([[1.0], [0.95], [0.1]]), present, iou).roi.tolist() == [0, 1]
+    targets = assign_rois(iou, oicr_top_seeds(torch.tensor([[1.0], [0.95], [0.1]]), present))
+    assert targets.target.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("rule", SEED_RULES[:2])
+def test_a_class_that_scores_nothing_has_no_oicr_seed(rule) -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
+    seeds = rule(torch.tensor([[0.0, 0.4], [0.0, 0.0]]), torch.tensor([0, 1]), pairwise_iou(boxes, boxes))
+    assert rows(seeds) == [(0, 1, pytest.approx(0.4))]
+
+
 def test_the_released_rule_agrees_with_the_one_that_loops_over_the_union() -> None:
     boxes, scores, iou = scene(80, 3, 5)
     scores, tags = scores + torch.rand(80, 3) / 100, torch.tensor([1.0, 1.0, 0.0])
