@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from selective_search import selective_search
 from torch import Tensor
 
 from weaksam.config import UserError
@@ -27,7 +28,6 @@ from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.protocol import Segmenter
 from weaksam.sam.region_tree import RegionTreeSettings
 from weaksam.stages.proposals import ProposalSettings, propose
-from weaksam.structures.boxes import nms
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, pairwise_mask_iou, rle_from_mask
 
@@ -66,29 +66,6 @@ def grid_proposals(segmenter: Segmenter, min_side: float) -> Propose:
     settings = ProposalSettings(max_proposals=2 * max(COUNTS), nms_iou=1.0, min_side=min_side)
     nowhere = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
     return lambda image: propose(segmenter, image, *nowhere, settings).boxes
-
-
-def selective_search(min_side: float) -> Propose:
-    """OpenCV's fast selective search in its own order, at least ``min_side`` pixels, suppressed at 0.9; one thread."""
-    try:
-        from cv2 import setNumThreads, ximgproc
-    except ImportError as error:
-        raise UserError(
-            f"selective search needs OpenCV's contrib modules, found none ({error}): "
-            "pip install opencv-contrib-python-headless"
-        ) from None
-    setNumThreads(1)
-    search = ximgproc.segmentation.createSelectiveSearchSegmentation()
-
-    def boxes_of(image: np.ndarray) -> Tensor:
-        search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
-        search.switchToSelectiveSearchFast()
-        boxes = torch.from_numpy(np.asarray(search.process())).float()
-        boxes = boxes[(boxes[:, 2:] >= min_side).all(1)]
-        boxes[:, 2:] += boxes[:, :2]
-        return boxes[nms(boxes, -torch.arange(len(boxes)).float(), 0.9)]
-
-    return boxes_of
 
 
 def recall_row(label: str, photos: list[Sample], boxes_of: Propose) -> str:

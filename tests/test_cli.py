@@ -246,6 +246,40 @@ def test_eval_refuses_unknown_metrics_and_absent_masks(results):
     assert "masks" in refused(*command, "mask")
 
 
+def test_eval_filters_and_says_so(results):
+    found = json.loads((results / "found.json").read_text())
+    # A second, worse box on the cat of image 1, and a false one better than all: precision at the hits 1/2, 2/3
+    found += [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 9], "score": 0.3}]
+    found += [{"image_id": 2, "category_id": 1, "bbox": [80, 80, 10, 10], "score": 0.95}]
+    (results / "found.json").write_text(json.dumps(found))
+    command = ("eval", "--truth", results / "truth.json", "--detections", results / "found.json", "--json")
+
+    def measured(*options):
+        figures = json.loads(invoke(*command, *options).stdout)
+        assert all(words in one["protocol"] for one in figures.values() for words in wanted), figures
+        return figures["voc"]["per_class"]["0.5"][0], figures["voc"]["num_detections"][0]
+
+    wanted = ["no further NMS", "all boxes of an image"]
+    assert measured("--metrics", "voc") == (0.25, 4)  # one of two cats, second in rank: 1/2 of 1/2
+    wanted = ["NMS at IoU 0.3 per class", "at most 1 boxes per image", "scores of at least 0.5"]
+    assert measured("--nms", 0.3, "--max-boxes", 1, "--min-score", 0.5) == (0.25, 2)
+    assert "IoU threshold" in refused(*command, "--nms", 1.5)
+    wanted = []
+    assert measured("--metrics", "voc", "--min-score", 0.96) == (0.0, 0)
+
+
+def test_eval_of_inclusive_corners(results):
+    found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 4.5], "score": 0.9}]
+    (results / "found.json").write_text(json.dumps(found))
+    command = ("eval", "--truth", results / "truth.json", "--detections", results / "found.json", "--metrics", "voc")
+    # Half-open 10 x 4.5 in 10 x 10 is IoU 0.45; with the last pixel inside 11 x 5.5 in 11 x 11 is 0.5
+    for options, ap in (((), 0.0), (("--pixel-inclusive",), 0.5)):
+        figures = json.loads(invoke(*command, "--json", *options).stdout)
+        assert figures["voc"]["per_class"]["0.5"][0] == ap
+    said = refused("eval", "--truth", results, "--detections", results / "found.json", "--pixel-inclusive")
+    assert "two COCO files" in said
+
+
 def test_report_wants_the_folder_of_a_run(tmp_path):
     assert "run.json" in refused("report", tmp_path)
 

@@ -188,15 +188,46 @@ _add_stage_command("wsis", "Turn pseudo boxes into pseudo masks and train Mask R
 @app.command("eval")
 @guarded
 def evaluate(
-    truth: Annotated[Path, typer.Option(help="COCO instances file with the true boxes")],
-    detections: Annotated[Path, typer.Option(help="COCO results file (boxes, or masks as RLE)")],
-    metrics: Annotated[str, typer.Option(help="comma-separated: voc, corloc, coco, mask")] = "voc,corloc,coco",
+    truth: Annotated[Path, typer.Option(help="true boxes: COCO JSON, VOC XML folder or YOLO labels")],
+    detections: Annotated[
+        Path, typer.Option(help="COCO results, a run's store of detections, or VOC's comp4_det_test_CLASS.txt files")
+    ],
+    metrics: Annotated[str, typer.Option(help="comma-separated: voc, voc11, corloc, coco, mask")] = "voc,corloc,coco",
+    images: Annotated[Path | None, typer.Option(help="folder of photos: only theirs count; needed for YOLO")] = None,
+    image_list: Annotated[
+        Path | None,
+        typer.Option("--list", help="only these images count: a name a line (VOC's lists), or COCO JSON"),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="comma-separated, or a file of one a line: the order of VOC or YOLO classes")
+    ] = None,
+    tags: Annotated[Path | None, typer.Option(help="tags for CorLoc; by default those of the true boxes")] = None,
+    proposals: Annotated[
+        Path | None, typer.Option(help="store (or table) of proposals: measure CorLoc's naive baselines as well")
+    ] = None,
+    nms: Annotated[float | None, typer.Option(help="suppress detections of a class above this IoU first")] = None,
+    max_boxes: Annotated[int | None, typer.Option(min=1, help="keep so many best detections of an image")] = None,
+    min_score: Annotated[float | None, typer.Option(help="drop detections with a lower score")] = None,
+    pixel_inclusive: Annotated[
+        bool, typer.Option("--pixel-inclusive", help="x2, y2 of two COCO files are the last pixel inside (VOC AP)")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
-    """Measure a results file against a truth file, and print the protocol with every figure."""
-    from weaksam.report.files import evaluate_files, figures_text
+    """Measure any detections against any truth, and print the protocol with every figure."""
+    from weaksam.report.files import detection_filter, evaluate_files, figures_text, parse_classes
 
-    figures = evaluate_files(truth, detections, metrics.split(","))
+    figures = evaluate_files(
+        truth,
+        detections,
+        metrics.split(","),
+        images=images,
+        image_list=image_list,
+        classes=parse_classes(classes),
+        tags=tags,
+        proposals=proposals,
+        keep=detection_filter(min_score, nms, max_boxes),
+        pixel_inclusive=pixel_inclusive,
+    )
     print(figures_text(figures, as_json=json))
 
 

@@ -57,7 +57,15 @@ def _make_clues(run: Run) -> Any:
 
 
 def _make_proposals(run: Run) -> dict[str, Any]:
-    """Proposals of both splits; test photos (and all, where no tags are given) are prompted by the grid alone."""
+    """Proposals of both splits, taken from given stores or prompted.
+
+    Test photos (and all, where no tags are given) are prompted by the grid alone.
+    """
+    if run.settings.proposals.given.folders:
+        return {
+            split: proposals.run_given(run.context, run.settings.proposals, dataset, split)
+            for split, dataset in run.splits.items()
+        }
     found = run.results.get("clues")
     clues_of, fingerprint = (no_points, "") if found is None else (clues.clue_points(found), found.fingerprint)
     arguments = (run.context, run.settings.proposals, run.segmenter)
@@ -70,6 +78,12 @@ def _make_proposals(run: Run) -> dict[str, Any]:
 def _make_wsod(run: Run) -> wsod.WsodResult:
     found = run.results["clues"]
     return wsod.run(run.context, run.settings.wsod, run.results["proposals"], found, clues.class_maps(found))
+
+
+def _make_wsod_ceiling(run: Run) -> wsod.WsodResult:
+    found, truths = run.results["clues"], run.true_train.truths
+    arguments = (run.context, run.settings.wsod, run.results["proposals"], found, clues.class_maps(found))
+    return wsod.run(*arguments, truths=truths, name="wsod_ceiling")
 
 
 def _make_pseudo_gt(run: Run) -> dict[str, Instances]:
@@ -125,6 +139,14 @@ def _made_by(settings: Any) -> str:
     return str(DetectionFilter(settings.min_score, settings.nms_iou, settings.max_boxes)).replace("NMS", "own NMS")
 
 
+def _report_wsod(name: str) -> Callable[[Run], reports.Summary]:
+    def report(run: Run) -> reports.Summary:
+        found, made_by = _detections(run.results[name]), _made_by(run.settings.wsod)
+        return reports.of_wsod(run.truths, found, _boxes(run, "train"), run.settings.evaluation, made_by)
+
+    return report
+
+
 def _report_retrain(name: str) -> Callable[[Run], reports.Summary]:
     def report(run: Run) -> reports.Summary:
         found, made_by = _detections(run.results[name]), _made_by(run.settings.retrain)
@@ -153,10 +175,7 @@ STAGES = (
     ),
     Stage(
         "wsod", ("data", "clues", "proposals"), ("wsod/detections_train.json", "wsod/detections_test.json"), _make_wsod,
-        lambda run: reports.of_wsod(
-            run.truths, _detections(run.results["wsod"]), _boxes(run, "train"), run.settings.evaluation,
-            _made_by(run.settings.wsod),
-        ),
+        _report_wsod("wsod"),
     ),
     Stage("pseudo_gt", ("data", "wsod"), ("pseudo_gt/train.json",), _make_pseudo_gt, _report_pseudo_gt),
     Stage(
@@ -171,6 +190,9 @@ STAGES = (
 """The pipeline: a stage reads what earlier ones made; ``*_test.json`` is written where there is a test split."""
 
 CEILINGS = (
+    Stage(
+        "wsod_ceiling", ("data", "truth", "clues", "proposals"), (), _make_wsod_ceiling, _report_wsod("wsod_ceiling")
+    ),
     Stage("retrain_ceiling", ("data", "truth"), (), _make_retrain_ceiling, _report_retrain("retrain_ceiling")),
     Stage("wsis_ceiling", ("data", "truth", "retrain_ceiling"), (), _make_wsis_ceiling, _report_wsis("wsis_ceiling")),
 )
@@ -205,8 +227,8 @@ def run(settings: RunSettings, start: str | None = None, until: str | None = Non
     if worker_rank() > 0:
         return _lend_a_hand(one, [stage for stage in STAGES if stage.name in wanted])
     stages = [stage for stage in STAGES if stage.name in wanted or one.finished(stage.name)]
-    if settings.ceiling and until is None:
-        stages += _possible_ceilings(one)
+    if settings.ceiling:
+        stages += [stage for stage in _possible_ceilings(one) if stage.name.removesuffix("_ceiling") in wanted]
     return _finish(one, [_make(one, stage) for stage in stages])
 
 
@@ -269,19 +291,18 @@ def _possible_ceilings(one: Run) -> tuple[Stage, ...]:
         raise UserError(
             "wanted the true boxes of the training photos for ceiling=true, found none: set data.train.truth"
         )
-    return CEILINGS if train.has_masks else CEILINGS[:1]
+    return tuple(stage for stage in CEILINGS if train.has_masks or stage.name != "wsis_ceiling")
 
 
 def _finish(one: Run, made: list[StageReport]) -> dict[str, Any]:
     """Write ``metrics.json``, ``run.json`` and ``report.html``, and print the table."""
     out, settings = one.context.out, one.settings
-    splits = {"train": one.context.train} | ({"test": one.context.test} if one.context.test is not None else {})
     metrics = metrics_dict(
         name=out.name,
         classes=one.context.train.classes,
         reports=made,
-        images={split: len(dataset) for split, dataset in splits.items()},
-        bad={split: dataset.bad for split, dataset in splits.items()},
+        images={split: len(dataset) for split, dataset in one.splits.items()},
+        bad={split: dataset.bad for split, dataset in one.splits.items()},
         note=_note(one),
         peak_memory_mib=max((one.note(report.stage)["peak_memory_mib"] for report in made), default=0),
     )
@@ -318,6 +339,8 @@ def _shown(one: Run) -> Shown:
 
 def _note(one: Run) -> str | None:
     """What could not be evaluated, and why; None where both splits were."""
+    if one.settings.proposals.given.folders and one.settings.data.without_tags:
+        return "No tags were given: the proposals are those of the given stores."
     if one.settings.data.without_tags:
         name = one.segmenter.name
         better = "; give --sam for real work" if one.settings.segmenter.weights is None else ""

@@ -19,6 +19,7 @@ from pydantic import Field
 from weaksam.artifacts import write_json_atomic
 from weaksam.config import Settings, UserError, fingerprint_of
 from weaksam.data.dataset import Dataset, DataSettings, load_splits
+from weaksam.data.given_proposals import given_store
 from weaksam.engine.context import RunContext
 from weaksam.engine.device import pick_device
 from weaksam.engine.log import RunLog
@@ -40,7 +41,7 @@ STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
 """The stages in order."""
 PHOTOS_WORTH_HELP = 64
 """A further process takes some seconds to start."""
-CEILING_NAMES = ("retrain_ceiling", "wsis_ceiling")
+CEILING_NAMES = ("wsod_ceiling", "retrain_ceiling", "wsis_ceiling")
 """The stages that ``ceiling=true`` adds."""
 
 
@@ -101,11 +102,19 @@ class Run:
         return self.segmenter if settings is None else self._cached(build_segmenter(settings, self.context.device))
 
     @property
+    def splits(self) -> dict[str, Dataset]:
+        """The training photos and, where there are any, the test photos, as a stage may see them."""
+        test = self.context.test
+        return {"train": self.context.train} | ({} if test is None else {"test": test})
+
+    @property
     def num_workers(self) -> int:
         """Processes that share the proposals: as set, or one a core where the segmenter itself uses only one."""
         if self.settings.workers is not None:
             return self.settings.workers
-        photos = len(self.context.train) + (len(self.context.test) if self.context.test is not None else 0)
+        if self.settings.proposals.given.folders:
+            return 1
+        photos = sum(map(len, self.splits.values()))
         if self.segmenter.name != "tree" or photos < PHOTOS_WORTH_HELP:
             return 1
         return min(processors(), MOST_WORKERS)
@@ -124,6 +133,10 @@ class Run:
             "test photos": test.fingerprint if test is not None else "none",
             "segmenter": self.segmenter.fingerprint,
         }
+        given = self.settings.proposals.given
+        if given.folders:  # a store of other photos is refused before anything is computed
+            for split, dataset in self.splits.items():
+                found[f"given proposals of {split}"] = given_store(given, dataset, split).fingerprint
         if self.settings.data.without_tags:  # nothing else is loaded where only proposals are made
             return found
         backbone = backbone_fingerprint(self.settings.backbone)

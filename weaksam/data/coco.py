@@ -11,6 +11,7 @@ import numpy as np
 from weaksam.artifacts import write_json_atomic
 from weaksam.config import UserError
 from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows, did_you_mean, read_json
+from weaksam.data.image_names import ImageNames, Key
 from weaksam.structures.boxes import area
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, box_from_rle, rle_area, rle_from_counts, rle_from_polygons
@@ -84,22 +85,27 @@ def write_instances(path: Path, dataset: "Dataset", instances: Mapping[str, Inst
 def read_results(path: Path, dataset: "Dataset") -> dict[str, Instances]:
     """Detections by image id from a COCO results list; every image of ``dataset`` is there, empty where it has none.
 
-    Raises `UserError` where the list names an image or a category that ``dataset`` does not have.
+    ``image_id`` is a number of ``dataset`` or, as some tools write it, a photo's name with or without ending. Raises
+    `UserError` where the list names an image or a category that ``dataset`` does not have.
     """
     content = read_json(path, "a COCO results list")
     if not isinstance(content, list):
         raise UserError(
             f"wanted a COCO results list in {path}, found a JSON {type(content).__name__}: name another file"
         )
-    image_of = {sample.number: sample for sample in dataset.samples}
+    names = ImageNames(dataset.image_ids, {sample.image_id: sample.number for sample in dataset.samples})
+    image_of: dict[Key, str | None] = {}
     label_of = {number: label for label, number in enumerate(dataset.category_ids)}
     rows = {sample.image_id: ObjectRows.none() for sample in dataset.samples}
     for entry in content:
-        sample = image_of.get(entry.get("image_id"))
-        if sample is None:
-            number = entry.get("image_id")
-            raise UserError(f"wanted results of {dataset.name} in {path}, found image_id {number!r}: name its own file")
-        _add(rows[sample.image_id], {"score": 1.0, **entry}, label_of, sample.size, path)
+        key = entry.get("image_id")
+        key = int(key) if isinstance(key, float) and key.is_integer() else key
+        if isinstance(key, str | int) and key not in image_of:
+            image_of[key] = names.find(key, str(path))
+        image_id = image_of[key] if isinstance(key, str | int) else None
+        if image_id is None:
+            raise UserError(f"wanted results of {dataset.name} in {path}, found image_id {key!r}: name its own file")
+        _add(rows[image_id], {"score": 1.0, **entry}, label_of, dataset.by_id[image_id].size, path)
     with_masks = any(entry.get("segmentation") for entry in content)
     found = {}
     for sample in dataset.samples:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from weaksam.config import UserError
 from weaksam.data.annotations import listed
+from weaksam.data.given_proposals import record_photos
 from weaksam.data.image_names import ImageNames, Key, read_image_list
 from weaksam.data.images import image_size
 from weaksam.data.photos import list_photos
@@ -62,8 +63,9 @@ def import_proposals(
     """Write the proposals of ``source`` (a pickle of another tool, COCO results or a flat table) as the store ``out``.
 
     ``image_list`` names the images the file was made for: exactly those must be in it; mmdet's files, which name none,
-    need it for their order. ``photos`` is their folder: image ids become its file names, and without a list images that
-    have no photo are left out. Raises `UserError` where neither is given but needed, and where nothing fits.
+    need it for their order. ``photos`` is their folder: image ids become its file names, the SHA-256 of the photos is
+    recorded beside the store, and without a list images that have no photo are left out. Raises `UserError` where
+    neither is given but needed, and where nothing fits.
     """
     is_table = source.suffix.lower() in _TABLES
     names = _names(source, image_list, photos, needed=source.suffix.lower() != ".parquet")
@@ -85,6 +87,9 @@ def import_proposals(
     ids = photo_ids(list(key_of), photos)
     proposals = {ids[name]: found[key] for name, key in key_of.items()}
     write_store(out, proposals, {"file": file_sha256(source), "inclusive": inclusive, "images": sorted(proposals)})
+    if photos is not None:
+        paths = list_photos(photos)
+        record_photos(out, {image_id: file_sha256(paths[image_id]) for image_id in proposals})
     known = set(key_of.values())
     left_out = tuple(str(key) for key in found if key not in known)
     boxes, bare = sum(map(len, proposals.values())), sum(len(one) == 0 for one in proposals.values())

@@ -72,11 +72,14 @@ class ImageProposals:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __getitem__(self, rows: Tensor) -> ImageProposals:
+        """The proposals of ``rows``, places ``(K,)`` int64, in that order."""
+        rles = tuple(self.rles[row] for row in rows.tolist()) if self.rles else ()
+        return ImageProposals(self.boxes[rows], self.scores[rows], self.sources[rows], rles, self.mask_size)
+
     def by_score(self) -> ImageProposals:
         """Best score first, equals in their order."""
-        order = self.scores.argsort(descending=True, stable=True)
-        rles = tuple(self.rles[row] for row in order.tolist()) if self.rles else ()
-        return ImageProposals(self.boxes[order], self.scores[order], self.sources[order], rles, self.mask_size)
+        return self[self.scores.argsort(descending=True, stable=True)]
 
 
 Found = dict[Key, ImageProposals]
@@ -127,7 +130,12 @@ def store_row(store: Store, image: str) -> tuple[str, ImageProposals]:
     if image_id is None:
         known = f"{len(store)} others ({listed(store.image_ids, 3)})"
         raise UserError(f"wanted proposals of {image!r} in {store.folder}, found {known}: name one of them")
-    return image_id, _from_row(store.read(image_id, *_columns(masks=True)))
+    return image_id, stored_proposals(store, image_id)
+
+
+def stored_proposals(store: Store, image_id: str) -> ImageProposals:
+    """The proposals, with their masks, of an image that the store calls ``image_id``."""
+    return _from_row(store.read(image_id, *_columns(masks=True)))
 
 
 def _columns(masks: bool) -> list[str]:
@@ -156,12 +164,13 @@ def write_store(folder: Path, proposals: Mapping[str, ImageProposals], made_from
     if store.sealed:
         store.manifest  # noqa: B018  (is it the same?)
 
-    def row(image_id: str) -> dict[str, Any]:
-        one = proposals[image_id]
-        columns = {"boxes": one.boxes, "scores": one.scores, "sources": one.sources, "rles": list(one.rles)}
-        return {**columns, "mask_size": torch.tensor(one.mask_size)}
+    return store.fill(lambda image_id: store_columns(proposals[image_id]), progress="import")
 
-    return store.fill(row, progress="import")
+
+def store_columns(one: ImageProposals) -> dict[str, Any]:
+    """The proposals of one image as a row of a store, see ``STORE_COLUMNS``."""
+    columns = {"boxes": one.boxes, "scores": one.scores, "sources": one.sources, "rles": list(one.rles)}
+    return {**columns, "mask_size": torch.tensor(one.mask_size)}
 
 
 # COCO results

@@ -1,7 +1,7 @@
 """The true objects of a split, from any of the annotation formats, matched to its photos and classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,7 +9,9 @@ import torch
 from weaksam.config import UserError
 from weaksam.data import coco, voc, yolo
 from weaksam.data.annotations import Annotations, NameMatcher, did_you_mean, listed
-from weaksam.data.photos import Photo
+from weaksam.data.image_names import ImageNames
+from weaksam.data.images import image_size
+from weaksam.data.photos import Photo, list_photos
 from weaksam.structures.instances import Instances
 
 
@@ -43,6 +45,48 @@ def read_truth(path: Path, sizes: Mapping[str, tuple[int, int]], classes: Sequen
     if path.suffix.lower() != ".json":
         raise UserError(f"wanted true boxes as COCO .json or a folder of VOC .xml or YOLO .txt, found the file {path}")
     return coco.read_instances(path)
+
+
+def read_measured_truth(
+    truth: Path, images: Path | None = None, classes: Sequence[str] | None = None
+) -> tuple[Annotations, tuple[str, ...], tuple[str, ...]]:
+    """What a truth states, the entries of it that have a photo in the folder ``images``, and a note on the others.
+
+    Without ``images`` all entries count; YOLO needs it, since its labels are relative, and sizes that the truth does
+    not state are read there. ``classes`` names VOC's and YOLO's in order. Raises `UserError`, also where no photo fits.
+    """
+    photos = {} if images is None else list_photos(images)
+    relative = truth.is_dir() and not any(truth.glob("*.xml"))
+    if relative and images is None:
+        raise UserError(f"wanted the photos of the YOLO labels in {truth}, found no folder of them: give --images DIR")
+    read = read_truth(truth, {name: image_size(path) for name, path in photos.items()} if relative else {}, classes)
+    read = read if classes is None else _in_classes(read, classes, truth)
+    if images is None:
+        return read, tuple(read.images), ()
+    known = ImageNames(list(photos))
+    found = {name: known.find(name, str(images)) for name in read.images}
+    paths = {name: photos[photo] for name, photo in found.items() if photo is not None}
+    if not paths:
+        raise UserError(f"wanted photos of the {len(read.images)} images of the truth in {images}, found none of them")
+    unsized = [name for name in paths if read.images[name].size is None]
+    sized = {name: replace(read.images[name], size=image_size(paths[name])) for name in unsized}
+    lost = len(read.images) - len(paths)
+    notes = (f"{lost} images of the truth have no photo in {images}: left out",) if lost else ()
+    return replace(read, images={**read.images, **sized}), tuple(paths), notes
+
+
+def _in_classes(read: Annotations, classes: Sequence[str], path: Path) -> Annotations:
+    """``read`` with labels counted in ``classes``, which are numbered from 1; other classes' objects are left out."""
+    if path.suffix.lower() == ".json":
+        raise UserError(
+            f"wanted no list of classes for the COCO file {path}, which numbers its own, found one: omit it"
+        )
+    _refuse_other_names(read, classes, path)
+    images = {
+        name: replace(one, instances=_relabelled(one.instances, read.classes, classes))
+        for name, one in read.images.items()
+    }
+    return Annotations(tuple(classes), tuple(range(1, len(classes) + 1)), images)
 
 
 def truth_classes(path: Path) -> tuple[str, ...] | None:

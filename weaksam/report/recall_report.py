@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from weaksam.config import UserError
-from weaksam.data.annotations import Annotations, listed
+from weaksam.data.annotations import listed
 from weaksam.data.image_names import ImageNames
-from weaksam.data.images import image_size
-from weaksam.data.photos import list_photos
 from weaksam.data.proposal_exchange import named_proposals
 from weaksam.data.proposal_files import ImageProposals
-from weaksam.data.truth import read_truth
+from weaksam.data.truth import read_measured_truth
 from weaksam.evaluation.protocol import json_number
 from weaksam.evaluation.recall import AR_IOUS, Assignment, RecallResult, proposal_recall
 from weaksam.structures.instances import Instances
@@ -81,30 +79,11 @@ def true_objects(truth: Path, images: Path | None = None) -> Truths:
 
     YOLO needs ``images``, since its labels are relative. Raises `UserError`, also where no photo fits.
     """
-    photos = {} if images is None else list_photos(images)
-    relative = truth.is_dir() and not any(truth.glob("*.xml"))
-    if relative and images is None:
-        raise UserError(f"wanted the photos of the YOLO labels in {truth}, found no folder of them: give --images DIR")
-    read = read_truth(truth, {name: image_size(path) for name, path in photos.items()} if relative else {})
-    kept, notes = _with_photo(read, photos, images)
+    read, kept, notes = read_measured_truth(truth, images)
     numbers = {name: read.images[name].number for name in kept}
     whole = {name: number for name, number in numbers.items() if number is not None}
     names = ImageNames(kept, whole if len(whole) == len(kept) else None)
     return Truths(read.classes, {name: read.images[name].instances for name in kept}, names, notes)
-
-
-def _with_photo(
-    read: Annotations, photos: Mapping[str, Path], images: Path | None
-) -> tuple[list[str], tuple[str, ...]]:
-    """The entries of a truth that have a photo, and a note on the others."""
-    if images is None:
-        return list(read.images), ()
-    known = ImageNames(list(photos))
-    kept = [name for name in read.images if known.find(name, str(images)) is not None]
-    if not kept:
-        raise UserError(f"wanted photos of the {len(read.images)} images of the truth in {images}, found none of them")
-    lost = len(read.images) - len(kept)
-    return kept, ((f"{lost} images of the truth have no photo in {images}: left out",) if lost else ())
 
 
 def measure_recall(

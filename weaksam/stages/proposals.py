@@ -14,6 +14,8 @@ from torch import Tensor
 
 from weaksam.artifacts import Store, stage_fingerprint, store_folder
 from weaksam.config import Settings
+from weaksam.data.given_proposals import GivenSettings, given_store, photo_hashes, record_photos
+from weaksam.data.proposal_files import store_columns
 from weaksam.data.reading import read_ahead
 from weaksam.sam.batches import BatchLimit, encode_all
 from weaksam.sam.candidates import Candidates, MaskPile, candidates_of, canonical_order
@@ -24,7 +26,8 @@ from weaksam.structures.boxes import inclusive_from_xyxy, nms
 from weaksam.structures.masks import Rle
 
 if TYPE_CHECKING:
-    from weaksam.data.dataset import Dataset
+    from weaksam.data.dataset import Dataset, Sample
+    from weaksam.data.proposal_files import ImageProposals
     from weaksam.engine.context import RunContext
 
 COLUMNS = {"boxes": "boxes", "scores": "floats", "sources": "ints", "rles": "rles", "mask_size": "ints"}
@@ -47,11 +50,15 @@ ORIGINAL_RULES: Mapping[str, Any] = {
     "max_proposals": None,
 }
 """What ``rules=original`` sets, as far as it is not set itself: the released WeakSAM's sequence (section 2)."""
+GIVEN_RULES: Mapping[str, Any] = {"size_rule": "none", "nms_iou": 1.0}
+"""What is preset for given boxes: who made them chose sizes and suppression; 1 suppresses nothing."""
+USED_WITH_GIVEN = frozenset({"size_rule", "min_side", "max_area", "nms_iou", "dedupe", "max_proposals"})
+"""The settings that decide about given boxes; the others belong to prompts."""
 CUDA_PHOTOS_AT_ONCE = 8
 
 
 class ProposalSettings(Settings):
-    """Which prompts are put and which answers become proposals.
+    """Which prompts are put and which answers become proposals, or which finished proposals are taken instead.
 
     ``rules`` names a preset for all that is not set: ``ours``, whose result depends on no order, or ``original``, the
     released code's sequence; docs/proposals.md says why they differ. The grid's side and thresholds are, unless given,
@@ -60,6 +67,7 @@ class ProposalSettings(Settings):
     """
 
     rules: Literal["ours", "original"] = Field(default="ours", description="preset for all that is not set below")
+    given: GivenSettings = Field(default=GivenSettings(), description="finished stores to take proposals from")
     grid_side: int | None = Field(default=None, ge=0, le=256, description="grid points a side; 0 puts no grid")
     grid_masks: tuple[int, ...] = Field(default=(0, 1, 2), description="masks of a grid prompt to keep, 0 the smallest")
     min_pred_iou: float | None = Field(default=None, ge=0, le=1, description="grid masks must be predicted above this")
@@ -92,14 +100,22 @@ class ProposalSettings(Settings):
     )
     read_ahead: int = Field(default=4, ge=0, description="photos decoded on threads ahead of the segmenter")
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"rules", "batch_size", "photos_at_once", "read_ahead"})
+    # The content of a given store is fingerprinted as an input, wherever it lies
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
+        {"rules", "given", "batch_size", "photos_at_once", "read_ahead"}
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _expand_rules(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("rules") == "original":
-            return {**ORIGINAL_RULES, **values}
-        return values
+        if not isinstance(values, Mapping):
+            return values
+        preset: dict[str, Any] = {}
+        if values.get("rules") == "original":
+            preset |= ORIGINAL_RULES
+        if GivenSettings.are_in(values.get("given")):
+            preset |= {**GIVEN_RULES, **({"size_rule": "min_side"} if "min_side" in values else {})}
+        return {**preset, **values}
 
 
 @dataclass(frozen=True)
@@ -293,6 +309,7 @@ def run(
         print(f"proposals ({split}): {sentence}", file=sys.stderr, flush=True)
         context.log.write("out_of_memory", split=split, note=sentence)
 
+    record_photos(folder, photo_hashes(dataset))
     at_once = settings.photos_at_once or (CUDA_PHOTOS_AT_ONCE if context.device.type == "cuda" else 1)
     photos, prompts = BatchLimit(at_once, "photos", note), BatchLimit(settings.batch_size, "prompts", note)
 
@@ -303,6 +320,39 @@ def run(
             yield {"image_id": image_id, **columns_of(found)}
 
     return store.fill_parts(rows, progress=f"proposals ({split})")
+
+
+def run_given(context: RunContext, settings: ProposalSettings, dataset: Dataset, split: str) -> Store:
+    """Take the proposals of every photo of ``dataset`` from the store ``settings.given`` names; returns them sealed.
+
+    The columns are those of `run`, the fingerprint that of the given store, the photos and the settings that decide
+    about given boxes. Raises `UserError` as `given_store` and `GivenProposals.of` do.
+    """
+    given = given_store(settings.given, dataset, split)
+    rules = ProposalSettings(**settings.model_dump(include=set(USED_WITH_GIVEN)))
+    inputs = {"dataset": dataset.fingerprint, "given": given.fingerprint}
+    fingerprint = stage_fingerprint("proposals", rules, inputs)
+    folder = store_folder(context.out, "proposals", split, fingerprint)
+    context.log.write("given proposals", split=split, store=str(given.store.folder), knows_photos=given.knows_photos)
+    store = Store(folder, stage="proposals", fingerprint=fingerprint, image_ids=dataset.image_ids, columns=COLUMNS)
+    record_photos(folder, photo_hashes(dataset))
+
+    def row(image_id: str) -> dict[str, Any]:
+        sample = dataset.by_id[image_id]
+        return store_columns(choose_given(given.of(sample), sample, rules))
+
+    return store.fill(row, progress=f"proposals ({split})")
+
+
+def choose_given(found: ImageProposals, sample: Sample, settings: ProposalSettings) -> ImageProposals:
+    """Of a photo's given proposals, best score first, those that stay, in order.
+
+    Sizes, then suppression best first, then equal corners, then the first ``max_proposals``; sources stay as they are.
+    """
+    every = Candidates(found.boxes, found.scores, found.sources, torch.arange(len(found)))
+    left = _sized(every, sample.size, settings)
+    left = left[nms(left.boxes, left.scores, settings.nms_iou)]
+    return found[deduped(left, settings.dedupe).rows[: settings.max_proposals]]
 
 
 def columns_of(found: Proposals) -> dict[str, Any]:

@@ -1,0 +1,206 @@
+"""Detections on disk: a run's sealed store, VOC's result files or a COCO results list, read for a dataset's images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from weaksam.artifacts import atomic_file
+from weaksam.config import UserError
+from weaksam.data.annotations import ObjectRows, did_you_mean, listed
+from weaksam.data.coco import read_results
+from weaksam.data.image_names import ImageNames
+from weaksam.sealed import open_sealed
+from weaksam.structures.boxes import inclusive_from_xyxy, xyxy_from_inclusive
+from weaksam.structures.instances import Instances
+
+if TYPE_CHECKING:
+    from weaksam.data.dataset import Dataset
+
+_VOC_FILE = re.compile(r"(?:comp[^_]*_)(?:.*_)?det_(?P<split>[^_]+)_(?P<name>.+)\.txt")
+"""comp4_det_test_cat.txt; tools put a random mark after ``comp4``."""
+
+
+def read_detections(path: Path, dataset: Dataset) -> dict[str, Instances]:
+    """Detections by image id; every image of ``dataset`` is there, empty where nothing was found in it.
+
+    ``path``: the folder of a sealed store of detections, a folder of VOC result files (or one of them), or a COCO
+    results list. Images are found by name, with or without ending, or by number. Raises `UserError` for anything else,
+    for images that ``dataset`` does not have, and for class names that differ from its own by a misspelling.
+    """
+    if path.suffix.lower() == ".json":
+        return read_results(path, dataset)
+    files = voc_result_files(path)
+    if files:
+        return _filled(read_voc_results(files, dataset), dataset)
+    if path.is_dir():
+        return _filled(read_detection_store(path, dataset), dataset)
+    raise UserError(
+        f"wanted detections at {path} (a COCO results .json, VOC result files like comp4_det_test_CLASS.txt, or the "
+        f"folder of a sealed store), found {'another file' if path.exists() else 'nothing there'}: name one of these"
+    )
+
+
+def _filled(found: Mapping[str, Instances], dataset: Dataset) -> dict[str, Instances]:
+    none = Instances.empty().replace(scores=torch.zeros(0))
+    return {image_id: found.get(image_id, none) for image_id in dataset.image_ids}
+
+
+# A run's own store
+
+
+def read_detection_store(folder: Path, dataset: Dataset) -> dict[str, Instances]:
+    """Detections of a sealed store by image id of ``dataset``, with masks where it has them.
+
+    Labels are the run's: its class names, in ``metrics.json`` of the run's folder, say which of ``dataset`` they are;
+    without that file they are taken to be counted alike.
+    """
+    store = open_sealed(folder)
+    missing = [name for name in ("boxes", "labels", "scores") if name not in store.columns]
+    if missing:
+        raise UserError(
+            f"wanted a store of detections in {folder}, found one of the stage {store.stage} without the column "
+            f"{missing[0]!r}: name a store such as OUT/wsod/store/detections_test-..."
+        )
+    classes = run_classes(folder) or dataset.classes
+    table = torch.tensor(_labels_in(classes, dataset.classes, str(folder)), dtype=torch.int64)
+    name_of = _known_images(store.image_ids, dataset, str(folder))
+    found = {}
+    for row in store.rows():
+        labels = row["labels"]
+        if len(labels) and int(labels.max()) >= len(classes):
+            raise UserError(
+                f"wanted labels of the {len(classes)} classes {listed(classes, 3)} in {folder}, found the label "
+                f"{int(labels.max())}: give the truth with the run's own classes"
+            )
+        masks = tuple(row["rles"]) if "rles" in row else None
+        one = Instances(row["boxes"], table[labels] if len(labels) else labels, row["scores"], masks)
+        found[name_of[row["image_id"]]] = one[one.labels >= 0]
+    return found
+
+
+def run_classes(folder: Path) -> tuple[str, ...] | None:
+    """Class names of the run whose store ``folder`` is (``OUT/<stage>/store/<name>``); None where it does not say."""
+    above = folder.resolve().parent
+    path = above.parent.parent / "metrics.json"
+    if above.name != "store":
+        return None
+    try:
+        return tuple(map(str, json.loads(path.read_text(encoding="utf-8"))["classes"])) or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _known_images(names: Sequence[str], dataset: Dataset, source: str) -> dict[str, str]:
+    """The image id of ``dataset`` for each of ``names``; `UserError` where one has none."""
+    numbers = {sample.image_id: sample.number for sample in dataset}
+    found = ImageNames(dataset.image_ids, numbers).find_all(names, source)
+    name_of = {str(key): image_id for image_id, key in found.items()}
+    strange = [name for name in names if name not in name_of]
+    if strange:
+        raise UserError(
+            f"wanted detections on the {len(dataset)} images of {dataset.name} in {source}, found {len(strange)} other "
+            f"images ({listed(strange, 3)}): give the truth they belong to"
+        )
+    return name_of
+
+
+def _labels_in(names: Sequence[str], classes: Sequence[str], source: str) -> list[int]:
+    """The label in ``classes`` of each name, -1 where it is none of them; `UserError` for what looks misspelt."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    unknown = [name for name in names if name not in label_of]
+    free = [name for name in classes if name not in names]
+    near = next((name for name in unknown if did_you_mean(name, free)), None)
+    if near is not None or (names and len(unknown) == len(names)):
+        name = near or unknown[0]
+        raise UserError(
+            f"wanted the classes {listed(classes)} in {source}, found {name!r}{did_you_mean(name, free)}: use the same "
+            "names"
+        )
+    return [label_of.get(name, -1) for name in names]
+
+
+# VOC's result files
+
+
+def voc_result_files(path: Path) -> dict[str, Path]:
+    """VOC result files by class name: those in the folder ``path``, or ``path`` itself; none give none.
+
+    Raises `UserError` where a class has two, as of two splits.
+    """
+    paths = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    found: dict[str, Path] = {}
+    for one in paths:
+        match = _VOC_FILE.fullmatch(one.name)
+        if match is None:
+            continue
+        if match["name"] in found:
+            raise UserError(
+                f"wanted one result file of each class in {path}, found {found[match['name']].name} and {one.name}: "
+                "keep those of one split and one competition in a folder"
+            )
+        found[match["name"]] = one
+    return found
+
+
+def read_voc_results(files: Mapping[str, Path], dataset: Dataset) -> dict[str, Instances]:
+    """Detections by image id from VOC result files by class name: lines of ``name score x1 y1 x2 y2``.
+
+    VOC counts pixels from 1 and names the last one inside; here boxes are half-open from 0. A class that ``dataset``
+    does not have is left out. Raises `UserError` for other lines and other images.
+    """
+    folder = next(iter(files.values())).parent
+    labels = _labels_in(list(files), dataset.classes, str(folder))
+    parsed = [
+        (label, list(_result_lines(path))) for path, label in zip(files.values(), labels, strict=True) if label >= 0
+    ]
+    names = dict.fromkeys(name for _, lines in parsed for name, _ in lines)
+    name_of = _known_images(list(names), dataset, str(folder))
+    rows = {image_id: ObjectRows.none() for image_id in name_of.values()}
+    for label, lines in parsed:
+        for name, (score, *corners) in lines:
+            box = xyxy_from_inclusive(torch.tensor([corners], dtype=torch.float64) - 1)[0].tolist()
+            rows[name_of[name]].add(box, label, score=score)
+    return {
+        image_id: one.instances(with_masks=False, size=(0, 0)).replace(difficult=None, crowd=None)
+        for image_id, one in rows.items()
+    }
+
+
+def write_voc_results(
+    folder: Path, dataset: Dataset, detections: Mapping[str, Instances], *, split: str = "test"
+) -> None:
+    """Write ``comp4_det_<split>_<class>.txt`` of every class, best score first; names are written without ending."""
+    lines: dict[int, list[tuple[float, str]]] = {label: [] for label in range(len(dataset.classes))}
+    for image_id, found in detections.items():
+        name = Path(image_id).stem
+        scores = torch.zeros(0) if found.scores is None else found.scores
+        corners = (inclusive_from_xyxy(found.boxes.double()) + 1).tolist()
+        for label, score, box in zip(found.labels.tolist(), scores.tolist(), corners, strict=True):
+            lines[label].append((score, f"{name} {score:.6f} {' '.join(f'{value:.3f}' for value in box)}\n"))
+    for label, rows in lines.items():
+        with atomic_file(folder / f"comp4_det_{split}_{dataset.classes[label]}.txt") as temporary:
+            ranked = sorted(rows, key=lambda row: -row[0])
+            temporary.write_text("".join(text for _, text in ranked), encoding="utf-8")
+
+
+def _result_lines(path: Path) -> Iterator[tuple[str, list[float]]]:
+    """Image name and ``score, x1, y1, x2, y2`` of every line."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        name, *values = line.rsplit(maxsplit=5) or [""]
+        if not name:
+            continue
+        try:
+            numbers = [float(value) for value in values]
+        except ValueError:
+            numbers = []
+        if len(numbers) != 5 or not all(value == value and abs(value) != float("inf") for value in numbers):
+            raise UserError(
+                f"wanted 'name score x1 y1 x2 y2' on line {number} of {path}, found {line[:60]!r}: mend that line"
+            )
+        yield name, numbers
