@@ -27,10 +27,11 @@ from weaksam.report import stages as reports
 from weaksam.run import Run, RunSettings, open_run
 from weaksam.stages import clues, wsod
 from weaksam.stages.wsod import WsodSettings
-from weaksam.stages.wsod.draft import frozen_features
+from weaksam.stages.wsod.seeding import unread_features
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {"seeds": "clues"},
+    "class maps alone": {"seeds": "clues", "relocate_rounds": 0},
     "scores": {"seeds": "scores"},
     "oicr_top": {"seeds": "oicr_top"},
     "oicr": {"seeds": "oicr"},
@@ -83,7 +84,7 @@ def cell(values: list[float]) -> str:
 def print_rows(one: Run, source: str, options: argparse.Namespace) -> None:
     """A row for each variant and number of branches, the ceiling last, and the baselines beside CorLoc."""
     base = one.settings.wsod
-    photos = frozen_features(one.context, base)
+    photos = unread_features(one.context, base)
     photos.fit_projection(one.context.train, min(base.reduced, sum(photos.network.channels.values())))
     rows = [(name, values, branches, False) for name, values in VARIANTS.items() for branches in options.branches]
     rows = [row for row in rows if row[0] in options.only]

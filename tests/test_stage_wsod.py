@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_stage_clues import SETTINGS as CLUES
 from tests.test_stage_clues import COLOURS, context, draw
+from tests.test_stage_clues import SETTINGS as CLUES
 from weaksam.artifacts import Store
 from weaksam.config import UserError
 from weaksam.data.dataset import Dataset
@@ -19,9 +19,9 @@ from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues, proposals, wsod
 from weaksam.stages.wsod import WsodSettings, draft
 from weaksam.stages.wsod.detecting import detections_from
-from weaksam.stages.wsod.draft import rois_in_cells
-from weaksam.stages.wsod.lessons import Lesson, make_lesson
+from weaksam.stages.wsod.lessons import Lesson, make_lesson, make_lessons
 from weaksam.stages.wsod.losses import photo_losses
+from weaksam.stages.wsod.seeding import relocated
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, rle_from_mask
@@ -107,13 +107,54 @@ def test_a_lesson_takes_the_best_proposals_and_seeds_them_by_contrast(made) -> N
     maps = torch.zeros(1, 6, 8)
     maps[0, 1:3, 1:4] = 1.0
     tags = torch.tensor([0.0, 1.0])
-    lesson = make_lesson(dataset.samples[0], row, tags, (torch.tensor([1]), maps), WsodSettings())
+    alone = WsodSettings(relocate_rounds=0)
+    lesson = make_lesson(dataset.samples[0], row, tags, (torch.tensor([1]), maps), alone)
     assert lesson.clue_seeds.roi.tolist() == [1]
     assert lesson.clue_seeds.label.tolist() == [1]
     assert lesson.overlaps.iou.diagonal().tolist() == [1.0, 1.0, 1.0]
-    short = make_lesson(dataset.samples[0], row, tags, (torch.tensor([1]), maps), WsodSettings(num_proposals=1))
+    short = make_lesson(
+        dataset.samples[0], row, tags, (torch.tensor([1]), maps), WsodSettings(num_proposals=1, relocate_rounds=0)
+    )
     assert len(short.boxes) == 1
     assert len(short.clue_seeds.roi) == 0  # the whole photo splits nothing
+
+
+def test_a_lesson_to_be_relocated_knows_what_each_region_is_worth_for_each_tag(made) -> None:
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[0, :2], masks[1, 2:] = True, True
+    row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(one) for one in masks], "scores": torch.ones(2) / 2}
+    maps = torch.zeros(2, 4, 4)
+    maps[0, :2], maps[1, 2:] = 1.0, 1.0  # label 2 above, label 0 below: maps need not come in the order of the labels
+    lesson = make_lesson(
+        made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), (torch.tensor([2, 0]), maps), WsodSettings()
+    )
+    assert lesson.first_values is not None  # contrast is sqrt(1/4), the predicted IoU 1/2
+    assert lesson.first_values.tolist() == [[0.0, 0.25], [0.25, 0.0]]
+    unmapped = (torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, 4))
+    lesson = make_lesson(made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), unmapped, WsodSettings())
+    assert lesson.first_values is not None and lesson.first_values.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+def test_relocation_gives_every_tag_a_seed_and_contrast_alone_is_a_setting(made, tmp_path: Path) -> None:
+    dataset, _, found, maps = made
+    detector = draft.DraftDetector(context(tmp_path, dataset), TINY)
+    detector.begin()
+    arguments = (context(tmp_path, dataset), TINY, found, clues.class_maps(maps), detector.prepare)
+    lessons = make_lessons(*arguments)
+    after = relocated(lessons, detector.frozen_features(), TINY)
+    truths = disc_boxes(dataset)
+    overlaps = []
+    for lesson in after:
+        assert set(lesson.clue_seeds.label.tolist()) == set(lesson.sample.tags)
+        truth = truths[lesson.sample.image_id]
+        for label, box in zip(truth.labels, truth.boxes, strict=True):
+            best = lesson.clue_seeds.roi[lesson.clue_seeds.label == label][:1]
+            overlaps.append(pairwise_iou(lesson.boxes[best], box[None]).item())
+    assert sum(one > 0.5 for one in overlaps) >= 12  # of 16 discs, from tags alone
+    again = relocated(lessons, detector.frozen_features(), TINY)
+    assert all(torch.equal(a.clue_seeds.roi, b.clue_seeds.roi) for a, b in zip(after, again, strict=True))
+    settings = TINY.model_copy(update={"relocate_rounds": 0, "num_epochs": 1})
+    assert train(made, tmp_path, settings).weights.is_file()
 
 
 def test_a_photo_without_proposals_is_a_lesson_of_nothing(made) -> None:
@@ -122,13 +163,14 @@ def test_a_photo_without_proposals_is_a_lesson_of_nothing(made) -> None:
         made[0].samples[0], row, torch.ones(2), (torch.tensor([0]), torch.rand(1, 4, 4)), WsodSettings()
     )
     assert len(lesson.boxes) == len(lesson.clue_seeds.roi) == 0
+    assert lesson.first_values is not None and lesson.first_values.shape == (0, 2)
 
 
 def test_rois_follow_the_mirror_image() -> None:
     boxes = torch.tensor([[10.0, 20, 30, 60]])
     plain, mirrored = (View(torch.zeros(0), (2.0, 1.0), flag) for flag in (False, True))
-    assert rois_in_cells(boxes, plain, 100, 16).tolist() == [[1.25, 1.25, 3.75, 3.75]]
-    assert rois_in_cells(boxes, mirrored, 100, 16).tolist() == [[8.75, 1.25, 11.25, 3.75]]
+    assert plain.cells(boxes, 100, 16).tolist() == [[1.25, 1.25, 3.75, 3.75]]
+    assert mirrored.cells(boxes, 100, 16).tolist() == [[8.75, 1.25, 11.25, 3.75]]
 
 
 def test_losses_seed_the_first_branch_from_clues_or_scores() -> None:

@@ -14,6 +14,7 @@ from weaksam.data.dataset import Dataset, Sample
 from weaksam.data.images import read_image
 from weaksam.engine.progress import progress
 from weaksam.models.backbones import FeatureExtractor, normalise
+from weaksam.structures.boxes import hflip, scale
 
 _SHORTEST_INPUT = 32
 
@@ -45,6 +46,11 @@ class View:
     features: Tensor
     scale: tuple[float, float]
     mirrored: bool
+
+    def cells(self, boxes: Tensor, width: int, stride: int) -> Tensor:
+        """Photo boxes ``(N, 4)`` as cells of the map; mirrored with it, ``width`` being the photo's."""
+        shown = hflip(boxes, width) if self.mirrored else boxes
+        return scale(shown, self.scale[0] / stride, self.scale[1] / stride)
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class PhotoFeatures:
         self, network: FeatureExtractor, long_side: int, device: torch.device, max_cache_gib: float = 2.0
     ) -> None:
         self.network, self.long_side, self.device = network, long_side, device
+        self.stride = list(network.strides.values())[-1]
         self.room = int(max_cache_gib * 2**30)
         self.cache: dict[str, tuple[View, View]] = {}
         self.projection: Projection | None = None

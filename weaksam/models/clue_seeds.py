@@ -31,6 +31,15 @@ def region_contrast(class_maps: Tensor, masks: Tensor) -> Tensor:
     return gap.clamp(min=0) * (share * (1 - share)).sqrt()
 
 
+def region_worth(class_maps: Tensor, masks: Tensor, scores: Tensor) -> Tensor:
+    """Contrast times objectness ``(N, L)`` >= 0: how well a region splits a class map, and how much it is a thing.
+
+    ``class_maps`` and ``masks`` as in :func:`region_contrast`; ``scores`` (N,) is the segmenter's predicted IoU (below
+    0 counts as 0). Ours: where the class map is wide or looks elsewhere, the segmenter still knows what hangs together.
+    """
+    return region_contrast(class_maps, masks) * scores.clamp(min=0)[:, None]
+
+
 def instance_seeds(
     class_maps: Tensor, masks: Tensor, *, share: float = 0.5, max_seeds: int = 5
 ) -> tuple[Tensor, Tensor, Tensor]:

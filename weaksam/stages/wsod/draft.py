@@ -9,28 +9,15 @@ from torch import Tensor
 
 from weaksam.data.dataset import Sample
 from weaksam.engine.context import RunContext
-from weaksam.engine.photo_features import PhotoFeatures, Projection, View
+from weaksam.engine.photo_features import PhotoFeatures, Projection
 from weaksam.engine.training import warmup_cosine
-from weaksam.models.backbones import build_features
 from weaksam.models.wsod_head import HeadOutput, WsodHead
 from weaksam.stages.wsod.detecting import detections_of
 from weaksam.stages.wsod.lessons import Batch, Lesson
 from weaksam.stages.wsod.losses import mean_losses, photo_losses
+from weaksam.stages.wsod.seeding import unread_features
 from weaksam.stages.wsod.settings import WsodSettings
-from weaksam.structures.boxes import hflip, scale
 from weaksam.structures.instances import Instances
-
-
-def rois_in_cells(boxes: Tensor, view: View, width: int, stride: int) -> Tensor:
-    """Photo boxes ``(N, 4)`` as feature-map cells of ``view``; mirrored with it, ``width`` being the photo's."""
-    shown = hflip(boxes, width) if view.mirrored else boxes
-    return scale(shown, view.scale[0] / stride, view.scale[1] / stride)
-
-
-def frozen_features(context: RunContext, settings: WsodSettings) -> PhotoFeatures:
-    """Features of the run's backbone, none computed yet."""
-    network = build_features(context.backbone).to(context.device)
-    return PhotoFeatures(network, settings.long_side, context.device, settings.max_cache_gib)
 
 
 class DraftDetector:
@@ -41,9 +28,8 @@ class DraftDetector:
 
     def __init__(self, context: RunContext, settings: WsodSettings, photos: PhotoFeatures | None = None) -> None:
         self.context, self.settings = context, settings
-        self.photos = photos or frozen_features(context, settings)
-        network = self.photos.network
-        self.stride, depth = list(network.strides.values())[-1], sum(network.channels.values())
+        self.photos = photos or unread_features(context, settings)
+        depth = sum(self.photos.network.channels.values())
         self.model = WsodHead(
             depth,
             min(settings.reduced, depth),
@@ -67,6 +53,10 @@ class DraftDetector:
     def prepare(self, sample: Sample) -> None:
         """Compute a training photo's features."""
         self.photos.views(sample)
+
+    def frozen_features(self) -> PhotoFeatures:
+        """The photos' features, by which seeds are relocated."""
+        return self.photos
 
     def trained(self) -> None:
         """Take the components that came with the trained weights."""
@@ -102,7 +92,7 @@ class DraftDetector:
     def output(self, sample: Sample, boxes: Tensor, mirrored: bool) -> HeadOutput:
         """The head's answer for one view of a photo."""
         view = self.photos.views(sample)[int(mirrored)]
-        cells = rois_in_cells(boxes, view, sample.size[1], self.stride)
+        cells = view.cells(boxes, sample.size[1], self.photos.stride)
         device = self.context.device
         return self.model(view.features.to(device), cells.to(device)).in_photo(mirrored).on(torch.device("cpu"))
 

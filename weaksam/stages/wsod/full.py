@@ -14,6 +14,7 @@ from weaksam.data.dataset import Sample
 from weaksam.data.images import read_image
 from weaksam.engine.context import RunContext
 from weaksam.engine.mixed_precision import ScaledAdam, autocast, forward_dtype
+from weaksam.engine.photo_features import PhotoFeatures
 from weaksam.engine.training import Objective, warmup_cosine, warmup_steps
 from weaksam.models.wsod_head import HeadOutput
 from weaksam.models.wsod_network import WsodNetwork, load_hidden_layers, pad_together, parameter_groups, wsod_trunk
@@ -21,6 +22,7 @@ from weaksam.stages.wsod.detecting import detections_of
 from weaksam.stages.wsod.full_batches import FullBatch, PhotoView, ShownPhoto, full_batches, show
 from weaksam.stages.wsod.lessons import Lesson
 from weaksam.stages.wsod.losses import photo_losses
+from weaksam.stages.wsod.seeding import unread_features
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.structures.instances import Instances
 
@@ -65,6 +67,12 @@ class FullDetector:
 
     def prepare(self, sample: Sample) -> None:
         """Nothing is kept of a photo between steps."""
+
+    def frozen_features(self) -> PhotoFeatures:
+        """Features of the backbone before it is trained, by which seeds are relocated."""
+        photos = unread_features(self.context, self.settings)
+        photos.fit_projection(self.context.train, min(self.settings.reduced, sum(photos.network.channels.values())))
+        return photos
 
     def trained(self) -> None:
         """Ready to detect."""

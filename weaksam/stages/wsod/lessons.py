@@ -18,7 +18,7 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.photo_features import tags_matrix
 from weaksam.engine.progress import progress
 from weaksam.engine.tag_checks import tag_notes
-from weaksam.models.clue_seeds import instance_seeds
+from weaksam.models.clue_seeds import instance_seeds, region_worth
 from weaksam.models.oicr import Seeds, empty_seeds
 from weaksam.models.wsod_seeds import Overlaps
 from weaksam.models.wsod_targets import present_labels
@@ -35,6 +35,7 @@ ClassMaps = Callable[[str], tuple[Tensor, Tensor]]
 class Lesson:
     """One photo: its N proposals ``(N, 4)`` xyxy in photo pixels, tags ``(C,)`` and seeds from its class maps.
 
+    ``first_values`` (N, T): what its class maps say of each proposal for each tag, where they will be relocated.
     ``truth``, its true boxes, is there in the ceiling alone.
     """
 
@@ -42,6 +43,7 @@ class Lesson:
     boxes: Tensor
     tags: Tensor
     clue_seeds: Seeds
+    first_values: Tensor | None = None
     truth: Instances | None = None
 
     @cached_property
@@ -88,12 +90,28 @@ def make_lesson(
 ) -> Lesson:
     """Prepare one photo: its proposals and the seeds its class ``maps`` (labels, maps) suggest; none without maps."""
     boxes = best_proposals(row, settings.num_proposals)
-    if maps is None or len(boxes) == 0:
-        return Lesson(sample, boxes, tags, empty_seeds())
+    lesson = Lesson(sample, boxes, tags, empty_seeds())
+    if maps is None:
+        return lesson
     labels, class_maps = maps
-    masks = torch.stack([mask_from_rle(rle) for rle in row["rles"][: len(boxes)]])
-    index, which, weight = instance_seeds(class_maps, masks, share=settings.seed_share, max_seeds=settings.max_seeds)
-    return Lesson(sample, boxes, tags, Seeds(index, labels[which], weight))
+    if settings.relocate_rounds > 0:
+        values = torch.zeros(len(boxes), int(tags.sum()))
+        if len(boxes) and len(labels):
+            place = {label: number for number, label in enumerate(lesson.present.tolist())}
+            worth = region_worth(class_maps, _masks(row, len(boxes)), row["scores"][: len(boxes)])
+            values[:, [place[label] for label in labels.tolist()]] = worth
+        return replace(lesson, first_values=values)
+    if len(boxes) == 0:
+        return lesson
+    index, which, weight = instance_seeds(
+        class_maps, _masks(row, len(boxes)), share=settings.seed_share, max_seeds=settings.max_seeds
+    )
+    return replace(lesson, clue_seeds=Seeds(index, labels[which], weight))
+
+
+def _masks(row: Mapping[str, Any], num: int) -> Tensor:
+    """Masks ``(num, h, w)`` bool of the first proposals of a row, at least one."""
+    return torch.stack([mask_from_rle(rle) for rle in row["rles"][:num]])
 
 
 def make_lessons(

@@ -39,10 +39,17 @@ class WsodSettings(Settings):
         description="what seeds the branches: class maps, or WSDDN, the first; a published rule, all: OICR's released "
         "one, its paper's single top box, MIST, PCL",
     )
-    seed_share: float = Field(
-        0.5, gt=0, le=1, description="least contrast of a further instance, as a share of the first"
+    relocate_rounds: int = Field(
+        4, ge=0, le=50, description="rounds in which the photos agree on what the tags look like; 0: class maps alone"
     )
-    max_seeds: int = Field(5, ge=1, description="most seeds of a class in a photo taken from the class maps")
+    relocate_folds: int = Field(4, ge=2, description="parts of the photos; regions are scored by the other parts")
+    relocate_ridge: float = Field(0.1, gt=0, description="shrinkage of that scoring, relative to a feature's square")
+    relocate_share: float = Field(0.7, gt=0, le=1, description="least score of a further instance, by the best one's")
+    relocate_components: int = Field(512, ge=1, description="principal components of a region that are compared")
+    seed_share: float = Field(
+        0.5, gt=0, le=1, description="least contrast of a further instance, by the first one's (class maps alone)"
+    )
+    max_seeds: int = Field(5, ge=1, description="most seeds of a class in a photo (class maps alone)")
     score_share: float = Field(0.9, gt=0, le=1, description="seeds of later branches score this share of the best")
     several: bool = Field(True, description="several seeds per class in later branches, thinned class by class")
     mist_share: float = Field(0.15, gt=0, le=1, description="share of the proposals that MIST takes as candidates")

@@ -20,6 +20,7 @@ from weaksam.models.backbones import backbone_fingerprint
 from weaksam.stages.wsod.draft import DraftDetector
 from weaksam.stages.wsod.full import FullDetector
 from weaksam.stages.wsod.lessons import ClassMaps, Lesson, best_proposals, make_lessons
+from weaksam.stages.wsod.seeding import relocated
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.structures.instances import Instances
 
@@ -79,6 +80,8 @@ def run(
     if not load_trained(detector.model, folder, fingerprint, name):
         detector.begin()
         lessons = make_lessons(context, settings, proposals["train"], class_maps, detector.prepare, truths)
+        if settings.seeds == "clues" and settings.relocate_rounds > 0 and truths is None:
+            lessons = relocated(lessons, detector.frozen_features(), settings)
         _train(context, settings, detector, lessons, folder, fingerprint, name)
     detector.trained()
     stores = {
