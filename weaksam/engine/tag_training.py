@@ -127,8 +127,8 @@ def train_weaktr(
 
     Of ``dataset`` only photos and tags are read. The epoch with the best mean average precision of tags on the held-out
     photos is kept, the latest of equals (a perfect score comes long before good maps); without held-out photos the
-    last. A killed training goes on from its last epoch to the same bytes (on the CPU), a finished one is only loaded;
-    with ``num_epochs`` 0 a trained WeakTr is taken as it is.
+    last. A killed training goes on from its last saved state to the same bytes (on the CPU), a finished one is only
+    loaded; with ``num_epochs`` 0 a trained WeakTr is taken as it is.
 
     Raises:
         UserError: tags that nothing can be learnt from (`check_tags`), weights that do not fit, or a loss that is not
