@@ -173,6 +173,23 @@ def test_rois_follow_the_mirror_image() -> None:
     assert mirrored.cells(boxes, 100, 16).tolist() == [[8.75, 1.25, 11.25, 3.75]]
 
 
+def test_pooled_regions_are_kept_for_the_very_boxes_and_equal_those_computed_again(made, tmp_path: Path) -> None:
+    dataset = made[0]
+    detector = draft.DraftDetector(context(tmp_path, dataset), TINY)
+    detector.begin()
+    photos, sample = detector.photos, dataset.samples[0]
+    boxes = torch.tensor([[10.0, 20, 30, 60], [0, 0, 128, 96]])
+    first = photos.pooled(sample, boxes, 3)
+    assert first.shape == (2, 2, 16 * 9) and photos.pooled(sample, boxes.clone(), 3) is first
+    other = photos.pooled(sample, boxes[1:], 3)
+    assert torch.equal(other[:, 0], first[:, 1])
+    photos.room = 0
+    photos.regions.clear()
+    assert torch.equal(photos.pooled(sample, boxes, 3), first) and not photos.regions
+    assert photos.pooled(sample, boxes, 2).shape == (2, 2, 16 * 4)
+    assert photos.pooled(sample, boxes[:0], 3).shape == (2, 0, 16 * 9)
+
+
 def test_losses_seed_the_first_branch_from_clues_or_scores() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
     lesson = Lesson(

@@ -128,8 +128,13 @@ def test_labels_and_loss_equal_a_plain_loop() -> None:
 def test_the_head_scores_rois_and_no_roi() -> None:
     torch.manual_seed(0)
     head = WsodHead(12, 8, 3, num_branches=2, roi_size=2, hidden=16).eval()
-    output = head(torch.randn(8, 6, 7), torch.tensor([[0.0, 0, 3, 3], [1, 1, 6, 5]]))
+    rois = torch.randn(5, 8 * 4)
+    (output,) = head(rois[:2])
     assert output.scores.shape == (2, 3)
     assert [tuple(logits.shape) for logits in output.refine] == [(2, 4), (2, 4)]
     assert mean_class_probabilities(output.refine).sum(dim=1).le(1).all()
-    assert head(torch.randn(8, 6, 7), torch.zeros(0, 4)).scores.shape == (0, 3)
+    assert head(rois[:0])[0].scores.shape == (0, 3)
+    first, none, rest = head(rois, [2, 0, 3])  # photo by photo
+    torch.testing.assert_close(first.scores, output.scores)
+    torch.testing.assert_close(rest.scores, head(rois[2:])[0].scores)
+    assert len(none.scores) == 0

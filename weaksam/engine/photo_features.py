@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import roi_align
 from torchvision.transforms.v2 import functional as TF
 
 from weaksam.data.dataset import Dataset, Sample
@@ -95,6 +96,7 @@ class PhotoFeatures:
         self.stride = list(network.strides.values())[-1]
         self.room = int(max_cache_gib * 2**30)
         self.cache: dict[str, tuple[View, View]] = {}
+        self.regions: dict[str, tuple[Tensor, int, Tensor]] = {}
         self.projection: Projection | None = None
 
     def fit_projection(self, dataset: Dataset, num_components: int, num_photos: int = 64) -> Projection:
@@ -118,6 +120,29 @@ class PhotoFeatures:
                 self.room -= size
                 self.cache[key] = found
         return found
+
+    @torch.no_grad()
+    def pooled(self, sample: Sample, boxes: Tensor, roi_size: int) -> Tensor:
+        """Features ``(2, R, K * roi_size^2)`` float16 of photo boxes (R, 4), in the photo and in its mirror image.
+
+        RoIAlign, ``roi_size`` cells a side. Frozen features of boxes that do not move are computed once, too, where
+        there is room.
+        """
+        key = sample.sha256 or sample.image_id
+        known = self.regions.get(key)
+        if known is not None and known[1] == roi_size and torch.equal(known[0], boxes):
+            return known[2]
+        views = []
+        for view in self.views(sample):
+            cells = view.cells(boxes, sample.size[1], self.stride).to(self.device)
+            found = roi_align(view.features[None].to(cells), [cells], roi_size, sampling_ratio=2, aligned=True)
+            views.append(found.flatten(1).half())
+        both = torch.stack(views)
+        size = both.numel() * both.element_size()
+        if size <= self.room and known is None:
+            self.room -= size
+            self.regions[key] = (boxes, roi_size, both)
+        return both
 
     @torch.no_grad()
     def _compute(self, sample: Sample) -> tuple[View, View]:

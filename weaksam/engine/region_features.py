@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from weaksam.data.dataset import Sample
 from weaksam.engine.photo_features import PhotoFeatures
@@ -26,7 +25,7 @@ def region_features(
     """
     step = max(1, len(samples) // _SAMPLED_PHOTOS)
     some = [
-        _pooled(photos, sample, regions[::_SAMPLED_EVERY], roi_size).flatten(0, 1)
+        photos.pooled(sample, regions, roi_size)[:, ::_SAMPLED_EVERY].flatten(0, 1).float().cpu()
         for sample, regions in zip(samples[::step], boxes[::step], strict=True)
     ]
     known = torch.cat(some) if some else torch.zeros(0, 0)
@@ -34,17 +33,7 @@ def region_features(
         return [torch.zeros(2, len(one), 0, dtype=torch.float16) for one in boxes]
     mean, directions = known.mean(dim=0), _directions(known, num_components)
     pairs = progress(zip(samples, boxes, strict=True), len(samples), "wsod: reading regions")
-    return [((_pooled(photos, one, regions, roi_size) - mean) @ directions).half() for one, regions in pairs]
-
-
-def _pooled(photos: PhotoFeatures, sample: Sample, boxes: Tensor, roi_size: int) -> Tensor:
-    """Features ``(2, R, D)`` of the boxes in both views."""
-    views = []
-    for view in photos.views(sample):
-        cells = view.cells(boxes, sample.size[1], photos.stride).to(photos.device)
-        pooled = roi_align(view.features[None].to(cells), [cells], roi_size, sampling_ratio=2, aligned=True)
-        views.append(pooled.flatten(1).cpu())
-    return torch.stack(views)
+    return [((photos.pooled(one, its, roi_size).float().cpu() - mean) @ directions).half() for one, its in pairs]
 
 
 def _directions(rows: Tensor, num_components: int) -> Tensor:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from weaksam.models.box_deltas import mirrored_deltas
 from weaksam.models.wsddn import wsddn_scores
@@ -101,11 +100,11 @@ def hidden_layers(num_inputs: int, hidden: int, dropout: float) -> nn.Sequential
 
 
 class WsodHead(nn.Module):
-    """RoIAlign on frozen features, two hidden layers, then WSDDN's two streams and the refinement branches.
+    """Two hidden layers on frozen features of RoIs, then WSDDN's two streams and the refinement branches.
 
-    It pools from maps of ``channels`` principal components of ``source_channels`` frozen features; the components
-    travel with the weights as the buffers ``directions`` (channels, source_channels) and ``centre``
-    (source_channels,).
+    RoIs are pooled to ``roi_size`` cells a side from ``channels`` principal components of ``source_channels`` frozen
+    features; the components travel with the weights as the buffers ``directions`` (channels, source_channels) and
+    ``centre`` (source_channels,).
     """
 
     directions: Tensor
@@ -125,7 +124,6 @@ class WsodHead(nn.Module):
         background_column: bool = False,
     ) -> None:
         super().__init__()
-        self.roi_size = roi_size
         self.register_buffer("directions", torch.zeros(channels, source_channels))
         self.register_buffer("centre", torch.zeros(source_channels))
         self.hidden = hidden_layers(channels * roi_size**2, hidden, dropout)
@@ -137,10 +135,9 @@ class WsodHead(nn.Module):
             background_column=background_column,
         )
 
-    def forward(self, features: Tensor, boxes: Tensor) -> HeadOutput:
-        """Score RoIs ``boxes`` (R, 4) xyxy in cells of one map ``features`` (D, h, w); R = 0 gives empty tensors."""
-        rois = roi_align(features[None].float(), [boxes], self.roi_size, sampling_ratio=2, aligned=True)
-        return self.streams(self.hidden(rois.flatten(1)))[0]
+    def forward(self, rois: Tensor, counts: Sequence[int] | None = None) -> list[HeadOutput]:
+        """Score RoIs by their features ``(R, channels * roi_size^2)``, photo by photo as in `WsodStreams`."""
+        return self.streams(self.hidden(rois.float()), counts)
 
 
 def mean_class_probabilities(refine: Sequence[Tensor]) -> Tensor:

@@ -82,24 +82,25 @@ class DraftDetector:
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Mean losses over the batch's photos that have a proposal; none if no photo has one."""
-        shown = zip(batch.lessons, batch.mirrored, strict=True)
-        return mean_losses(
-            photo_losses(self.output(lesson.sample, lesson.boxes, mirrored), lesson, self.settings)
-            for lesson, mirrored in shown
-            if len(lesson.boxes)
-        )
+        shown = [one for one in zip(batch.lessons, batch.mirrored, strict=True) if len(one[0].boxes)]
+        outputs = self.outputs([(lesson.sample, lesson.boxes, mirrored) for lesson, mirrored in shown])
+        pairs = zip(outputs, shown, strict=True)
+        return mean_losses(photo_losses(output, lesson, self.settings) for output, (lesson, _) in pairs)
 
-    def output(self, sample: Sample, boxes: Tensor, mirrored: bool) -> HeadOutput:
-        """The head's answer for one view of a photo."""
-        view = self.photos.views(sample)[int(mirrored)]
-        cells = view.cells(boxes, sample.size[1], self.photos.stride)
-        device = self.context.device
-        return self.model(view.features.to(device), cells.to(device)).in_photo(mirrored).on(torch.device("cpu"))
+    def outputs(self, shown: Sequence[tuple[Sample, Tensor, bool]]) -> list[HeadOutput]:
+        """The head's answer for each photo's proposals, mirrored or not, in one pass."""
+        if not shown:
+            return []
+        size = self.settings.roi_size
+        rois = [self.photos.pooled(sample, boxes, size)[int(mirrored)] for sample, boxes, mirrored in shown]
+        found = self.model(torch.cat(rois).to(self.context.device), [len(one) for one in rois])
+        pairs = zip(found, shown, strict=True)
+        return [output.in_photo(mirrored).on(torch.device("cpu")) for output, (_, _, mirrored) in pairs]
 
     @torch.inference_mode()
     def detect(self, sample: Sample, boxes: Tensor) -> Instances:
         """Detections of one photo, averaged over it and its mirror image; none without proposals."""
         if len(boxes) == 0:
             return Instances.empty()
-        outputs = [self.output(sample, boxes, mirrored) for mirrored in (False, True)]
+        outputs = self.outputs([(sample, boxes, False), (sample, boxes, True)])
         return detections_of(outputs, boxes, sample.size, self.settings)
