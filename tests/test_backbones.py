@@ -196,3 +196,14 @@ def test_the_fingerprint_follows_the_bytes_and_the_name(tmp_path, written):
     assert len(names) == 2
     with pytest.raises(UserError, match="not a file"):
         backbone_fingerprint(BackboneSettings(weights=str(tmp_path / "absent")))
+
+
+def test_torchvisions_other_weights_are_taken_by_name() -> None:
+    def fingerprint(name: str, weights: str) -> str:
+        return backbone_fingerprint(BackboneSettings(name=name, weights=weights))
+
+    first, second = (fingerprint("resnet50", f"IMAGENET1K_V{number}") for number in (1, 2))
+    assert first == fingerprint("resnet50", "imagenet") != second
+    assert fingerprint("vgg16", "imagenet1k_features") not in {first, second, fingerprint("vgg16", "imagenet")}
+    with pytest.raises(UserError, match="IMAGENET1K_V9, which is not a file"):
+        fingerprint("resnet50", "IMAGENET1K_V9")
