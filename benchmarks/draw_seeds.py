@@ -1,4 +1,4 @@
-"""Draw where the weak detector starts: class map, and the seed by contrast, by worth, and after relocation.
+"""Draw where the weak detector starts: class map, and the seed by contrast, by support, and after relocation.
 
     python benchmarks/draw_seeds.py configs/boards4.yaml [key=value ...] --out-picture seeds.jpg --every 20
 
@@ -29,7 +29,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
-COLUMNS = ("class map", "contrast alone", "contrast times predicted IoU", "relocated")
+COLUMNS = ("class map", "contrast alone", "support", "relocated")
 
 
 def draw_row(axes, photo: Tensor, heat: Tensor, boxes: list[tuple[Tensor, float]], name: str) -> None:
@@ -87,11 +87,11 @@ def main() -> None:
         by_contrast, _, weights = instance_seeds(heat[None], masks, max_seeds=1)
         column = lesson.present.tolist().index(label)
         assert first.first_values is not None
-        worthiest = lesson.boxes[int(first.first_values[:, column].argmax())].tolist()
+        best_supported = lesson.boxes[int(first.first_values[:, column].argmax())].tolist()
         image = torch.from_numpy(read_image(lesson.sample.path))
         panels = [
             list(zip(lesson.boxes[by_contrast].tolist(), weights.tolist(), strict=True)),
-            [(worthiest, 1.0)],
+            [(best_supported, 1.0)],
             seeds_of(lesson, label),
         ]
         shown = F.interpolate(heat[None, None], size=masks.shape[-2:], mode="bilinear")[0, 0]

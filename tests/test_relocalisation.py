@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weaksam.models.clue_seeds import region_contrast, region_worth
+from weaksam.models.clue_seeds import region_support
 from weaksam.models.oicr import Seeds
 from weaksam.models.relocalisation import Regions, _Grams, best_of_tags, relocate, scores_by_others, seeds_of_values
 from weaksam.structures.boxes import pairwise_iou
@@ -127,11 +127,9 @@ def test_further_seeds_reach_a_share_of_the_best_and_overlap_little() -> None:
     assert len(none.roi) == 0  # no region is worth anything
 
 
-def test_worth_is_contrast_times_objectness() -> None:
-    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
-    masks[0, :2], masks[1, :, :2] = True, True
-    maps = torch.zeros(1, 4, 4)
-    maps[0, :2] = 1.0
-    scores = torch.tensor([0.5, -1.0])
-    found = region_worth(maps, masks, scores)
-    assert found[:, 0].tolist() == pytest.approx([0.5 * region_contrast(maps, masks)[0, 0].item(), 0.0])
+def test_support_adds_the_contrast_of_overlapping_regions() -> None:
+    iou = torch.tensor([[1.0, 0.3, 0.5], [0.3, 1.0, 0.0], [0.5, 0.0, 1.0]])
+    contrast = torch.tensor([[0.4, 0.0], [0.0, 1.0], [0.2, 0.0]])
+    found = region_support(contrast, iou)
+    assert found.flatten().tolist() == pytest.approx([0.5, 0.3, 0.12, 1.0, 0.4, 0.0])
+    assert region_support(torch.zeros(0, 2), torch.zeros(0, 0)).shape == (0, 2)

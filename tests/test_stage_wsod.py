@@ -119,17 +119,26 @@ def test_a_lesson_takes_the_best_proposals_and_seeds_them_by_contrast(made) -> N
     assert len(short.clue_seeds.roi) == 0  # the whole photo splits nothing
 
 
-def test_a_lesson_to_be_relocated_knows_what_each_region_is_worth_for_each_tag(made) -> None:
+def test_a_lesson_to_be_relocated_knows_the_support_of_each_region_for_each_tag(made) -> None:
     masks = torch.zeros(2, 4, 4, dtype=torch.bool)
     masks[0, :2], masks[1, 2:] = True, True
-    row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(one) for one in masks], "scores": torch.ones(2) / 2}
+    row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(one) for one in masks]}
     maps = torch.zeros(2, 4, 4)
     maps[0, :2], maps[1, 2:] = 1.0, 1.0  # label 2 above, label 0 below: maps need not come in the order of the labels
     lesson = make_lesson(
         made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), (torch.tensor([2, 0]), maps), WsodSettings()
     )
-    assert lesson.first_values is not None  # contrast is sqrt(1/4), the predicted IoU 1/2
-    assert lesson.first_values.tolist() == [[0.0, 0.25], [0.25, 0.0]]
+    assert lesson.first_values is not None  # contrast is sqrt(1/4); the regions do not overlap
+    assert lesson.first_values.tolist() == [[0.0, 0.5], [0.5, 0.0]]
+    masks[1, 1:] = True  # now the regions overlap: a row of 4 of 16 cells
+    row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(one) for one in masks]}
+    arguments = (made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), (torch.tensor([2, 0]), maps))
+    support = make_lesson(*arguments, WsodSettings()).first_values
+    contrast = make_lesson(*arguments, WsodSettings(relocate_from="contrast")).first_values
+    assert support is not None and contrast is not None
+    overlaps = pairwise_iou(row["boxes"], row["boxes"])
+    torch.testing.assert_close(support, overlaps @ contrast)
+    assert (support > contrast).any()
     unmapped = (torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, 4))
     lesson = make_lesson(made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), unmapped, WsodSettings())
     assert lesson.first_values is not None and lesson.first_values.tolist() == [[0.0, 0.0], [0.0, 0.0]]

@@ -31,13 +31,14 @@ def region_contrast(class_maps: Tensor, masks: Tensor) -> Tensor:
     return gap.clamp(min=0) * (share * (1 - share)).sqrt()
 
 
-def region_worth(class_maps: Tensor, masks: Tensor, scores: Tensor) -> Tensor:
-    """Contrast times objectness ``(N, L)`` >= 0: how well a region splits a class map, and how much it is a thing.
+def region_support(contrast: Tensor, pairwise_iou: Tensor) -> Tensor:
+    """How much contrast a region and those that overlap it have between them, ``(N, L)`` >= 0.
 
-    ``class_maps`` and ``masks`` as in :func:`region_contrast`; ``scores`` (N,) is the segmenter's predicted IoU (below
-    0 counts as 0). Ours: where the class map is wide or looks elsewhere, the segmenter still knows what hangs together.
+    ``contrast`` (N, L) as from :func:`region_contrast`; ``pairwise_iou`` (N, N) weighs each neighbour, 1 the region
+    itself. Ours: a segmenter finds an object many times over, a little larger and a little smaller, where a chance cut
+    through it or through several things is found once. The sum is highest in the middle of what they agree on.
     """
-    return region_contrast(class_maps, masks) * scores.clamp(min=0)[:, None]
+    return pairwise_iou @ contrast
 
 
 def instance_seeds(

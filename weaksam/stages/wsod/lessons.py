@@ -18,7 +18,7 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.photo_features import tags_matrix
 from weaksam.engine.progress import progress
 from weaksam.engine.tag_checks import tag_notes
-from weaksam.models.clue_seeds import instance_seeds, region_worth
+from weaksam.models.clue_seeds import instance_seeds, region_contrast, region_support
 from weaksam.models.oicr import Seeds, empty_seeds
 from weaksam.models.wsod_seeds import Overlaps
 from weaksam.models.wsod_targets import present_labels
@@ -98,7 +98,9 @@ def make_lesson(
         values = torch.zeros(len(boxes), int(tags.sum()))
         if len(boxes) and len(labels):
             place = {label: number for number, label in enumerate(lesson.present.tolist())}
-            worth = region_worth(class_maps, _masks(row, len(boxes)), row["scores"][: len(boxes)])
+            worth = region_contrast(class_maps, _masks(row, len(boxes)))
+            if settings.relocate_from == "support":
+                worth = region_support(worth, lesson.overlaps.iou)
             values[:, [place[label] for label in labels.tolist()]] = worth
         return replace(lesson, first_values=values)
     if len(boxes) == 0:

@@ -42,6 +42,9 @@ class WsodSettings(Settings):
     relocate_rounds: int = Field(
         4, ge=0, le=50, description="rounds in which the photos agree on what the tags look like; 0: class maps alone"
     )
+    relocate_from: Literal["support", "contrast"] = Field(
+        "support", description="what the rounds begin with: contrast suits class maps of a backbone trained on the tags"
+    )
     relocate_folds: int = Field(4, ge=2, description="parts of the photos; regions are scored by the other parts")
     relocate_ridge: float = Field(0.1, gt=0, description="shrinkage of that scoring, relative to a feature's square")
     relocate_share: float = Field(0.7, gt=0, le=1, description="least score of a further instance, by the best one's")
