@@ -1,0 +1,103 @@
+"""Compare where the weak detector may start: CorLoc of each tag's best region before and after relocation.
+
+    python benchmarks/seed_rules.py configs/boards4.yaml [key=value ...] [--ridges 0.03 0.1 0.3]
+
+For each first value of a region (contrast, support, the segmenter's predicted IoU, contrast times that), CorLoc of the
+best region per tag on every third training photo (the part settings may be chosen on) and on the other two thirds, at
+the start and after the rounds. Reads true boxes, for this measurement alone. Prints markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from wsod_tables import opened
+
+from weaksam.engine.region_features import region_features
+from weaksam.models.clue_seeds import region_support
+from weaksam.models.relocalisation import Regions, relocate
+from weaksam.run import Run
+from weaksam.stages import clues
+from weaksam.stages.wsod.draft import DraftDetector
+from weaksam.stages.wsod.lessons import Lesson, make_lessons
+from weaksam.structures.boxes import pairwise_iou
+
+EVERY = 3
+
+
+def corloc_of(one: Run, lessons: list[Lesson], values: list[Tensor], chosen: bool) -> float:
+    """Share of tags whose best region overlaps a true box of the class by half, on the chosen third or the rest."""
+    truths, hits = one.true_train.truths, []
+    for place, (lesson, value) in enumerate(zip(lessons, values, strict=True)):
+        if (place % EVERY == 0) != chosen or len(value) == 0:
+            continue
+        truth = truths[lesson.sample.image_id]
+        for column, label in enumerate(lesson.present.tolist()):
+            box = lesson.boxes[int(value[:, column].argmax())][None]
+            hits.append(bool((pairwise_iou(box, truth.boxes[truth.labels == label]) >= 0.5).any()))
+    return sum(hits) / max(len(hits), 1)
+
+
+def first_values(one: Run, lessons: list[Lesson]) -> dict[str, list[Tensor]]:
+    """By name, the first values ``(R, T)`` of every photo; the lessons hold the contrast."""
+    store = one.results["proposals"]["train"]
+    contrast = [_present(lesson.first_values) for lesson in lessons]
+    objectness = [
+        store[lesson.sample.image_id]["scores"][: len(lesson.boxes)].clamp(min=0)[:, None].expand_as(values)
+        for lesson, values in zip(lessons, contrast, strict=True)
+    ]
+    return {
+        "contrast": contrast,
+        "support": [region_support(a, lesson.overlaps.iou) for a, lesson in zip(contrast, lessons, strict=True)],
+        "predicted IoU": objectness,
+        "contrast times predicted IoU": [a * b for a, b in zip(contrast, objectness, strict=True)],
+    }
+
+
+def _present(values: Tensor | None) -> Tensor:
+    assert values is not None, "lessons without class maps"
+    return values
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--ridges", type=float, nargs="+", default=[0.1])
+    options = parser.parse_intermixed_args()
+    one = opened(options.config, options.overrides)
+    settings = one.settings.wsod.model_copy(update={"relocate_from": "contrast"})
+    detector = DraftDetector(one.context, settings)
+    detector.begin()
+    store, maps = one.results["proposals"]["train"], clues.class_maps(one.results["clues"])
+    lessons = make_lessons(one.context, settings, store, maps, detector.prepare)
+    features = region_features(
+        detector.frozen_features(),
+        [lesson.sample for lesson in lessons],
+        [lesson.boxes for lesson in lessons],
+        roi_size=settings.roi_size,
+        num_components=settings.relocate_components,
+    )
+    photos = [
+        Regions(of_photo, lesson.boxes, lesson.overlaps.iou, lesson.present)
+        for of_photo, lesson in zip(features, lessons, strict=True)
+    ]
+    print("| first values | ridge | start, chosen third / rest | after the rounds |\n|---|---|---|---|")
+    for name, start in first_values(one, lessons).items():
+        for ridge in options.ridges:
+            rounds, folds = settings.relocate_rounds, settings.relocate_folds
+            end = relocate(photos, start, len(one.context.train.classes), rounds=rounds, folds=folds, ridge=ridge)
+            before, after = (
+                " / ".join(f"{corloc_of(one, lessons, values, chosen):.3f}" for chosen in (True, False))
+                for values in (start, end)
+            )
+            print(f"| {name} | {ridge:g} | {before} | {after} |", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
