@@ -33,7 +33,7 @@ def test_without_a_true_box_all_is_background_and_without_rois_nothing_is() -> N
 @pytest.mark.parametrize("seeds", ["clues", "mist", "pcl"])
 def test_all_branches_learn_the_true_boxes_whatever_seeds_are_set(seeds: str) -> None:
     true = Instances(torch.tensor([[0.0, 0, 12, 10]]), torch.tensor([0]))
-    lesson = Lesson(None, BOXES, torch.tensor([1.0]), empty_seeds(), true)  # type: ignore[arg-type]
+    lesson = Lesson(None, BOXES, torch.tensor([1.0]), empty_seeds(), truth=true)  # type: ignore[arg-type]
     logits = torch.zeros(4, 2)
     deltas = torch.zeros(4, 2, 4)
     output = HeadOutput(torch.full((4, 1), 0.25), (logits, logits), (deltas, deltas))
@@ -44,5 +44,5 @@ def test_all_branches_learn_the_true_boxes_whatever_seeds_are_set(seeds: str) ->
     wanted = encode_boxes(BOXES[:1], true.boxes).abs()  # of RoI 0 alone: IoU 0.83; RoI 1 has 0.42
     smooth = torch.where(wanted < 1, wanted.square() / 2, wanted - 0.5).sum()
     assert losses["box2"].item() == pytest.approx(smooth.item() / 4, rel=1e-5)
-    nothing = Lesson(None, BOXES, torch.tensor([0.0]), empty_seeds(), Instances.empty())  # type: ignore[arg-type]
+    nothing = Lesson(None, BOXES, torch.tensor([0.0]), empty_seeds(), truth=Instances.empty())  # type: ignore[arg-type]
     assert photo_losses(output, nothing, settings)["box1"].item() == 0.0
