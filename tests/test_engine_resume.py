@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 import resource
 from collections.abc import Sequence
@@ -49,6 +50,10 @@ class OnDemand(Sequence):
         return len(self.names)
 
     def __getitem__(self, index):
+        if isinstance(index, slice):
+            rest = copy.copy(self)
+            rest.names = self.names[index]
+            return rest
         self.asked.append(self.names[index])
         return drawn_batch(self.names[index])
 

@@ -1,5 +1,6 @@
 """The full training: views by hand, resume at a step bit for bit, parts of a batch, the adversary, scales, recipes."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from weaksam.models.wsod_head import mean_class_probabilities
 from weaksam.run import RunSettings
 from weaksam.stages import proposals, wsod
 from weaksam.stages.wsod import WsodSettings, full
+from weaksam.stages.wsod import full_batches as full_batches_module
 from weaksam.stages.wsod.full import FullDetector
 from weaksam.stages.wsod.full_batches import FullBatch, PhotoView, full_batches, random_views, show
 from weaksam.stages.wsod.full_settings import ColourSettings, FullSettings
@@ -237,6 +239,18 @@ def test_batches_hold_every_photo_once_and_a_part_of_them_reads_only_its_own(mad
     assert last.image_ids == batches[1].image_ids
     for photo, again in zip(last.photos, batches[1].photos, strict=True):
         assert torch.equal(photo.pixels, again.pixels) and photo.view == again.view
+
+
+def test_photos_are_decoded_on_threads_ahead_of_the_steps(made, tmp_path: Path, monkeypatch) -> None:
+    read, threads = full_batches_module.shown_sample, set()
+
+    def watched(*arguments):
+        threads.add(threading.current_thread() is threading.main_thread())
+        return read(*arguments)
+
+    monkeypatch.setattr(full_batches_module, "shown_sample", watched)
+    train(made, tmp_path, changed(num_epochs=1, short_sides=(64,), drop_block=False))
+    assert threads == {False}
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 10])

@@ -74,8 +74,8 @@ def fit(
 
     ``batches(epoch)`` gives the ``num_steps_per_epoch`` batches of an epoch, as a sequence or one by one, and may
     draw from the global random numbers, which are seeded from (seed, label, epoch) as each epoch begins. It must keep
-    no state of its own between epochs. A training resumed within an epoch passes over the batches it has seen (a
-    sequence is not even asked for them) and then restores the random numbers: what is drawn before the first batch is
+    no state of its own between epochs. A training resumed within an epoch passes over the batches it has seen (of a
+    sequence it takes the slice that is left) and then restores the random numbers: what is drawn before the first batch is
     drawn again alike, but a draw for one batch must happen as it is produced and not decide about later ones.
 
     ``folder/state.safetensors`` is replaced atomically after each epoch and, within one, as soon as ``save_every``
@@ -169,7 +169,7 @@ class _Course:
         """The batches that this epoch has not seen; the random numbers are then those of its last save."""
         done = self.place.steps
         if isinstance(batches, Sequence):
-            left: Iterator[Any] = (batches[index] for index in range(done, len(batches)))
+            left: Iterator[Any] = iter(batches[done:])  # by its own way through, which may make batches ahead
         else:
             left = iter(batches)
             for _ in itertools.islice(left, done):
