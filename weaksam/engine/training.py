@@ -75,8 +75,8 @@ def fit(
     ``batches(epoch)`` gives the ``num_steps_per_epoch`` batches of an epoch, as a sequence or one by one, and may
     draw from the global random numbers, which are seeded from (seed, label, epoch) as each epoch begins. It must keep
     no state of its own between epochs. A training resumed within an epoch passes over the batches it has seen (of a
-    sequence it takes the slice that is left) and then restores the random numbers: what is drawn before the first batch is
-    drawn again alike, but a draw for one batch must happen as it is produced and not decide about later ones.
+    sequence it takes the slice that is left) and then restores the random numbers: what is drawn before the first
+    batch is drawn again alike, but a draw for one batch must happen as it is produced and not decide about later ones.
 
     ``folder/state.safetensors`` is replaced atomically after each epoch and, within one, as soon as ``save_every``
     seconds have passed or after ``save_every_steps`` steps; a later call goes on from there, on the CPU to the same
