@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from weaksam import cli, run
+from weaksam.cli import arguments, stages
 from weaksam.config import UserError
 from weaksam.sealed import open_sealed
 
@@ -44,8 +45,8 @@ def test_help_does_not_import_torch():
         "heavy = {'torch', 'torchvision', 'numpy', 'scipy', 'pyarrow', 'PIL', 'yaml'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    for arguments in (["--help"], ["run", "--help"], ["data", "--help"]):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
+    for words in (["--help"], ["run", "--help"], ["data", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert "Usage: weaksam" in done.stdout
 
@@ -53,18 +54,23 @@ def test_help_does_not_import_torch():
 def test_stage_names_are_those_of_the_pipeline():
     from weaksam.pipeline import STAGES
 
-    assert run.STAGE_NAMES == cli.STAGE_NAMES == tuple(stage.name for stage in STAGES)
+    assert run.STAGE_NAMES == stages.STAGE_NAMES == tuple(stage.name for stage in STAGES)
+
+
+def test_help_lists_the_stages_as_the_data_flows():
+    listed = [line.split()[0] for line in invoke("--help").stdout.split("Commands:")[1].splitlines() if line.strip()]
+    assert listed[:7] == ["run", *(name.replace("_", "-") for name in stages.STAGE_NAMES)]
 
 
 def test_split_arguments():
-    assert cli.split_arguments(None) == (None, [])
-    assert cli.split_arguments(["seed=1", "a/b.yaml", "out=x=y"]) == (Path("a/b.yaml"), ["seed=1", "out=x=y"])
+    assert arguments.split_arguments(None) == (None, [])
+    assert arguments.split_arguments(["seed=1", "a/b.yaml", "out=x=y"]) == (Path("a/b.yaml"), ["seed=1", "out=x=y"])
     with pytest.raises(UserError, match=r"one config file .* 'seed' and '3'"):
-        cli.split_arguments(["seed", "3"])
+        arguments.split_arguments(["seed", "3"])
 
 
 def test_command_line_options_win_over_overrides():
-    settings = cli.load_run_settings(
+    settings = arguments.load_run_settings(
         ["seed=1", "out=here"], images=Path("photos"), tags=None, out=Path("there"), seed=5
     )
     assert (settings.seed, settings.out, settings.data.train.images) == (5, Path("there"), Path("photos"))
@@ -180,7 +186,7 @@ def test_ctrl_c_says_how_to_resume(monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load_run_settings", interrupted)
+    monkeypatch.setattr(stages, "load_run_settings", interrupted)
     result = invoke("run")
     assert result.exit_code == 130 and "rerun the same command to resume" in result.stderr
 

@@ -1,0 +1,71 @@
+"""What the commands share: their common options, settings from a command line, and how a mistake ends."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG] [key=value]...", help="a YAML file, then settings that override it"),
+]
+Images = Annotated[Path | None, typer.Option(help="folder of training photos (JPEG, PNG, WebP or BMP)")]
+Tags = Annotated[
+    Path | None,
+    typer.Option(help="what is in each photo: CSV, JSON, JSONL, one folder per class, or VOC ImageSets/Main"),
+]
+Out = Annotated[Path | None, typer.Option(help="folder for everything the run makes")]
+Seed = Annotated[int | None, typer.Option(help="the one seed of the run")]
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` with a user's mistake ending in one sentence and exit code 2, and Ctrl-C in exit code 130.
+
+    With ``WEAKSAM_DEBUG=1`` in the environment mistakes keep their traceback.
+    """
+
+    @functools.wraps(function)
+    def guard(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("\ninterrupted: rerun the same command to resume", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError) as error:
+            if os.environ.get("WEAKSAM_DEBUG"):
+                raise
+            print(f"weaksam: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return guard
+
+
+def split_arguments(arguments: Sequence[str] | None) -> tuple[Path | None, list[str]]:
+    """``[CONFIG] [key=value]...`` -> (config path or None, overrides); anything else is a ``UserError``."""
+    from weaksam.config import UserError
+
+    configs = [a for a in arguments or () if "=" not in a]
+    if len(configs) > 1:
+        raise UserError(
+            f"wanted one config file and key=value settings, found {' and '.join(map(repr, configs))}: "
+            "write settings as key=value, without spaces around '='"
+        )
+    return (Path(configs[0]) if configs else None), [a for a in arguments or () if "=" in a]
+
+
+def load_run_settings(arguments: Sequence[str] | None, **options: Any) -> Any:
+    """``RunSettings`` from the command line: YAML, then ``key=value``, then the options that were given."""
+    from weaksam.config import load_settings
+    from weaksam.run import RunSettings
+
+    config, overrides = split_arguments(arguments)
+    keys = {"images": "data.train.images", "tags": "data.train.tags", "sam": "segmenter.weights"}
+    keys |= {"out": "out", "seed": "seed"}
+    overrides += [f"{keys[name]}={value}" for name, value in options.items() if value is not None]
+    return load_settings(RunSettings, config, overrides)

@@ -1,0 +1,96 @@
+"""`weaksam <command>`: every command, in the order in which help lists them; heavy imports wait inside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+import typer.core
+
+from weaksam.cli import boxes, data, measuring, stages
+from weaksam.cli.arguments import guarded
+
+ORDER = ("run", "clues", "proposals", "wsod", "pseudo-gt", "retrain", "wsis")
+"""The commands that come first in the help, as the data flows; then the others, as they are added."""
+
+
+class _AsDataFlows(typer.core.TyperGroup):
+    """A group whose help lists the stages in order, groups among them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        others = [name for name in super().list_commands(ctx) if name not in ORDER]
+        return [*ORDER, *others]
+
+
+class _RunByDefault(typer.core.TyperGroup):
+    """A group whose command ``run`` is meant where none of its commands is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] != ["--help"] and (not args or args[0] not in self.commands):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+def group(help: str, commands: dict[str, Callable[..., None]], **options: Any) -> typer.Typer:
+    """Commands under one name, each with a user's mistakes guarded."""
+    made = typer.Typer(help=help, rich_markup_mode=None, pretty_exceptions_enable=False, **options)
+    for name, command in commands.items():
+        made.command(name)(guarded(command))
+    return made
+
+
+def doctor() -> None:
+    """Print versions, what works here, and one command for each thing that does not."""
+    from weaksam.report.doctor import diagnose
+
+    healthy = diagnose(print)
+    raise typer.Exit(0 if healthy else 1)
+
+
+app = group(
+    "Image-level tags in; boxes, masks, a trained detector and a trained instance segmenter out.",
+    {
+        "run": stages.run,
+        "proposals": stages.proposals,
+        "wsod": stages.up_to("wsod", "Train the weakly supervised detector on tags and proposals."),
+        "pseudo-gt": stages.up_to("pseudo_gt", "Choose the detections that serve as pseudo ground truth."),
+        "retrain": stages.up_to("retrain", "Train Faster R-CNN on the pseudo ground truth."),
+        "wsis": stages.up_to("wsis", "Turn pseudo boxes into pseudo masks and train Mask R-CNN."),
+        "eval": measuring.evaluate,
+        "recall": measuring.recall,
+        "report": measuring.report,
+        "doctor": doctor,
+    },
+    cls=_AsDataFlows,
+    no_args_is_help=True,
+    add_completion=False,
+)
+clues = stages.up_to("clues", "Train the classifier on the tags and find peak points (meant without 'run' too).")
+app.add_typer(
+    group(
+        "Train the classifier on the tags and find peak points: clues [CONFIG] [key=value]..., or measure them: eval.",
+        {"run": clues, "eval": measuring.evaluate_clues},
+        cls=_RunByDefault,
+    ),
+    name="clues",
+)
+app.add_typer(
+    group(
+        "Bring other tools' proposals in, take ours out, look at them.",
+        {"import": boxes.import_boxes, "export": boxes.export_boxes, "draw": boxes.draw_boxes},
+        no_args_is_help=True,
+    ),
+    name="boxes",
+)
+app.add_typer(
+    group(
+        "Check a dataset, or make a synthetic one.", {"check": data.check, "synth": data.synth}, no_args_is_help=True
+    ),
+    name="data",
+)
+
+
+def main() -> None:
+    """Entry point of the ``weaksam`` command."""
+    app(prog_name="weaksam")

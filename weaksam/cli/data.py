@@ -1,0 +1,43 @@
+"""The commands of ``weaksam data``: check a dataset, or make a synthetic one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weaksam.cli.arguments import Arguments, Images, Tags, load_run_settings
+
+
+def check(
+    arguments: Arguments = None,
+    images: Images = None,
+    tags: Tags = None,
+    truth: Annotated[Path | None, typer.Option(help="true boxes: COCO JSON, VOC XML folder or YOLO labels")] = None,
+) -> None:
+    """List what is wrong with a dataset, one line each; changes nothing. Exit code 1 when something was found."""
+    from weaksam.data.check import check_data
+
+    given = [] if truth is None else [f"data.train.truth={truth}"]
+    settings = load_run_settings([*(arguments or ()), *given], images=images, tags=tags)
+    problems = check_data(settings.data)
+    print("\n".join(problems) if problems else "nothing wrong was found")
+    raise typer.Exit(1 if problems else 0)
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="how scenes look, such as size=256")
+    ] = None,
+    train: Annotated[int, typer.Option(help="number of training scenes")] = 160,
+    test: Annotated[int, typer.Option(help="number of test scenes")] = 60,
+    seed: Annotated[int, typer.Option(help="other scenes for another seed, the same bytes for the same")] = 0,
+) -> None:
+    """Write synthetic scenes with exact boxes, masks and tags, on which everything can be tried offline."""
+    from weaksam.config import load_settings
+    from weaksam.data.synthetic import SceneSettings, write_dataset
+
+    paths = write_dataset(out, load_settings(SceneSettings, None, arguments or ()), train, test, seed)
+    print("\n".join(f"{name}: {path}" for name, path in paths.items()))

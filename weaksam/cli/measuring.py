@@ -1,0 +1,108 @@
+"""The commands that measure: detections, proposals, clues; and the report of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    truth: Annotated[Path, typer.Option(help="true boxes: COCO JSON, VOC XML folder or YOLO labels")],
+    detections: Annotated[
+        Path, typer.Option(help="COCO results, a run's store of detections, or VOC's comp4_det_test_CLASS.txt files")
+    ],
+    metrics: Annotated[str, typer.Option(help="comma-separated: voc, voc11, corloc, coco, mask")] = "voc,corloc,coco",
+    images: Annotated[Path | None, typer.Option(help="folder of photos: only theirs count; needed for YOLO")] = None,
+    image_list: Annotated[
+        Path | None,
+        typer.Option("--list", help="only these images count: a name a line (VOC's lists), or COCO JSON"),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="comma-separated, or a file of one a line: the order of VOC or YOLO classes")
+    ] = None,
+    tags: Annotated[Path | None, typer.Option(help="tags for CorLoc; by default those of the true boxes")] = None,
+    proposals: Annotated[
+        Path | None, typer.Option(help="store (or table) of proposals: measure CorLoc's naive baselines as well")
+    ] = None,
+    nms: Annotated[float | None, typer.Option(help="suppress detections of a class above this IoU first")] = None,
+    max_boxes: Annotated[int | None, typer.Option(min=1, help="keep so many best detections of an image")] = None,
+    min_score: Annotated[float | None, typer.Option(help="drop detections with a lower score")] = None,
+    pixel_inclusive: Annotated[
+        bool, typer.Option("--pixel-inclusive", help="x2, y2 of two COCO files are the last pixel inside (VOC AP)")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure any detections against any truth, and print the protocol with every figure."""
+    from weaksam.report.files import detection_filter, evaluate_files, figures_text, parse_classes
+
+    figures = evaluate_files(
+        truth,
+        detections,
+        metrics.split(","),
+        images=images,
+        image_list=image_list,
+        classes=parse_classes(classes),
+        tags=tags,
+        proposals=proposals,
+        keep=detection_filter(min_score, nms, max_boxes),
+        pixel_inclusive=pixel_inclusive,
+    )
+    print(figures_text(figures, as_json=json))
+
+
+def recall(
+    proposals: Annotated[
+        list[str],
+        typer.Option(help="[NAME=]PATH of a store, COCO results (.json) or flat table (.parquet); repeat to compare"),
+    ],
+    truth: Annotated[Path, typer.Option(help="true boxes: COCO JSON, VOC XML folder or YOLO labels")],
+    images: Annotated[Path | None, typer.Option(help="folder of photos: only theirs count; needed for YOLO")] = None,
+    matching: Annotated[str, typer.Option(help="coco, best-match or one-to-one")] = "coco",
+    order: Annotated[str, typer.Option(help="which boxes come first: score, or file for the file's order")] = "score",
+    counts: Annotated[str, typer.Option(help="numbers of boxes of the table")] = "50,100,200,300,500",
+    count_difficult: Annotated[bool, typer.Option("--count-difficult", help="difficult objects count too")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="also by the objects' class")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    plot: Annotated[Path | None, typer.Option(help="also draw the curves (.png, .svg or .pdf)")] = None,
+) -> None:
+    """Measure how many true objects proposals cover, by IoU and number of boxes, and print the protocol."""
+    from weaksam.report import recall_report
+
+    if plot is not None:
+        recall_report.check_plot(plot)
+    measured = recall_report.measure_recall(
+        recall_report.named_sets(proposals),
+        truth,
+        images,
+        matching=matching,  # type: ignore[arg-type]
+        order=order,  # type: ignore[arg-type]
+        counts=recall_report.parse_counts(counts),
+        count_difficult=count_difficult,
+        per_class=per_class,
+        curve=plot is not None,
+    )
+    print(recall_report.recall_json(measured) if json else recall_report.recall_text(measured))
+    if plot is not None:
+        from weaksam.report.recall_plot import write_plot
+
+        write_plot(plot, measured)
+
+
+def evaluate_clues(
+    out: Annotated[Path, typer.Argument(help="folder of a run whose clues are finished")],
+    json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Measure a run's clues: pointing game, points per object, objects hit, mIoU of the maps; with the protocol."""
+    from weaksam import pipeline
+    from weaksam.report.clue_report import clue_json, clue_text
+
+    print((clue_json if json else clue_text)(*pipeline.measure_clues(out)))
+
+
+def report(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
+    """Write OUT/report.html and OUT/metrics.json of a finished run again."""
+    from weaksam import pipeline
+
+    pipeline.rewrite_report(out)

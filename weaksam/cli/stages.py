@@ -1,0 +1,86 @@
+"""The commands that run stages: the whole pipeline, each stage, and what the scripts in ``tools/`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from weaksam.cli.arguments import Arguments, Images, Out, Seed, Tags, guarded, load_run_settings, split_arguments
+
+STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
+"""The stages in order, as words only: the pipeline holds the same names (a test compares them)."""
+
+
+def run(
+    arguments: Arguments = None,
+    images: Images = None,
+    tags: Tags = None,
+    out: Out = None,
+    seed: Seed = None,
+    until: Annotated[str | None, typer.Option(help=f"last stage to run: {', '.join(STAGE_NAMES)}")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="first stage to run; the ones before it must be finished")
+    ] = None,
+) -> None:
+    """Run the whole pipeline, or a part of it; rerunning the same command resumes where it stopped."""
+    settings = load_run_settings(arguments, images=images, tags=tags, out=out, seed=seed)
+    from weaksam import pipeline
+
+    pipeline.run(settings, start=start, until=until)
+
+
+def up_to(stage: str, help: str) -> Callable[..., None]:
+    """A command that runs the stages up to ``stage``; ``help`` says in one sentence what that one does."""
+
+    def command(
+        arguments: Arguments = None, images: Images = None, tags: Tags = None, out: Out = None, seed: Seed = None
+    ) -> None:
+        settings = load_run_settings(arguments, images=images, tags=tags, out=out, seed=seed)
+        from weaksam import pipeline
+
+        pipeline.run(settings, until=stage)
+
+    command.__doc__ = f"{help} Earlier stages run first where they are not finished."
+    return command
+
+
+def proposals(
+    arguments: Arguments = None,
+    images: Images = None,
+    tags: Tags = None,
+    sam: Annotated[
+        str | None, typer.Option(help="segmenter: a SAM .pth file, a folder or hub id of transformers; or offline")
+    ] = None,
+    out: Out = None,
+    seed: Seed = None,
+) -> None:
+    """Boxes of what may be an object in each photo: needs nothing but photos, and uses tags where it has them.
+
+    The frozen segmenter is prompted with a grid of points and, with --tags, with the peaks of a classifier trained on
+    them; folders name classes only with a CONFIG. Rerunning the same command resumes.
+    """
+    settings = load_run_settings(arguments, images=images, tags=tags, sam=sam, out=out, seed=seed)
+    from weaksam import pipeline
+    from weaksam.run import without_tags
+
+    config, _ = split_arguments(arguments)
+    if config is None and settings.data.train.tags is None and settings.data.train.truth is None:
+        settings = without_tags(settings)
+
+    pipeline.run(settings, until="proposals")
+
+
+def run_tool(start: str | None = None, until: str | None = None) -> None:
+    """What a script in ``tools/`` does: the stages from ``start``, which needs those before it, to ``until``."""
+    tool = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+    def command(arguments: Arguments = None) -> None:
+        settings = load_run_settings(arguments)
+        from weaksam import pipeline
+
+        pipeline.run(settings, start=start, until=until)
+
+    tool.command(help=f"Run the stages {start or STAGE_NAMES[0]} to {until or STAGE_NAMES[-1]}.")(guarded(command))
+    tool()
