@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import roi_align
 from torchvision.transforms.v2 import functional as TF
 
 from weaksam.data.dataset import Dataset, Sample
 from weaksam.data.images import read_image
 from weaksam.engine.progress import progress
 from weaksam.models.backbones import FeatureExtractor, normalise
+from weaksam.models.roi_align import numbered, roi_align
 from weaksam.structures.boxes import hflip, scale
 
 _SHORTEST_INPUT = 32
@@ -135,7 +135,7 @@ class PhotoFeatures:
         views = []
         for view in self.views(sample):
             cells = view.cells(boxes, sample.size[1], self.stride).to(self.device)
-            found = roi_align(view.features[None].to(cells), [cells], roi_size, sampling_ratio=2, aligned=True)
+            found = roi_align(view.features[None].to(cells), numbered([cells]), scale=1.0, size=roi_size)
             views.append(found.flatten(1).half())
         both = torch.stack(views)
         size = both.numel() * both.element_size()

@@ -15,10 +15,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign
 
 from weaksam.config import Settings
 from weaksam.models.backbones import BackboneSettings, fpn_backbone, normalise
+from weaksam.models.roi_align import PyramidAlign
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances
 
@@ -108,7 +108,7 @@ def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_c
         "rpn_anchor_generator": AnchorGenerator(
             tuple(tuple(stride * scale for scale in scales) for stride in strides), ((0.5, 1.0, 2.0),) * len(strides)
         ),
-        "box_roi_pool": MultiScaleRoIAlign(pooled, output_size=7, sampling_ratio=2),
+        "box_roi_pool": PyramidAlign(pooled, strides[:-1], size=7),
         "box_head": TwoMLPHead(settings.fpn_channels * 7 * 7, settings.representation),
         "box_predictor": FastRCNNPredictor(settings.representation, num_classes + 1),
         "rpn_pre_nms_top_n_train": settings.rpn_pre_nms,

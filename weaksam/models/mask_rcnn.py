@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
-from torchvision.ops import MultiScaleRoIAlign
 
 from weaksam.models.backbones import BackboneSettings
 from weaksam.models.faster_rcnn import DetectorSettings, detector_parts, finish_detector
+from weaksam.models.roi_align import PyramidAlign
 from weaksam.structures.masks import Rle, rle_from_mask
 from weaksam.weights import load_into
 
@@ -35,10 +35,10 @@ class MaskDetectorSettings(DetectorSettings):
 def build_mask_rcnn(backbone: BackboneSettings, settings: MaskDetectorSettings, num_classes: int) -> MaskRCNN:
     """The segmenting detector; ``num_classes`` does not count the background."""
     parts = detector_parts(backbone, settings, num_classes)
-    levels = parts["box_roi_pool"].featmap_names
+    pool: PyramidAlign = parts["box_roi_pool"]
     model = MaskRCNN(
         **parts,
-        mask_roi_pool=MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2),
+        mask_roi_pool=PyramidAlign(pool.featmap_names, pool.strides, size=14),
         mask_head=MaskRCNNHeads(settings.fpn_channels, (settings.mask_channels,) * settings.mask_layers, 1),
         mask_predictor=MaskRCNNPredictor(settings.mask_channels, settings.mask_channels, num_classes + 1),
     )

@@ -10,6 +10,8 @@ import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from weaksam.models.roi_align import numbered, roi_align, sampled_cells
+
 Method = Literal["align", "pool"]
 
 _MANTISSA_BITS = 52
@@ -44,22 +46,13 @@ def pool_rois(
     if size < 1 or sampling_ratio < 1:
         raise ValueError(f"size and sampling_ratio must be at least 1, but are {size} and {sampling_ratio}")
     maps = features if features.dtype == torch.float64 else features.float()
-    rois = _rois(boxes, maps)
+    rois = numbered([one.to(maps) for one in boxes]) if boxes else maps.new_zeros(0, 5)
+    if method == "align" and deterministic:
+        return _RepeatableAlign.apply(maps, rois, 1 / stride, size, sampling_ratio).to(features.dtype)
     if method == "align":
-        options = (1 / stride, size, size, sampling_ratio, True)
-        align = _RepeatableAlign.apply if deterministic else torch.ops.torchvision.roi_align
-        return align(maps, rois, *options).to(features.dtype)
+        return roi_align(maps, rois, scale=1 / stride, size=size, sampling_ratio=sampling_ratio).to(features.dtype)
     pool = _RepeatablePool.apply if deterministic else torch.ops.torchvision.roi_pool
     return pool(maps, rois, 1 / stride, size, size)[0].to(features.dtype)
-
-
-def _rois(boxes: Sequence[Tensor], maps: Tensor) -> Tensor:
-    """Rows ``(sum R_i, 5)`` of photo number, x1, y1, x2, y2, as torchvision wants them."""
-    rows = [maps.new_zeros(0, 5)]
-    for photo, of_photo in enumerate(boxes):
-        of_photo = of_photo.to(maps)
-        rows.append(torch.cat([torch.full_like(of_photo[:, :1], photo), of_photo], dim=1))
-    return torch.cat(rows)
 
 
 class _RepeatablePool(torch.autograd.Function):
@@ -93,26 +86,27 @@ class _RepeatableAlign(torch.autograd.Function):
     """RoIAlign whose gradient is spread over the sampled cells and added exactly."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, rois: Tensor, *options: Any) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, rois: Tensor, scale: float, size: int, sampling_ratio: int) -> Tensor:
         ctx.save_for_backward(rois)
-        ctx.shape, ctx.options = maps.shape, options
-        return torch.ops.torchvision.roi_align(maps, rois, *options)
+        ctx.shape, ctx.options = maps.shape, (scale, size, sampling_ratio)
+        return roi_align(maps, rois, scale=scale, size=size, sampling_ratio=sampling_ratio)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (rois,) = ctx.saved_tensors
         photos, channels, height, width = ctx.shape
-        scale, size, _, sampling_ratio, _ = ctx.options
+        scale, size, sampling_ratio = ctx.options
         unit = _unit(grad, num=len(rois) * size**2)
         total = torch.zeros(channels, photos * height * width, dtype=torch.float64, device=grad.device)
         num = _rois_at_once(grad, channels * (2 * sampling_ratio * size) ** 2)
         for some_rois, some_grad in zip(rois.split(num), grad.split(num), strict=True):
-            cell, weight = _samples(some_rois, scale, size, sampling_ratio, (height, width))
+            level = torch.zeros(len(some_rois), dtype=torch.int64, device=rois.device)
+            cell, weight = sampled_cells(some_rois, level, [ctx.shape], [scale], size, sampling_ratio, aligned=True)
             steps = (some_grad.double() / unit).transpose(0, 1)[:, :, :, None, :, None] * weight  # (C, r, s, 2n, s, 2n)
             total.scatter_add_(1, cell.flatten().expand(channels, -1), steps.round_().flatten(1))
         found = (total * unit).to(grad.dtype).view(channels, photos, height, width).transpose(0, 1)
-        return found.contiguous(), *([None] * 6)
+        return found.contiguous(), *([None] * 4)
 
 
 def _unit(grad: Tensor, num: int) -> Tensor:
@@ -130,37 +124,3 @@ def _unit(grad: Tensor, num: int) -> Tensor:
 def _rois_at_once(grad: Tensor, products_per_roi: int) -> int:
     """How many RoIs to add at a time: few on the CPU, whose caches are small; more where launching costs."""
     return max(1, _PRODUCTS_AT_ONCE["cpu" if grad.device.type == "cpu" else "other"] // products_per_roi)
-
-
-def _samples(
-    rois: Tensor, scale: float, size: int, sampling_ratio: int, shape: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Cells that RoIAlign reads, ``(r, size, 2n, size, 2n)`` counted over all maps, and the weight of each, float64.
-
-    Of each output cell there are n = ``sampling_ratio`` samples along y and along x, each between two cells.
-    """
-    (height, width), edges = shape, rois[:, 1:] * scale - 0.5
-    row, y_weight = _along_axis(edges[:, 1], edges[:, 3], size, sampling_ratio, height)
-    column, x_weight = _along_axis(edges[:, 0], edges[:, 2], size, sampling_ratio, width)
-    row = row + rois[:, :1, None].long() * height
-    cell = row[..., None, None] * width + column[:, None, None]
-    return cell, y_weight[..., None, None] * x_weight[:, None, None]
-
-
-def _along_axis(start: Tensor, end: Tensor, size: int, num: int, length: int) -> tuple[Tensor, Tensor]:
-    """Cells ``(r, size, 2 * num)`` below and above each sample of RoIs from ``start`` to ``end`` (r,), and weights.
-
-    torchvision's rule: a sample further than one cell before the first or one behind the last counts 0, others are
-    moved onto the map.
-    """
-    step = (end - start)[:, None, None] / size
-    output_cell = torch.arange(size, device=start.device)[:, None]
-    sample = torch.arange(num, device=start.device) + 0.5
-    place = start[:, None, None] + output_cell * step + sample * step / num  # (r, size, num)
-    counts = (place >= -1) & (place <= length)
-    place = place.clamp(0, length - 1)
-    below = place.long()
-    above_share = (place - below).double()
-    weight = torch.stack([1 - above_share, above_share], dim=-1) * counts[..., None] / num
-    cell = torch.stack([below, (below + 1).clamp(max=length - 1)], dim=-1)
-    return cell.flatten(2), weight.flatten(2)

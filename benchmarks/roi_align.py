@@ -1,0 +1,85 @@
+"""Time RoIAlign on the CPU, forward and backward: ours (bags of embeddings) against torchvision's, in the same run.
+
+    OMP_NUM_THREADS=1 python benchmarks/roi_align.py
+
+Both get the same random maps and RoIs and must agree before either is timed. Median CPU milliseconds of one thread,
+ours with everything it needs: cells, weights, and the copy into the layout that a linear layer reads. Prints markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from weaksam.models.roi_align import roi_align
+
+CASES = {
+    "box head of Faster R-CNN": (4, 128, 32, 32, 256, 7),
+    "mask head of Mask R-CNN": (4, 128, 32, 32, 64, 14),
+    "WSOD draft, one photo": (1, 256, 28, 28, 100, 5),
+    "WSOD on VGG-16, one photo": (1, 512, 86, 115, 2000, 7),
+}
+"""Photos, channels, height, width, RoIs in all, cells a side."""
+
+
+def scene(photos: int, channels: int, height: int, width: int, num: int) -> tuple[Tensor, Tensor]:
+    """Maps that ask for a gradient, channels last, and RoIs of all sizes in cells."""
+    torch.manual_seed(0)
+    maps = torch.randn(photos, channels, height, width).contiguous(memory_format=torch.channels_last)
+    corner = torch.rand(num, 2) * torch.tensor([width, height])
+    far = (corner + 1 + torch.rand(num, 2) * width / 2).minimum(torch.tensor([width, height]))
+    return maps.requires_grad_(), torch.cat([torch.arange(num)[:, None] % photos, corner, far], dim=1)
+
+
+def milliseconds(action: Callable[[], object], repeats: int) -> float:
+    took = []
+    for _ in range(repeats):
+        start = time.process_time()
+        action()
+        took.append(1000 * (time.process_time() - start))
+    return median(took)
+
+
+def row(name: str, repeats: int) -> str:
+    """One line of the table."""
+    *shape, num, size = CASES[name]
+    maps, rois = scene(*shape, num)
+
+    def ours() -> Tensor:
+        return roi_align(maps, rois, scale=1.0, size=size).flatten(1)
+
+    def theirs() -> Tensor:
+        return torch.ops.torchvision.roi_align(maps, rois, 1.0, size, size, 2, True).flatten(1)
+
+    cells, grad = [name, str(num)], torch.randn(num, shape[1] * size**2)
+    one, other = ((pooled, *torch.autograd.grad(pooled, maps, grad)) for pooled in (ours(), theirs()))
+    for mine, wanted in zip(one, other, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-4)
+    times = [
+        (milliseconds(pool, repeats), milliseconds(lambda: torch.autograd.grad(pool(), maps, grad), repeats))  # noqa: B023
+        for pool in (ours, theirs)
+    ]
+    for mine, wanted in zip(*times, strict=True):
+        cells += [f"{mine:.1f}", f"{wanted:.1f}", f"{wanted / mine:.1f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| where | RoIs | forward, ms | torchvision | times | with backward, ms | torchvision | times |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in CASES:
+        print(row(name, options.repeats), flush=True)
+
+
+if __name__ == "__main__":
+    main()
