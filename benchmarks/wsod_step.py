@@ -28,10 +28,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weaksam.models.oicr import Seeds
+from weaksam.models.oicr import Seeds, Targets
 from weaksam.models.wsod_seeds import Compare, Overlaps
 from weaksam.models.wsod_targets import (
-    Targets,
     assign_rois,
     mist_candidates,
     mist_seeds_of_branches,

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from weaksam.models.oicr import RoiLabels, Seeds, empty_seeds, label_rois, refine_loss, separate_seeds, top_share_seeds
+from weaksam.models.oicr import Seeds, Targets, empty_seeds, refine_loss, separate_seeds, top_share_seeds
 from weaksam.models.wsddn import image_scores, tags_as_vector, wsddn_loss, wsddn_scores
 from weaksam.models.wsod_head import WsodHead, mean_class_probabilities
+from weaksam.models.wsod_targets import assign_rois
 from weaksam.structures.boxes import pairwise_iou
 
 
@@ -87,23 +88,24 @@ def test_no_roi_or_no_tag_gives_no_seed(rule) -> None:
 
 def test_rois_take_the_class_and_weight_of_their_best_seed() -> None:
     seeds = Seeds(torch.tensor([0, 3]), torch.tensor([1, 0]), torch.tensor([0.7, 0.4]))
-    labels = label_rois(pairwise_iou(BOXES, BOXES), seeds)
+    labels = assign_rois(pairwise_iou(BOXES, BOXES), seeds)
     assert labels.target.tolist() == [2, 2, 0, 1]
     assert labels.weight.tolist() == pytest.approx([0.7, 0.7, 0.7, 0.4])
 
 
 def test_without_seeds_every_weight_is_zero() -> None:
-    labels = label_rois(pairwise_iou(BOXES, BOXES), empty_seeds())
+    labels = assign_rois(pairwise_iou(BOXES, BOXES), empty_seeds())
     assert labels.weight.tolist() == [0.0] * 4
     assert refine_loss(torch.randn(4, 3), labels).item() == 0.0
 
 
 def test_refine_loss_by_hand() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)], [0.0, 0.0]])
-    labels = RoiLabels(torch.tensor([1, 0]), torch.tensor([1.0, 0.5]))
+    labels = Targets(torch.tensor([1, 0]), torch.tensor([1.0, 0.5]), torch.tensor([0, 0]))
     wanted = (-math.log(0.75) - 0.5 * math.log(0.5)) / 2
     assert refine_loss(logits, labels).item() == pytest.approx(wanted, abs=1e-5)
-    assert refine_loss(torch.zeros(0, 3), RoiLabels(torch.zeros(0, dtype=torch.int64), torch.zeros(0))).item() == 0.0
+    none = torch.zeros(0, dtype=torch.int64)
+    assert refine_loss(torch.zeros(0, 3), Targets(none, torch.zeros(0), none)).item() == 0.0
 
 
 def test_labels_and_loss_equal_a_plain_loop() -> None:
@@ -122,7 +124,7 @@ def test_labels_and_loss_equal_a_plain_loop() -> None:
                 best, overlap = number, iou[roi, index].item()
         target = int(seeds.label[best]) + 1 if overlap >= 0.5 else 0
         total -= seeds.weight[best].item() * math.log(logits[roi].softmax(0)[target].item() + 1e-6)
-    assert refine_loss(logits, label_rois(iou, seeds)).item() == pytest.approx(total / 40, rel=1e-5)
+    assert refine_loss(logits, assign_rois(iou, seeds)).item() == pytest.approx(total / 40, rel=1e-5)
 
 
 def test_the_head_scores_rois_and_no_roi() -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weaksam.models.wsod_targets import Targets
+from weaksam.models.oicr import Targets
 
 SHIFT_STRETCH, GROWTH_STRETCH = 10.0, 5.0
 """Factors of the offsets in x and y, and in width and height (Fast R-CNN)."""

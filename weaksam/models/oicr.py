@@ -1,4 +1,4 @@
-"""OICR: turn the scores of one branch into RoI labels for the next, and learn from them."""
+"""OICR: what seeds a branch, what its RoIs are to learn, and the loss by which they learn it."""
 
 from typing import NamedTuple
 
@@ -16,11 +16,15 @@ class Seeds(NamedTuple):
     weight: Tensor
 
 
-class RoiLabels(NamedTuple):
-    """What a branch learns: ``target`` (R,) with 0 = background and label + 1, and ``weight`` (R,)."""
+class Targets(NamedTuple):
+    """What a branch learns of each of R RoIs: ``target`` (R,) 0 = background, else label + 1; ``weight`` (R,) >= 0.
+
+    ``seed`` (R,) is the RoI it was assigned to, its box target; 0 where the weight is 0 for want of any seed.
+    """
 
     target: Tensor
     weight: Tensor
+    seed: Tensor
 
 
 def empty_seeds() -> Seeds:
@@ -59,26 +63,12 @@ def separate_seeds(scores: Tensor, tags: Tensor, boxes: Tensor, *, share: float,
     return Seeds(index[keep], label[keep], weight[keep])
 
 
-def label_rois(pairwise_iou: Tensor, seeds: Seeds, *, foreground_iou: float = 0.5) -> RoiLabels:
-    """Each RoI takes the class of the seed it overlaps most, or background under ``foreground_iou``.
-
-    ``pairwise_iou`` (R, R) in [0, 1] of the image's RoIs, computed once per image. The weight of a RoI, background too,
-    is the weight of its best seed (OICR, equation 4). Without seeds every weight is 0, so the image teaches nothing.
-    """
-    num_rois = pairwise_iou.shape[0]
-    if len(seeds.roi) == 0 or num_rois == 0:
-        return RoiLabels(torch.zeros(num_rois, dtype=torch.int64), torch.zeros(num_rois))
-    overlap, best = pairwise_iou[:, seeds.roi].max(dim=1)  # (R,)
-    target = torch.where(overlap >= foreground_iou, seeds.label[best] + 1, torch.zeros_like(best))
-    return RoiLabels(target, seeds.weight[best])
-
-
-def refine_loss(logits: Tensor, labels: RoiLabels) -> Tensor:
+def refine_loss(logits: Tensor, targets: Targets) -> Tensor:
     """Weighted cross-entropy ``mean_r(w_r * -log(p[r, target_r] + 1e-6))`` of refine logits ``(R, C + 1)``, a scalar.
 
     Background is column 0. Without RoIs: 0.
     """
     if logits.shape[0] == 0:
         return logits.sum()
-    probability = logits.softmax(dim=1).gather(1, labels.target[:, None])[:, 0]
-    return (labels.weight * -(probability + 1e-6).log()).mean()
+    probability = logits.softmax(dim=1).gather(1, targets.target[:, None])[:, 0]
+    return (targets.weight * -(probability + 1e-6).log()).mean()

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weaksam.models.oicr import Seeds
-from weaksam.models.wsod_targets import Targets, oicr_top_seeds
+from weaksam.models.oicr import Seeds, Targets
+from weaksam.models.wsod_targets import oicr_top_seeds
 
 Centres = Literal["graph", "highest"]
 

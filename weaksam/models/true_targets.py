@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from weaksam.models.wsod_targets import Targets
+from weaksam.models.oicr import Targets
 from weaksam.structures.boxes import pairwise_iou
 
 

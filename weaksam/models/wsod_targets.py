@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from weaksam.models.oicr import Seeds
+from weaksam.models.oicr import Seeds, Targets
 from weaksam.models.wsod_seeds import Compare, Overlaps, best_ranked, kept_greedily, stand_apart
 
 _FEWEST_FOR_SHARE = 10
 _BLOCK = 16
 _FEW = 128
-
-
-class Targets(NamedTuple):
-    """What a branch learns of each of R RoIs: ``target`` (R,) 0 = background, else label + 1; ``weight`` (R,) >= 0.
-
-    ``seed`` (R,) is the RoI it was assigned to, its box target; 0 where the weight is 0 for want of any seed.
-    """
-
-    target: Tensor
-    weight: Tensor
-    seed: Tensor
 
 
 def present_labels(tags: Tensor) -> Tensor:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from weaksam.models.box_deltas import box_loss
-from weaksam.models.oicr import Seeds, refine_loss, separate_seeds, top_share_seeds
+from weaksam.models.oicr import Seeds, Targets, refine_loss, separate_seeds, top_share_seeds
 from weaksam.models.pcl import pcl_loss, pcl_seeds
 from weaksam.models.true_targets import true_targets
 from weaksam.models.wsddn import wsddn_loss
 from weaksam.models.wsod_head import HeadOutput
-from weaksam.models.wsod_targets import Targets, assign_rois, mist_seeds_of_branches, oicr_seeds, oicr_top_seeds
+from weaksam.models.wsod_targets import assign_rois, mist_seeds_of_branches, oicr_seeds, oicr_top_seeds
 from weaksam.stages.wsod.lessons import Lesson
 from weaksam.stages.wsod.settings import WsodSettings
 
