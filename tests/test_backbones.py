@@ -12,10 +12,10 @@ from weaksam.models.backbones import (
     BackboneSettings,
     backbone_fingerprint,
     build_features,
-    fold_batch_norm,
     fpn_backbone,
     normalise,
 )
+from weaksam.models.batch_norm import fold_batch_norm
 from weaksam.weights import load_state, save_weights
 
 MOBILENET = "weights/mobilenet_v2_imagenet.safetensors"

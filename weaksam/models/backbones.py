@@ -12,12 +12,11 @@ from urllib.error import URLError
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from weaksam.config import Settings, UserError
+from weaksam.models.batch_norm import calibrate, fold_batch_norm, freeze_batch_norm
 from weaksam.sam.nano import BUNDLED, SamNano
 from weaksam.sam.nano_model import Architecture, ConvTrunk, NanoEncoder
 from weaksam.weights import load_into, load_state
@@ -154,7 +153,7 @@ def build_features(
         channels={name: values[1] for name, values in chosen.items()},
         strides={name: values[3 if dilate else 2] for name, values in chosen.items()},
     )
-    extractor.body = nn.ModuleList([_freeze_batch_norm(module) for module in extractor.body])
+    extractor.body = nn.ModuleList([freeze_batch_norm(module) for module in extractor.body])
     if settings.adapted is not None:
         what = f"backbone {settings.name} trained on tags"
         load_into(extractor, load_state(settings.adapted, what), what, allow_extra=("body.",))
@@ -188,22 +187,6 @@ def fpn_backbone(settings: BackboneSettings, *, out_channels: int, trainable_lay
     ).to(memory_format=torch.channels_last)
 
 
-def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """Fold every frozen batch-norm that follows a convolution into it, in place; the outputs stay the same.
-
-    Each convolution gains a bias and each folded batch-norm becomes an identity, which saves one pass over memory.
-    """
-    previous: tuple[nn.Module, str] | None = None
-    for name, child in list(module.named_children()):
-        if isinstance(child, FrozenBatchNorm2d) and previous is not None:
-            _fold(getattr(*previous), child)
-            setattr(module, name, nn.Identity())
-        else:
-            fold_batch_norm(child)
-        previous = (module, name) if isinstance(child, nn.Conv2d) else None
-    return module
-
-
 def backbone_fingerprint(settings: BackboneSettings) -> str:
     """SHA-256 (hex) over the name and the weights: the bytes of the file, or the name of torchvision's weights."""
     digest = hashlib.sha256(settings.name.encode())
@@ -228,7 +211,7 @@ def _load_network(settings: BackboneSettings, dilate: bool) -> nn.Module:
     network = _random_network(settings.name, dilate)
     state = published_state(settings)
     if state is None:
-        _calibrate(network)
+        calibrate(network)
     else:
         what, classifier = f"backbone {settings.name}", _ARCHITECTURES[settings.name].classifier
         load_into(network, state, what, allow_missing=(".num_batches_tracked",), allow_extra=(classifier,))
@@ -260,7 +243,7 @@ def _nano_encoder(weights: str) -> nn.Module:
     """The convolutional image encoder of sam_nano, without the neck that only its decoder wants."""
     if weights == "none":
         network: nn.Module = NanoEncoder(Architecture())
-        _calibrate(network)
+        calibrate(network)
         return network
     model = SamNano.load(None if weights == "imagenet" else Path(weights)).model
     return model.image_encoder.requires_grad_(True)  # a segmenter is frozen, a backbone is not
@@ -292,16 +275,6 @@ def _random_network(name: str, dilate: bool) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
     return network
-
-
-@torch.no_grad()
-def _calibrate(network: nn.Module) -> None:
-    """Take the batch-norm statistics of random weights from smooth noise: frozen at 0 and 1 no signal would pass."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    for module in norms:
-        module.momentum = 1.0
-    noise = nn.functional.interpolate(torch.randn(4, 3, 16, 16), size=(128, 128), mode="bilinear")
-    getattr(network, "features", network).train()(noise)
 
 
 def _torchvision_weights(settings: BackboneSettings) -> torchvision.models.WeightsEnum | None:
@@ -348,21 +321,3 @@ def _dilate_mobilenet(network: nn.Module) -> None:
             depthwise.stride = (1, 1)  # the kernel of the strided convolution itself stays dense
         else:
             depthwise.dilation, depthwise.padding = (2, 2), (2, 2)
-
-
-def _freeze_batch_norm(module: nn.Module) -> nn.Module:
-    """Replace every batch-norm by torchvision's frozen one with the same statistics."""
-    if isinstance(module, nn.BatchNorm2d):
-        frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
-        frozen.load_state_dict({k: v for k, v in module.state_dict().items() if k != "num_batches_tracked"})
-        return frozen
-    for name, child in module.named_children():
-        setattr(module, name, _freeze_batch_norm(child))
-    return module
-
-
-def _fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
-    """Make ``conv`` compute what ``norm(conv(x))`` did."""
-    conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
