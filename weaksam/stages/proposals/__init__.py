@@ -1,0 +1,19 @@
+"""The proposal stage: prompt the frozen segmenter with a grid and with clues, or take finished proposals."""
+
+from weaksam.stages.proposals.given import run_given
+from weaksam.stages.proposals.propose import Proposals, choose, propose, propose_encoded
+from weaksam.stages.proposals.settings import ORIGINAL_RULES, ProposalSettings, grid_of
+from weaksam.stages.proposals.stage import COLUMNS, run
+
+__all__ = [
+    "COLUMNS",
+    "ORIGINAL_RULES",
+    "ProposalSettings",
+    "Proposals",
+    "choose",
+    "grid_of",
+    "propose",
+    "propose_encoded",
+    "run",
+    "run_given",
+]

@@ -1,0 +1,55 @@
+"""Take finished proposals instead of prompting, by the settings that decide about boxes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from weaksam.artifacts import Store, stage_fingerprint, store_folder
+from weaksam.data.given_proposals import given_store, photo_hashes, record_photos
+from weaksam.data.proposal_files import store_columns
+from weaksam.sam.candidates import Candidates
+from weaksam.sam.suppression import deduped
+from weaksam.stages.proposals.propose import of_size
+from weaksam.stages.proposals.settings import USED_WITH_GIVEN, ProposalSettings
+from weaksam.stages.proposals.stage import COLUMNS
+from weaksam.structures.boxes import nms
+
+if TYPE_CHECKING:
+    from weaksam.data.dataset import Dataset, Sample
+    from weaksam.data.proposal_files import ImageProposals
+    from weaksam.engine.context import RunContext
+
+
+def run_given(context: RunContext, settings: ProposalSettings, dataset: Dataset, split: str) -> Store:
+    """Take the proposals of every photo of ``dataset`` from the store ``settings.given`` names; returns them sealed.
+
+    The columns are those of `run`, the fingerprint that of the given store, the photos and the settings that decide
+    about given boxes. Raises `UserError` as `given_store` and `GivenProposals.of` do.
+    """
+    given = given_store(settings.given, dataset, split)
+    rules = ProposalSettings(**settings.model_dump(include=set(USED_WITH_GIVEN)))
+    inputs = {"dataset": dataset.fingerprint, "given": given.fingerprint}
+    fingerprint = stage_fingerprint("proposals", rules, inputs)
+    folder = store_folder(context.out, "proposals", split, fingerprint)
+    context.log.write("given proposals", split=split, store=str(given.store.folder), knows_photos=given.knows_photos)
+    store = Store(folder, stage="proposals", fingerprint=fingerprint, image_ids=dataset.image_ids, columns=COLUMNS)
+    record_photos(folder, photo_hashes(dataset))
+
+    def row(image_id: str) -> dict[str, Any]:
+        sample = dataset.by_id[image_id]
+        return store_columns(choose_given(given.of(sample), sample, rules))
+
+    return store.fill(row, progress=f"proposals ({split})")
+
+
+def choose_given(found: ImageProposals, sample: Sample, settings: ProposalSettings) -> ImageProposals:
+    """Of a photo's given proposals, best score first, those that stay, in order.
+
+    Sizes, then suppression best first, then equal corners, then the first ``max_proposals``; sources stay as they are.
+    """
+    every = Candidates(found.boxes, found.scores, found.sources, torch.arange(len(found)))
+    left = of_size(every, sample.size, settings)
+    left = left[nms(left.boxes, left.scores, settings.nms_iou)]
+    return found[deduped(left, settings.dedupe).rows[: settings.max_proposals]]
