@@ -1,207 +1,38 @@
-"""The stages in order, as data: what each reads and writes; runs all of them or a part."""
+"""Run the stages or a part of them, measure each, and write the run's metrics, record and report."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from weaksam.artifacts import Store, write_json_atomic
+from weaksam.artifacts import write_json_atomic
 from weaksam.config import UserError
 from weaksam.data.dataset import gives_tags
 from weaksam.engine.detection import instances_of
 from weaksam.engine.processes import helped_by
-from weaksam.evaluation.protocol import DetectionFilter
+from weaksam.pipeline.stages import (
+    CEILINGS,
+    STAGES,
+    Stage,
+    detection_stores,
+    make_clues,
+    peaks_and_maps,
+    train_boxes,
+)
 from weaksam.report import clue_report
-from weaksam.report import stages as reports
 from weaksam.report.gallery import Shown, galleries
 from weaksam.report.page import Page
 from weaksam.report.record import run_record
 from weaksam.report.summary import StageReport, metrics_dict, summary_text
 from weaksam.run import STAGE_NAMES, Run, RunSettings, open_run, require_finished, without_tags, worker_rank
-from weaksam.sam.prompts import CluePoints
-from weaksam.stages import clues, proposals, pseudo_gt, retrain, wsis, wsod
-from weaksam.structures.instances import Instances
+from weaksam.stages import clues
 
 POLL_SECONDS = 1.0
 """How often a process that lends a hand looks whether the stage before is finished."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step: its name, the stages whose results it reads, the plain files it writes below OUT, and how it is made.
-
-    ``make`` computes what is missing and returns the stage's result; ``report`` says what that is and how good.
-    ``shared``: its work lies in stores, so several processes can do it together.
-    """
-
-    name: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    make: Callable[[Run], Any]
-    report: Callable[[Run], reports.Summary]
-    shared: bool = False
-
-
-def _make_clues(run: Run) -> Any:
-    found = clues.run(run.context, run.settings.clues, run.context.train, "train")
-    # Later stages start from the backbone as the tags left it
-    run.context = replace(run.context, backbone=clues.adapted_backbone(run.context, run.settings.clues))
-    return found
-
-
-def _make_proposals(run: Run) -> dict[str, Any]:
-    """Proposals of both splits, taken from given stores or prompted.
-
-    Test photos (and all, where no tags are given) are prompted by the grid alone.
-    """
-    if run.settings.proposals.given.folders:
-        return {
-            split: proposals.run_given(run.context, run.settings.proposals, dataset, split)
-            for split, dataset in run.splits.items()
-        }
-    found = run.results.get("clues")
-    clues_of, fingerprint = (no_points, "") if found is None else (clues.clue_points(found), found.fingerprint)
-    arguments = (run.context, run.settings.proposals, run.segmenter)
-    made = {"train": proposals.run(*arguments, clues_of, run.context.train, "train", clue_fingerprint=fingerprint)}
-    if run.context.test is not None:
-        made["test"] = proposals.run(*arguments, no_points, run.context.test, "test")
-    return made
-
-
-def _make_wsod(run: Run) -> wsod.WsodResult:
-    found = run.results["clues"]
-    return wsod.run(run.context, run.settings.wsod, run.results["proposals"], found, clues.class_maps(found))
-
-
-def _make_wsod_ceiling(run: Run) -> wsod.WsodResult:
-    found, truths = run.results["clues"], run.true_train.truths
-    arguments = (run.context, run.settings.wsod, run.results["proposals"], found, clues.class_maps(found))
-    return wsod.run(*arguments, truths=truths, name="wsod_ceiling")
-
-
-def _make_pseudo_gt(run: Run) -> dict[str, Instances]:
-    store = pseudo_gt.run(run.context, run.settings.pseudo_gt, run.results["wsod"].stores["train"])
-    return instances_of(store)
-
-
-def _make_retrain(run: Run) -> retrain.RetrainResult:
-    return retrain.run(run.context, run.settings.retrain, run.results["pseudo_gt"])
-
-
-def _make_wsis(run: Run) -> wsis.WsisResult:
-    weights = run.results["retrain"].weights
-    return wsis.run(run.context, run.settings.wsis, run.mask_segmenter, run.results["pseudo_gt"], weights)
-
-
-def _make_retrain_ceiling(run: Run) -> retrain.RetrainResult:
-    return retrain.run(run.context, run.settings.retrain, run.true_train.truths, name="retrain_ceiling")
-
-
-def _make_wsis_ceiling(run: Run) -> wsis.WsisResult:
-    weights, truths = run.results["retrain_ceiling"].weights, run.true_train.truths
-    return wsis.run(run.context, run.settings.wsis, run.mask_segmenter, truths, weights, name="wsis_ceiling")
-
-
-def _boxes(run: Run, split: str) -> Mapping[str, Tensor]:
-    return run.results["proposals"][split].column("boxes")
-
-
-def _clues(run: Run) -> tuple[Any, Any]:
-    """The peaks and the class maps of the training photos, by image id."""
-    return clues.clue_peaks(run.results["clues"]), clues.kind_maps(run.results["clues"])
-
-
-def _stores(result: Any) -> Mapping[str, Store]:
-    """The detection stores of a stage, by split."""
-    return result.stores
-
-
-def _detections(result: Any) -> dict[str, dict[str, Instances]]:
-    return {split: instances_of(store) for split, store in _stores(result).items()}
-
-
-def _report_pseudo_gt(run: Run) -> reports.Summary:
-    found = instances_of(run.results["wsod"].stores["train"])
-    tags = {sample.image_id: sample.tags for sample in run.context.train}
-    top1 = {image_id: pseudo_gt.top1_pseudo_gt(one, tags[image_id]) for image_id, one in found.items()}
-    return reports.of_pseudo_gt(run.truths, run.results["pseudo_gt"], top1)
-
-
-def _made_by(settings: Any) -> str:
-    """How a detector chose its boxes, for the protocol; its settings name suppression and boxes per photo alike."""
-    return str(DetectionFilter(settings.min_score, settings.nms_iou, settings.max_boxes)).replace("NMS", "own NMS")
-
-
-def _report_wsod(name: str) -> Callable[[Run], reports.Summary]:
-    def report(run: Run) -> reports.Summary:
-        found, made_by = _detections(run.results[name]), _made_by(run.settings.wsod)
-        return reports.of_wsod(run.truths, found, _boxes(run, "train"), run.settings.evaluation, made_by)
-
-    return report
-
-
-def _report_retrain(name: str) -> Callable[[Run], reports.Summary]:
-    def report(run: Run) -> reports.Summary:
-        found, made_by = _detections(run.results[name]), _made_by(run.settings.retrain)
-        return reports.of_retrain(run.truths, found, run.settings.evaluation, made_by)
-
-    return report
-
-
-def _report_wsis(name: str) -> Callable[[Run], reports.Summary]:
-    def report(run: Run) -> reports.Summary:
-        result = run.results[name]
-        masks, found = instances_of(result.pseudo_masks), _detections(result)
-        return reports.of_wsis(run.truths, masks, found, run.settings.evaluation, _made_by(run.settings.wsis))
-
-    return report
-
-
-STAGES = (
-    Stage(
-        "clues", ("data",), (), _make_clues,
-        lambda run: reports.of_clues(run.truths, *_clues(run), run.context.train.image_ids),
-    ),
-    Stage(
-        "proposals", ("data", "clues"), (), _make_proposals,
-        lambda run: reports.of_proposals(run.truths, _boxes(run, "train"), run.settings.evaluation), shared=True,
-    ),
-    Stage(
-        "wsod", ("data", "clues", "proposals"), ("wsod/detections_train.json", "wsod/detections_test.json"), _make_wsod,
-        _report_wsod("wsod"),
-    ),
-    Stage("pseudo_gt", ("data", "wsod"), ("pseudo_gt/train.json",), _make_pseudo_gt, _report_pseudo_gt),
-    Stage(
-        "retrain", ("data", "pseudo_gt"), ("retrain/detections_train.json", "retrain/detections_test.json"),
-        _make_retrain, _report_retrain("retrain"),
-    ),
-    Stage(
-        "wsis", ("data", "pseudo_gt", "retrain"), ("wsis/pseudo_masks_train.json", "wsis/detections_test.json"),
-        _make_wsis, _report_wsis("wsis"),
-    ),
-)  # fmt: skip
-"""The pipeline: a stage reads what earlier ones made; ``*_test.json`` is written where there is a test split."""
-
-CEILINGS = (
-    Stage(
-        "wsod_ceiling", ("data", "truth", "clues", "proposals"), (), _make_wsod_ceiling, _report_wsod("wsod_ceiling")
-    ),
-    Stage("retrain_ceiling", ("data", "truth"), (), _make_retrain_ceiling, _report_retrain("retrain_ceiling")),
-    Stage("wsis_ceiling", ("data", "truth", "retrain_ceiling"), (), _make_wsis_ceiling, _report_wsis("wsis_ceiling")),
-)
-"""The same detectors trained on the true boxes and masks (``ceiling=true``): what perfect pseudo labels would give."""
-
-
-def no_points(image_id: str) -> CluePoints:
-    """The clue points of a photo whose tags nobody knows: none."""
-    return CluePoints.none()
 
 
 def run(settings: RunSettings, start: str | None = None, until: str | None = None) -> dict[str, Any]:
@@ -252,8 +83,8 @@ def measure_clues(out: Path) -> tuple[clue_report.ClueFigures, tuple[str, ...]]:
     one = _reopened(out)
     truth = clue_report.require_truth(one.truths["train"])
     require_finished(one, ["clues"])
-    one.results["clues"] = _make_clues(one)
-    return clue_report.measure_clues(truth, *_clues(one)), one.context.train.classes
+    one.results["clues"] = make_clues(one)
+    return clue_report.measure_clues(truth, *peaks_and_maps(one)), one.context.train.classes
 
 
 def _lend_a_hand(one: Run, stages: Sequence[Stage]) -> dict[str, Any]:
@@ -323,14 +154,14 @@ def _shown(one: Run) -> Shown:
     """What the gallery can draw: the results of the stages that ran."""
     results = one.results
     titles = {"WSOD": "wsod", "retrained": "retrain", "masks": "wsis"}
-    found = {title: _stores(results[name]) for title, name in titles.items() if name in results}
+    found = {title: detection_stores(results[name]) for title, name in titles.items() if name in results}
     return Shown(
         train=one.context.train,
         test=one.context.test,
         truths=one.truths,
         peaks=clues.clue_peaks(results["clues"]) if "clues" in results else None,
         maps=clues.kind_maps(results["clues"]) if "clues" in results else None,
-        proposals=_boxes(one, "train") if "proposals" in results else None,
+        proposals=train_boxes(one) if "proposals" in results else None,
         pseudo_gt=results.get("pseudo_gt"),
         pseudo_masks=instances_of(results["wsis"].pseudo_masks) if "wsis" in results else None,
         detections={title: instances_of(stores["test"]) for title, stores in found.items() if "test" in stores},
