@@ -13,7 +13,7 @@ TEST_ARGS ?=
 .PHONY: help install dev demo test lint types clean
 
 help:
-	@echo "make demo   the whole pipeline, offline, on synthetic scenes (about six minutes on two cores, after installation)"
+	@echo "make demo   the whole pipeline, offline, on synthetic scenes (six to nine minutes on two cores, after installation)"
 	@echo "make test   the test suite"
 	@echo "make lint   ruff check and ruff format --check"
 	@echo "make types  mypy, strict where pyproject.toml says so"
