@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 from torchvision.ops import MultiScaleRoIAlign
