@@ -20,15 +20,15 @@ from scipy import ndimage
 from torch import Tensor
 
 from weaksam.config import UserError
-from weaksam.data.coco import read_instances
+from weaksam.data.formats.coco import read_instances
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import read_image
-from weaksam.data.proposal_files import ImageProposals
-from weaksam.data.synthetic import SceneSettings, render_scene
+from weaksam.data.proposals.files import ImageProposals
 from weaksam.report.proposal_picture import draw_proposals, write_picture
 from weaksam.sam.build import SegmenterSettings, build_segmenter
-from weaksam.sam.prompts import CLASSLESS, COARSE, CROSS, FINE, CluePoints
+from weaksam.scenes.synthetic import SceneSettings, render_scene
 from weaksam.stages.proposals import ProposalSettings, propose
+from weaksam.stages.proposals.prompts import CLASSLESS, COARSE, CROSS, FINE, CluePoints
 from weaksam.structures.masks import mask_from_rle
 
 NUM_FINE, NUM_CROSS = 3, 9

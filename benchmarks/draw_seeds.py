@@ -18,11 +18,11 @@ from torch import Tensor
 from wsod_tables import opened
 
 from weaksam.data.images import read_image
-from weaksam.models.clue_seeds import instance_seeds
 from weaksam.stages import clues
-from weaksam.stages.wsod.draft import DraftDetector
-from weaksam.stages.wsod.lessons import Lesson, make_lessons
+from weaksam.stages.wsod.examples import Lesson, make_lessons
+from weaksam.stages.wsod.frozen import DraftDetector
 from weaksam.stages.wsod.seeding import relocated
+from weaksam.stages.wsod.seeds.class_maps import instance_seeds
 from weaksam.structures.masks import mask_from_rle
 
 matplotlib.use("Agg")

@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from weaksam.models.roi_align import roi_align
+from weaksam.models.roi.align import roi_align
 
 CASES = {
     "box head of Faster R-CNN": (4, 128, 32, 32, 256, 7),

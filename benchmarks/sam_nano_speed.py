@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from weaksam.data.images import read_image
-from weaksam.sam.nano import CHUNK, SamNano, prompt_slots
-from weaksam.sam.nano_decode import denormals_as_zero
-from weaksam.sam.nano_frame import areas, framed
-from weaksam.sam.prompts import grid_points
+from weaksam.sam.nano.decoder import denormals_as_zero
+from weaksam.sam.nano.frame import areas, framed
+from weaksam.sam.nano.segmenter import CHUNK, SamNano, prompt_slots
 from weaksam.stages.proposals import Proposals, ProposalSettings, propose
+from weaksam.stages.proposals.prompts import grid_points
 
 
 def clocked(action: Callable[[], object]) -> tuple[float, object]:

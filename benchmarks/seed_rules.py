@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from wsod_tables import opened
 
-from weaksam.engine.region_features import region_features
-from weaksam.models.clue_seeds import region_support
-from weaksam.models.relocalisation import Regions, relocate
-from weaksam.run import Run
+from weaksam.pipeline.state import Run
 from weaksam.stages import clues
-from weaksam.stages.wsod.draft import DraftDetector
-from weaksam.stages.wsod.lessons import Lesson, make_lessons
+from weaksam.stages.wsod.examples import Lesson, make_lessons
+from weaksam.stages.wsod.frozen import DraftDetector
+from weaksam.stages.wsod.region_features import region_features
+from weaksam.stages.wsod.seeds.class_maps import region_support
+from weaksam.stages.wsod.seeds.relocation import Regions, relocate
 from weaksam.structures.boxes import pairwise_iou
 
 EVERY = 3

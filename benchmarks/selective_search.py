@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weaksam.artifacts import Store
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.given_proposals import record_photos
 from weaksam.data.images import read_image
 from weaksam.data.photos import list_photos, verify_photos
-from weaksam.data.proposal_files import STORE_COLUMNS, ImageProposals, store_columns
+from weaksam.data.proposals.files import STORE_COLUMNS, ImageProposals, store_columns
+from weaksam.data.proposals.given import record_photos
+from weaksam.store.store import Store
 from weaksam.structures.boxes import nms, scale, xyxy_from_xywh
 
 NMS_IOU = 0.9

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from weaksam.engine.mixed_precision import ScaledAdam, autocast
-from weaksam.models.backbones import BackboneSettings
-from weaksam.models.oicr import empty_seeds
-from weaksam.models.wsod_head import HeadOutput
-from weaksam.models.wsod_network import WsodNetwork, pad_together, parameter_groups, wsod_trunk
+from weaksam.models.backbones.build import BackboneSettings
+from weaksam.models.wsod.head import HeadOutput
+from weaksam.models.wsod.network import WsodNetwork, pad_together, parameter_groups, wsod_trunk
+from weaksam.models.wsod.refinement import empty_seeds
 from weaksam.stages.wsod import WsodSettings
-from weaksam.stages.wsod.lessons import Lesson
+from weaksam.stages.wsod.examples import Lesson
 from weaksam.stages.wsod.losses import photo_losses
 
 MIST = WsodSettings(

@@ -28,9 +28,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weaksam.models.oicr import Seeds, Targets
-from weaksam.models.wsod_seeds import Compare, Overlaps
-from weaksam.models.wsod_targets import (
+from weaksam.models.wsod.refinement import Seeds, Targets
+from weaksam.stages.wsod.seeds.overlaps import Compare, Overlaps
+from weaksam.stages.wsod.seeds.published import (
     assign_rois,
     mist_candidates,
     mist_seeds_of_branches,

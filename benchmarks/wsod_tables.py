@@ -21,12 +21,12 @@ from typing import Any
 
 from weaksam.config import load_settings
 from weaksam.engine.detection import instances_of
-from weaksam.engine.photo_features import PhotoFeatures
+from weaksam.evaluation import stages as reports
 from weaksam.pipeline import STAGES
-from weaksam.report import stages as reports
-from weaksam.run import Run, RunSettings, open_run
+from weaksam.pipeline.state import Run, RunSettings, open_run
 from weaksam.stages import clues, wsod
 from weaksam.stages.wsod import WsodSettings
+from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.seeding import unread_features
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 BOTTOM = len(LAYERS) - 1
 SEPARATE_FILES = {"stages", "recipes"}
 """Packages whose modules do not import each other."""
-PICKLE_READER, PICKLE_WRITER = "weaksam.data.plain_pickle", "tests.test_plain_pickle"
+PICKLE_READER, PICKLE_WRITER = "weaksam.data.proposals.plain_pickle", "tests.data.proposals.test_plain_pickle"
 """The one module that may build on pickle's reader, and the test that writes pickles for it, hostile ones too."""
 SOURCES = sorted(
     path for folder in ("weaksam", "tools", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
@@ -114,11 +114,11 @@ def test_nothing_runs_code_from_a_file(path):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("weaksam.models.wsddn", "from weaksam.engine.training import fit"),
-        ("weaksam.models.wsddn", "import weaksam.stages.wsod"),
-        ("weaksam.models.wsddn", "def later():\n    from weaksam import pipeline"),
-        ("weaksam.data.voc", "from weaksam.evaluation.voc import ap"),
-        ("weaksam.sam.nano", "from ..data import images"),
+        ("weaksam.models.wsod.wsddn", "from weaksam.engine.training import fit"),
+        ("weaksam.models.wsod.wsddn", "import weaksam.stages.wsod"),
+        ("weaksam.models.wsod.wsddn", "def later():\n    from weaksam import pipeline"),
+        ("weaksam.data.formats.voc", "from weaksam.evaluation.voc import ap"),
+        ("weaksam.sam.nano.segmenter", "from ..data import images"),
         ("weaksam.stages.wsod", "from weaksam.stages.clues import peaks"),
         ("weaksam.stages.wsod", "from weaksam.stages import clues"),
         ("weaksam.stages.wsod", "from . import clues"),
@@ -139,8 +139,11 @@ def test_a_wrong_import_is_found(module, source):
     [
         ("weaksam.cli", "from weaksam import __version__, pipeline"),
         ("weaksam.stages.wsod", "from weaksam.engine.training import fit\nfrom weaksam.config import Settings"),
-        ("weaksam.artifacts", "from weaksam.config import Settings"),
-        ("weaksam.data.coco", "from weaksam.data.images import read_image\nfrom .images import size\nimport torch"),
+        ("weaksam.store.store", "from weaksam.config import Settings"),
+        (
+            "weaksam.data.formats.coco",
+            "from weaksam.data.images import read_image\nfrom .images import size\nimport torch",
+        ),
         ("weaksam.stages.wsod", "from weaksam.stages.wsod import run"),
     ],
 )
@@ -165,10 +168,10 @@ def test_an_unsafe_call_is_found(source):
 
 
 def test_only_one_module_may_read_pickles():
-    assert unsafe_calls("import pickle", "weaksam.data.plain_pickle") == []
-    assert unsafe_calls("import pickle", "weaksam.data.proposal_pickles")
-    assert unsafe_calls("import pickle\npickle.load(file)", "weaksam.data.plain_pickle")
-    assert unsafe_calls("import dill", "weaksam.data.plain_pickle")
+    assert unsafe_calls("import pickle", "weaksam.data.proposals.plain_pickle") == []
+    assert unsafe_calls("import pickle", "weaksam.data.proposals.pickles")
+    assert unsafe_calls("import pickle\npickle.load(file)", "weaksam.data.proposals.plain_pickle")
+    assert unsafe_calls("import dill", "weaksam.data.proposals.plain_pickle")
 
 
 def test_a_safe_call_is_not():

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from weaksam.data.part_scenes import PartScene, render_part_scene
-from weaksam.sam.merging import merged_regions, superpixels
-from weaksam.sam.objectness import Objectness
-from weaksam.sam.region_tree import RegionTreeSettings
-from weaksam.sam.watershed import build_tree, lab_from_rgb, working_frame
+from weaksam.sam.region_tree.merging import merged_regions, superpixels
+from weaksam.sam.region_tree.objectness import Objectness
+from weaksam.sam.region_tree.segmenter import RegionTreeSettings
+from weaksam.sam.region_tree.watershed import build_tree, lab_from_rgb, working_frame
+from weaksam.scenes.part_scenes import PartScene, render_part_scene
+from weaksam.store.weights import save_weights
 from weaksam.structures.boxes import pairwise_iou, scale
-from weaksam.weights import save_weights
 
 FIRST_SCENE = 700_000  # scenes of no other use
 SIZE = 384

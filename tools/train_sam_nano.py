@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weaksam.data.part_prompts import Prompts, sample_prompts
-from weaksam.data.part_scenes import render_part_scene
-from weaksam.sam.nano_loss import nano_losses, pair_iou
-from weaksam.sam.nano_model import Architecture, NanoSam
-from weaksam.weights import load_state, read_metadata, save_weights
+from weaksam.sam.nano.loss import nano_losses, pair_iou
+from weaksam.sam.nano.model import Architecture, NanoSam
+from weaksam.scenes.part_prompts import Prompts, sample_prompts
+from weaksam.scenes.part_scenes import render_part_scene
+from weaksam.store.weights import load_state, read_metadata, save_weights
 
 HELD_OUT = 1_000_000_000  # scene numbers from here on are never trained on
 

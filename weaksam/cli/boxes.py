@@ -23,7 +23,7 @@ def import_boxes(
     ] = "auto",
 ) -> None:
     """Write another tool's proposals as a sealed store; a pickle is read without running anything in it."""
-    from weaksam.data.proposal_exchange import import_proposals
+    from weaksam.data.proposals.exchange import import_proposals
 
     choices: dict[str, Any] = {"layout": layout, "corners": corners}
     print(import_proposals(source, out, image_list=image_list, photos=images, **choices))
@@ -38,7 +38,7 @@ def export_boxes(
     masks: Annotated[bool, typer.Option("--masks", help="write the masks too (RLE, COCO results only)")] = False,
 ) -> None:
     """Write a store of proposals as COCO results or as a flat Parquet table."""
-    from weaksam.data.proposal_exchange import export_proposals
+    from weaksam.data.proposals.exchange import export_proposals
 
     print(export_proposals(source, out, image_list=image_list, photos=images, category_id=category_id, masks=masks))
 

@@ -42,7 +42,7 @@ def group(help: str, commands: dict[str, Callable[..., None]], **options: Any) -
 
 def doctor() -> None:
     """Print versions, what works here, and one command for each thing that does not."""
-    from weaksam.report.doctor import diagnose
+    from weaksam.cli.doctor import diagnose
 
     healthy = diagnose(print)
     raise typer.Exit(0 if healthy else 1)

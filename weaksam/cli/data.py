@@ -37,7 +37,7 @@ def synth(
 ) -> None:
     """Write synthetic scenes with exact boxes, masks and tags, on which everything can be tried offline."""
     from weaksam.config import load_settings
-    from weaksam.data.synthetic import SceneSettings, write_dataset
+    from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
     paths = write_dataset(out, load_settings(SceneSettings, None, arguments or ()), train, test, seed)
     print("\n".join(f"{name}: {path}" for name, path in paths.items()))

@@ -35,7 +35,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Measure any detections against any truth, and print the protocol with every figure."""
-    from weaksam.report.files import detection_filter, evaluate_files, figures_text, parse_classes
+    from weaksam.evaluation.files import detection_filter, evaluate_files, figures_text, parse_classes
 
     figures = evaluate_files(
         truth,
@@ -68,7 +68,7 @@ def recall(
     plot: Annotated[Path | None, typer.Option(help="also draw the curves (.png, .svg or .pdf)")] = None,
 ) -> None:
     """Measure how many true objects proposals cover, by IoU and number of boxes, and print the protocol."""
-    from weaksam.report import recall_report
+    from weaksam.evaluation import recall_files as recall_report
 
     if plot is not None:
         recall_report.check_plot(plot)
@@ -96,7 +96,7 @@ def evaluate_clues(
 ) -> None:
     """Measure a run's clues: pointing game, points per object, objects hit, mIoU of the maps; with the protocol."""
     from weaksam import pipeline
-    from weaksam.report.clue_report import clue_json, clue_text
+    from weaksam.evaluation.clue_figures import clue_json, clue_text
 
     print((clue_json if json else clue_text)(*pipeline.measure_clues(out)))
 

@@ -10,9 +10,9 @@ import torch
 
 from weaksam.config import UserError
 from weaksam.data.annotations import Annotations, ImageTruth, NameMatcher, did_you_mean, listed, tag_labels
-from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, read_tag_rows
+from weaksam.data.formats.tags import TagRows
+from weaksam.data.loading import DataSettings, SplitSettings, images_folder, read_tag_rows
 from weaksam.data.photos import Photo, list_photos, verify_photos
-from weaksam.data.tags import TagRows
 from weaksam.data.truth import read_truth, truth_classes
 
 CONSTANT_SHARE = 0.9

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from weaksam.artifacts import file_sha256
 from weaksam.config import UserError
+from weaksam.store.store import file_sha256
 
 __all__ = ["PHOTO_SUFFIXES", "BadImage", "file_sha256", "image_size", "read_image", "verify_image", "write_image"]
 

@@ -11,8 +11,8 @@ import torch
 from weaksam.engine.log import RunLog
 
 if TYPE_CHECKING:
-    from weaksam.data.dataset import Dataset
-    from weaksam.models.backbones import BackboneSettings
+    from weaksam.data.loading import Dataset
+    from weaksam.models.backbones.build import BackboneSettings
     from weaksam.sam.build import SegmenterSettings
 
 

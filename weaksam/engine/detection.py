@@ -11,15 +11,15 @@ from pydantic import Field
 from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from weaksam.artifacts import Store, stage_fingerprint, store_folder
 from weaksam.config import UserError
-from weaksam.data.coco import write_results
-from weaksam.data.dataset import Dataset
+from weaksam.data.formats.coco import write_results
+from weaksam.data.loading import Dataset
 from weaksam.engine.context import RunContext
 from weaksam.engine.photos import AugmentSettings, Batch, ResizedPhoto, TrainingPhotos, load_photo
 from weaksam.engine.training import fit, load_trained, warmup_cosine
-from weaksam.models.faster_rcnn import DetectorSettings, detect, instances_from, training_losses
-from weaksam.models.mask_rcnn import MaskDetectorSettings, paste_masks
+from weaksam.models.detectors.faster_rcnn import DetectorSettings, detect, instances_from, training_losses
+from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings, paste_masks
+from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.boxes import batched_nms, hflip
 from weaksam.structures.instances import Instances
 

@@ -1,5 +1,5 @@
-"""Progress with the time left, as the stages import it; the code lies in `weaksam.progress`, below the store."""
+"""Progress with the time left, as the stages import it; the code lies in `weaksam.store.progress`, below the store."""
 
-from weaksam.progress import Progress, progress
+from weaksam.store.progress import Progress, progress
 
 __all__ = ["Progress", "progress"]

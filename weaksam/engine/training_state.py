@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from weaksam.artifacts import file_sha256, write_json_atomic
 from weaksam.config import UserError
 from weaksam.engine.weights import load_into, load_state, read_metadata, save_weights
+from weaksam.store.store import file_sha256, write_json_atomic
 
 History = list[dict[str, float]]
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weaksam.artifacts import write_json_atomic
 from weaksam.config import UserError
-from weaksam.data.dataset import gives_tags
+from weaksam.data.loading import gives_tags
 from weaksam.engine.detection import instances_of
-from weaksam.engine.processes import helped_by
-from weaksam.pipeline.stages import (
+from weaksam.engine.distributed import helped_by
+from weaksam.evaluation import clue_figures as clue_report
+from weaksam.pipeline.plan import (
     CEILINGS,
     STAGES,
     Stage,
@@ -23,13 +23,13 @@ from weaksam.pipeline.stages import (
     peaks_and_maps,
     train_boxes,
 )
-from weaksam.report import clue_report
+from weaksam.pipeline.record import run_record
+from weaksam.pipeline.state import STAGE_NAMES, Run, RunSettings, open_run, require_finished, without_tags, worker_rank
+from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
 from weaksam.report.gallery import Shown, galleries
 from weaksam.report.page import Page
-from weaksam.report.record import run_record
-from weaksam.report.summary import StageReport, metrics_dict, summary_text
-from weaksam.run import STAGE_NAMES, Run, RunSettings, open_run, require_finished, without_tags, worker_rank
 from weaksam.stages import clues
+from weaksam.store.store import write_json_atomic
 
 POLL_SECONDS = 1.0
 """How often a process that lends a hand looks whether the stage before is finished."""

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from weaksam.data.dataset import Dataset, Sample
 from weaksam.data.images import read_image
-from weaksam.report.clue_report import NAME_OF, KindMaps, Peaks
-from weaksam.report.figures import Truth
+from weaksam.data.loading import Dataset, Sample
+from weaksam.evaluation.clue_figures import NAME_OF, KindMaps, Peaks
+from weaksam.evaluation.figures import Truth
 from weaksam.report.page import Gallery, Photo, Picture
 from weaksam.report.pictures import Canvas
-from weaksam.sam.prompts import CLASSLESS
+from weaksam.stages.proposals.prompts import CLASSLESS
 from weaksam.structures.instances import Instances
 
 NUM_PHOTOS = 6

@@ -10,9 +10,9 @@ from typing import Any
 
 import jinja2
 
-from weaksam.artifacts import atomic_file
 from weaksam.report.pictures import colour_of
 from weaksam.report.tables import figures_of, number, tables
+from weaksam.store.store import atomic_file
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.data.photos import list_photos
-from weaksam.data.proposal_exchange import photo_ids
-from weaksam.data.proposal_files import IMPORTED, ImageProposals, open_store, store_row
-from weaksam.files import atomic_file
+from weaksam.data.proposals.exchange import photo_ids
+from weaksam.data.proposals.files import IMPORTED, ImageProposals, open_store, store_row
 from weaksam.report.pictures import COLOURS, Canvas
-from weaksam.sam.prompts import SOURCES
+from weaksam.stages.proposals.prompts import SOURCES
+from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import area, nms
 from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_area, rle_from_mask
 

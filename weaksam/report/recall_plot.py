@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from weaksam.evaluation.recall import AR_IOUS
-from weaksam.files import atomic_file
+from weaksam.evaluation.recall_files import CURVE, IOUS, RecallReport
 from weaksam.report.pictures import colour_of
-from weaksam.report.recall_report import CURVE, IOUS, RecallReport
+from weaksam.store.files import atomic_file
 
 STYLES = ("-", "--", ":")
 OVER_IOU = (None, 100, 10)

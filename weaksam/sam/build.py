@@ -10,7 +10,7 @@ from pydantic import Field
 
 from weaksam.config import Settings, UserError
 from weaksam.sam.protocol import Segmenter
-from weaksam.sam.region_tree import RegionTreeSegmenter, RegionTreeSettings
+from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter, RegionTreeSettings
 
 OFFLINE_DEFAULT: Literal["tree", "nano"] = "tree"  # measured: benchmarks/proposal_recall.py
 
@@ -74,7 +74,7 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
             )
         return RegionTreeSegmenter(settings.tree)
     if family == "nano":
-        from weaksam.sam.nano import SamNano
+        from weaksam.sam.nano.segmenter import SamNano
 
         return SamNano.load(settings.weights, device)
     if family == "transformers":
@@ -84,7 +84,7 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
             "segmenter.family=segment_anything needs a checkpoint, but segmenter.weights is empty: set it to an "
             "official sam_vit_b, sam_vit_l or sam_vit_h .pth file."
         )
-    from weaksam.sam.segment_anything import SegmentAnything
+    from weaksam.sam.official.segmenter import SegmentAnything
 
     return SegmentAnything.load(
         settings.weights, device, settings.decoding, settings.precision, compiled=settings.compile
@@ -97,7 +97,7 @@ def family_of(settings: SegmenterSettings) -> Literal["nano", "tree", "segment_a
         return settings.family
     if settings.weights is None:
         return OFFLINE_DEFAULT
-    from weaksam.sam.hf_files import names_transformers_model
+    from weaksam.sam.transformers.files import names_transformers_model
 
     return "transformers" if names_transformers_model(settings.weights) else "segment_anything"
 
@@ -108,6 +108,6 @@ def _of_transformers(settings: SegmenterSettings, device: torch.device) -> Segme
             "segmenter.family=transformers needs a model, but segmenter.weights is empty: set it to the folder of one, "
             "or to a hub id such as facebook/sam2.1-hiera-tiny."
         )
-    from weaksam.sam.transformers_sam import TransformersSam
+    from weaksam.sam.transformers.segmenter import TransformersSam
 
     return TransformersSam.load(settings.weights, device, settings.precision)

@@ -21,7 +21,7 @@ from torch import Tensor
 from weaksam.config import Settings, UserError, fingerprint_of
 from weaksam.sam.batches import BatchEncoder
 from weaksam.sam.protocol import Embedding, Masks, Segmenter
-from weaksam.weights import load_state, read_metadata, save_weights
+from weaksam.store.weights import load_state, read_metadata, save_weights
 
 FORMAT = 1
 """Version of the files; part of every key."""

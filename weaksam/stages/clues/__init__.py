@@ -1,5 +1,6 @@
 """The clue stage: from tags to class maps and their peaks, by a CNN, a vision transformer or your own heat maps."""
 
+from weaksam.stages.clues.backbone_training import adapted_backbone
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource, classes_to_map
 from weaksam.stages.clues.stage import (
@@ -12,7 +13,6 @@ from weaksam.stages.clues.stage import (
     peaks_of,
     run,
 )
-from weaksam.stages.clues.tag_training import adapted_backbone
 
 __all__ = [
     "CluePeaks",

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from weaksam.config import UserError
-from weaksam.data.dataset import Dataset
 from weaksam.data.images import read_image
+from weaksam.data.loading import Dataset
 from weaksam.engine.context import RunContext
-from weaksam.engine.photo_features import input_photo, tags_matrix
 from weaksam.engine.progress import progress
-from weaksam.engine.tag_training import check_tags
 from weaksam.engine.weights import load_state, save_weights
-from weaksam.models.backbones import backbone_fingerprint, build_features
-from weaksam.models.cam import TagClassifier, train_tag_classifier
-from weaksam.models.cam_network import CamNetwork, network_fingerprint
-from weaksam.models.class_maps import ClassMaps, both_views
-from weaksam.models.tag_network import soft_maximum
-from weaksam.sam.prompts import COARSE
+from weaksam.models.backbones.build import backbone_fingerprint, build_features
+from weaksam.models.cam.classifier import TagClassifier, train_tag_classifier
+from weaksam.models.cam.network import CamNetwork, network_fingerprint
+from weaksam.models.cam.tag_network import soft_maximum
+from weaksam.stages.clues.backbone_training import adapted_backbone, deepest_map, tag_network_file
+from weaksam.stages.clues.class_maps import ClassMaps, both_views
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import classes_to_map
-from weaksam.stages.clues.tag_training import adapted_backbone, deepest_map, tag_network_file
+from weaksam.stages.clues.weaktr_training import check_tags
+from weaksam.stages.proposals.prompts import COARSE
+from weaksam.stages.wsod.photo_features import input_photo, tags_matrix
 
 _KEPT_BYTES = 3 * 2**29
 """Room for the maps that are kept between the two looks at a photo."""

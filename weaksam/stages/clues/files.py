@@ -12,12 +12,12 @@ from torch import Tensor
 
 from weaksam.config import UserError
 from weaksam.data.annotations import listed
-from weaksam.data.dataset import Dataset, Sample
 from weaksam.data.heat_maps import SUFFIXES, read_heat_maps
-from weaksam.files import file_sha256
-from weaksam.models.class_maps import ClassMaps, shrunk_size
-from weaksam.sam.prompts import COARSE, CROSS, KINDS
+from weaksam.data.loading import Dataset, Sample
+from weaksam.stages.clues.class_maps import ClassMaps, shrunk_size
 from weaksam.stages.clues.settings import ClueSettings
+from weaksam.stages.proposals.prompts import COARSE, CROSS, KINDS
+from weaksam.store.files import file_sha256
 
 
 class FilesSource:

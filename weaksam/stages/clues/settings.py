@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from weaksam.config import Settings
-from weaksam.engine.tag_training import TagTrainingSettings
-from weaksam.models.weaktr import WeakTrSettings
+from weaksam.models.weaktr.build import WeakTrSettings
+from weaksam.stages.clues.weaktr_training import TagTrainingSettings
 
 Source = Literal["cam", "weaktr", "files"]
 Kind = Literal["coarse", "fine", "cross"]

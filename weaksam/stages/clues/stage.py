@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from weaksam.artifacts import Store, stage_fingerprint, store_folder
-from weaksam.data.dataset import Dataset
+from weaksam.data.loading import Dataset
 from weaksam.engine.context import RunContext
-from weaksam.models.class_maps import ClassMaps
-from weaksam.models.peaks import cluster_points, map_peaks
-from weaksam.sam.prompts import CLASSLESS, COARSE, CROSS, FINE, KINDS, CluePoints
 from weaksam.stages.clues.cam import CamSource
+from weaksam.stages.clues.class_maps import ClassMaps
 from weaksam.stages.clues.files import FilesSource
+from weaksam.stages.clues.peaks import cluster_points, map_peaks
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource
 from weaksam.stages.clues.weaktr import WeakTrSource
+from weaksam.stages.proposals.prompts import CLASSLESS, COARSE, CROSS, FINE, KINDS, CluePoints
+from weaksam.store.store import Store, stage_fingerprint, store_folder
 
 COLUMNS = {
     "labels": "ints",

@@ -11,16 +11,16 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from weaksam.config import UserError
-from weaksam.data.dataset import Dataset
 from weaksam.data.images import read_image
+from weaksam.data.loading import Dataset
 from weaksam.engine.context import RunContext
-from weaksam.engine.tag_training import train_weaktr, training_fingerprint
-from weaksam.models.backbones import normalise
-from weaksam.models.class_maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
-from weaksam.models.weaktr import WeakTr, build_weaktr, weaktr_fingerprint
-from weaksam.sam.prompts import COARSE, CROSS, FINE, KINDS
+from weaksam.models.backbones.build import normalise
+from weaksam.models.weaktr.build import WeakTr, build_weaktr, weaktr_fingerprint
+from weaksam.stages.clues.class_maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import classes_to_map
+from weaksam.stages.clues.weaktr_training import train_weaktr, training_fingerprint
+from weaksam.stages.proposals.prompts import COARSE, CROSS, FINE, KINDS
 
 
 class WeakTrSource:

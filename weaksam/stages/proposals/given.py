@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from weaksam.artifacts import Store, stage_fingerprint, store_folder
-from weaksam.data.given_proposals import given_store, photo_hashes, record_photos
-from weaksam.data.proposal_files import store_columns
-from weaksam.sam.candidates import Candidates
-from weaksam.sam.suppression import deduped
+from weaksam.data.proposals.files import store_columns
+from weaksam.data.proposals.given import given_store, photo_hashes, record_photos
+from weaksam.stages.proposals.candidates import Candidates
 from weaksam.stages.proposals.propose import of_size
 from weaksam.stages.proposals.settings import USED_WITH_GIVEN, ProposalSettings
 from weaksam.stages.proposals.stage import COLUMNS
+from weaksam.stages.proposals.suppression import deduped
+from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.boxes import nms
 
 if TYPE_CHECKING:
-    from weaksam.data.dataset import Dataset, Sample
-    from weaksam.data.proposal_files import ImageProposals
+    from weaksam.data.loading import Dataset, Sample
+    from weaksam.data.proposals.files import ImageProposals
     from weaksam.engine.context import RunContext
 
 

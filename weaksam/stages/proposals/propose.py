@@ -11,11 +11,20 @@ import torch
 from torch import Tensor
 
 from weaksam.sam.batches import BatchLimit
-from weaksam.sam.candidates import Candidates, MaskPile, candidates_of, canonical_order
-from weaksam.sam.prompts import COARSE, CROSS, GRID, CluePoints, Prompts, clue_prompts, grid_prompts, predict_batches
 from weaksam.sam.protocol import Embedding, Proposer, Segmenter
-from weaksam.sam.suppression import best_of, deduped, sized, suppress_duplicates
+from weaksam.stages.proposals.candidates import Candidates, MaskPile, candidates_of, canonical_order
+from weaksam.stages.proposals.prompts import (
+    COARSE,
+    CROSS,
+    GRID,
+    CluePoints,
+    Prompts,
+    clue_prompts,
+    grid_prompts,
+    predict_batches,
+)
 from weaksam.stages.proposals.settings import ProposalSettings, grid_of
+from weaksam.stages.proposals.suppression import best_of, deduped, sized, suppress_duplicates
 from weaksam.structures.boxes import inclusive_from_xyxy, nms
 from weaksam.structures.masks import Rle
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from weaksam.config import Settings
-from weaksam.data.given_proposals import GivenSettings
-from weaksam.sam.suppression import Dedupe, SizeRule, Suppression
+from weaksam.data.proposals.given import GivenSettings
+from weaksam.stages.proposals.suppression import Dedupe, SizeRule, Suppression
 
 Kind = Literal["coarse", "fine", "cross"]
 

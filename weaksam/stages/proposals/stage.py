@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from weaksam.artifacts import Store, stage_fingerprint, store_folder
-from weaksam.data.given_proposals import photo_hashes, record_photos
-from weaksam.data.reading import read_ahead
+from weaksam.data.proposals.given import photo_hashes, record_photos
+from weaksam.data.read_ahead import read_ahead
 from weaksam.sam.batches import BatchLimit, encode_all
-from weaksam.sam.prompts import CluePoints
 from weaksam.sam.protocol import Segmenter
+from weaksam.stages.proposals.prompts import CluePoints
 from weaksam.stages.proposals.propose import Proposals, propose_encoded
 from weaksam.stages.proposals.settings import ProposalSettings
+from weaksam.store.store import Store, stage_fingerprint, store_folder
 
 if TYPE_CHECKING:
-    from weaksam.data.dataset import Dataset
+    from weaksam.data.loading import Dataset
     from weaksam.engine.context import RunContext
 
 COLUMNS = {"boxes": "boxes", "scores": "floats", "sources": "ints", "rles": "rles", "mask_size": "ints"}

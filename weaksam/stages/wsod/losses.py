@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from weaksam.models.box_deltas import box_loss
-from weaksam.models.oicr import Seeds, Targets, refine_loss, separate_seeds, top_share_seeds
-from weaksam.models.pcl import pcl_loss, pcl_seeds
-from weaksam.models.true_targets import true_targets
-from weaksam.models.wsddn import wsddn_loss
-from weaksam.models.wsod_head import HeadOutput
-from weaksam.models.wsod_targets import assign_rois, mist_seeds_of_branches, oicr_seeds, oicr_top_seeds
-from weaksam.stages.wsod.lessons import Lesson
+from weaksam.models.roi.box_deltas import box_loss
+from weaksam.models.wsod.head import HeadOutput
+from weaksam.models.wsod.refinement import Seeds, Targets, refine_loss, separate_seeds, top_share_seeds
+from weaksam.models.wsod.wsddn import wsddn_loss
+from weaksam.stages.wsod.examples import Lesson
+from weaksam.stages.wsod.seeds.pcl import pcl_loss, pcl_seeds
+from weaksam.stages.wsod.seeds.published import assign_rois, mist_seeds_of_branches, oicr_seeds, oicr_top_seeds
+from weaksam.stages.wsod.seeds.true_boxes import true_targets
 from weaksam.stages.wsod.settings import WsodSettings
 
 

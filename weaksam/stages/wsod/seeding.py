@@ -8,11 +8,11 @@ from dataclasses import replace
 from torch import Tensor
 
 from weaksam.engine.context import RunContext
-from weaksam.engine.photo_features import PhotoFeatures
-from weaksam.engine.region_features import region_features
-from weaksam.models.backbones import build_features
-from weaksam.models.relocalisation import Regions, relocate, seeds_of_values
-from weaksam.stages.wsod.lessons import Lesson
+from weaksam.models.backbones.build import build_features
+from weaksam.stages.wsod.examples import Lesson
+from weaksam.stages.wsod.photo_features import PhotoFeatures
+from weaksam.stages.wsod.region_features import region_features
+from weaksam.stages.wsod.seeds.relocation import Regions, relocate, seeds_of_values
 from weaksam.stages.wsod.settings import WsodSettings
 
 
@@ -25,7 +25,7 @@ def unread_features(context: RunContext, settings: WsodSettings) -> PhotoFeature
 def relocated(lessons: Sequence[Lesson], photos: PhotoFeatures, settings: WsodSettings) -> list[Lesson]:
     """The lessons with the seeds that the photos agree on, from their first values on.
 
-    See `weaksam.models.relocalisation`. Depends on the training photos, tags and settings alone, not on the seed.
+    See `weaksam.stages.wsod.seeds.relocation`. Depends on the training photos, tags and settings alone, not on the seed.
     """
     num_classes = len(lessons[0].tags) if lessons else 0
     boxes = [lesson.boxes for lesson in lessons]

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from weaksam.config import Settings
-from weaksam.models.wsod_targets import Compare
-from weaksam.stages.wsod.full_settings import FullSettings
+from weaksam.stages.wsod.end_to_end_settings import FullSettings
+from weaksam.stages.wsod.seeds.published import Compare
 
 
 class WsodSettings(Settings):

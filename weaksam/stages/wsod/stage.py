@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weaksam.artifacts import Store, stage_fingerprint, store_folder
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.coco import write_results
-from weaksam.data.dataset import Dataset
+from weaksam.data.formats.coco import write_results
+from weaksam.data.loading import Dataset
 from weaksam.engine.context import RunContext
 from weaksam.engine.detection import detection_store, instances_key, instances_of
-from weaksam.engine.photo_features import PhotoFeatures
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import fit, load_trained
-from weaksam.models.backbones import backbone_fingerprint
-from weaksam.stages.wsod.draft import DraftDetector
-from weaksam.stages.wsod.full import FullDetector
-from weaksam.stages.wsod.lessons import ClassMaps, Lesson, best_proposals, make_lessons
+from weaksam.models.backbones.build import backbone_fingerprint
+from weaksam.stages.wsod.end_to_end import FullDetector
+from weaksam.stages.wsod.examples import ClassMaps, Lesson, best_proposals, make_lessons
+from weaksam.stages.wsod.frozen import DraftDetector
+from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.seeding import relocated
 from weaksam.stages.wsod.settings import WsodSettings
+from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.instances import Instances
 
 Detector = DraftDetector | FullDetector

@@ -1,0 +1,55 @@
+"""Helper processes: they get their rank and threads, and one that fails stops nobody."""
+
+import os
+import time
+
+import pytest
+import torch
+
+from weaksam.engine.distributed import helped_by
+
+
+def leave_a_file(folder):
+    rank = os.environ["RANK"]
+    (folder / rank).write_text(f"{torch.get_num_threads()}", encoding="utf-8")
+
+
+def fail(folder):
+    leave_a_file(folder)
+    raise RuntimeError("a helper that fails")
+
+
+def sleep_long(folder):
+    leave_a_file(folder)
+    time.sleep(600)
+
+
+def test_helpers_get_ranks_and_a_share_of_the_threads(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with helped_by(1, leave_a_file, tmp_path):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"1": "1"}
+
+
+def test_a_helper_that_fails_is_only_missed(tmp_path):
+    with helped_by(2, fail, tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_failing_block_stops_its_helpers(tmp_path):
+    with pytest.raises(KeyError), helped_by(1, sleep_long, tmp_path):
+        while not (tmp_path / "1").exists():
+            time.sleep(0.05)
+        raise KeyError("the block fails")  # would hang for ten minutes if the helper were waited for
+
+
+def test_no_helper_starts_no_process(tmp_path):
+    with helped_by(0, leave_a_file, tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,192 @@
+"""Training resumes bit for bit, seals its weights, and names the photos of a loss that is not finite."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from weaksam.config import UserError
+from weaksam.engine.log import RunLog
+from weaksam.engine.training import fit, training_history, warmup_cosine, warmup_steps
+
+NUM_EPOCHS, NUM_STEPS = 3, 4
+
+
+@dataclass
+class Batch:
+    image_ids: list[str]
+    inputs: torch.Tensor
+
+
+def make_model() -> nn.Module:
+    """Dropout draws random numbers and batch-norm keeps buffers: both must survive a resume."""
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+def train(folder: Path, kill_at: tuple[int, int] | None = None, optimizer: str = "adam", **changes) -> nn.Module:
+    """Train for 3 epochs of 4 steps; ``kill_at`` = (epoch, step) kills the process there, as ``kill -9`` does."""
+    model = make_model()
+    if optimizer == "adam":
+        descent = torch.optim.AdamW(model.parameters(), lr=0.05)
+    else:
+        descent = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+    def batches(epoch: int):
+        for step in range(NUM_STEPS):
+            if (epoch, step) == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield Batch([f"{epoch}-{step}.jpg"], torch.randn(6, 5))
+
+    def losses(batch: Batch) -> dict[str, torch.Tensor]:
+        out = model(batch.inputs)
+        return {"square": (out**2).mean(), "pull": (out - 1).abs().mean()}
+
+    arguments = dict(
+        num_epochs=NUM_EPOCHS, num_steps_per_epoch=NUM_STEPS, folder=folder, fingerprint="f" * 64, seed=3,
+        lr_factor=partial(warmup_cosine, warmup=2), label="toy", clip_norm=1.0,
+    )  # fmt: skip
+    fit(model, changes.pop("losses", losses), batches, descent, **{**arguments, **changes})
+    return model
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("optimizer", "kill_at"), [("adam", (1, 2)), ("sgd", (2, 0))])
+def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, optimizer, kill_at):
+    train(tmp_path / "unbroken", optimizer=optimizer)
+    code = (
+        f"from pathlib import Path; from tests.engine.test_training import train; "
+        f"train(Path({str(tmp_path / 'killed')!r}), {kill_at}, {optimizer!r})"
+    )
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    train(tmp_path / "killed", optimizer=optimizer)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "unbroken")
+
+
+def test_the_bytes_of_a_killed_training_lie_between_epochs(tmp_path):
+    with pytest.raises(RuntimeError, match="stop"):
+        train(tmp_path, on_epoch_end=stop_at(1))
+    assert set(files_of(tmp_path)) == {"state.safetensors"}  # epoch 0 only, nothing half-written beside it
+
+
+def stop_at(last: int):
+    def stop(epoch: int) -> None:
+        if epoch == last:
+            raise RuntimeError("stop")
+
+    return stop
+
+
+def test_a_finished_training_is_loaded_and_not_run_again(tmp_path):
+    trained = train(tmp_path).state_dict()
+    before = files_of(tmp_path)
+    assert set(before) == {"weights.safetensors", "manifest.json"}
+    again = train(tmp_path, kill_at=(0, 0)).state_dict()  # a batch drawn would kill the tests
+    assert all(torch.equal(again[name], trained[name]) for name in trained)
+    assert files_of(tmp_path) == before
+
+
+def test_every_epoch_draws_its_own_random_numbers(tmp_path):
+    drawn: list[float] = []
+
+    def losses(batch: Batch) -> dict[str, torch.Tensor]:
+        drawn.append(float(batch.inputs[0, 0]))
+        return {}
+
+    train(tmp_path, losses=losses)
+    assert len(set(drawn)) == NUM_EPOCHS * NUM_STEPS
+
+
+def test_sgd_by_hand(tmp_path):
+    """Loss w^2 / 2 from w = 1, rate 0.5 then 0.25: w = 1 - 0.5 = 0.5, then 0.5 - 0.25 * 0.5 = 0.375."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    fit(
+        model,
+        lambda _: {"a": model.weight.square().sum() / 4, "b": model.weight.square().sum() / 4},
+        lambda _: ["x.jpg"],
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        num_epochs=2,
+        num_steps_per_epoch=1,
+        lr_factor=lambda step, total: 1 / (total + 2 * step),  # 1/2, then 1/4
+        folder=tmp_path / "weights",
+        fingerprint="f",
+        seed=0,
+        label="toy",
+        log=RunLog(tmp_path / "log.jsonl"),
+    )
+    assert model.weight.item() == 0.375
+    assert training_history(tmp_path / "weights") == [{"a": 0.25, "b": 0.25}, {"a": 0.0625, "b": 0.0625}]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["epoch"]) for line in lines] == [("epoch", 1), ("epoch", 2)]
+
+
+def test_a_loss_that_is_nan_names_its_images(tmp_path):
+    def losses(batch: Batch) -> dict[str, torch.Tensor]:
+        return {"good": torch.ones((), requires_grad=True), "bad": torch.full((), math.nan)}
+
+    with pytest.raises(UserError, match=r"toy, step 1 of 12: wanted a finite bad, found nan on the images 0-0\.jpg:"):
+        train(tmp_path, losses=losses)
+
+
+def test_a_gradient_that_is_infinite_names_its_images(tmp_path):
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    with pytest.raises(UserError, match=r"finite gradient norm, found inf on the images a\.jpg, b\.jpg:"):
+        fit(
+            model,
+            lambda _: {"root": model.weight.sqrt().sum()},  # 0, with an infinite slope
+            lambda _: [[{"image_id": "a.jpg"}, {"image_id": "b.jpg"}]],
+            torch.optim.SGD(model.parameters(), lr=1.0),
+            num_epochs=1,
+            num_steps_per_epoch=1,
+            lr_factor=lambda step, total: 1.0,
+            folder=tmp_path,
+            fingerprint="f",
+            seed=0,
+            label="toy",
+            clip_norm=1.0,
+        )
+
+
+def test_other_settings_and_damaged_weights_are_refused(tmp_path):
+    with pytest.raises(RuntimeError, match="stop"):
+        train(tmp_path, on_epoch_end=stop_at(1))
+    with pytest.raises(UserError, match="trained with other settings"):  # half trained
+        train(tmp_path, fingerprint="0" * 64)
+    train(tmp_path)
+    with pytest.raises(UserError, match="trained with other settings"):  # sealed
+        train(tmp_path, fingerprint="0" * 64)
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match="damaged"):
+        train(tmp_path)
+
+
+def test_warmup_cosine_by_hand():
+    # Two warm-up steps rise by thirds; then half a cosine over the 4 steps left: cos 0, 45, 90, 135 degrees.
+    wanted = [1 / 3, 2 / 3, 1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]
+    assert [warmup_cosine(step, 6, warmup=2) for step in range(6)] == pytest.approx(wanted)
+    assert warmup_cosine(0, 1) == 1.0
+
+
+def test_warmup_steps_by_hand():
+    found = [warmup_steps(step, 10, warmup=1, milestones=(0.5, 0.8)) for step in (0, 1, 4, 5, 8)]
+    assert found == pytest.approx([0.5, 1, 1, 0.1, 0.01])

@@ -1,0 +1,399 @@
+"""Any detections against any truth: the same figures from every form, and CorLoc beside its naive baselines."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from weaksam.config import UserError
+from weaksam.data.detection_files import read_detections, voc_result_files, write_voc_results
+from weaksam.data.formats.coco import object_entries, read_results, write_instances
+from weaksam.data.formats.voc import write_annotations
+from weaksam.data.formats.yolo import write_labels
+from weaksam.data.loading import Dataset, Sample
+from weaksam.data.proposals.files import ImageProposals, write_store
+from weaksam.engine.detection import detection_store, instances_of
+from weaksam.evaluation.files import dataset_of, detection_filter, evaluate_files, figures_text, parse_classes
+from weaksam.evaluation.protocol import DetectionFilter
+from weaksam.store.store import write_json_atomic
+from weaksam.structures.instances import Instances
+from weaksam.structures.masks import rle_from_mask
+
+CLASSES = ("bird", "cat", "dog")
+METRICS = ("voc", "voc11", "corloc", "coco")
+
+
+def instances(rows, scores=None, difficult=None) -> Instances:
+    """Objects from rows of label, x1, y1, x2, y2."""
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    return Instances(
+        table[:, 1:].contiguous(),
+        table[:, 0].long(),
+        None if scores is None else torch.tensor(scores, dtype=torch.float32),
+        difficult=None if difficult is None else torch.tensor(difficult),
+    )
+
+
+def random_objects(seed: int, num: int, scored: bool) -> Instances:
+    """``num`` objects with whole corners in a photo of 60 x 40."""
+    draw = np.random.default_rng(seed)
+    corner = draw.integers(0, 20, (num, 2))
+    size = draw.integers(5, 20, (num, 2))
+    labels = draw.integers(0, 3, (num, 1))
+    rows = np.concatenate([labels, corner, corner + size], axis=1).tolist()
+    return instances(rows, (draw.permutation(num) / num + 0.001).round(4).tolist() if scored else None)
+
+
+@pytest.fixture
+def forms(tmp_path):
+    """Six photos with objects and detections in every form: paths by name, and the dataset they come from."""
+    (tmp_path / "photos").mkdir()
+    samples, found = [], {}
+    for number in range(1, 7):
+        image_id = f"2008_00000{number}.jpg"
+        Image.new("RGB", (60, 40)).save(tmp_path / "photos" / image_id)
+        truth = random_objects(number, 4, scored=False)
+        labels = tuple(sorted(set(truth.labels.tolist())))
+        samples.append(Sample(image_id, tmp_path / "photos" / image_id, (40, 60), labels, truth, 10 + number))
+        near = truth.replace(boxes=truth.boxes + 1, scores=torch.linspace(0.5, 0.9, 4).mul(number / 6))
+        found[image_id] = Instances.cat([near, random_objects(100 + number, 5, scored=True)])
+    dataset = Dataset("test", CLASSES, (1, 2, 3), tuple(samples))
+    write_instances(tmp_path / "truth.json", dataset, dataset.truths)
+    write_annotations(tmp_path / "voc", dataset, dataset.truths)
+    write_labels(tmp_path / "yolo", dataset, dataset.truths)
+    write_detections(tmp_path, dataset, found)
+    return tmp_path, dataset, found
+
+
+def write_detections(folder: Path, dataset: Dataset, found: dict[str, Instances]) -> None:
+    names = [
+        {"image_id": key, **entry}
+        for image_id, one in found.items()
+        for key in [Path(image_id).stem]
+        for entry in object_entries(one, dataset.category_ids)
+    ]
+    write_json_atomic(folder / "stems.json", names)
+    digits = [{**entry, "image_id": int(entry["image_id"].replace("_", ""))} for entry in names]
+    write_json_atomic(folder / "digits.json", digits)
+    write_json_atomic(folder / "endings.json", [{**one, "image_id": f"{one['image_id']}.jpg"} for one in names])
+    numbers = {Path(sample.image_id).stem: sample.number for sample in dataset}
+    write_json_atomic(folder / "numbers.json", [{**one, "image_id": numbers[one["image_id"]]} for one in names])
+    write_voc_results(folder / "comp4", dataset, found)
+    store = detection_store(folder / "OUT/wsod/store/detections_test-1", "wsod", "1", dataset, masks=False)
+    store.fill(lambda image_id: {n: getattr(found[image_id], n) for n in ("boxes", "labels", "scores")})
+
+
+FORMS = [
+    *[("truth.json", one) for one in ("numbers.json", "stems.json", "endings.json", "comp4", "OUT")],
+    *[("voc", one) for one in ("digits.json", "stems.json", "endings.json", "comp4", "OUT")],
+    *[("yolo", one) for one in ("stems.json", "comp4", "OUT")],
+]
+
+
+@pytest.mark.parametrize("truth, detections", FORMS)
+def test_every_form_gives_the_same_figures(forms, truth, detections):
+    folder, _, found = forms
+    plain = evaluate_files(folder / "truth.json", folder / "numbers.json", METRICS)
+    path = folder / ("OUT/wsod/store/detections_test-1" if detections == "OUT" else detections)
+    images = folder / "photos" if truth == "yolo" else None
+    same = evaluate_files(folder / truth, path, METRICS, images=images)
+    assert 0.1 < plain["voc"]["mean"]["0.5"] < 0.9 and plain["voc"]["num_detections"] == same["voc"]["num_detections"]
+    assert sum(plain["voc"]["num_detections"]) == sum(map(len, found.values()))
+    for name in METRICS:
+        assert flat(same[name]["per_class"]) == pytest.approx(flat(plain[name]["per_class"]), abs=1e-9)
+
+
+def flat(per_class) -> list[float]:
+    """Figures by class, of one threshold or of several, as one list."""
+    return [value for one in per_class.values() for value in one] if isinstance(per_class, dict) else per_class
+
+
+def test_voc_result_files_there_and_back(forms):
+    folder, dataset, found = forms
+    first = (folder / "comp4" / "comp4_det_test_cat.txt").read_text().splitlines()
+    best, label = max(
+        ((one, label) for one in found.values() for label in range(len(one)) if one.labels[label] == 1),
+        key=lambda pair: float(pair[0].scores[pair[1]]),
+    )
+    x1, y1, x2, y2 = best.boxes[label].tolist()
+    # Counted from 1, and the last pixel is inside: x2 of a half-open box counted from 0 is its number
+    assert [float(value) for value in first[0].split()[2:]] == [x1 + 1, y1 + 1, x2, y2]
+    back = read_detections(folder / "comp4", dataset)
+    for image_id, one in found.items():
+        order, again = one.scores.argsort(descending=True), back[image_id].scores.argsort(descending=True)
+        assert torch.equal(back[image_id].boxes[again], one.boxes[order])
+        assert torch.equal(back[image_id].labels[again], one.labels[order])
+        assert back[image_id].scores[again].tolist() == pytest.approx(one.scores[order].tolist(), abs=1e-6)
+    one_class = read_detections(folder / "comp4" / "comp4_det_test_cat.txt", dataset)
+    assert {label for one in one_class.values() for label in one.labels.tolist()} == {1}
+
+
+def test_voc_result_files_are_told_by_their_names(tmp_path):
+    for name in ("comp4_det_test_cat.txt", "comp3-1f_b_det_val_traffic_light.txt", "labels.txt", "comp6_test_cls.txt"):
+        (tmp_path / name).write_text("")
+    assert {name: path.name for name, path in voc_result_files(tmp_path).items()} == {
+        "cat": "comp4_det_test_cat.txt",
+        "traffic_light": "comp3-1f_b_det_val_traffic_light.txt",
+    }
+    (tmp_path / "comp4_det_val_cat.txt").write_text("")
+    with pytest.raises(UserError, match=r"found comp4_det_test_cat.txt and comp4_det_val_cat.txt: keep"):
+        voc_result_files(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["2008_000001 0.5 1 2 3", "2008_000001 0.5 1 2 3 x", "2008_000001 nan 1 2 3 4"])
+def test_voc_result_lines_that_are_none(forms, line):
+    folder, dataset, _ = forms
+    (folder / "comp4" / "comp4_det_test_dog.txt").write_text(f"2008_000001 0.5 1 2 3 4\n\n{line}\n")
+    with pytest.raises(UserError, match=r"on line 3 of .*comp4_det_test_dog.txt"):
+        read_detections(folder / "comp4", dataset)
+
+
+# Whose images and classes
+
+
+def test_only_images_listed_or_with_a_photo_count(forms):
+    folder, dataset, found = forms
+    (folder / "list.txt").write_text("2008_000001\n2008_000004\n")
+    few = {name: found[name] for name in ("2008_000001.jpg", "2008_000004.jpg")}
+    small = Dataset("few", CLASSES, (1, 2, 3), tuple(dataset.by_id[name] for name in few))
+    (folder / "few").mkdir()
+    write_instances(folder / "few/truth.json", small, small.truths)
+    write_detections(folder / "few", small, few)
+    wanted = evaluate_files(folder / "few/truth.json", folder / "few/numbers.json", METRICS)
+    listed = evaluate_files(folder / "voc", folder / "comp4", METRICS, image_list=folder / "list.txt")
+    (folder / "some").mkdir()
+    for name in few:
+        (folder / "photos" / name).rename(folder / "some" / name)
+    photographed = evaluate_files(folder / "voc", folder / "comp4", METRICS, images=folder / "some")
+    for figures in (listed, photographed):
+        assert {name: figures[name]["per_class"] for name in METRICS} == {n: wanted[n]["per_class"] for n in METRICS}
+    assert "4 images of the truth have no photo" in photographed["corloc"]["protocol"]
+    (folder / "list.txt").write_text("2008_000001\n2008_000009\n")
+    with pytest.raises(UserError, match=r"found none for 1 of them \(2008_000009\)"):
+        evaluate_files(folder / "voc", folder / "comp4", METRICS, image_list=folder / "list.txt")
+
+
+def test_detections_of_other_images_are_refused(forms):
+    folder, dataset, _ = forms
+    write_json_atomic(folder / "strange.json", [{"image_id": "img1", "category_id": 1, "bbox": [0, 0, 1, 1]}])
+    (folder / "comp4" / "comp4_det_test_cat.txt").write_text("2009_000001 0.5 1 1 5 5\n")
+    with pytest.raises(UserError, match="found image_id 'img1'"):
+        read_results(folder / "strange.json", dataset)
+    with pytest.raises(UserError, match=r"found 1 other images \(2009_000001\): give the truth"):
+        read_detections(folder / "comp4", dataset)
+    with pytest.raises(UserError, match=r"name one of the stores below it \(.*detections_test-1"):
+        read_detections(folder / "OUT", dataset)
+    for path in (folder / "absent", folder / "photos" / "2008_000001.jpg"):
+        with pytest.raises(UserError, match="wanted detections at"):
+            read_detections(path, dataset)
+    proposals = write_store(folder / "ss", {}, 1)
+    with pytest.raises(UserError, match="without the column 'labels'"):
+        read_detections(proposals.folder, dataset)
+
+
+def test_a_runs_labels_are_told_by_its_class_names(forms):
+    folder, dataset, found = forms
+    store = folder / "OUT/wsod/store/detections_test-1"
+    # The run had a class more than the truth, and another order
+    write_json_atomic(folder / "OUT/metrics.json", {"classes": ["dog", "zebra", "cat"]})
+    label_of = {0: 2, 2: 1}
+    for image_id, one in read_detections(store, dataset).items():
+        kept = [label_of[label] for label in found[image_id].labels.tolist() if label != 1]
+        assert one.labels.tolist() == kept and len(one.boxes) == len(kept)
+    write_json_atomic(folder / "OUT/metrics.json", {"classes": ["bird", "cat", "dgo"]})
+    with pytest.raises(UserError, match=r"found 'dgo' \(did you mean 'dog'\?\)"):
+        read_detections(store, dataset)
+    write_json_atomic(folder / "OUT/metrics.json", {"classes": ["bird", "cat"]})
+    with pytest.raises(UserError, match="found the label 2"):
+        read_detections(store, dataset)
+
+
+def test_masks_of_a_store_are_measured(tmp_path):
+    mask = torch.zeros(40, 60, dtype=torch.bool)
+    mask[10:20, 10:20] = True
+    half = mask.clone()
+    half[10:14] = False  # 60 of 100 pixels
+    truth = instances([[0, 10, 10, 20, 20]]).replace(masks=(rle_from_mask(mask),))
+    dataset = Dataset("test", ("cat",), (1,), (Sample("a.jpg", tmp_path / "a.jpg", (40, 60), (0,), truth, 1),))
+    write_instances(tmp_path / "truth.json", dataset, dataset.truths)
+    store = detection_store(tmp_path / "wsis", "wsis", "1", dataset, masks=True)
+    one = {"boxes": truth.boxes, "labels": truth.labels, "scores": torch.ones(1), "rles": [rle_from_mask(half)]}
+    store.fill(lambda _: one)
+    assert len(instances_of(store)["a.jpg"].masks) == 1
+    figures = evaluate_files(tmp_path / "truth.json", tmp_path / "wsis", ["mask"])
+    assert figures["mask"]["mean"] == {"0.25": 1, "0.5": 1, "0.7": 0, "0.75": 0}
+
+
+def test_classes_in_the_order_of_the_category_ids(forms):
+    folder, _, _ = forms
+    # Our alphabetical truth has no 'ant', which was the detector's first class
+    (folder / "classes.txt").write_text("ant\nbird\ncat\ndog\n")
+    entries = json.loads((folder / "stems.json").read_text())
+    write_json_atomic(folder / "shifted.json", [{**one, "category_id": one["category_id"] + 1} for one in entries])
+    with pytest.raises(UserError, match="category id"):
+        evaluate_files(folder / "voc", folder / "shifted.json", METRICS)
+    classes = parse_classes(str(folder / "classes.txt"))
+    shifted = evaluate_files(folder / "voc", folder / "shifted.json", METRICS, classes=classes)
+    plain = evaluate_files(folder / "voc", folder / "stems.json", METRICS)
+    assert shifted["voc"]["classes"] == ["ant", *CLASSES] and shifted["voc"]["mean"] == plain["voc"]["mean"]
+    assert shifted["corloc"]["per_class"] == [None, *plain["corloc"]["per_class"]]
+    with pytest.raises(UserError, match="which numbers its own"):
+        evaluate_files(folder / "truth.json", folder / "numbers.json", METRICS, classes=classes)
+    assert parse_classes("cat, dog") == ("cat", "dog") and parse_classes(None) is None
+    with pytest.raises(UserError, match="each once"):
+        parse_classes("cat,cat")
+
+
+# CorLoc, by hand
+
+
+@pytest.fixture
+def located(tmp_path):
+    """Two photos of 100 x 100 in VOC form: a cat of half the photo in a, a small cat and a difficult dog in b."""
+    truths = {
+        "a.jpg": instances([[0, 0, 0, 100, 60]]),
+        "b.jpg": instances([[0, 10, 10, 20, 20], [1, 50, 50, 90, 90]], difficult=[False, True]),
+    }
+    samples = [Sample(name, Path(name), (100, 100), (0,), truth, 1) for name, truth in truths.items()]
+    dataset = Dataset("train", ("cat", "dog"), (1, 2), tuple(samples))
+    write_annotations(tmp_path / "voc", dataset, truths)
+    found = {"a.jpg": instances([[0, 0, 0, 100, 50]], [0.9]), "b.jpg": instances([[1, 50, 50, 90, 88]], [0.8])}
+    write_voc_results(tmp_path / "comp4", dataset, found)
+    proposals = {
+        "a": ImageProposals.of(torch.tensor([[0.0, 0, 100, 55], [0, 0, 10, 10], [90, 90, 95, 95], [0, 0, 100, 60]])),
+        "b": ImageProposals.of(torch.tensor([[10.0, 10, 20, 20], [50, 50, 90, 90]])),
+    }
+    write_store(tmp_path / "proposals", proposals, 1)
+    return tmp_path
+
+
+def test_corloc_beside_its_baselines(located):
+    figures = evaluate_files(
+        located / "voc", located / "comp4", ["corloc"], proposals=located / "proposals"
+    )  # tags: a cat in each; the dog is difficult and no tag
+    assert list(figures) == ["corloc", "corloc_largest", "corloc_whole", "corloc_random"]
+    per_class = {name: one["per_class"] for name, one in figures.items()}
+    assert per_class["corloc"] == [0.5, None]  # a: IoU 5/6; b: no box of a cat
+    assert per_class["corloc_largest"] == [0.5, None]  # a: the box itself; b: the dog's
+    assert per_class["corloc_whole"] == [0.5, None]  # a: 0.6; b: 0.01
+    assert per_class["corloc_random"] == [pytest.approx((2 / 4 + 1 / 2) / 2), None]
+    assert figures_text(figures).count("protocol: ") == 4 == len({one["protocol"] for one in figures.values()})
+    filtered = evaluate_files(located / "voc", located / "comp4", ["corloc"], keep=DetectionFilter(min_score=0.95))
+    assert filtered["corloc"]["per_class"] == [0.0, None] and "at least 0.95" in filtered["corloc"]["protocol"]
+
+
+def test_tags_of_a_file_decide_what_is_looked_for(located):
+    (located / "tags.csv").write_text("file,tags\na.jpg,cat\nb.jpg,dog\nelsewhere.jpg,fish\n")
+    figures = evaluate_files(located / "voc", located / "comp4", ["corloc"], tags=located / "tags.csv")
+    assert figures["corloc"]["per_class"] == [1.0, 1.0]  # a hit on a difficult object counts
+    (located / "tags.csv").write_text("file,tags\na.jpg,cat\n")
+    figures = evaluate_files(located / "voc", located / "comp4", ["corloc"], tags=located / "tags.csv")
+    assert figures["corloc"]["num_images"] == [1, 0] and "1 images" in figures["corloc"]["protocol"]
+    (located / "tags.csv").write_text("file,tags\na.jpg,cta\n")
+    with pytest.raises(UserError, match=r"found 'cta' \(did you mean 'cat'\?\)"):
+        evaluate_files(located / "voc", located / "comp4", ["corloc"], tags=located / "tags.csv")
+    (located / "tags.csv").write_text("file,tags\nz.jpg,cat\n")
+    with pytest.raises(UserError, match="wanted tags of the 2 images"):
+        evaluate_files(located / "voc", located / "comp4", ["corloc"], tags=located / "tags.csv")
+
+
+def test_difficult_objects_of_xml_do_not_count_but_are_not_needed(located):
+    plain = evaluate_files(located / "voc", located / "comp4", ["voc"])["voc"]
+    assert plain["num_truths"] == [2, 0] and plain["per_class"]["0.5"] == [0.5, None]
+    for path in (located / "voc").glob("*.xml"):
+        lines = [line for line in path.read_text().splitlines() if "difficult" not in line]
+        path.write_text("\n".join(lines))
+    without = evaluate_files(located / "voc", located / "comp4", ["voc"])["voc"]
+    assert without["num_truths"] == [2, 1] and without["per_class"]["0.5"] == [0.5, 1.0]
+
+
+def test_sizes_come_from_the_photos_where_the_truth_has_none(located):
+    for path in (located / "voc").glob("*.xml"):
+        path.write_text(path.read_text().replace("<size>", "<unknown>").replace("</size>", "</unknown>"))
+    command = (located / "voc", located / "comp4", ["corloc"])
+    with pytest.raises(UserError, match="give --images DIR"):
+        evaluate_files(*command, proposals=located / "proposals")
+    (located / "photos").mkdir()
+    for name in "ab":
+        Image.new("RGB", (100, 100)).save(located / "photos" / f"{name}.jpg")
+    figures = evaluate_files(*command, proposals=located / "proposals", images=located / "photos")
+    assert figures["corloc_whole"]["per_class"] == [0.5, None]
+
+
+def test_options_that_are_none(located):
+    with pytest.raises(UserError, match="IoU threshold"):
+        detection_filter(None, 0.0, None)
+    assert detection_filter(0.1, 0.3, 5) == DetectionFilter(0.1, 0.3, 5)
+    with pytest.raises(UserError, match="two COCO files"):
+        evaluate_files(located / "voc", located / "comp4", ["voc"], pixel_inclusive=True)
+    with pytest.raises(UserError, match="give --images DIR"):
+        (located / "yolo").mkdir()
+        (located / "yolo" / "a.txt").write_text("")
+        evaluate_files(located / "yolo", located / "comp4", ["voc"])
+
+
+# Published values
+
+
+def test_published_values_from_files(shared_data, tmp_path):
+    """voc100_metrics/EXPECTED.txt, metric_case_voc: x2 = x + w is the last pixel inside there."""
+    folder = shared_data / "voc100_metrics" / "metric_case_voc"
+
+    def read(name, first_number):
+        found = {}
+        for path in sorted((folder / name).glob("*.txt")):
+            rows = [[float(value) for value in line.split()[1:]] for line in path.read_text().splitlines() if line]
+            table = torch.tensor(rows).reshape(-1, 3 + first_number)
+            boxes = table[:, -4:].clone()
+            boxes[:, 2:] += boxes[:, :2]
+            scores = table[:, 0].tolist() if first_number == 2 else None
+            found[f"{path.stem}.jpg"] = instances([[0, *box] for box in boxes.tolist()], scores)
+        return found
+
+    truths, found = read("gts", 1), read("dets", 2)
+    samples = [Sample(n, Path(n), (500, 500), (0,), truth, k) for k, (n, truth) in enumerate(sorted(truths.items()))]
+    dataset = Dataset("case", ("object",), (1,), tuple(samples))
+    write_instances(tmp_path / "truth.json", dataset, truths)
+    entries = [{"image_id": n, **e} for n, one in found.items() for e in object_entries(one, [1])]
+    write_json_atomic(tmp_path / "found.json", entries)
+    figures = evaluate_files(tmp_path / "truth.json", tmp_path / "found.json", ["voc", "voc11"], pixel_inclusive=True)
+
+    def half_open(values):
+        return {n: one.replace(boxes=one.boxes + torch.tensor([0.0, 0, 1, 1])) for n, one in values.items()}
+
+    write_annotations(tmp_path / "voc", dataset, half_open(truths))
+    write_voc_results(tmp_path / "comp4", dataset, half_open(found))
+    from_text = evaluate_files(tmp_path / "voc", tmp_path / "comp4", ["voc", "voc11"])
+    for measured in (figures, from_text):
+        assert measured["voc"]["mean"] == {"0.5": pytest.approx(0.0222222222, abs=1e-9), "0.75": 0.0}
+        assert measured["voc11"]["mean"] == {"0.5": pytest.approx(0.0303030303, abs=1e-9), "0.75": 0.0}
+
+
+def test_real_truth_in_three_forms(shared_data, tmp_path):
+    """100 photos of VOC: the COCO and YOLO forms, which know no difficult objects, agree; the XML differs by them."""
+    folder = shared_data / "voc100_metrics"
+    voc, _, _ = dataset_of(folder / "Annotations")
+    found = {}
+    for path in sorted((folder / "dets/abs_xyx2y2").glob("*.txt")):
+        table = torch.tensor([[float(v) for v in line.split()] for line in path.read_text().splitlines()])
+        found[path.stem] = Instances(table[:, 2:].clone(), table[:, 0].long(), table[:, 1].clone())
+    write_voc_results(tmp_path / "comp4", voc, found)
+    write_json_atomic(
+        tmp_path / "found.json",
+        [{"image_id": n, **e} for n, o in found.items() for e in object_entries(o, range(1, 21))],
+    )
+    photos = folder / "JPEGImages"
+    yolo, coco = (
+        evaluate_files(folder / truth, tmp_path / "comp4", METRICS, images=photos)
+        for truth in ("gts_yolo/obj_train_data", "gts_coco_v1/instances_default.json")
+    )
+    by_class = [dict(zip(one["voc"]["classes"], one["voc"]["per_class"]["0.5"], strict=True)) for one in (yolo, coco)]
+    assert by_class[0] == pytest.approx(by_class[1], abs=1e-9) and len(by_class[0]) == 20
+    assert yolo["voc"]["mean"]["0.5"] == pytest.approx(0.6109, abs=1e-4)
+    xml = [evaluate_files(folder / "Annotations", tmp_path / one, METRICS) for one in ("comp4", "found.json")]
+    assert flat(xml[0]["voc"]["per_class"]) == pytest.approx(flat(xml[1]["voc"]["per_class"]), abs=1e-9)
+    assert xml[0]["voc"]["mean"]["0.5"] == pytest.approx(0.6076, abs=1e-4)
+    assert sum(xml[0]["voc"]["num_truths"]) < sum(yolo["voc"]["num_truths"]) == 273

@@ -1,0 +1,264 @@
+"""The whole pipeline at toy scale: what it writes, that a killed run resumes byte for byte, who sees the truth."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from weaksam import pipeline
+from weaksam.config import UserError, load_settings
+from weaksam.pipeline.state import RunSettings, open_run, without_truth
+from weaksam.scenes.synthetic import SceneSettings, write_dataset
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "threads=1",
+    "device=cpu",
+    "backbone.weights=none",
+    "segmenter.family=tree",
+    "clues.long_side=64",
+    "wsod.long_side=64",
+    "wsod.num_proposals=20",
+    "wsod.hidden=16",
+    "wsod.reduced=8",
+    "wsod.num_epochs=2",
+    *(
+        f"{stage}.{setting}"
+        for stage in ("retrain", "wsis")
+        for setting in (
+            "num_epochs=1",
+            "short_side=64",
+            "long_side=64",
+            "fpn_channels=8",
+            "representation=8",
+            "max_boxes=5",
+            "batch_size=8",
+        )
+    ),
+]
+PLAIN_FILES = {
+    "wsod/detections_train.json",
+    "wsod/detections_test.json",
+    "pseudo_gt/train.json",
+    "retrain/detections_train.json",
+    "retrain/detections_test.json",
+    "wsis/pseudo_masks_train.json",
+    "wsis/detections_test.json",
+}
+ABOUT_THE_RUN = {"metrics.json", "run.json", "log.jsonl", "report.html"}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """34 training scenes, so that a store has two parts, and 3 to test on; one file that is no photo among them."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_dataset(folder, SceneSettings(size=64, num_classes=2, max_clutter=4, max_distractors=1), 34, 3, seed=1)
+    (folder / "train" / "broken.jpg").write_bytes(b"\xff\xd8\xff not the rest of a photo")
+    tags = json.loads((folder / "tags_train.json").read_text())
+    (folder / "tags_train.json").write_text(json.dumps({**tags, "broken.jpg": next(iter(tags.values()))}))
+    return folder
+
+
+def arguments(scenes: Path, out: Path, *, truth: bool = True) -> list[str]:
+    """``key=value`` settings of the toy run; without ``truth`` there is no test split either."""
+    train = [f"data.train.images={scenes / 'train'}", f"data.train.tags={scenes / 'tags_train.json'}", f"out={out}"]
+    if not truth:
+        return [*TINY, *train]
+    test = [f"data.test.images={scenes / 'test'}", f"data.test.truth={scenes / 'instances_test.json'}"]
+    return [*TINY, *train, f"data.train.truth={scenes / 'instances_train.json'}", *test]
+
+
+def toy_settings(scenes: Path, out: Path, *more: str, truth: bool = True) -> RunSettings:
+    return load_settings(RunSettings, None, [*arguments(scenes, out, truth=truth), *more])
+
+
+def made_files(out: Path) -> dict[str, bytes]:
+    """Every file that stages made below ``out``, by relative name."""
+    files = (path for path in out.rglob("*") if path.is_file() and path.name != "done.json")
+    named = {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+    return {name: content for name, content in named.items() if name not in ABOUT_THE_RUN}
+
+
+def measured(out: Path) -> dict:
+    """``metrics.json`` without what differs from run to run: times, memory and the folder's name."""
+    metrics = json.loads((out / "metrics.json").read_text())
+    metrics["stages"] = [{**row, "seconds": None} for row in metrics["stages"]]
+    return {**metrics, "peak_memory_mib": None, "name": None}
+
+
+@pytest.fixture(scope="module")
+def unbroken(scenes, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    pipeline.run(toy_settings(scenes, out))
+    return out
+
+
+def test_writes_all_that_is_promised(unbroken):
+    written = {path.relative_to(unbroken).as_posix() for path in unbroken.rglob("*") if path.is_file()}
+    assert written >= PLAIN_FILES | ABOUT_THE_RUN
+    assert {name for stage in pipeline.STAGES for name in stage.writes} == PLAIN_FILES
+    metrics = json.loads((unbroken / "metrics.json").read_text())
+    assert [row["stage"] for row in metrics["stages"]] == [stage.name for stage in pipeline.STAGES]
+    assert metrics["images"] == {"train": 34, "test": 3} and metrics["note"] is None
+    assert [(row["split"], row["image_id"]) for row in metrics["bad"]] == [("train", "broken.jpg")]
+    wanted = {"proposals": "train_recall", "wsod": "test_boxes", "retrain": "test_boxes", "wsis": "test_masks"}
+    for stage, name in wanted.items():
+        figures = next(row["figures"] for row in metrics["stages"] if row["stage"] == stage)
+        assert figures[name]["protocol"], (stage, name)
+    record = json.loads((unbroken / "run.json").read_text())
+    assert {"settings", "versions", "hashes", "seeds", "device"} <= set(record)
+    events = [json.loads(line)["event"] for line in (unbroken / "log.jsonl").read_text().splitlines()]
+    assert events.count("stage begins") == events.count("stage ends") == 6
+
+
+def test_report_stands_alone(unbroken):
+    page = (unbroken / "report.html").read_text()
+    addresses = re.findall(r"""(?:src|href)=["']([^"']*)""", page)
+    assert len(addresses) > 20 and all(one.startswith("data:image/jpeg;base64,") for one in addresses)
+    assert "http" not in re.sub(r'src="data:[^"]*"', "", page)
+    assert "broken.jpg" in page and "train_00000.jpg" in page
+    for title in ("Proposal recall", "Pseudo ground truth", "Test AP50 per class", "Mask AP", "How it was measured"):
+        assert title in page
+
+
+def test_stages_read_only_what_was_made_before():
+    made = {"data", "truth"}
+    for stage in (*pipeline.STAGES, *pipeline.CEILINGS):
+        assert set(stage.reads) <= made, stage.name
+        made.add(stage.name)
+    assert all("truth" not in stage.reads for stage in pipeline.STAGES)
+
+
+def kill_when(command: list[str], out: Path, pattern: str) -> None:
+    """Start ``command`` and kill it as soon as a file matching ``pattern`` is below ``out``."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not any(out.glob(pattern)):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, f"the run ended before {pattern} appeared: {said}"
+
+
+def test_killed_run_resumes_to_the_same_bytes(scenes, unbroken, tmp_path):
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "weaksam.cli", "run", *arguments(scenes, out)]
+    kill_when(command, out, "proposals/store/train-*/part-00000.parquet")
+    assert not list(out.glob("proposals/store/train-*/manifest.json"))
+    kill_when(command, out, "wsod/store/weights-*/state.safetensors")
+    assert not list(out.glob("wsod/store/weights-*/manifest.json"))
+    pipeline.run(toy_settings(scenes, out))
+    assert made_files(out) == made_files(unbroken)
+    assert measured(out) == measured(unbroken)
+
+
+def test_rerun_computes_nothing_and_keeps_the_times(scenes, unbroken):
+    before, times = made_files(unbroken), json.loads((unbroken / "metrics.json").read_text())["stages"]
+    stores = {path: path.stat().st_mtime_ns for path in unbroken.glob("*/store/*/*")}
+    pipeline.rewrite_report(unbroken)
+    assert made_files(unbroken) == before
+    assert {path: path.stat().st_mtime_ns for path in unbroken.glob("*/store/*/*")} == stores
+    assert json.loads((unbroken / "metrics.json").read_text())["stages"] == times
+
+
+def test_own_photos_without_truth_give_the_same_labels(scenes, unbroken, tmp_path, capsys):
+    out = tmp_path / "own"
+    pipeline.run(toy_settings(scenes, out, truth=False))
+    labels = {name: content for name, content in made_files(unbroken).items() if name.endswith("_train.json")}
+    own = made_files(out)
+    # Category and image ids are 1, 2, .. in both: the truth file counts in the order of the sorted names
+    assert {name: own[name] for name in labels} == labels
+    assert not [name for name in own if "test" in name]
+    said = capsys.readouterr().out
+    assert "Nothing was evaluated" in said and "1 photos were set aside" in said
+    assert all(row["figures"] == {} for row in json.loads((out / "metrics.json").read_text())["stages"])
+
+
+def test_no_stage_sees_the_truth(scenes, tmp_path):
+    one = open_run(toy_settings(scenes, tmp_path))
+    assert one.truths["train"] is not None and one.truths["test"] is not None
+    assert all(sample.truth is None and sample.tags for sample in one.context.train)
+    assert all(sample.truth is None and not sample.tags for sample in one.context.test)
+    assert without_truth(one.true_train).fingerprint == one.true_train.fingerprint
+
+
+def test_a_key_changes_with_what_matters(scenes, tmp_path):
+    def keys(*more: str) -> list[str]:
+        one = open_run(toy_settings(scenes, tmp_path, *more))
+        return [one.key(stage.name) for stage in pipeline.STAGES]
+
+    plain = keys()
+    assert keys("device=auto", "evaluation.interpolation=11-point", f"out={tmp_path / 'other'}") == plain
+    assert [new != old for new, old in zip(keys("seed=1"), plain, strict=True)] == [True] * 6
+    changed = [new != old for new, old in zip(keys("wsod.hidden=17"), plain, strict=True)]
+    assert changed == [False, False, True, True, True, True]
+
+
+def test_from_a_stage_wants_the_ones_before(scenes, unbroken):
+    with pytest.raises(UserError, match=r"stage proposals .* other settings.* 'weaksam proposals"):
+        pipeline.run(toy_settings(scenes, unbroken, "proposals.max_proposals=7"), start="wsod", until="wsod")
+    pipeline.run(toy_settings(scenes, unbroken), start="wsis", until="wsis")
+
+
+def test_several_processes_share_the_proposals(scenes, unbroken, tmp_path):
+    out = tmp_path / "shared"
+    command = [sys.executable, "-m", "weaksam.cli", "proposals", *arguments(scenes, out)]
+    helper = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "RANK": "1"}, stderr=subprocess.PIPE, text=True)
+    pipeline.run(toy_settings(scenes, out), until="proposals")
+    _, said = helper.communicate()
+    assert helper.returncode == 0, said
+    whole = {name: content for name, content in made_files(unbroken).items() if name.startswith(("clues", "proposals"))}
+    assert made_files(out) == whole
+
+
+def test_helpers_share_the_proposals_and_change_nothing(scenes, unbroken, tmp_path):
+    out = tmp_path / "helped"
+    command = [sys.executable, "-m", "weaksam.cli", "proposals", *arguments(scenes, out), "workers=3"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "SLURM_PROCID")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    whole = {name: content for name, content in made_files(unbroken).items() if name.startswith(("clues", "proposals"))}
+    assert made_files(out) == whole
+
+
+def test_workers_are_as_set_or_one_a_core_where_the_tree_has_many_photos(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("weaksam.pipeline.state.processors", lambda: 3)
+    assert open_run(toy_settings(scenes, tmp_path, "workers=2")).num_workers == 2
+    few = open_run(toy_settings(scenes, tmp_path))
+    assert few.num_workers == 1
+    monkeypatch.setattr("weaksam.pipeline.state.PHOTOS_WORTH_HELP", 2)
+    assert few.num_workers == 3
+
+
+def test_ceiling_needs_the_truth(scenes, tmp_path):
+    settings = toy_settings(scenes, tmp_path / "ceiling", "ceiling=true", truth=False)
+    with pytest.raises(UserError, match=r"ceiling=true.*data\.train\.truth"):
+        pipeline.run(settings)
+
+
+def test_seconds_of_a_killed_stage_are_not_lost(scenes, tmp_path):
+    one = open_run(toy_settings(scenes, tmp_path))
+    note = tmp_path / "clues" / "done.json"
+    note.parent.mkdir()
+    part = note.parent / "part"
+    part.touch()
+    os.utime(part, (1060.0, 1060.0))
+    note.write_text(json.dumps({"key": one.key("clues"), "finished": False, "seconds": 5.0, "began": 1000.0}))
+    os.utime(note, (1000.0, 1000.0))
+    assert one.timed("clues", lambda: "made") == "made"
+    assert 65.0 <= one.note("clues")["seconds"] < 66.0
+    assert one.timed("clues", lambda: time.sleep(0.05)) is None
+    assert one.note("clues")["seconds"] < 66.0 and one.finished("clues")
+
+
+def test_without_truth_keeps_the_rest(scenes, tmp_path):
+    train = open_run(toy_settings(scenes, tmp_path)).true_train
+    blind = without_truth(train)
+    assert [dataclasses.replace(s, truth=None) for s in train] == list(blind.samples) and blind.bad == train.bad

@@ -1,0 +1,344 @@
+"""Every source of clues behind the one interface: WeakTr, heat maps from files, other CNNs; and what each refuses."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.stages.clues.test_stage import context, draw
+from weaksam.config import UserError
+from weaksam.data.heat_maps import read_heat_maps
+from weaksam.data.loading import Dataset
+from weaksam.models.cam.network import CamNetwork
+from weaksam.models.weaktr.build import WeakTrSettings, build_weaktr, save_weaktr
+from weaksam.stages import clues
+from weaksam.stages.clues import ClueSettings, peaks_of
+from weaksam.stages.clues.class_maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
+from weaksam.stages.clues.peaks import cluster_points, map_peaks
+from weaksam.stages.clues.weaktr import WeakTrSource
+from weaksam.stages.clues.weaktr_training import TagTrainingSettings
+from weaksam.stages.proposals.prompts import COARSE, CROSS, FINE
+
+TINY = WeakTrSettings(width=16, depth=2, num_heads=2, image_size=32, drop_path=0.0)
+BRIEF = TagTrainingSettings(num_epochs=1, batch_size=6, image_size=32, held_out=0)
+WEAKTR = ClueSettings(source="weaktr", weaktr=TINY, weaktr_training=BRIEF, cross_layers=(1, 2), max_side=64)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return draw(tmp_path_factory.mktemp("discs"), num=6)
+
+
+# Views and maps
+
+
+def test_views_become_one_map_by_hand() -> None:
+    pixels = torch.arange(6.0).reshape(1, 1, 2, 3).expand(1, 3, 2, 3)
+    views = both_views(pixels)
+    assert views.shape == (2, 3, 2, 3) and views[1, 0, 0].tolist() == [2, 1, 0]
+    assert torch.equal(views_mean(views), pixels[0])  # turned back, both say the same
+    assert scaled_size((375, 500), 0.8, 16) == (304, 400)
+    assert scaled_size((10, 500), 0.8, 16) == (16, 400)
+    assert shrunk_size((300, 1280), 640) == (150, 640) and shrunk_size((30, 40), 640) == (30, 40)
+
+
+def test_maps_of_all_scales_are_cut_at_0_and_summed() -> None:
+    low, high = torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 2, 4)
+    low[..., 0], low[..., 1] = 1.0, -9.0
+    high[..., 3] = 2.0
+    search = {"kernel": 3, "min_value": 0.9, "max_peaks": 25}
+    points, labels, _ = map_peaks([low, high], torch.tensor([7]), (2, 4), (20, 40), **search)
+    assert labels.tolist() == [7] and points[0].tolist()[0] == 35.0  # 2 at the right beats 1 at the left
+
+
+def test_stored_maps_are_the_mean_over_scales_and_heads() -> None:
+    first = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 1, 2, 3)
+    second = torch.tensor([5.0, 7.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 6)
+    maps = ClassMaps(torch.tensor([0]), torch.ones(1), {CROSS: (first, second)}, (64, 96), (64, 96))
+    assert maps.grid == (2, 3)
+    assert torch.equal(maps.stored(CROSS), torch.full((1, 2, 3), 4.0))
+    assert ClassMaps(torch.zeros(0), torch.zeros(1), {}, (64, 96), (64, 96)).grid == (0, 0)
+
+
+# Clusters (specification, section 1.5 and Appendix A, 4)
+
+
+def test_two_far_groups_are_two_clusters() -> None:
+    left, right = torch.tensor([[10.0, 10.0]]), torch.tensor([[90.0, 50.0]])
+    offsets = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    points = torch.cat([left + offsets, right + offsets])  # 10 points: k = 2
+    assert cluster_points(points).tolist() == [[10.0, 10.0], [90.0, 50.0]]
+    assert torch.equal(cluster_points(points.flip(0)), cluster_points(points))
+
+
+@pytest.mark.parametrize(("count", "clusters"), [(0, 0), (1, 1), (4, 1), (9, 1), (10, 2), (23, 4)])
+def test_one_cluster_for_every_five_points(count: int, clusters: int) -> None:
+    points = torch.rand(count, 2, generator=torch.Generator().manual_seed(count)) * 100
+    found = cluster_points(points)
+    assert found.shape == (clusters, 2)
+    assert torch.equal(found, cluster_points(points))
+    if clusters == 1:
+        torch.testing.assert_close(found[0], points.mean(dim=0))
+
+
+def test_coinciding_points_are_one_cluster() -> None:
+    assert cluster_points(torch.tensor([[3.0, 4.0]]).repeat(30, 1)).tolist() == [[3.0, 4.0]]
+
+
+# Peaks by kind
+
+
+def one_hot(*places: tuple[int, int]) -> torch.Tensor:
+    maps = torch.zeros(len(places), 64, 64)
+    for row, (y, x) in enumerate(places):
+        maps[row, y, x] = 1.0
+    return maps
+
+
+def test_kinds_are_searched_with_their_own_windows_and_clusters_have_no_class() -> None:
+    close = torch.zeros(1, 1, 64, 64)
+    close[0, 0, 10, 10], close[0, 0, 10, 40] = 1.0, 0.95  # 30 apart: two peaks of a window of 17, one of 129
+    maps = ClassMaps(torch.tensor([4]), torch.ones(5), {COARSE: (close,), CROSS: (close,)}, (64, 64), (64, 64))
+    found = peaks_of(maps, ClueSettings())
+    assert found.kinds.tolist() == [COARSE, COARSE, CROSS]
+    assert found.labels.tolist() == [4, 4, -1]
+    assert found.points.tolist() == [[10.5, 10.5], [40.5, 10.5], [10.5, 10.5]]
+    assert peaks_of(maps, ClueSettings(kinds=("cross",), cross_points="per_class")).labels.tolist() == [4]
+    assert peaks_of(maps, ClueSettings(kinds=("fine",))).points.shape == (0, 2)
+
+
+def test_cross_peaks_of_all_maps_are_clustered_per_class_or_kept() -> None:
+    # two classes, five heads each: one class's maps peak at the left, the other's at the right
+    maps = torch.stack([one_hot((5, 5), (50, 50))] * 5)  # (N = 5, L = 2, 64, 64)
+    one = ClassMaps(torch.tensor([0, 2]), torch.ones(3), {CROSS: (maps,)}, (64, 64), (64, 64))
+    assert len(peaks_of(one, ClueSettings(cross_points="all")).points) == 10
+    per_class = peaks_of(one, ClueSettings(cross_points="per_class"))
+    assert per_class.labels.tolist() == [0, 2] and per_class.points.tolist() == [[5.5, 5.5], [50.5, 50.5]]
+    clustered = peaks_of(one, ClueSettings())
+    assert clustered.labels.tolist() == [-1, -1] and clustered.points.tolist() == per_class.points.tolist()
+
+
+# WeakTr
+
+
+def test_weaktr_gives_all_three_kinds_for_the_tags_alone(dataset: Dataset, tmp_path: Path) -> None:
+    store = clues.run(context(tmp_path, dataset), WEAKTR, dataset, "train")
+    points_of, maps_of, best_of = clues.clue_points(store), clues.kind_maps(store), clues.class_maps(store)
+    kinds = set()
+    for sample in dataset:
+        labels, maps = maps_of(sample.image_id)
+        assert labels.tolist() == list(sample.tags) and set(maps) == {COARSE, FINE, CROSS}
+        assert maps[FINE].shape == (len(labels), 3, 4)  # 96 x 128 shrunk to 48 x 64
+        assert torch.equal(best_of(sample.image_id)[1], maps[FINE])
+        points, owners, found_on = points_of(sample.image_id)
+        assert set(owners[found_on != CROSS].tolist()) <= set(sample.tags)
+        assert (owners[found_on == CROSS] == -1).all()
+        assert (points >= 0).all() and (points <= torch.tensor([128.0, 96.0])).all()
+        kinds |= set(found_on.tolist())
+    assert kinds == {COARSE, FINE, CROSS}
+    again = clues.run(context(tmp_path, dataset), WEAKTR, dataset, "train")
+    assert again.fingerprint == store.fingerprint
+
+
+def prepared(dataset: Dataset, tmp_path: Path, **changes: object) -> WeakTrSource:
+    source = WeakTrSource(context(tmp_path, dataset), WEAKTR.model_copy(update=changes), dataset)
+    source.prepare(tmp_path, "")
+    return source
+
+
+def test_a_mirrored_photo_has_mirrored_maps(dataset: Dataset, tmp_path: Path) -> None:
+    source = prepared(dataset, tmp_path)
+    sample = dataset.samples[2]
+    image = Image.open(sample.path)
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
+    other = dataclasses.replace(dataset, samples=(dataclasses.replace(sample, path=tmp_path / "mirrored.png"),))
+    plain, mirrored = source.look(dataset, sample.image_id), source.look(other, sample.image_id)
+    for kind in (COARSE, FINE, CROSS):
+        for one, two in zip(plain.kinds[kind], mirrored.kinds[kind], strict=True):
+            torch.testing.assert_close(one, two.flip(-1), rtol=1e-3, atol=1e-5)
+
+
+def test_the_six_views_are_three_forward_passes(dataset: Dataset, tmp_path: Path) -> None:
+    source = prepared(dataset, tmp_path)
+    shapes: list[tuple[int, ...]] = []
+    source.model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    maps = source.look(dataset, dataset.image_ids[0])
+    assert shapes == [(2, 3, 48, 64), (2, 3, 32, 48), (2, 3, 64, 80)]
+    assert [one.shape for one in maps.kinds[CROSS]] == [(4, 1, 3, 4), (4, 1, 2, 3), (4, 1, 4, 5)]
+
+
+def test_the_range_of_layers_chooses_the_cross_attention(dataset: Dataset, tmp_path: Path) -> None:
+    def cross(first: int, last: int) -> torch.Tensor:
+        source = prepared(dataset, tmp_path, cross_layers=(first, last), scales=(1.0,))
+        return source.look(dataset, dataset.image_ids[0]).kinds[CROSS][0]
+
+    one, two, both = cross(1, 1), cross(2, 2), cross(1, 2)
+    assert one.shape[0] == two.shape[0] == 2 and torch.equal(both, torch.cat([one, two]))
+    assert not torch.allclose(one, two)
+    with pytest.raises(UserError, match="blocks 5 to 12, found a network of 2 blocks"):
+        prepared(dataset, tmp_path, cross_layers=(5, 12))
+
+
+def test_a_photo_without_tags_gets_the_classes_that_score(dataset: Dataset, tmp_path: Path) -> None:
+    untagged = dataclasses.replace(dataset, samples=tuple(dataclasses.replace(s, tags=()) for s in dataset))
+    source = prepared(dataset, tmp_path, min_score=0.0)
+    assert source.look(untagged, dataset.image_ids[0]).labels.tolist() == [0, 1]
+    source.settings = source.settings.model_copy(update={"min_score": 1.0})
+    nothing = source.look(untagged, dataset.image_ids[0])
+    assert nothing.labels.tolist() == [] and len(peaks_of(nothing, source.settings).points) == 0
+    assert WEAKTR.least_score == 0.3775 and ClueSettings().least_score == 0.5
+
+
+def test_a_photo_smaller_than_a_patch_is_refused_before_any_training(dataset: Dataset, tmp_path: Path) -> None:
+    small = dataclasses.replace(dataset.samples[0], size=(9, 300))
+    with pytest.raises(UserError, match=r"at least one patch, 16 x 16 pixels, found .* of 300 x 9"):
+        prepared(dataclasses.replace(dataset, samples=(small, *dataset.samples[1:])), tmp_path)
+    assert not list(tmp_path.glob("clues/*"))
+
+
+def test_a_checkpoint_is_taken_as_it_is_and_one_of_other_classes_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    save_weaktr(build_weaktr(TINY, 2), tmp_path / "two.safetensors", "")
+    save_weaktr(build_weaktr(TINY, 3), tmp_path / "three.safetensors", "")
+    ready = BRIEF.model_copy(update={"num_epochs": 0})
+
+    def source(name: str) -> WeakTrSource:
+        weaktr = TINY.model_copy(update={"weights": str(tmp_path / name)})
+        return prepared(dataset, tmp_path, weaktr=weaktr, weaktr_training=ready)
+
+    assert source("two.safetensors").look(dataset, dataset.image_ids[0]).labels.tolist() == list(
+        dataset.samples[0].tags
+    )
+    with pytest.raises(UserError, match="WeakTr of 2 classes, found one of 3"):
+        source("three.safetensors")
+
+
+# The tags
+
+
+@pytest.mark.parametrize("settings", [ClueSettings(long_side=64), WEAKTR])
+def test_tags_that_teach_nothing_are_refused(settings: ClueSettings, dataset: Dataset, tmp_path: Path) -> None:
+    more = dataclasses.replace(dataset, classes=("red", "blue", "green"), category_ids=(1, 2, 3))
+    with pytest.raises(UserError, match="wanted a photo tagged 'green'"):
+        clues.run(context(tmp_path, more), settings, more, "train")
+    red = tuple(dataclasses.replace(sample, tags=(0,)) for sample in dataset)
+    one = dataclasses.replace(dataset, classes=("red",), category_ids=(1,), samples=red)
+    with pytest.raises(UserError, match="found 'red' on every photo"):
+        clues.run(context(tmp_path, one), settings, one, "train")
+
+
+# Other CNNs
+
+
+@pytest.mark.parametrize(("name", "channels"), [("resnet18", 512), ("squeezenet1_1", 1000), ("mnasnet0_5", 1280)])
+def test_the_deepest_map_of_any_cnn(name: str, channels: int) -> None:
+    network = CamNetwork(name, "none")
+    found = network(torch.zeros(2, 3, 64, 96))["cam"]
+    assert network.num_channels == channels and found.shape[:2] == (2, channels)
+    assert min(found.shape[2:]) > 1
+
+
+def test_another_cnn_maps_the_classes(dataset: Dataset, tmp_path: Path) -> None:
+    settings = ClueSettings(long_side=128, network="resnet18", network_weights="none", scales=(1.0, 1.5))
+    store = clues.run(context(tmp_path, dataset), settings, dataset, "train")
+    labels, maps = clues.class_maps(store)(dataset.image_ids[2])
+    assert labels.tolist() == [0, 1] and maps.shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize(("name", "said"), [("resnet19", "did you mean resnet1"), ("vit_b_16", "clues.source=weaktr")])
+def test_a_name_of_no_cnn_is_refused(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        CamNetwork(name, "none")
+
+
+# Heat maps from files
+
+
+def write_maps(folder: Path, dataset: Dataset, side: int = 24) -> None:
+    """A map with one spot for every photo and tag: red at the top left as .npy, blue at the bottom right as .png."""
+    for sample in dataset:
+        place = folder / Path(sample.image_id).with_suffix("")
+        place.mkdir(parents=True)
+        for label in sample.tags:
+            values = np.zeros((side, side), np.float32)
+            values[(2, 2) if label == dataset.classes.index("red") else (20, 20)] = 200
+            if label == dataset.classes.index("red"):
+                np.save(place / "red.npy", values)
+            else:
+                Image.fromarray(values.astype(np.uint8)).save(place / "blue.png")
+
+
+def test_heat_maps_of_your_own(dataset: Dataset, tmp_path: Path) -> None:
+    write_maps(tmp_path / "maps", dataset)
+    settings = ClueSettings(source="files", heat_maps=tmp_path / "maps")
+    store = clues.run(context(tmp_path, dataset), settings, dataset, "train")
+    for sample in dataset:
+        points, labels, kinds = clues.clue_points(store)(sample.image_id)
+        assert labels.tolist() == list(sample.tags) and kinds.tolist() == [COARSE] * len(labels)
+        for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
+            spot = (2.5, 2.5) if dataset.classes[label] == "red" else (20.5, 20.5)
+            assert (x, y) == pytest.approx((spot[0] / 24 * 128, spot[1] / 24 * 96), abs=3)
+    # Other maps are other clues
+    np.save(tmp_path / "maps" / "00" / "red.npy", np.eye(24, dtype=np.float32))
+    assert clues.run(context(tmp_path, dataset), settings, dataset, "train").fingerprint != store.fingerprint
+
+
+def test_folders_of_kinds(dataset: Dataset, tmp_path: Path) -> None:
+    write_maps(tmp_path / "maps" / "fine", dataset)
+    write_maps(tmp_path / "maps" / "cross", dataset)
+    np.save(tmp_path / "maps" / "cross" / "00" / "red.npy", np.ones((4, 8, 8), np.float32) * np.eye(8))
+    settings = ClueSettings(source="files", heat_maps=tmp_path / "maps")
+    store = clues.run(context(tmp_path, dataset), settings, dataset, "train")
+    assert set(clues.clue_points(store)("00.png").kinds.tolist()) == {FINE, CROSS}
+
+
+def test_missing_and_strange_heat_maps_are_one_sentence(dataset: Dataset, tmp_path: Path) -> None:
+    settings = ClueSettings(source="files", heat_maps=tmp_path / "maps")
+    with pytest.raises(UserError, match="wanted a folder of heat maps"):
+        clues.run(context(tmp_path, dataset), settings, dataset, "train")
+    write_maps(tmp_path / "maps", dataset)
+    (tmp_path / "maps" / "00" / "red.npy").rename(tmp_path / "maps" / "00" / "rde.npy")
+    with pytest.raises(UserError, match=r"named after the classes .*rde\.npy"):
+        clues.run(context(tmp_path, dataset), settings, dataset, "train")
+    (tmp_path / "maps" / "00" / "rde.npy").unlink()
+    with pytest.raises(UserError, match=r"wanted a heat map of red for 00\.png at .*red\.npy"):
+        clues.run(context(tmp_path, dataset), settings, dataset, "train")
+    with pytest.raises(ValueError, match=r"set clues\.heat_maps"):
+        ClueSettings(source="files")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.zeros(5), "an array of shape"),
+        (np.zeros((0, 4)), "an array of shape"),
+        (np.full((2, 2), np.nan), "nan or infinity"),
+        (np.array([["a"]]), "found <U1"),
+    ],
+)
+def test_arrays_that_are_no_heat_map(values: np.ndarray, said: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(UserError, match=said):
+        read_heat_maps(tmp_path / "a.npy")
+
+
+def test_files_that_hold_objects_claim_too_much_or_are_cut_short(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([[{}]], dtype=object))
+    with pytest.raises(UserError, match="found object"):
+        read_heat_maps(tmp_path / "objects.npy")
+    np.save(tmp_path / "cut.npy", np.zeros((9, 9)))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-8])
+    with pytest.raises(UserError, match="found 640 bytes"):
+        read_heat_maps(tmp_path / "cut.npy")
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "text.png").write_text("no picture")
+    for name in ("text.npy", "text.png"):
+        with pytest.raises(UserError, match="write it again"):
+            read_heat_maps(tmp_path / name)
+    Image.new("RGB", (4, 4)).save(tmp_path / "colour.png")
+    with pytest.raises(UserError, match=r"grey heat map .* mode RGB"):
+        read_heat_maps(tmp_path / "colour.png")
+    Image.fromarray(np.full((2, 3), 65535, np.uint16)).save(tmp_path / "deep.png")
+    assert read_heat_maps(tmp_path / "deep.png").tolist() == [[[65535.0] * 3] * 2]

@@ -1,0 +1,132 @@
+"""``rules=original`` against the released code's sequence of calls, written out with segment-anything's own classes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+
+from tests.sam.official.test_segmenter import TOY
+from weaksam.sam.official.segmenter import SegmentAnything, build_sam
+from weaksam.stages.proposals import ORIGINAL_RULES, ProposalSettings, propose
+from weaksam.stages.proposals.prompts import COARSE, COARSE_JOINT, CROSS, FINE, FINE_JOINT, GRID, CluePoints
+
+SIDE = 8  # grid points: 32 as published take a while, and suppression at 0.3 leaves one box of a toy
+SIZES = [(48, 80), (90, 150)]
+
+
+@pytest.fixture(scope="module")
+def sam():
+    """Random weights, scaled so that masks are sparse and differ, and predicted IoU lies about the threshold."""
+    model, generator = (
+        build_sam(dataclasses.replace(TOY, patch_size=4, decoder_depth=1)),
+        torch.Generator().manual_seed(1),
+    )
+    state = {key: torch.randn(v.shape, generator=generator) for key, v in model.state_dict().items()}
+    last = "mask_decoder.iou_prediction_head.layers.1."
+    state[last + "weight"] *= 0.01
+    state[last + "bias"].fill_(0.38)
+    model.load_state_dict(state)
+    model.mask_threshold = 250.0
+    return model.eval().requires_grad_(False)
+
+
+def photo(size) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def clues(size) -> CluePoints:
+    """Points of three kinds: coarse of classes 3 (three) and 1 (one), fine of class 1 (two), ten of cross-attention."""
+    generator = torch.Generator().manual_seed(2)
+    points = torch.rand(16, 2, generator=generator) * torch.tensor([size[1], size[0]])
+    labels = torch.tensor([3, 1, 3, 3, 1, 1] + [-1] * 10)
+    return CluePoints(points.floor(), labels, torch.tensor([COARSE] * 4 + [FINE] * 2 + [CROSS] * 10))
+
+
+# The released code's sequence, plainly
+
+
+def generated_boxes(sam, image) -> list[list[float]]:
+    generator = SamAutomaticMaskGenerator(
+        sam, points_per_side=SIDE, pred_iou_thresh=0.3, stability_score_thresh=0.3, box_nms_thresh=0.7
+    )
+    corners = []
+    for record in generator.generate(image):
+        x, y, w, h = record["bbox"]
+        corners.append([x, y, x + w, y + h])
+    return corners
+
+
+def tight_box(mask: np.ndarray) -> list[float]:
+    if not mask.any():
+        return [0, 0, 0, 0]
+    rows, columns = np.where(mask)
+    return [columns.min(), rows.min(), columns.max(), rows.max()]
+
+
+def prompted_boxes(sam, image, points: np.ndarray, labels: np.ndarray, class_aware: bool) -> list[list[float]]:
+    boxes = []
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    for point in points:
+        masks, _, _ = predictor.predict(point_coords=point[None], point_labels=np.array([1]), multimask_output=True)
+        boxes += [tight_box(mask) for mask in masks[1:]]
+    for label in np.unique(labels) if class_aware else []:
+        predictor.set_image(image)
+        mine = points[labels == label]
+        masks, _, _ = predictor.predict(point_coords=mine, point_labels=np.ones(len(mine)), multimask_output=True)
+        boxes += [tight_box(mask) for mask in masks[1:]]
+    return boxes
+
+
+def suppressed_in_order(boxes: list[list[float]], limit: float = 0.9) -> list[list[float]]:
+    left, kept = np.array(boxes, dtype=float).reshape(-1, 4), []
+    while len(left):
+        kept.append(left[0].tolist())
+        overlap = (np.minimum(left[0, 2:], left[:, 2:]) - np.maximum(left[0, :2], left[:, :2]) + 1).clip(0).prod(1)
+        areas = (left[:, 2:] - left[:, :2] + 1).prod(1)
+        left = left[~(overlap / (areas[0] + areas - overlap) > limit)]
+    return kept
+
+
+def original_sequence(sam, image, clues: CluePoints) -> dict[str, list[list[float]]]:
+    found = {"grid": generated_boxes(sam, image)}
+    for name, kind in (("coarse", COARSE), ("fine", FINE), ("cross", CROSS)):
+        mine = clues.select(clues.kinds == kind)
+        found[name] = prompted_boxes(sam, image, mine.points.numpy(), mine.labels.numpy(), class_aware=kind != CROSS)
+    found["cross"] = suppressed_in_order(found["cross"])
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_original_rules_give_the_original_sequence(sam, size):
+    expected = original_sequence(sam, photo(size), clues(size))
+    corners = [box for boxes in expected.values() for box in boxes]
+    # The photo must put every rule to the test
+    assert len(expected["grid"]) > 1
+    assert len(expected["cross"]) < 2 * 10
+    assert [0, 0, 0, 0] in corners
+    settings = ProposalSettings(rules="original", grid_side=SIDE, grid_nms_iou=0.7)
+    points, labels, kinds = clues(size)
+    found = propose(SegmentAnything(sam, "sam_vit_toy", "x"), photo(size), points, labels, settings, kinds)
+    assert (found.boxes - torch.tensor([0.0, 0, 1, 1])).tolist() == corners
+    sources = [GRID] * len(expected["grid"]) + [COARSE] * 8 + [COARSE_JOINT] * 4 + [FINE] * 4 + [FINE_JOINT] * 2
+    assert found.sources.tolist() == sources + [CROSS] * len(expected["cross"])
+
+
+def test_golden_suppression_in_order():
+    """The published example and its reverse (specification, section 2.3)."""
+    boxes = [[0, 0, 99, 99], [0, 0, 95, 99], [0, 0, 80, 99], [200, 200, 250, 250]]
+    assert suppressed_in_order(boxes) == [boxes[0], boxes[2], boxes[3]]
+    assert suppressed_in_order(boxes[::-1]) == [boxes[3], boxes[2], boxes[1]]
+
+
+def test_a_preset_expands_and_every_setting_overrides_it():
+    expanded = ProposalSettings(rules="original")
+    assert {name: getattr(expanded, name) for name in ORIGINAL_RULES} == dict(ORIGINAL_RULES)
+    overridden = ProposalSettings(rules="original", suppress="all", max_proposals=50)
+    assert (overridden.suppress, overridden.max_proposals, overridden.suppression) == ("all", 50, "first_seen")
+    again = ProposalSettings.model_validate(overridden.model_dump(mode="json"))
+    assert again == overridden
+    assert ProposalSettings() == ProposalSettings(rules="ours")

@@ -1,0 +1,308 @@
+"""Seeds, targets and box offsets: the specification's golden values, and plain loops that must agree."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from weaksam.models.roi.box_deltas import box_loss, decode_boxes, encode_boxes, mirrored_deltas
+from weaksam.models.wsod.refinement import Seeds, Targets, refine_loss, top_share_seeds
+from weaksam.stages.wsod.seeds.overlaps import Overlaps
+from weaksam.stages.wsod.seeds.published import (
+    assign_rois,
+    first_maximum,
+    mist_candidates,
+    mist_seeds,
+    mist_seeds_of_branches,
+    oicr_seeds,
+    oicr_top_seeds,
+    present_labels,
+)
+from weaksam.structures.boxes import pairwise_iou
+
+SEED_RULES = [
+    lambda scores, present, iou: oicr_seeds(scores, present, iou),
+    lambda scores, present, iou: oicr_top_seeds(scores, present),
+    lambda scores, present, iou: mist_seeds(scores, present, iou),
+    lambda scores, present, iou: mist_seeds(scores, present, iou, compare="kept"),
+]
+
+
+def scene(num: int, classes: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Crowded boxes ``(num, 4)``, scores ``(num, classes)`` with ties, and their pairwise IoU."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(num, 2, generator=generator) * 60
+    boxes = torch.cat([corner, corner + 5 + torch.rand(num, 2, generator=generator) * 30], dim=1)
+    scores = (torch.rand(num, classes, generator=generator) * 20).round() / 20
+    return boxes, scores, pairwise_iou(boxes, boxes)
+
+
+def loop_top(scores: Tensor, tags: Tensor) -> list[tuple[int, int, float]]:
+    found = []
+    for label in range(scores.shape[1]):
+        best = -1
+        for roi in range(len(scores)):
+            if tags[label] > 0 and scores[roi, label] > (scores[best, label] if best >= 0 else 0):
+                best = roi
+        if best >= 0:
+            found.append((best, label, scores[best, label].item()))
+    return found
+
+
+def loop_oicr(scores: Tensor, tags: Tensor, iou: Tensor) -> list[tuple[int, int, float]]:
+    entries = []
+    for roi in range(len(scores)):
+        for label in range(scores.shape[1]):
+            score, best = scores[roi, label], scores[:, label].max()
+            if tags[label] > 0 and score > 0 and score >= 0.9 * best:
+                entries.append((roi, label, score.item()))
+    kept: list[tuple[int, int, float]] = []
+    overlaps = iou.tolist()
+    for entry in sorted(entries, key=lambda one: -one[2]):
+        if all(overlaps[entry[0]][other[0]] <= 0.5 for other in kept):
+            kept.append(entry)
+    return kept
+
+
+def loop_mist(scores: Tensor, tags: Tensor, iou: Tensor, compare: str) -> list[tuple[int, int, float]]:
+    found = []
+    num = 1 if len(scores) < 10 else int(0.15 * len(scores))
+    overlaps = iou.tolist()
+    for label in range(scores.shape[1]):
+        if tags[label] == 0:
+            continue
+        column = scores[:, label].tolist()
+        ranked = sorted(range(len(column)), key=lambda roi: -column[roi])[:num]
+        kept: list[int] = []
+        for place, roi in enumerate(ranked):
+            others = ranked[:place] if compare == "ranked" else kept
+            if all(overlaps[roi][other] < 0.2 for other in others):
+                kept.append(roi)
+        found += [(roi, label, column[roi]) for roi in kept]
+    return found
+
+
+def loop_targets(iou: Tensor, seeds: list[tuple[int, int, float]]) -> list[tuple[int, float, int]]:
+    found = []
+    for overlaps in iou.tolist():
+        best, overlap = None, -1.0
+        for seed in seeds:
+            if overlaps[seed[0]] > overlap:
+                best, overlap = seed, overlaps[seed[0]]
+        found.append((0, 0.0, 0) if best is None else (best[1] + 1 if overlap >= 0.5 else 0, best[2], best[0]))
+    return found
+
+
+def rows(seeds: Seeds) -> list[tuple[int, int, float]]:
+    return list(zip(seeds.roi.tolist(), seeds.label.tolist(), seeds.weight.tolist(), strict=True))
+
+
+SIZES = [
+    (120, 4, (1, 0, 1, 1)),
+    (240, 2, (1, 1)),
+    (61, 1, (1,)),
+    (9, 3, (1, 1, 0)),
+    (10, 2, (0, 1)),
+    (1, 2, (1, 1)),
+    (0, 2, (1, 1)),
+    (30, 3, (0, 0, 0)),
+]
+# Of scene scores: as they are, all the same, and only a few different values
+SCORES = {
+    "drawn": lambda scores: scores,
+    "equal": torch.ones_like,
+    "few": lambda scores: (scores * 2).round() / 2 + 0.1,
+}
+
+
+@pytest.mark.parametrize(("num", "classes", "tags"), SIZES)
+@pytest.mark.parametrize("of_scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_seeds_and_targets_equal_plain_loops(
+    num: int, classes: int, tags: tuple[int, ...], seed: int, of_scores
+) -> None:
+    boxes, scores, _ = scene(num, classes, seed)
+    boxes[1::7] = boxes[0::7][: len(boxes[1::7])]  # twins, so that overlaps are equal, too
+    scores, iou = of_scores(scores), pairwise_iou(boxes, boxes)
+    vector = torch.tensor(tags, dtype=torch.float32)
+    loops = [
+        loop_oicr(scores, vector, iou),
+        loop_top(scores, vector),
+        loop_mist(scores, vector, iou, "ranked"),
+        loop_mist(scores, vector, iou, "kept"),
+    ]
+    for rule, wanted in zip(SEED_RULES, loops, strict=True):
+        seeds = rule(scores, present_labels(vector), iou)
+        assert rows(seeds) == wanted
+        targets = assign_rois(iou, seeds)
+        assert list(zip(*(column.tolist() for column in targets), strict=True)) == loop_targets(iou, wanted)
+
+
+def test_the_crowded_scene_tells_the_rules_apart() -> None:
+    _, scores, iou = scene(120, 4, 0)
+    found = [rows(rule(scores, torch.tensor([0, 2, 3]), iou)) for rule in SEED_RULES]
+    assert all(found[i] != found[j] for i in range(4) for j in range(i))
+
+
+@pytest.mark.parametrize("rule", SEED_RULES)
+def test_no_proposal_teaches_nothing(rule) -> None:
+    iou = torch.zeros(0, 0)
+    seeds = rule(torch.zeros(0, 3), torch.tensor([0, 2]), iou)
+    targets = assign_rois(iou, seeds)
+    assert [len(column) for column in (*seeds, *targets)] == [0] * 6
+    assert refine_loss(torch.zeros(0, 4), targets).item() == 0.0
+    assert box_loss(torch.zeros(0, 4, 4), targets, torch.zeros(0, 4)).item() == 0.0
+
+
+def chain() -> tuple[Tensor, Tensor]:
+    """Twenty boxes, the best four a chain of three (IoU 0.25) and one apart, and scores ``(20, 1)``."""
+    boxes = torch.tensor([[1000.0 + 20 * place, 500, 1010 + 20 * place, 510] for place in range(20)])
+    boxes[0] = torch.tensor([0.0, 0, 10, 10])
+    boxes[1] = torch.tensor([6.0, 0, 16, 10])  # shares 4 of 16
+    boxes[2] = torch.tensor([12.0, 0, 22, 10])
+    boxes[3] = torch.tensor([100.0, 0, 110, 10])
+    scores = torch.full((20, 1), 0.1)
+    scores[:4, 0] = torch.tensor([0.9, 0.8, 0.7, 0.6])
+    return boxes, scores
+
+
+@pytest.mark.parametrize(("compare", "wanted"), [("ranked", [0, 3]), ("kept", [0, 2, 3])])
+def test_mist_golden_chain(compare, wanted) -> None:
+    boxes, scores = chain()
+    iou = pairwise_iou(boxes, boxes)
+    assert iou[0, 1].item() == pytest.approx(0.25)
+    assert mist_seeds(scores, torch.tensor([0]), iou, share=0.2, compare=compare).roi.tolist() == wanted
+
+
+def test_mist_takes_one_candidate_below_ten_proposals() -> None:
+    assert [mist_candidates(num, 0.15) for num in range(1, 11)] == [1] * 10
+    assert [mist_candidates(num, 0.15) for num in (13, 14, 20, 2000)] == [1, 2, 3, 300]
+    assert [mist_candidates(num, 0.5) for num in (9, 10)] == [1, 5]
+    for num in range(1, 10):
+        _, scores, iou = scene(num, 1, num)
+        assert mist_seeds(scores, torch.tensor([0]), iou, share=0.9).roi.tolist() == [int(scores.argmax())]
+
+
+def test_branches_in_one_go_equal_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(4)
+    _, scores, iou = scene(150, 3, 4)
+    sources = [scores, torch.rand(150, 3, generator=generator), torch.zeros(150, 3)]
+    present, overlaps = torch.tensor([0, 2]), Overlaps(iou)
+    for compare in ("ranked", "kept"):
+        found = mist_seeds_of_branches(sources, present, overlaps, share=0.4, compare=compare)
+        alone = [mist_seeds(source, present, iou, share=0.4, compare=compare) for source in sources]
+        assert [rows(seeds) for seeds in found] == [rows(seeds) for seeds in alone]
+        assert rows(found[0]) != rows(found[1])
+    assert mist_seeds_of_branches([], present, overlaps) == []
+
+
+def test_overlaps_kept_with_the_photo_give_what_the_plain_table_gives() -> None:
+    _, scores, iou = scene(200, 3, 2)
+    overlaps, present = Overlaps(iou), torch.tensor([0, 1])
+    for rule in SEED_RULES:
+        seeds, plain = rule(scores, present, overlaps), rule(scores, present, iou)
+        assert rows(seeds) == rows(plain)
+        for kept, wanted in zip(assign_rois(overlaps, seeds), assign_rois(iou, plain), strict=True):
+            assert torch.equal(kept, wanted)
+
+
+@pytest.mark.parametrize("num", [1, 2, 80, 128, 129, 143, 144, 145, 300])
+def test_first_maximum_equals_a_plain_loop(num: int) -> None:
+    values = (torch.rand(num, 40, generator=torch.Generator().manual_seed(num)) * 4).round()  # full of equals
+    values[:, 0], values[:, 1] = -1.0, torch.arange(num)
+    highest, first = first_maximum(values)
+    for column in range(40):
+        of_column = values[:, column].tolist()
+        assert highest[column] == max(of_column) and first[column] == of_column.index(max(of_column))
+
+
+def test_no_rule_looks_at_a_value_off_the_cpu() -> None:
+    """Tensors without values ("meta") stop at whatever would have to wait for an accelerator."""
+    scores, iou = torch.zeros(50, 3, device="meta"), torch.zeros(50, 50, device="meta")
+    present = torch.zeros(2, dtype=torch.int64, device="meta")
+    with pytest.raises(NotImplementedError):
+        present_labels(present)
+    for rule, num in zip(SEED_RULES, (50, 2, 2 * 7, 2 * 7), strict=True):
+        seeds = rule(scores, present, iou)
+        targets = assign_rois(iou, seeds)
+        assert [tuple(column.shape) for column in (*seeds, *targets)] == [(num,)] * 3 + [(50,)] * 3
+
+
+def test_an_overlap_of_just_one_half_is_foreground_and_suppresses_nothing() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 4]])
+    iou, present = pairwise_iou(boxes, boxes), torch.tensor([0])
+    assert iou[0, 1].item() == 0.5
+    assert oicr_seeds(torch.tensor([[1.0], [0.95], [0.1]]), present, iou).roi.tolist() == [0, 1]
+    targets = assign_rois(iou, oicr_top_seeds(torch.tensor([[1.0], [0.95], [0.1]]), present))
+    assert targets.target.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("rule", SEED_RULES[:2])
+def test_a_class_that_scores_nothing_has_no_oicr_seed(rule) -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
+    seeds = rule(torch.tensor([[0.0, 0.4], [0.0, 0.0]]), torch.tensor([0, 1]), pairwise_iou(boxes, boxes))
+    assert rows(seeds) == [(0, 1, pytest.approx(0.4))]
+
+
+def test_the_released_rule_agrees_with_the_one_that_loops_over_the_union() -> None:
+    boxes, scores, iou = scene(80, 3, 5)
+    scores, tags = scores + torch.rand(80, 3) / 100, torch.tensor([1.0, 1.0, 0.0])
+    old, new = top_share_seeds(scores, tags, boxes), oicr_seeds(scores, present_labels(tags), iou)
+    assert rows(new) == rows(old)
+
+
+def test_empty_places_never_label_a_roi() -> None:
+    """On an accelerator the seeds keep a fixed length; places without a seed have label -1."""
+    iou = torch.eye(3)
+    seeds = Seeds(torch.tensor([0, 1, 2]), torch.tensor([-1, 4, -1]), torch.tensor([0.9, 0.5, 0.8]))
+    targets = assign_rois(iou, seeds)
+    assert targets.target.tolist() == [0, 5, 0]
+    assert targets.weight.tolist() == [0.5, 0.5, 0.5]
+    nothing = assign_rois(iou, seeds._replace(label=torch.tensor([-1, -1, -1])))
+    assert (nothing.target.tolist(), nothing.weight.tolist(), nothing.seed.tolist()) == ([0] * 3, [0.0] * 3, [0] * 3)
+
+
+def test_offsets_by_hand_and_back() -> None:
+    proposal, wanted = torch.tensor([[0.0, 0, 10, 20]]), torch.tensor([[5.0, 5, 25, 15]])
+    offsets = encode_boxes(proposal, wanted)
+    # centre (5, 10) to (15, 10): one width; width 10 to 20, height 20 to 10
+    assert offsets[0].tolist() == pytest.approx([10 * 1.0, 0.0, 5 * math.log(2), -5 * math.log(2)])
+    assert decode_boxes(proposal, offsets[:, None])[0, 0].tolist() == pytest.approx(wanted[0].tolist(), abs=1e-4)
+    assert decode_boxes(proposal, torch.zeros(1, 3, 4)).tolist() == [[[0.0, 0, 10, 20]] * 3]
+    assert decode_boxes(torch.zeros(0, 4), torch.zeros(0, 3, 4)).shape == (0, 3, 4)
+    assert encode_boxes(torch.zeros(1, 4), wanted).isfinite().all()
+
+
+def test_offsets_of_the_mirror_image() -> None:
+    boxes, _, _ = scene(2, 1, 0)
+    mirrored = torch.stack([100 - boxes[:, 2], boxes[:, 1], 100 - boxes[:, 0], boxes[:, 3]], dim=1)
+    seen = encode_boxes(mirrored[:1], mirrored[1:])
+    assert mirrored_deltas(seen)[0].tolist() == pytest.approx(encode_boxes(boxes[:1], boxes[1:])[0].tolist(), abs=1e-4)
+
+
+def test_box_loss_equals_a_plain_loop_and_leaves_background_alone() -> None:
+    boxes, scores, iou = scene(60, 2, 7)
+    targets = assign_rois(iou, oicr_seeds(scores, torch.tensor([0, 1]), iou))
+    deltas = torch.randn(60, 3, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    total = 0.0
+    for roi in range(60):
+        label = int(targets.target[roi])
+        if label > 0:
+            wanted = encode_boxes(boxes[roi : roi + 1], boxes[int(targets.seed[roi])][None])[0]
+            for place in range(4):
+                gap = abs(deltas[roi, label, place].item() - wanted[place].item())
+                total += targets.weight[roi].item() * (0.5 * gap**2 if gap < 1 else gap - 0.5)
+    loss = box_loss(deltas, targets, boxes)
+    assert total > 0 and loss.item() == pytest.approx(total / 60, rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, deltas)
+    assert gradient[targets.target == 0].abs().max() == 0
+    assert gradient[:, 0].abs().max() == 0
+
+
+def test_box_loss_by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
+    targets = Targets(torch.tensor([1, 0]), torch.tensor([0.5, 0.5]), torch.tensor([0, 0]))
+    deltas = torch.zeros(2, 2, 4)
+    deltas[0, 1] = torch.tensor([3.0, 0.5, 0.0, 0.0])  # 2.5 + 0.125
+    assert box_loss(deltas, targets, boxes).item() == pytest.approx(0.5 * 2.625 / 2)

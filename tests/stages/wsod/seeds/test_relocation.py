@@ -1,0 +1,142 @@
+"""Relocalisation: scores by other photos against a plain loop, the agreement of photos, and where nothing is told."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from weaksam.models.wsod.refinement import Seeds
+from weaksam.stages.wsod.seeds.class_maps import region_support
+from weaksam.stages.wsod.seeds.relocation import (
+    Regions,
+    _Grams,
+    best_of_tags,
+    relocate,
+    scores_by_others,
+    seeds_of_values,
+)
+from weaksam.structures.boxes import pairwise_iou
+
+
+def photo(features: Tensor, boxes: Tensor, tags: list[int]) -> Regions:
+    return Regions(features, boxes, pairwise_iou(boxes, boxes), torch.tensor(tags, dtype=torch.int64))
+
+
+def random_photos(num: int, generator: torch.Generator, classes: int = 3) -> list[Regions]:
+    photos = []
+    for place in range(num):
+        regions = 3 + place % 4
+        corner = 30 * torch.rand(regions, 2, generator=generator)
+        boxes = torch.cat([corner, corner + 5 + 20 * torch.rand(regions, 2, generator=generator)], dim=1)
+        tags = sorted(torch.randperm(classes, generator=generator)[: 1 + place % 2].tolist())
+        photos.append(photo(torch.randn(2, regions, 4, generator=generator), boxes, tags))
+    return photos
+
+
+def plain_scores(photos: list[Regions], seeds: list[Seeds], classes: int, folds: int, ridge: float) -> list[Tensor]:
+    """Row by row, in double precision: for each class and fold the rows that count, then least squares."""
+    found = [torch.zeros(len(one.boxes), classes, dtype=torch.float64) for one in photos]
+    for fold in range(folds):
+        for label in range(classes):
+            rows, wanted = [], []
+            for place, (one, seed) in enumerate(zip(photos, seeds, strict=True)):
+                if place % folds == fold:
+                    continue
+                mine = [roi for roi, at in zip(seed.roi.tolist(), seed.label.tolist(), strict=True) if at == label]
+                for region in range(len(one.boxes)):
+                    overlap = max((one.iou[region, roi].item() for roi in mine), default=0.0)
+                    nearest = max((one.iou[region, roi].item() for roi in seed.roi.tolist()), default=0.0)
+                    if label in one.present.tolist() and overlap == 0 and nearest < 0.5:
+                        continue
+                    for view in one.features:
+                        rows.append([*view[region].tolist(), 1.0])
+                        wanted.append(1.0 if overlap >= 0.5 and overlap >= nearest else 0.0)
+            if not any(wanted):
+                continue
+            x, y = torch.tensor(rows, dtype=torch.float64), torch.tensor(wanted, dtype=torch.float64)
+            gram = x.T @ x
+            shrink = ridge * gram.diagonal()[:-1].mean() * torch.eye(len(gram), dtype=torch.float64)
+            shrink[-1, -1] = 0
+            weights = torch.linalg.solve(gram + shrink, x.T @ y)
+            for place in range(fold, len(photos), folds):
+                ones = torch.ones(len(photos[place].boxes), 1, dtype=torch.float64)
+                mean = torch.cat([photos[place].features.double().mean(dim=0), ones], dim=1)
+                found[place][:, label] = mean @ weights
+    return found
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_scores_equal_a_plain_loop_over_rows(folds: int) -> None:
+    generator = torch.Generator().manual_seed(folds)
+    photos = random_photos(9, generator)
+    seeds = [
+        best_of_tags(torch.rand(len(one.boxes), len(one.present), generator=generator), one.present) for one in photos
+    ]
+    found = scores_by_others(photos, seeds, 3, _Grams(photos, folds), ridge=0.1, foreground_iou=0.5)
+    for one, wanted in zip(found, plain_scores(photos, seeds, 3, folds, 0.1), strict=True):
+        torch.testing.assert_close(one.double(), wanted, rtol=1e-3, atol=1e-4)
+
+
+def objects(num: int, start_right: int, noise: float = 0.05) -> tuple[list[Regions], list[Tensor]]:
+    """Photos of class 0 or 1: region 0 looks like its class, region 1 is a part of it, region 2 is background.
+
+    The first values name the object in ``start_right`` photos and the background in the others.
+    """
+    generator = torch.Generator().manual_seed(0)
+    looks = torch.eye(5)
+    photos, start = [], []
+    for place in range(num):
+        label = place % 2
+        features = torch.stack([looks[label], looks[2 + label], looks[4]]) + noise * torch.randn(
+            2, 3, 5, generator=generator
+        )
+        boxes = torch.tensor([[0.0, 0, 20, 20], [0, 0, 8, 8], [40, 40, 60, 60]])
+        photos.append(photo(features, boxes, [label]))
+        start.append(torch.tensor([[1.0], [0.2], [0.1]] if place < start_right else [[0.1], [0.2], [1.0]]))
+    return photos, start
+
+
+def test_photos_agree_on_what_the_tag_looks_like() -> None:
+    photos, start = objects(24, start_right=16)
+    assert [int(one.argmax()) for one in start].count(0) == 16
+    values = relocate(photos, start, 2, rounds=4, folds=4)
+    assert [int(one.argmax()) for one in values] == [0] * 24
+    assert all((one >= 0).all() for one in values)
+    assert relocate(photos, start, 2, rounds=0)[20] is start[20]
+
+
+def test_a_part_of_the_seed_is_a_counterexample() -> None:
+    photos, start = objects(24, start_right=24)
+    values = relocate(photos, start, 2, rounds=1, folds=4)
+    assert all(one[0, 0] > 0.5 and one[1, 0] < 0.2 for one in values)
+
+
+def test_where_nothing_is_told_the_values_stay() -> None:
+    photos, start = objects(3, start_right=3)
+    alone = relocate(photos[:1], start[:1], 2, rounds=3)  # no other photo to learn from
+    assert torch.equal(alone[0], start[0])
+    nothing = photo(torch.zeros(2, 0, 5), torch.zeros(0, 4), [1])
+    untagged = photo(torch.randn(2, 2, 5), torch.tensor([[0.0, 0, 5, 5], [9, 9, 20, 20]]), [])
+    values = relocate([*photos, nothing, untagged], [*start, torch.zeros(0, 1), torch.zeros(2, 0)], 2, rounds=2)
+    assert values[3].shape == (0, 1) and values[4].shape == (2, 0)
+    assert len(seeds_of_values(nothing, values[3], 2, share=0.7, nms_iou=0.3).roi) == 0
+    assert len(seeds_of_values(untagged, values[4], 2, share=0.7, nms_iou=0.3).roi) == 0
+    assert relocate([], [], 2) == []
+
+
+def test_further_seeds_reach_a_share_of_the_best_and_overlap_little() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30], [40, 40, 50, 50]])
+    one = photo(torch.zeros(1, 4, 2), boxes, [0, 2])
+    values = torch.tensor([[0.8, 0.0], [0.7, 0.0], [0.6, 0.0], [0.2, 0.5]])
+    seeds = seeds_of_values(one, values, 3, share=0.7, nms_iou=0.3)
+    found = dict(zip(zip(seeds.roi.tolist(), seeds.label.tolist(), strict=True), seeds.weight.tolist(), strict=True))
+    assert found == pytest.approx({(0, 0): 1.0, (2, 0): 0.75, (3, 2): 1.0})
+    none = seeds_of_values(one, torch.zeros(4, 2), 3, share=0.7, nms_iou=0.3)
+    assert len(none.roi) == 0  # no region is worth anything
+
+
+def test_support_adds_the_contrast_of_overlapping_regions() -> None:
+    iou = torch.tensor([[1.0, 0.3, 0.5], [0.3, 1.0, 0.0], [0.5, 0.0, 1.0]])
+    contrast = torch.tensor([[0.4, 0.0], [0.0, 1.0], [0.2, 0.0]])
+    found = region_support(contrast, iou)
+    assert found.flatten().tolist() == pytest.approx([0.5, 0.3, 0.12, 1.0, 0.4, 0.0])
+    assert region_support(torch.zeros(0, 2), torch.zeros(0, 0)).shape == (0, 2)

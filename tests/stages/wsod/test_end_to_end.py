@@ -1,0 +1,355 @@
+"""The full training: views by hand, resume at a step bit for bit, parts of a batch, the adversary, scales, recipes."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tests.stages.clues.test_stage import context, draw
+from weaksam.config import UserError, load_settings
+from weaksam.data.loading import Dataset
+from weaksam.data.read_ahead import Ahead
+from weaksam.engine.context import RunContext
+from weaksam.engine.detection import instances_of
+from weaksam.models.backbones.build import BackboneSettings
+from weaksam.models.roi.box_deltas import decode_boxes
+from weaksam.models.wsod.head import mean_class_probabilities
+from weaksam.pipeline.state import RunSettings
+from weaksam.stages import proposals, wsod
+from weaksam.stages.wsod import WsodSettings
+from weaksam.stages.wsod import end_to_end as full
+from weaksam.stages.wsod import end_to_end_batches as full_batches_module
+from weaksam.stages.wsod.end_to_end import FullDetector
+from weaksam.stages.wsod.end_to_end_batches import FullBatch, PhotoView, full_batches, random_views, show
+from weaksam.stages.wsod.end_to_end_settings import ColourSettings, FullSettings
+from weaksam.stages.wsod.examples import make_lessons
+from weaksam.store.store import Store
+from weaksam.structures.boxes import clip
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+SIDES = (64, 96)
+MIST = WsodSettings(
+    mode="full",
+    seeds="mist",
+    box_regression=True,
+    background_column=True,
+    hidden=16,
+    roi_size=3,
+    num_branches=2,
+    num_epochs=2,
+    batch_size=2,
+    lr=1e-4,
+    warmup_steps=2,
+    clip_norm=None,
+    full=FullSettings(short_sides=SIDES, test_short_sides=(64,), drop_block=True, lighting=0.1, read_ahead=2),
+)
+
+
+def changed(settings: WsodSettings = MIST, **values: object) -> WsodSettings:
+    """Other values of the settings or of their full part."""
+    of_full = {key: value for key, value in values.items() if key in FullSettings.model_fields}
+    own = {key: value for key, value in values.items() if key not in of_full}
+    return settings.model_copy(update={**own, "full": settings.full.model_copy(update=of_full)})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store]:
+    """Six photos of discs and a store of twelve proposals each, among them the discs' surroundings."""
+    folder = tmp_path_factory.mktemp("discs")
+    dataset = draw(folder, 6)
+    generator = torch.Generator().manual_seed(0)
+    store = Store(
+        folder / "proposals", stage="proposals", fingerprint="p" * 64, image_ids=dataset.image_ids,
+        columns=proposals.COLUMNS,
+    )  # fmt: skip
+
+    def row(image_id: str) -> dict[str, object]:
+        corner = torch.rand(12, 2, generator=generator) * torch.tensor([80.0, 50.0])
+        boxes = torch.cat([corner, corner + 16 + 30 * torch.rand(12, 2, generator=generator)], dim=1)
+        return {
+            "boxes": boxes, "scores": torch.linspace(1, 0, 12), "sources": torch.zeros(12, dtype=torch.int64),
+            "rles": [], "mask_size": torch.tensor([96, 128]),
+        }  # fmt: skip
+
+    return dataset, store.fill(row)
+
+
+def full_context(out: Path, dataset: Dataset, seed: int = 0) -> RunContext:
+    return replace(context(out, dataset, seed), backbone=BackboneSettings(name="mobilenet_v2", weights="none"))
+
+
+def train(made: tuple[Dataset, Store], out: Path, settings: WsodSettings = MIST) -> wsod.WsodResult:
+    dataset, store = made
+    return wsod.run(full_context(out, dataset), settings, {"train": store}, store, no_maps)
+
+
+def no_maps(image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+    raise AssertionError("published seeds need no class maps")
+
+
+def detector(made: tuple[Dataset, Store], out: Path, settings: WsodSettings) -> tuple[FullDetector, FullBatch]:
+    """A detector that has not learnt yet and its first batch of an epoch."""
+    run_context = full_context(out, made[0])
+    torch.manual_seed(1)
+    one = FullDetector(run_context, settings)
+    lessons = make_lessons(run_context, settings, made[1], no_maps, one.prepare)
+    return one, one.batches(lessons)[0]
+
+
+def test_a_killed_training_ends_with_the_same_bytes_at_whatever_step_it_was_killed(
+    made, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(full, "SAVE_EVERY_STEPS", 1)
+    whole, losses = train(made, tmp_path / "whole"), full.photo_losses
+    for killed_after in (3, 9, 14):  # photos passed, both objectives counted: within either epoch
+        count = 0
+
+        def stop(*arguments, last=killed_after):
+            nonlocal count
+            count += 1
+            if count > last:
+                raise KeyboardInterrupt
+            return losses(*arguments)
+
+        monkeypatch.setattr(full, "photo_losses", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(made, tmp_path / f"broken{killed_after}")
+        monkeypatch.setattr(full, "photo_losses", losses)
+        rerun = train(made, tmp_path / f"broken{killed_after}")
+        assert rerun.weights.read_bytes() == whole.weights.read_bytes()
+    assert {one.image_id for one in made[0]} == set(instances_of(whole.stores["train"]))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seeds": "oicr", "optimizer": "sgd", "roi_pooling": "align", "deterministic": True},
+        {
+            "seeds": "oicr_top",
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "precision": "bfloat16",
+            "short_sides": (64,),
+        },
+        {"seeds": "pcl", "box_regression": False, "background_column": False, "drop_block": False, "num_steps": 2},
+    ],
+    ids=["oicr", "oicr_top", "pcl"],
+)
+def test_every_rule_optimiser_and_pooling_trains_and_detects(made, tmp_path: Path, values) -> None:
+    result = train(made, tmp_path, changed(num_epochs=1, **values))
+    for sample in made[0]:
+        found = result.detections("train")[sample.image_id]
+        assert len(found) > 0 and found.boxes.isfinite().all()
+        assert (found.boxes >= 0).all() and (found.boxes[:, 2] <= sample.size[1]).all()
+
+
+def test_parts_of_a_batch_make_the_gradient_of_the_whole(made, tmp_path: Path) -> None:
+    """Without dropout; photos of one size, so that padding is the same."""
+    gradients = []
+    for at_once in (None, 1):
+        settings = changed(photos_at_once=at_once, short_sides=(64,), drop_block=False, dropout=0.0, batch_size=3)
+        one, batch = detector(made, tmp_path, settings)
+        one.training()
+        one.model.train()
+        parts = list(one.losses(batch))
+        assert len(parts) == (1 if at_once is None else 3)
+        sum(value for part in parts for value in part.values()).backward()
+        gradients.append({name: p.grad for name, p in one.model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(value, gradients[1][name], rtol=1e-3, atol=1e-6)
+
+
+def test_the_adversary_raises_what_the_detector_lowers(made, tmp_path: Path) -> None:
+    one, batch = detector(made, tmp_path, changed(adversary_weight=0.5, dropout=0.0))
+    one.training()
+    one.model.train()
+    torch.manual_seed(5)
+    plain = sum(value for part in one.losses(batch) for value in part.values())
+    torch.manual_seed(5)
+    (against,) = (part["drop_block"] for part in one.adversary_losses(batch))
+    assert float(against.detach()) == pytest.approx(-0.5 * float(plain.detach()), rel=1e-4)
+    one.model.zero_grad()
+    against.backward()
+    moved = {name for name, p in one.model.named_parameters() if p.grad is not None}
+    assert moved and all(name.startswith("drop_block.") for name in moved)
+
+
+def test_detections_are_the_mean_over_scales_and_mirror_images(made, tmp_path: Path) -> None:
+    settings = changed(test_short_sides=SIDES, min_score=0.0, nms_iou=1.0)
+    one, _ = detector(made, tmp_path, settings)
+    one.trained()
+    sample = made[0].samples[0]
+    boxes = made[1][sample.image_id]["boxes"]
+    image = full.read_image(sample.path)
+    scores, moved = torch.zeros(12, 2), torch.zeros(12, 2, 4)
+    for side in SIDES:
+        for mirrored in (False, True):
+            photo = show(image, PhotoView(side, mirrored), 2000, settings.full.colours)
+            with torch.inference_mode():
+                output = one._output(photo, boxes, sample.size)
+            scores += mean_class_probabilities(output.refine) / 4
+            moved += sum(decode_boxes(boxes, delta[:, 1:]) for delta in output.deltas) / 8
+    found = one.detect(sample, boxes)
+    assert len(found) == 24 and found.scores is not None
+    torch.testing.assert_close(found.scores, scores.flatten().sort(descending=True).values)
+    best = int(scores.argmax())
+    torch.testing.assert_close(found.boxes[0], clip(moved.reshape(-1, 4), sample.size)[best])
+    assert len(one.detect(sample, boxes[:0])) == 0
+
+
+def test_a_photo_is_resized_coloured_and_mirrored_and_boxes_follow() -> None:
+    image = np.zeros((40, 60, 3), dtype=np.uint8)
+    image[:, :30] = (200, 100, 50)
+    caffe = ColourSettings(order="bgr", mean=(100, 60, 20), deviation=(1, 2, 5))
+    shown = show(image, PhotoView(80), 2000, caffe)
+    assert shown.pixels.shape == (3, 80, 120) and shown.scale == (2.0, 2.0)
+    assert shown.pixels[:, 40, 10].tolist() == pytest.approx([(50 - 20) / 5, (100 - 60) / 2, 200 - 100])
+    mirrored = show(image, PhotoView(80, True, (1.0, 2.0, 0.0)), 2000, caffe)
+    assert mirrored.pixels[:, 40, 110].tolist() == pytest.approx([6.0, (102 - 60) / 2, 101.0])
+    box = torch.tensor([[0.0, 10, 30, 20]])
+    assert shown.boxes(box, (40, 60)).tolist() == [[0, 20, 60, 40]]
+    assert mirrored.boxes(box, (40, 60)).tolist() == [[60, 20, 120, 40]]
+    assert show(image, PhotoView(80), 60, caffe).pixels.shape == (3, 40, 60)  # the longer side has its limit
+
+
+def test_views_are_drawn_for_each_photo_and_lit_along_the_colours_of_imagenet() -> None:
+    torch.manual_seed(0)
+    views = random_views(400, FullSettings(short_sides=(64, 96, 128), lighting=0.1))
+    assert {view.short_side for view in views} == {64, 96, 128}
+    assert 150 < sum(view.mirrored for view in views) < 250
+    light = torch.tensor([view.light for view in views])
+    strongest = torch.tensor([0.5675, 0.5808, 0.5836])
+    along = light @ strongest  # the first direction, of which the spread is 0.1 * 0.2175 * 255
+    assert float(along.std()) == pytest.approx(0.1 * 0.2175 * 255, rel=0.15)
+    assert random_views(3, FullSettings())[0].light == (0.0, 0.0, 0.0)
+    assert random_views(0, FullSettings()) == []
+
+
+def test_batches_hold_every_photo_once_and_a_part_of_them_reads_only_its_own(made, tmp_path: Path) -> None:
+    lessons = make_lessons(full_context(tmp_path, made[0]), MIST, made[1], no_maps, lambda sample: None)
+    torch.manual_seed(3)
+    batches = full_batches(lessons, 4, MIST.full)
+    assert sorted(one for batch in batches for one in batch.image_ids) == sorted(made[0].image_ids)
+    assert [len(batch.photos) for batch in batches] == [4, 2]
+    (last,) = batches[1:]
+    assert last.image_ids == batches[1].image_ids
+    for photo, again in zip(last.photos, batches[1].photos, strict=True):
+        assert torch.equal(photo.pixels, again.pixels) and photo.view == again.view
+
+
+def test_photos_are_decoded_on_threads_ahead_of_the_steps(made, tmp_path: Path, monkeypatch) -> None:
+    read, threads = full_batches_module.shown_sample, set()
+
+    def watched(*arguments):
+        threads.add(threading.current_thread() is threading.main_thread())
+        return read(*arguments)
+
+    monkeypatch.setattr(full_batches_module, "shown_sample", watched)
+    train(made, tmp_path, changed(num_epochs=1, short_sides=(64,), drop_block=False))
+    assert threads == {False}
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3, 10])
+def test_things_made_ahead_come_in_order_and_a_fault_when_its_turn_comes(ahead: int) -> None:
+    asked = []
+
+    def make(number: int) -> int:
+        asked.append(number)
+        if number == 5:
+            raise UserError("five")
+        return number * number
+
+    made_ahead = Ahead([1, 2, 3, 4], make, ahead)
+    assert list(made_ahead) == [1, 4, 9, 16] and len(made_ahead) == 4 and made_ahead[-1] == 16
+    asked.clear()
+    assert list(made_ahead[2:]) == [9, 16] and sorted(asked) == [3, 4]
+    came = []
+    with pytest.raises(UserError, match="five"):
+        for one in Ahead([4, 5, 6], make, ahead):
+            came.append(one)
+    assert came == [16]
+    assert list(Ahead([], make, ahead)) == []
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(made, tmp_path: Path) -> None:
+    one, _ = detector(made, tmp_path, MIST)
+    state = {name: value.clone() for name, value in one.model.state_dict().items()}
+    state["hidden.3.weight"][0, 0] = float("nan")
+    from weaksam.store.weights import load_into
+
+    with pytest.raises(UserError, match=r"wants finite weights, found NaN or infinity in 'hidden\.3\.weight'"):
+        load_into(one.model, state, "the detector")
+
+
+def test_a_loss_that_is_not_finite_names_the_photo(made, tmp_path: Path, monkeypatch) -> None:
+    photo, read = made[0].samples[2], full.photo_losses
+
+    def poisoned(output, lesson, settings):
+        losses = read(output, lesson, settings)
+        bad = lesson.sample.image_id == photo.image_id
+        return {name: value * float("nan") if bad else value for name, value in losses.items()}
+
+    monkeypatch.setattr(full, "photo_losses", poisoned)
+    with pytest.raises(UserError, match=f"wanted a finite .*, found nan on the images {photo.image_id}:"):
+        train(made, tmp_path, changed(batch_size=1, drop_block=False))
+
+
+def test_proposals_of_other_photos_are_refused(made, tmp_path: Path) -> None:
+    dataset, store = made
+    fewer = replace(dataset, samples=dataset.samples[:4])
+    with pytest.raises(UserError, match="wanted the proposals of the 4 train photos, found a store of 6 photos"):
+        wsod.run(full_context(tmp_path, fewer), MIST, {"train": store}, store, no_maps)
+
+
+def test_what_cannot_work_is_one_sentence(made, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="at least one shorter side"):
+        FullSettings(short_sides=())
+    with pytest.raises(ValidationError, match="deviations must be above 0"):
+        ColourSettings(deviation=(1, 0, 1))
+    with pytest.raises(UserError, match=r"wanted a loss scale for float16, found wsod\.full\.optimizer=sgd"):
+        train(made, tmp_path, changed(optimizer="sgd", precision="float16"))
+
+
+def recipe(name: str) -> RunSettings:
+    return load_settings(RunSettings, CONFIGS / f"{name}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "falls"),
+    [("voc07_mist", 30_000, (20_000, 26_700)), ("voc12_mist", 32_000, (20_000, 26_700)),
+     ("coco14_mist", 125_000, (82_500, 115_000))],
+)  # fmt: skip
+def test_mist_recipes_say_what_was_published(name: str, steps: int, falls: tuple[int, int]) -> None:
+    """Specification, section 3.2."""
+    settings = recipe(name).wsod
+    assert (settings.full.num_steps, settings.batch_size, settings.lr, settings.weight_decay) == (steps, 8, 1e-5, 5e-4)
+    assert tuple(round(steps * one) for one in settings.full.milestones) == falls
+    assert (settings.seeds, settings.box_regression, settings.background_column) == ("mist", True, True)
+    assert (settings.mist_share, settings.mist_iou, settings.hidden, settings.roi_size) == (0.15, 0.2, 4096, 7)
+    assert settings.full.drop_block and not settings.full.last_relu and settings.full.frozen_stages == 2
+    assert (settings.full.adversary_lr, settings.full.adversary_gamma, settings.full.drop_rate) == (1e-5, 3.0, 0.3)
+    assert (settings.full.lighting, settings.full.bias_lr_factor, settings.full.bias_weight_decay) == (0.1, 2.0, 0.0)
+    assert settings.full.short_sides == (480, 576, 688, 864, 1000, 1200)
+    assert sorted(settings.full.test_short_sides) == [480, 576, 688, 800, 864, 1000, 1200] and settings.full.flip_test
+    assert settings.full.colours.order == "bgr" and settings.full.colours.mean == (122.77, 115.95, 102.98)
+    assert settings.full.warmup_ratio == pytest.approx(1 / 3) and settings.warmup_steps == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "falls", "lr"),
+    [("voc07_oicr", 50, (36,), 8e-6), ("voc12_oicr", 25, (18,), 8e-6), ("coco14_oicr", 12, (8, 11), 1e-5)],
+)
+def test_oicr_recipes_say_what_was_published(name: str, epochs: int, falls: tuple[int, ...], lr: float) -> None:
+    """Specification, section 3.1."""
+    settings = recipe(name).wsod
+    assert (settings.num_epochs, settings.lr, settings.weight_decay, settings.seeds) == (epochs, lr, 5e-4, "oicr")
+    assert tuple(round(epochs * one) for one in settings.full.milestones) == falls
+    assert (settings.full.branch_lr_factor, settings.full.warmup_ratio, settings.warmup_steps) == (10, 0.001, 500)
+    assert not (settings.full.drop_block or settings.box_regression or settings.full.flip_test)
+    assert settings.full.last_relu and settings.score_share == 0.9 and settings.nms_iou == 0.3
+    assert settings.full.colours.order == ("rgb" if name == "coco14_oicr" else "bgr")

@@ -1,0 +1,160 @@
+"""The weak detector's published heads, end to end on drawn discs, and what it says to bad tags, photos and weights."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.stages.clues.test_stage import SETTINGS as CLUES
+from tests.stages.clues.test_stage import context, draw
+from weaksam.config import UserError, fingerprint_of
+from weaksam.data.loading import Dataset, Sample, SplitSettings, load_dataset
+from weaksam.data.tag_signal import tag_notes
+from weaksam.models.wsod.head import HeadOutput, WsodHead
+from weaksam.models.wsod.refinement import Seeds
+from weaksam.sam.build import SegmenterSettings, build_segmenter
+from weaksam.stages import clues, proposals, wsod
+from weaksam.stages.wsod import WsodSettings
+from weaksam.stages.wsod.detections import detections_from
+from weaksam.stages.wsod.examples import Lesson
+from weaksam.stages.wsod.frozen import DraftDetector
+from weaksam.stages.wsod.losses import photo_losses
+from weaksam.store.store import Store, stage_fingerprint
+
+TINY = WsodSettings(long_side=256, reduced=8, hidden=16, roi_size=2, num_epochs=1, warmup_steps=2, num_branches=2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store, Store]:
+    """Six photos of discs, their sealed proposals and clues."""
+    folder = tmp_path_factory.mktemp("discs")
+    dataset = draw(folder, 6)
+    run_context = context(folder / "out", dataset)
+    found = clues.run(run_context, CLUES, dataset, "train")
+    segmenter, points = build_segmenter(SegmenterSettings(family="tree"), torch.device("cpu")), clues.clue_points(found)
+    made = proposals.run(run_context, proposals.ProposalSettings(min_side=8), segmenter, points, dataset, "train")
+    return dataset, made, found
+
+
+def train(made: tuple[Dataset, Store, Store], out: Path, **changes: object) -> wsod.WsodResult:
+    dataset, found, maps = made
+    settings = WsodSettings(**{**TINY.model_dump(), **changes})
+    return wsod.run(context(out, dataset), settings, {"train": found}, maps, clues.class_maps(maps))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seeds": "mist", "box_regression": True}, {"seeds": "oicr"}, {"seeds": "oicr_top"}],
+    ids=["mist", "oicr", "oicr_top"],
+)
+def test_every_head_trains_and_detects_the_same_twice(made, tmp_path: Path, changes: dict[str, object]) -> None:
+    first, second = train(made, tmp_path / "one", **changes), train(made, tmp_path / "two", **changes)
+    assert first.weights.read_bytes() == second.weights.read_bytes()
+    assert first.fingerprint != stage_fingerprint("wsod", TINY, {})
+    for sample in made[0]:
+        one = first.detections("train")[sample.image_id]
+        assert len(one) > 0 and one.boxes.isfinite().all()
+        assert (one.boxes >= 0).all() and (one.boxes[:, 2] <= sample.size[1]).all()
+
+
+def test_settings_at_their_defaults_leave_old_fingerprints_as_they_were() -> None:
+    plain = fingerprint_of(WsodSettings())
+    assert plain == fingerprint_of(WsodSettings(mist_share=0.15, box_regression=False))
+    changes = ({"mist_share": 0.2}, {"mist_iou": 0.3}, {"mist_compare": "kept"}, {"first_branch_weight": 3.0})
+    others = [fingerprint_of(WsodSettings(**one)) for one in (*changes, {"box_regression": True}, {"seeds": "mist"})]
+    assert len({plain, *others}) == 7
+
+
+def lesson(boxes: torch.Tensor, tags: list[float]) -> Lesson:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    seeds = Seeds(nothing, nothing, torch.zeros(0))
+    return Lesson(None, boxes, torch.tensor(tags), seeds)  # type: ignore[arg-type]
+
+
+def test_the_first_branch_weighs_three_with_mist_for_classes_and_boxes() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]])
+    scores, logits = torch.tensor([[0.8], [0.1]]), torch.tensor([[1.0, 0.0], [0.5, 0.0]])
+    output = HeadOutput(scores, (logits,), (torch.zeros(2, 2, 4),))
+    one, three = (
+        photo_losses(output, lesson(boxes, [1.0]), WsodSettings(seeds="mist", first_branch_weight=weight))
+        for weight in (1.0, None)
+    )
+    assert three["refine1"].item() == pytest.approx(3 * one["refine1"].item())
+    # box 2 must grow by 10 / 9 and move by half a pixel: 10 * 0.5 / 9 and 5 * log(10 / 9)
+    shift, growth = 10 * 0.5 / 9, 5 * torch.tensor(10 / 9).log().item()
+    assert one["box1"].item() == pytest.approx(0.8 * 0.5 * (shift**2 + growth**2) / 2, rel=1e-4)
+    assert three["box1"].item() == pytest.approx(3 * one["box1"].item())
+
+
+def test_no_tag_teaches_the_branches_nothing() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]])
+    output = HeadOutput(torch.rand(2, 2), (torch.randn(2, 3),), (torch.randn(2, 3, 4),))
+    for rule in ("oicr", "oicr_top", "mist"):
+        losses = photo_losses(output, lesson(boxes, [0.0, 0.0]), WsodSettings(seeds=rule))
+        assert losses["refine1"].item() == losses["box1"].item() == 0.0
+
+
+def test_detections_take_their_class_s_own_box() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [5, 5, 20, 20]]])
+    found = detections_from(torch.tensor([[0.4, 0.6]]), boxes, WsodSettings())
+    assert found.boxes.tolist() == [[5, 5, 20, 20], [0, 0, 10, 10]]
+    assert found.labels.tolist() == [1, 0]
+
+
+def test_box_layers_leave_the_other_layers_as_they_were() -> None:
+    heads = []
+    for box_regression in (False, True):
+        torch.manual_seed(3)
+        heads.append(WsodHead(6, 4, 3, num_branches=2, roi_size=1, hidden=8, box_regression=box_regression).eval())
+    plain, more = (head.state_dict() for head in heads)
+    assert all(torch.equal(value, more[name]) for name, value in plain.items())
+    (output,) = heads[1](torch.randn(2, 4))
+    assert [tuple(one.shape) for one in output.deltas] == [(2, 4, 4)] * 2
+    assert heads[0](torch.zeros(0, 4))[0].deltas == ()
+
+
+def test_weights_that_are_not_finite_stop_the_training_and_name_the_photo(made, tmp_path: Path, monkeypatch) -> None:
+    photo, outputs = made[0].samples[3].image_id, DraftDetector.outputs
+
+    def poisoned(self, shown: list[tuple[Sample, torch.Tensor, bool]]) -> list[HeadOutput]:
+        if any(sample.image_id == photo for sample, _, _ in shown):
+            with torch.no_grad():
+                self.model.streams.class_stream.weight.fill_(float("nan"))
+        return outputs(self, shown)
+
+    monkeypatch.setattr(DraftDetector, "outputs", poisoned)
+    with pytest.raises(UserError, match=f"wanted a finite .*, found nan on the images .*{photo}"):
+        train(made, tmp_path, batch_size=1)
+
+
+def tagged(dataset: Dataset, tags: list[tuple[int, ...]]) -> Dataset:
+    """As many photos as ``tags``, with them."""
+    samples = tuple(dataclasses.replace(dataset.samples[0], tags=one) for one in tags)
+    return dataclasses.replace(dataset, samples=samples)
+
+
+def test_tags_without_signal_and_rare_classes_are_named(made) -> None:
+    dataset = made[0]
+    assert dataset.classes == ("blue", "red")
+    (everything,) = tag_notes(tagged(dataset, [(0, 1)] * 6))
+    assert "every class (blue, red)" in everything and "carry no signal, because" in everything
+    always, rare = tag_notes(tagged(dataset, [(0, 1)] * 4 + [(0,)] * 6))
+    assert "'blue' is on 10 of 10 photos: its tag carries no signal" in always
+    assert "'red' is on 4 of 10 photos, fewer than 5" in rare
+    assert tag_notes(tagged(dataset, [(0,)] * 5 + [(1,)] * 5)) == []
+    assert tag_notes(tagged(dataset, [])) == []
+
+
+def test_a_rare_class_is_said_aloud_when_training_begins(made, tmp_path: Path, capsys) -> None:
+    train(made, tmp_path)
+    said = capsys.readouterr().err
+    assert "wsod: the class 'blue' is on 4 of 6 photos, fewer than 5" in said
+
+
+def test_blood_cells_are_almost_constant(shared_data: Path) -> None:
+    root = shared_data / "bccd3"
+    voc = next(root.rglob("ImageSets")) / "Main"
+    dataset = load_dataset(SplitSettings(images=next(root.rglob("JPEGImages")), tags=voc), name="train")
+    said = " ".join(tag_notes(dataset))
+    assert "'RBC'" in said and "'WBC'" in said and "almost no signal" in said

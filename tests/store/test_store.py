@@ -1,0 +1,336 @@
+"""The store: resume byte for byte after a kill, any number of workers, and no reading of what is not whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from weaksam.config import Settings, UserError
+from weaksam.store.files import atomic_file, file_sha256, write_json_atomic
+from weaksam.store.sealed import open_sealed
+from weaksam.store.store import Store, stage_fingerprint, store_folder
+
+COLUMNS = {
+    "count": "int",
+    "mean": "float",
+    "source": "str",
+    "labels": "ints",
+    "scores": "floats",
+    "boxes": "boxes",
+    "masks": "rles",
+    "notes": "strs",
+}
+IMAGE_IDS = [f"dir/{number:03d}.jpg" for number in range(11)]
+
+
+def make_store(folder: Path, **changes) -> Store:
+    arguments = {"stage": "proposals", "fingerprint": "f" * 64, "image_ids": IMAGE_IDS, "columns": COLUMNS}
+    return Store(folder, **{**arguments, "part_size": 4, "command": "weaksam proposals x.yaml", **changes})
+
+
+def compute(image_id: str) -> dict:
+    """A row with as many boxes as the image's number; image 0 has none."""
+    number = int(image_id[4:7])
+    generator = torch.Generator().manual_seed(number)
+    return {
+        "count": number,
+        "mean": number / 7,
+        "source": "grid" * (number % 2),
+        "labels": torch.arange(number),
+        "scores": torch.rand(number, generator=generator),
+        "boxes": torch.rand(number, 4, generator=generator),
+        "masks": [{"size": [2, 3], "counts": f"0{number}"}] * number,
+        "notes": ["é"] * number,
+    }
+
+
+def kill_at(folder: Path, image_id: str) -> None:
+    """Fill the store and kill this very process before ``image_id`` is computed."""
+
+    def compute_or_die(wanted: str) -> dict:
+        if wanted == image_id:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compute(wanted)
+
+    make_store(folder).fill(compute_or_die)
+
+
+def run_here(code: str) -> subprocess.Popen:
+    root = Path(__file__).parents[2]
+    code = f"from tests.store.test_store import *\n{code}"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def assert_rows_equal(found: dict, wanted: dict) -> None:
+    assert set(found) == {"image_id", *COLUMNS}
+    for name, value in wanted.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(found[name], value) and found[name].dtype == value.dtype, name
+        else:
+            assert found[name] == value and type(found[name]) is type(value), name
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    store = make_store(tmp_path / "s", image_ids=IMAGE_IDS[::-1]).fill(compute)
+    rows = list(make_store(tmp_path / "s").rows())
+    assert [row["image_id"] for row in rows] == IMAGE_IDS
+    for image_id, row in zip(IMAGE_IDS, rows, strict=True):
+        assert_rows_equal(row, compute(image_id))
+        assert_rows_equal(store[image_id], compute(image_id))
+    assert rows[0]["boxes"].shape == (0, 4)
+    assert list(store.read("dir/003.jpg", "count", "mean").items()) == [
+        ("image_id", "dir/003.jpg"),
+        ("count", 3),
+        ("mean", 3 / 7),
+    ]
+    assert [row["count"] for row in store.rows("count")] == list(range(11))
+    assert len(store) == 11 and "dir/003.jpg" in store and "other.jpg" not in store
+
+
+def test_lists_and_arrays_are_taken_too(tmp_path):
+    store = Store(
+        tmp_path,
+        stage="s",
+        fingerprint="f",
+        image_ids=["a"],
+        columns={"boxes": "boxes", "labels": "ints", "none": "boxes"},
+    )
+    store.fill(lambda _: {"boxes": [[0, 1, 2.5, 3]], "labels": np.array([7], dtype=np.int32), "none": []})
+    assert store["a"]["boxes"].tolist() == [[0, 1, 2.5, 3]]
+    assert store["a"]["labels"].tolist() == [7]
+    assert store["a"]["none"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("boxes", torch.zeros(4)),
+        ("boxes", torch.zeros(2, 5)),
+        ("labels", torch.tensor([0.5])),
+        ("scores", torch.ones(1, 1)),
+    ],
+)
+def test_a_wrong_shape_is_not_stored(tmp_path, column, value):
+    with pytest.raises(AssertionError, match=r"must be|whole"):
+        make_store(tmp_path).fill(lambda image_id: {**compute(image_id), column: value})
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_a_killed_store_resumes_to_the_same_bytes(tmp_path):
+    make_store(tmp_path / "unbroken").fill(compute)
+    killed = run_here(f"kill_at(Path({str(tmp_path / 'killed')!r}), 'dir/006.jpg')")
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    store = make_store(tmp_path / "killed")
+    assert [part.index for part in store.missing_parts()] == [1, 2]
+    asked: list[str] = []
+    store.fill(lambda image_id: asked.append(image_id) or compute(image_id))
+    assert asked == IMAGE_IDS[4:]  # the part that was whole is not computed again
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "unbroken")
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_no_part(tmp_path):
+    make_store(tmp_path / "unbroken").fill(compute)
+    (tmp_path / "killed").mkdir()
+    half = (tmp_path / "unbroken" / "part-00000.parquet").read_bytes()[:500]
+    (tmp_path / "killed" / ".part-00000.parquet.123.tmp").write_bytes(half)
+    (tmp_path / "killed" / "part-00001.parquet").write_bytes(half)  # a disk that lost what it said it wrote
+    make_store(tmp_path / "killed").fill(compute)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "unbroken")
+
+
+def test_two_processes_share_one_store(tmp_path):
+    make_store(tmp_path / "alone", part_size=1).fill(compute)
+    asked: dict[str, list[str]] = {"here": [], "there": []}
+    code = (
+        "def slowly(image_id):\n"
+        "    print(image_id, file=sys.stderr, flush=True)\n"
+        "    time.sleep(0.02)\n"
+        "    return compute(image_id)\n"
+        f"make_store(Path({str(tmp_path / 'shared')!r}), part_size=1).fill(slowly)\n"
+    )
+    other = run_here(code)
+    asked["there"].append(other.stderr.readline().decode().strip())  # it has begun
+
+    def slowly(image_id: str) -> dict:
+        asked["here"].append(image_id)
+        time.sleep(0.02)
+        return compute(image_id)
+
+    make_store(tmp_path / "shared", part_size=1).fill(slowly)
+    asked["there"] += other.communicate()[1].decode().split()
+    assert other.returncode == 0
+    assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
+    assert asked["here"] and sorted(asked["here"] + asked["there"]) == IMAGE_IDS  # shared, and no image twice
+
+
+def test_a_claim_ends_with_its_process(tmp_path):
+    """A worker that is killed while it holds a part must not keep the others waiting."""
+    make_store(tmp_path / "alone").fill(compute)
+    code = f"with make_store(Path({str(tmp_path / 's')!r}))._claim(make_store(Path('x')).parts[1], True) as mine:\n"
+    holder = run_here(code + "    print(mine, file=sys.stderr, flush=True); signal.pause()\n")
+    assert holder.stderr.readline() == b"True\n"
+    store = make_store(tmp_path / "s")
+    with store._claim(store.parts[1], wait=False) as claimed:
+        assert not claimed
+    holder.kill()
+    holder.communicate()
+    store.fill(compute)
+    assert files_of(tmp_path / "s") == files_of(tmp_path / "alone")
+
+
+def test_an_unsealed_store_names_the_command(tmp_path):
+    store = make_store(tmp_path / "p-aaa")
+    with pytest.raises(UserError, match=r"does not exist yet: run 'weaksam proposals x.yaml' to finish it"):
+        next(store.rows())
+    store.write(store.parts[0], [compute(image_id) | {"image_id": image_id} for image_id in store.parts[0].image_ids])
+    with pytest.raises(UserError, match=r"is not sealed \(manifest.json is missing\): run 'weaksam proposals x.yaml'"):
+        store["dir/000.jpg"]
+    with pytest.raises(AssertionError, match="2 parts are missing"):
+        store.seal()
+    make_store(tmp_path / "p-bbb").fill(compute)
+    with pytest.raises(UserError, match="1 beside it made with other settings"):
+        store["dir/000.jpg"]
+
+
+def test_a_store_of_other_settings_is_refused(tmp_path):
+    with pytest.raises(RuntimeError, match="stop"):
+        make_store(tmp_path).fill(lambda image_id: compute(image_id) if image_id < "dir/005.jpg" else stop())
+    with pytest.raises(UserError, match=r"part-00000.parquet belongs to another store"):  # half filled
+        make_store(tmp_path, fingerprint="0" * 64).missing_parts()
+    with pytest.raises(UserError, match=r"part-00000.parquet belongs to another store"):
+        make_store(tmp_path, part_size=2).missing_parts()
+    make_store(tmp_path).fill(compute)
+    with pytest.raises(UserError, match="made with another fingerprint"):  # sealed
+        make_store(tmp_path, fingerprint="0" * 64)["dir/000.jpg"]
+    with pytest.raises(UserError, match="made with another images"):
+        next(make_store(tmp_path, image_ids=IMAGE_IDS[1:]).rows())
+
+
+def stop() -> dict:
+    raise RuntimeError("stop")
+
+
+def test_a_damaged_or_lost_part_is_refused(tmp_path):
+    make_store(tmp_path).fill(compute)
+    path = tmp_path / "part-00001.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    with pytest.raises(UserError, match=r"part-00001.parquet is damaged .* run 'weaksam proposals x.yaml'"):
+        list(make_store(tmp_path).rows())
+    path.unlink()
+    with pytest.raises(UserError, match=r"part-00001.parquet is missing"):
+        make_store(tmp_path)["dir/004.jpg"]
+    assert make_store(tmp_path)["dir/000.jpg"]["count"] == 0
+
+
+def test_a_store_of_no_image(tmp_path):
+    store = make_store(tmp_path / "none", image_ids=[])
+    with pytest.raises(UserError, match="does not exist"):
+        list(store.rows())
+    assert list(store.fill(compute).rows()) == []
+    assert json.loads((tmp_path / "none" / "manifest.json").read_text())["parts"] == []
+
+
+@pytest.mark.parametrize("image_ids", [[], IMAGE_IDS[:4], IMAGE_IDS])
+def test_a_store_opens_without_knowing_what_made_it(tmp_path, image_ids):
+    made = make_store(tmp_path, image_ids=image_ids).fill(compute)
+    opened = open_sealed(tmp_path)
+    assert (opened.stage, opened.fingerprint, opened.image_ids) == (made.stage, made.fingerprint, made.image_ids)
+    for found, wanted in zip(opened.rows(), made.rows(), strict=True):
+        assert_rows_equal(found, wanted)
+    if image_ids:
+        assert_rows_equal(opened[image_ids[-1]], made[image_ids[-1]])
+
+
+def test_opening_what_is_no_sealed_store(tmp_path):
+    make_store(tmp_path / "out" / "p-aaa").fill(compute)
+    with pytest.raises(UserError, match=r"name one of the stores below it \(.*p-aaa\)"):
+        open_sealed(tmp_path / "out")
+    with pytest.raises(UserError, match=r"at .*nowhere, found none: finish the run"):
+        open_sealed(tmp_path / "nowhere")
+    manifest = tmp_path / "out" / "p-aaa" / "manifest.json"
+    path = tmp_path / "out" / "p-aaa" / "part-00001.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="is damaged"):
+        open_sealed(tmp_path / "out" / "p-aaa")
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="found format 99"):
+        manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+        open_sealed(tmp_path / "out" / "p-aaa")
+    manifest.write_text("[]")
+    with pytest.raises(UserError, match="another file"):
+        open_sealed(tmp_path / "out" / "p-aaa")
+
+
+def test_an_opened_store_that_was_changed_is_refused(tmp_path):
+    make_store(tmp_path).fill(compute)
+    path = tmp_path / "part-00001.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    with pytest.raises(UserError, match=r"damaged"):
+        list(open_sealed(tmp_path).rows())
+
+
+def test_other_tools_can_read_a_part(tmp_path):
+    make_store(tmp_path).fill(compute)
+    table = pq.read_table(tmp_path / "part-00000.parquet")
+    assert table.column_names == ["image_id", *COLUMNS]
+    assert table.column("count").to_pylist() == [0, 1, 2, 3]
+    assert len(table.column("boxes")[2].as_py()) == 2
+    assert table.column("masks")[1].as_py() == [{"size": [2, 3], "counts": "01"}]
+
+
+def test_write_wants_exactly_the_rows_of_its_part(tmp_path):
+    store = make_store(tmp_path)
+    rows = [compute(image_id) | {"image_id": image_id} for image_id in IMAGE_IDS[:3]]
+    with pytest.raises(AssertionError, match="wanted one row for each"):
+        store.write(store.parts[0], rows)
+
+
+def test_fingerprints_and_folders():
+    class Small(Settings):
+        size: int = 1
+
+    first = stage_fingerprint("clues", Small(), {"data": "a"})
+    assert first == stage_fingerprint("clues", Small(size=1), {"data": "a"})
+    others = [
+        ("wsod", Small(), {"data": "a"}),
+        ("clues", Small(size=2), {"data": "a"}),
+        ("clues", Small(), {"data": "b"}),
+    ]
+    assert len({first, *(stage_fingerprint(*other) for other in others)}) == 4
+    assert store_folder(Path("out"), "clues", "train", first) == Path(f"out/clues/store/train-{first[:12]}")
+
+
+def test_atomic_file_keeps_the_old_one_when_writing_fails(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    write_json_atomic(path, {"a": Path("b"), "n": float("nan"), "t": torch.tensor([1, 2]), "x": np.float32(0.5)})
+    assert json.loads(path.read_text()) == {"a": "b", "n": None, "t": [1, 2], "x": 0.5}
+    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(path.read_text())["t"] == [1, 2]
+    assert [found.name for found in path.parent.iterdir()] == ["a.json"]
+    with pytest.raises(UserError, match="cannot write"), atomic_file(path / "below a file") as temporary:
+        temporary.write_text("never")
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "empty").touch()
+    assert file_sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -1,0 +1,1 @@
+"""Annotation and tag formats, read and written: COCO, VOC, YOLO, tag files."""

@@ -1,0 +1,229 @@
+"""Pascal VOC: XML boxes, ImageSets/Main lists and SegmentationClass/Object pictures; read and written."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+
+from weaksam.config import UserError
+from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows, listed
+from weaksam.store.store import atomic_file
+from weaksam.structures.boxes import xyxy_from_inclusive
+from weaksam.structures.instances import Instances
+from weaksam.structures.masks import boxes_from_masks, mask_from_rle, rle_from_mask
+
+if TYPE_CHECKING:
+    from weaksam.data.loading import Dataset
+
+_SPLITS = frozenset({"train", "val", "trainval", "test"})
+
+VOID = 255
+"""Pixel value of VOC's unlabelled borders."""
+
+
+def read_annotations(folder: Path) -> Annotations:
+    """Boxes of every ``*.xml`` in ``folder``, by the photo's name without its ending; classes in alphabetical order.
+
+    VOC counts pixels from 1 and names the last one inside, so ``xmin, xmax`` become ``xmin - 1, xmax``. Inverted boxes
+    become empty ones and stay. ``difficult`` is kept. Raises `UserError` for a folder without XML or broken XML.
+    """
+    paths = sorted(folder.glob("*.xml"))
+    if not paths:
+        raise UserError(f"wanted VOC annotations (*.xml) in {folder}, found none: name the folder that holds them")
+    roots = {path: _parse(path) for path in paths}
+    names = sorted({_name(obj, path) for path, root in roots.items() for obj in root.iter("object")})
+    label_of = {name: label for label, name in enumerate(names)}
+    images = {path.stem: _image_truth(root, label_of, path) for path, root in roots.items()}
+    return Annotations(tuple(names), tuple(range(1, len(names) + 1)), images)
+
+
+def write_annotations(folder: Path, dataset: "Dataset", instances: Mapping[str, Instances]) -> None:
+    """Write one XML per image of ``dataset`` into ``folder``; an image that is not in ``instances`` gets no objects.
+
+    Corners are rounded to whole pixels, as VOC has no others; masks and scores are not written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for sample in dataset.samples:
+        root = ElementTree.Element("annotation")
+        ElementTree.SubElement(root, "filename").text = Path(sample.image_id).name
+        _append_numbers(root, "size", {"width": sample.size[1], "height": sample.size[0], "depth": 3})
+        objects = instances.get(sample.image_id, Instances.empty())
+        for row, (x1, y1, x2, y2) in enumerate(objects.boxes.round().int().tolist()):
+            obj = ElementTree.SubElement(root, "object")
+            ElementTree.SubElement(obj, "name").text = dataset.classes[int(objects.labels[row])]
+            difficult = objects.difficult is not None and bool(objects.difficult[row])
+            ElementTree.SubElement(obj, "difficult").text = str(int(difficult))
+            _append_numbers(obj, "bndbox", {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2})
+        ElementTree.indent(root)
+        with atomic_file(folder / Path(sample.image_id).with_suffix(".xml").name) as temporary:
+            ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
+
+
+def read_split(folder: Path, split: str) -> tuple[str, ...]:
+    """Image names of ``<split>.txt`` in an ``ImageSets/Main`` folder, in the file's order.
+
+    Without that file, the union of the per-class files ``<class>_<split>.txt``. Raises `UserError` where neither is.
+    """
+    path = folder / f"{split}.txt"
+    if path.is_file():
+        return tuple(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    flags = read_class_flags(folder, split)
+    if not flags:
+        found = listed(sorted(file.name for file in folder.glob("*.txt"))) or "no list"
+        raise UserError(f"wanted {split}.txt in {folder}, found {found}: name one of them")
+    return tuple(dict.fromkeys(name for rows in flags.values() for name in rows))
+
+
+def read_class_flags(folder: Path, split: str) -> dict[str, dict[str, int]]:
+    """``{class: {image name: flag}}`` of the per-class files ``<class>_<split>.txt``; no files give no classes.
+
+    The flag is 1 where the class is in the image, 0 where only a difficult object of it is, -1 where it is not.
+    """
+    flags = {}
+    for path in sorted(folder.glob(f"*_{split}.txt")):
+        rows = {}
+        for line in path.read_text(encoding="utf-8").splitlines():
+            parts = line.split()
+            if not parts:
+                continue
+            if len(parts) != 2 or parts[1] not in ("-1", "0", "1"):
+                raise UserError(f"wanted 'image flag' with flag -1, 0 or 1 in {path}, found {line!r}: mend that line")
+            rows[parts[0]] = int(parts[1])
+        flags[path.stem.removesuffix(f"_{split}")] = rows
+    return flags
+
+
+def write_split(folder: Path, split: str, flags: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> None:
+    """Write ``<split>.txt`` with ``names`` and one ``<class>_<split>.txt`` per class of ``flags`` (missing: -1)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    for class_name, rows in flags.items():
+        lines = [f"{name} {rows.get(name, -1):2d}\n" for name in names]
+        (folder / f"{class_name}_{split}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def splits_in(folder: Path) -> tuple[str, ...]:
+    """Names of the splits that an ``ImageSets/Main`` folder lists, whole or per class."""
+    stems = [path.stem.rpartition("_") for path in folder.glob("*.txt")]
+    return tuple(sorted({tail if tail in _SPLITS else head + mark + tail for head, mark, tail in stems}))
+
+
+def read_segmentation(class_png: Path, object_png: Path) -> Instances:
+    """Objects with masks from one SegmentationClass and one SegmentationObject picture (palette indices).
+
+    Label = class index - 1, so that VOC's 1 is label 0. Border pixels (255) belong to nothing. Pictures without
+    objects give the empty value with no masks. Raises `UserError` for pictures of different size or a class of 0.
+    """
+    class_map, object_map = _indices(class_png), _indices(object_png)
+    if class_map.shape != object_map.shape:
+        raise UserError(f"wanted {object_png} of size {class_map.shape} as {class_png}, found {object_map.shape}")
+    masks, labels = [], []
+    for number in np.unique(object_map):
+        if number in (0, VOID):
+            continue
+        mask = object_map == number
+        classes, counts = np.unique(class_map[mask], return_counts=True)
+        label = int(classes[counts.argmax()])
+        if label in (0, VOID):
+            raise UserError(f"wanted a class under object {number} of {object_png}, found background in {class_png}")
+        masks.append(torch.from_numpy(mask))
+        labels.append(label - 1)
+    if not masks:
+        return Instances.empty().replace(masks=())
+    boxes = boxes_from_masks(torch.stack(masks))
+    return Instances(boxes, torch.tensor(labels), masks=tuple(rle_from_mask(mask) for mask in masks))
+
+
+def write_segmentation(class_png: Path, object_png: Path, instances: Instances, size: tuple[int, int]) -> None:
+    """Write the masks of ``instances`` as the two VOC pictures of ``size`` (H, W); where masks overlap the later wins.
+
+    Raises `UserError` without masks or with more than 254 objects, as VOC's pictures have one byte per pixel.
+    """
+    if instances.masks is None or len(instances) >= VOID:
+        raise UserError(f"wanted at most 254 objects with masks to write {object_png}, found {len(instances)}")
+    class_map, object_map = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    for row, rle in enumerate(instances.masks):
+        mask = mask_from_rle(rle).numpy()
+        class_map[mask] = int(instances.labels[row]) + 1
+        object_map[mask] = row + 1
+    for path, indices in ((class_png, class_map), (object_png, object_map)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(indices)
+        picture.putpalette(_palette())
+        picture.save(path)
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise UserError(f"wanted VOC XML in {path}, found an error ({error}): mend or remove the file") from None
+
+
+def _name(obj: ElementTree.Element, path: Path) -> str:
+    name = (obj.findtext("name") or "").strip()
+    if not name:
+        raise UserError(f"wanted a <name> in every <object> of {path}, found none: mend or remove the object")
+    return name
+
+
+def _image_truth(root: ElementTree.Element, label_of: Mapping[str, int], path: Path) -> ImageTruth:
+    rows = ObjectRows.none()
+    for obj in root.iter("object"):
+        difficult = (obj.findtext("difficult") or "0").strip() == "1"
+        rows.add(_box(obj, path), label_of[_name(obj, path)], difficult=difficult)
+    frame = _frame(root)
+    return ImageTruth(rows.instances(with_masks=False, size=frame or (0, 0)).replace(crowd=None), None, frame)
+
+
+def _frame(root: ElementTree.Element) -> tuple[int, int] | None:
+    """(H, W) as the file states it, None where it does not."""
+    height, width = root.findtext("size/height"), root.findtext("size/width")
+    return (int(float(height)), int(float(width))) if height and width else None
+
+
+def _box(obj: ElementTree.Element, path: Path) -> list[float]:
+    """Half-open xyxy of one <object>."""
+    try:
+        corners = [float(obj.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")]
+    except ValueError:
+        raise UserError(f"wanted four numbers in every <bndbox> of {path}, found others: mend the file") from None
+    # VOC's first pixel is 1; files of other tools that start at 0 stay inside the photo
+    from_zero = torch.tensor([corners], dtype=torch.float64) - 1
+    return xyxy_from_inclusive(from_zero)[0].clamp(min=0).tolist()
+
+
+def _append_numbers(parent: ElementTree.Element, tag: str, numbers: Mapping[str, int]) -> None:
+    element = ElementTree.SubElement(parent, tag)
+    for key, value in numbers.items():
+        ElementTree.SubElement(element, key).text = str(value)
+
+
+def _indices(path: Path) -> np.ndarray:
+    """Palette indices (or grey values) ``(H, W)`` of a label picture."""
+    try:
+        with Image.open(path, formats=("PNG", "BMP")) as picture:
+            indices = np.asarray(picture)
+    except FileNotFoundError:
+        raise UserError(f"wanted a label picture at {path}, found nothing there: check the path") from None
+    except OSError as error:
+        raise UserError(f"wanted a PNG label picture at {path}, found another file ({error})") from None
+    if indices.ndim != 2:
+        raise UserError(f"wanted palette or grey labels in {path}, found colours: save it with a palette")
+    return indices
+
+
+def _palette() -> list[int]:
+    """VOC's 256 colours: the bits of an index spread over red, green and blue, highest first."""
+    colours = []
+    for index in range(256):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+        colours.extend(channels)
+    return colours

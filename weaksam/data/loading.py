@@ -1,0 +1,295 @@
+"""A split of photos with their tags and, for evaluation only, their true objects."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from weaksam.config import Settings, UserError
+from weaksam.data.annotations import NameMatcher, did_you_mean, listed, tag_labels
+from weaksam.data.formats.tags import TagRows, is_class_folders, read_class_folders, read_tags
+from weaksam.data.images import file_sha256
+from weaksam.data.photos import Photo, list_photos, verify_photos
+from weaksam.data.truth import SplitTruth, read_split_truth, truth_classes
+from weaksam.structures.instances import Instances
+
+
+class SplitSettings(Settings):
+    """Where one split lies: paths, relative to the current directory."""
+
+    images: Path | None = None
+    """Folder of photos, searched with its sub-folders."""
+    tags: Path | None = None
+    """Tag file (.csv, .json, .jsonl), folder of class folders, or VOC ``ImageSets/Main`` (the folder or one list)."""
+    truth: Path | None = None
+    """True objects, read by the evaluation only: COCO .json, folder of VOC .xml, or folder of YOLO .txt."""
+
+
+class DataSettings(Settings):
+    """The data of one run."""
+
+    train: SplitSettings = SplitSettings()
+    test: SplitSettings | None = None
+    """Split to test on; without it nothing is evaluated."""
+    classes: tuple[str, ...] | None = None
+    """Class names in order; by default those of the truth file, else those of the tags, sorted."""
+    without_tags: bool = False
+    """Photos alone: no tags or truth are looked for, folders are only folders, and proposals are all that is made."""
+
+
+class EventLog(Protocol):
+    """Anything that takes events as names with fields, such as the run's log."""
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Take one event."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photo of a split.
+
+    ``image_id`` is its file name relative to the images folder, ``size`` the upright (H, W), ``tags`` the sorted
+    labels, ``truth`` its true objects where the split has them, ``number`` its id in COCO files, ``sha256`` the hash of
+    its bytes.
+    """
+
+    image_id: str
+    path: Path
+    size: tuple[int, int]
+    tags: tuple[int, ...]
+    truth: Instances | None
+    number: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The readable photos of one split in the order of their ids, and what was set aside with its reason."""
+
+    name: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    bad: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over classes and every photo's id, bytes and tags; the truth has no part in it."""
+        rows = [[s.image_id, s.sha256 or file_sha256(s.path), list(s.tags)] for s in self.samples]
+        return hashlib.sha256(json.dumps([list(self.classes), rows]).encode()).hexdigest()
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """Ids of the photos, sorted."""
+        return tuple(sample.image_id for sample in self.samples)
+
+    @cached_property
+    def by_id(self) -> dict[str, Sample]:
+        """Samples by image id."""
+        return {sample.image_id: sample for sample in self.samples}
+
+    @property
+    def truths(self) -> dict[str, Instances]:
+        """True objects by image id, of the photos that have them."""
+        return {sample.image_id: sample.truth for sample in self.samples if sample.truth is not None}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+
+def gives_tags(split: SplitSettings) -> bool:
+    """Whether a split comes with tags: a tag file, a truth to take them from, or folders that name classes."""
+    folders = split.images is not None and split.images.is_dir() and is_class_folders(split.images)
+    return split.tags is not None or split.truth is not None or folders
+
+
+def load_splits(data: DataSettings, log: EventLog | None = None) -> tuple[Dataset, Dataset | None]:
+    """Train and test split with one list of classes: the settings', else the truth's, else the tags'.
+
+    Taking the classes from a truth file, even the test split's, finds a misspelt class in the tags. With
+    ``without_tags`` neither is looked for, see `load_photos`. Raises `UserError`.
+    """
+    if data.without_tags:
+        train = load_photos(data.train, name="train", log=log)
+        has_test = data.test is not None and data.test.images is not None
+        return train, load_photos(data.test, name="test", log=log) if data.test and has_test else None
+    classes = data.classes
+    if classes is None and data.train.truth is None and data.test is not None and data.test.truth is not None:
+        classes = truth_classes(data.test.truth)
+    train = load_dataset(data.train, name="train", classes=classes, log=log)
+    if data.test is None or data.test == SplitSettings():
+        return train, None
+    return train, load_dataset(data.test, name="test", classes=train.classes, log=log)
+
+
+def load_photos(split: SplitSettings, *, name: str, log: EventLog | None = None) -> Dataset:
+    """Every photo of a split that can be read, without tags, classes or truth; the others are in ``bad``.
+
+    Raises `UserError` for a missing folder and where no photo is left.
+    """
+    folder = images_folder(split, name)
+    bad: dict[str, str] = {}
+    photos = verify_photos(list_photos(folder), bad)
+    samples = _samples(photos, {image_id: () for image_id in photos}, None)
+    dataset = Dataset(name, (), (), samples, tuple(sorted(bad.items())))
+    _refuse_nothing_left(dataset, folder)
+    _write_log(dataset, log)
+    return dataset
+
+
+def load_dataset(
+    split: SplitSettings, *, name: str, classes: tuple[str, ...] | None = None, log: EventLog | None = None
+) -> Dataset:
+    """Read one split; ``name`` is train, test, ... and picks the list of a VOC ``ImageSets/Main`` folder.
+
+    Without a tag file the tags are those of the truth, without either those of class folders. A photo that cannot be
+    read, a listed name without a photo and a photo without a row are set aside in ``bad`` with the reason. Classes are
+    ``classes``, else those of the truth, else those of the tags. Raises `UserError` for a missing folder, an empty or
+    broken list, an unknown class (the nearest is named), and where no photo is left.
+    """
+    folder = images_folder(split, name)
+    paths = list_photos(folder)
+    matcher = NameMatcher(list(paths))
+    bad: dict[str, str] = {}
+    tags = read_tag_rows(split, folder, name)
+    tagged = None if tags is None else _match_tags(tags, matcher, split.tags or folder, folder, bad)
+    if tagged is not None and tags is not None and not tags.complete:
+        paths = {image_id: path for image_id, path in paths.items() if image_id in tagged}
+    photos = verify_photos(paths, bad)
+    truth = None
+    if split.truth is not None:
+        truth = read_split_truth(split.truth, photos, matcher, classes, tags.classes if tags else None)
+    if tagged is None:
+        assert truth is not None  # read_tag_rows refuses a split with neither
+        bad.update({entry: f"is in {split.truth} but not in {folder}" for entry in truth.without_photo})
+        tagged = {image_id: _names_of(objects, truth.classes) for image_id, objects in truth.objects.items()}
+    names = classes or (truth.classes if truth is not None else None) or (tags.class_names if tags is not None else ())
+    labels = _labels(tagged, names, split.tags or folder)
+    source = split.tags or split.truth or folder
+    bad.update({image_id: f"has no row in {source}" for image_id in photos if image_id not in labels})
+    dataset = Dataset(
+        name,
+        tuple(names),
+        truth.category_ids if truth is not None else tuple(range(1, len(names) + 1)),
+        _samples(photos, labels, truth),
+        tuple(sorted(bad.items())),
+    )
+    _refuse_nothing_left(dataset, folder)
+    _write_log(dataset, log)
+    return dataset
+
+
+def images_folder(split: SplitSettings, name: str) -> Path:
+    """The folder of photos of a split; raises `UserError` where it is not given or not there.
+
+    Not given, it is the folder of class folders in ``tags``, or ``JPEGImages`` beside VOC's ``ImageSets``.
+    """
+    folder = split.images
+    if folder is None and split.tags is not None:
+        lists = split.tags if split.tags.name == "Main" else split.tags.parent
+        folder = lists.parent.parent / "JPEGImages" if lists.name == "Main" else split.tags
+    if folder is None:
+        raise UserError(f"wanted a folder of photos for the {name} split, found none: set data.{name}.images")
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing there"
+        raise UserError(f"wanted a folder of photos at {folder}, found {found}: set data.{name}.images to the folder")
+    return folder
+
+
+def read_tag_rows(split: SplitSettings, folder: Path, name: str) -> TagRows | None:
+    """The split's tags, or None where they come from its truth."""
+    if split.tags is not None:
+        return read_tags(split.tags, split=name)
+    if split.truth is not None:
+        return None
+    if is_class_folders(folder):
+        return read_class_folders(folder)
+    raise UserError(
+        f"wanted tags for the photos in {folder}, found neither a tag file nor class folders: "
+        f"set data.{name}.tags (or data.{name}.truth)"
+    )
+
+
+def _match_tags(
+    tags: TagRows, matcher: NameMatcher, source: Path, folder: Path, bad: dict[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Class names by image id; a row whose photo is not on disk goes to ``bad``."""
+    tagged: dict[str, tuple[str, ...]] = {}
+    for row, names in tags.rows.items():
+        image_id = matcher.find(row, str(source))
+        if image_id is None:
+            bad[row] = f"is named in {source} but not in {folder}"
+        else:
+            tagged[image_id] = tuple(dict.fromkeys(tagged.get(image_id, ()) + names))
+    if not tagged:
+        raise UserError(
+            f"wanted the photos of {source} in {folder}, found none of its {len(tags.rows)} "
+            f"({listed(tags.rows, 3)}): set the images folder that belongs to this list"
+        )
+    return tagged
+
+
+def _names_of(objects: Instances, classes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(classes[label] for label in tag_labels(objects))
+
+
+def _labels(tagged: Mapping[str, tuple[str, ...]], classes: Sequence[str], source: Path) -> dict[str, tuple[int, ...]]:
+    """Sorted labels by image id; raises `UserError` for a class that is not one of ``classes``."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    for image_id, names in tagged.items():
+        unknown = next((name for name in names if name not in label_of), None)
+        if unknown is not None:
+            raise UserError(
+                f"wanted one of the classes {listed(classes)} for {image_id} in {source}, "
+                f"found {unknown!r}{did_you_mean(unknown, classes)}: mend the row or set data.classes"
+            )
+    if not classes:
+        raise UserError(f"wanted at least one class in {source}, found {len(tagged)} rows without any: add tags")
+    return {image_id: tuple(sorted(label_of[name] for name in names)) for image_id, names in tagged.items()}
+
+
+def _samples(
+    photos: Mapping[str, Photo], labels: Mapping[str, tuple[int, ...]], truth: SplitTruth | None
+) -> tuple[Sample, ...]:
+    """The samples that have both a photo and a row, in the order of their ids."""
+    kept = sorted(image_id for image_id in photos if image_id in labels)
+    objects = {} if truth is None else truth.objects
+    given = {} if truth is None else truth.numbers
+    # Photos that the truth file does not number come after those that it does
+    start = max(given.values(), default=0)
+    free = iter(range(start + 1, start + len(kept) + 1))
+    return tuple(
+        Sample(
+            image_id,
+            photos[image_id].path,
+            photos[image_id].size,
+            labels[image_id],
+            objects.get(image_id),
+            given[image_id] if image_id in given else next(free),
+            photos[image_id].sha256,
+        )
+        for image_id in kept
+    )
+
+
+def _refuse_nothing_left(dataset: Dataset, folder: Path) -> None:
+    if not dataset.samples:
+        image_id, reason = dataset.bad[0] if dataset.bad else ("the folder", "holds no photo")
+        raise UserError(
+            f"wanted photos for the {dataset.name} split in {folder}, found {len(dataset.bad)} and none usable "
+            f"({image_id} {reason}): run 'weaksam data check' and mend them"
+        )
+
+
+def _write_log(dataset: Dataset, log: EventLog | None) -> None:
+    if log is None:
+        return
+    log.write("dataset", name=dataset.name, photos=len(dataset), classes=list(dataset.classes), bad=len(dataset.bad))
+    for image_id, reason in dataset.bad:
+        log.write("set_aside", dataset=dataset.name, image_id=image_id, reason=reason)

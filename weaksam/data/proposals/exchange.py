@@ -1,0 +1,241 @@
+"""Bring proposals of other tools into a store, and a store's proposals to other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weaksam.config import UserError
+from weaksam.data.annotations import listed
+from weaksam.data.image_names import ImageNames, Key, read_image_list
+from weaksam.data.images import image_size
+from weaksam.data.photos import list_photos
+from weaksam.data.proposals.files import (
+    Found,
+    ImageProposals,
+    open_store,
+    read_proposals,
+    store_rows,
+    write_coco_results,
+    write_flat_table,
+    write_store,
+)
+from weaksam.data.proposals.given import record_photos
+from weaksam.data.proposals.pickles import Corners, Layout, read_foreign_proposals
+from weaksam.store.files import file_sha256, write_json_atomic
+
+_TABLES = (".json", ".parquet")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import found: its ``about`` in words, images, boxes, and what it had to leave out."""
+
+    folder: Path
+    about: str
+    num_images: int
+    num_boxes: int
+    num_dropped: int
+    left_out: tuple[str, ...]
+    num_bare: int
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}: {self.num_boxes} boxes of {self.num_images} images ({self.about})"]
+        if self.num_dropped:
+            lines.append(f"{self.num_dropped} boxes had no area, inverted corners or no finite numbers: left out")
+        if self.left_out:
+            lines.append(f"{len(self.left_out)} images have no photo ({listed(self.left_out, 3)}): left out")
+        if self.num_bare:
+            lines.append(f"{self.num_bare} images have no proposals")
+        return "\n".join(lines)
+
+
+def import_proposals(
+    source: Path,
+    out: Path,
+    *,
+    image_list: Path | None = None,
+    photos: Path | None = None,
+    layout: Layout | None = None,
+    corners: Corners = "auto",
+) -> Imported:
+    """Write the proposals of ``source`` (a pickle of another tool, COCO results or a flat table) as the store ``out``.
+
+    ``image_list`` names the images the file was made for: exactly those must be in it; mmdet's files, which name none,
+    need it for their order. ``photos`` is their folder: image ids become its file names, the SHA-256 of the photos is
+    recorded beside the store, and without a list images that have no photo are left out. Raises `UserError` where
+    neither is given but needed, and where nothing fits.
+    """
+    is_table = source.suffix.lower() in _TABLES
+    names = _names(source, image_list, photos, needed=source.suffix.lower() != ".parquet")
+    if is_table:
+        found, about, inclusive, dropped = read_proposals(source), f"from {source.name}", False, 0
+        companion = companion_names(source)
+        found = found if companion is None else _renamed(found, companion, source)
+    else:
+        foreign = read_foreign_proposals(source, layout, corners)
+        if image_list is None and any(key is None for key, _ in foreign.images):
+            raise UserError(
+                f"wanted the list of images that {source} was made with, since {foreign.layout} keeps proposals in its "
+                "order, found none: give --list FILE"
+            )
+        found, inclusive, dropped = foreign.by_key(names.names, str(source)), foreign.inclusive, foreign.num_dropped
+        about = f"{foreign.layout}, corners {'inclusive' if inclusive else 'half-open'} there, half-open here"
+    key_of = names.find_all(list(found), str(source)) if names.names else {str(key): key for key in found}
+    _check_list(key_of, found, names, source, image_list)
+    ids = photo_ids(list(key_of), photos)
+    proposals = {ids[name]: found[key] for name, key in key_of.items()}
+    write_store(out, proposals, {"file": file_sha256(source), "inclusive": inclusive, "images": sorted(proposals)})
+    if photos is not None:
+        paths = list_photos(photos)
+        record_photos(out, {image_id: file_sha256(paths[image_id]) for image_id in proposals})
+    known = set(key_of.values())
+    left_out = tuple(str(key) for key in found if key not in known)
+    boxes, bare = sum(map(len, proposals.values())), sum(len(one) == 0 for one in proposals.values())
+    return Imported(out, about, len(proposals), boxes, dropped, left_out, bare)
+
+
+def export_proposals(
+    source: Path,
+    out: Path,
+    *,
+    image_list: Path | None = None,
+    photos: Path | None = None,
+    category_id: int = 1,
+    masks: bool = False,
+) -> str:
+    """Write the proposals of a store (or of a table) as COCO results (``.json``) or a flat table (``.parquet``).
+
+    COCO results name images by number: those of the COCO file ``image_list``, else 1, 2, .. in the order of the ids,
+    which are then written beside them as ``NAME.images.json``. ``masks`` need ``photos`` for their sizes. Returns what
+    was written in words; raises `UserError`.
+    """
+    if out.suffix.lower() not in _TABLES:
+        raise UserError(f"wanted an output named .json (COCO results) or .parquet (flat table), found {out}: rename it")
+    if masks and (photos is None or out.suffix.lower() != ".json" or not source.is_dir()):
+        raise UserError("wanted a store, an output named .json and the folder of photos (--images) to export masks")
+    ids, rows = _rows_of(source, masks)
+    if out.suffix.lower() == ".parquet":
+        write_flat_table(out, rows, ids)
+        return f"{out}: the boxes of {len(ids)} images"
+    numbers, note = _numbers(ids, image_list, out)
+    paths = {} if photos is None else list_photos(photos)
+    where = photo_ids(ids, photos) if masks else {}
+    sizes = {image_id: image_size(paths[where[image_id]]) for image_id in where} if masks else None
+    write_coco_results(out, rows, numbers, category_id=category_id, sizes=sizes)
+    return f"{out}: the {'masks' if masks else 'boxes'} of {len(ids)} images{note}"
+
+
+def named_proposals(source: Path, names: ImageNames) -> tuple[dict[str, ImageProposals], int]:
+    """Proposals of a store or table for the images ``names`` speaks of, and how many others it has.
+
+    Raises `UserError`, also where it has proposals for none of them.
+    """
+    found = read_proposals(source)
+    companion = companion_names(source)
+    found = found if companion is None else _renamed(found, companion, source)
+    key_of = names.find_all(list(found), str(source))
+    _check_list(key_of, found, names, source, None)
+    return {name: found[key] for name, key in key_of.items()}, len(found) - len(key_of)
+
+
+def companion_names(source: Path) -> ImageNames | None:
+    """The images of ``NAME.images.json``, which an export writes beside ``NAME.json``; None where there is none."""
+    path = source.with_suffix(".images.json")
+    return read_image_list(path) if source.suffix.lower() == ".json" and path.is_file() else None
+
+
+def photo_ids(names: Sequence[str], photos: Path | None) -> dict[str, str]:
+    """The file name in the folder ``photos`` for each of ``names``; themselves without a folder. Raises `UserError`."""
+    if photos is None:
+        return {name: name for name in names}
+    known = ImageNames(list(list_photos(photos)))
+    found = {name: known.find(name, str(photos)) for name in names}
+    lost = [name for name, photo in found.items() if photo is None]
+    if lost:
+        raise UserError(
+            f"wanted a photo in {photos} for every image, found none for {listed(lost, 3)}: mend the folder"
+        )
+    return {name: photo for name, photo in found.items() if photo is not None}
+
+
+def _names(source: Path, image_list: Path | None, photos: Path | None, needed: bool) -> ImageNames:
+    """The images that ``source`` may speak of; none at all for a table that names them itself."""
+    if image_list is not None:
+        return read_image_list(image_list)
+    if photos is not None:
+        return read_image_list(photos)
+    companion = companion_names(source)
+    if companion is not None:
+        return companion
+    if needed:
+        raise UserError(
+            f"wanted to know which images {source} speaks of, found nothing: give --list FILE (names, or a COCO file) "
+            "or --images DIR"
+        )
+    return ImageNames([])
+
+
+def _renamed(found: Found, companion: ImageNames, source: Path) -> Found:
+    named: dict[Key, ImageProposals] = {name: ImageProposals.none() for name in companion.names}
+    return named | {name: found[key] for name, key in companion.find_all(list(found), str(source)).items()}
+
+
+def _check_list(
+    key_of: Mapping[str, Key], found: Found, names: ImageNames, source: Path, image_list: Path | None
+) -> None:
+    """`UserError` where no image fits, or where a list was given and does not fit exactly."""
+    known = set(key_of.values())
+    strange = [str(key) for key in found if key not in known]
+    lacking = [name for name in names.names if name not in key_of]
+    if found and (not key_of or (image_list is not None and strange)):
+        raise UserError(
+            f"wanted {source} to speak of the {len(names.names)} images given, found {len(strange)} others "
+            f"({listed(strange, 3)}): give the list or the folder that belongs to it"
+        )
+    if image_list is not None and lacking:
+        raise UserError(
+            f"wanted proposals for all {len(names.names)} images of {image_list}, found {len(key_of)} in {source} "
+            f"(without {listed(lacking, 3)}): give the list that belongs to it"
+        )
+
+
+def _rows_of(source: Path, masks: bool) -> tuple[list[str], Iterable[tuple[str, ImageProposals]]]:
+    """All image ids in order, and their proposals: of a store one part at a time."""
+    if not source.is_dir():
+        found = read_proposals(source)
+        companion = companion_names(source)
+        if companion is not None:
+            found = _renamed(found, companion, source)
+        named = {str(key): one for key, one in found.items()}
+        return list(named), named.items()
+    store = open_store(source)
+    return list(store.image_ids), _checked(store_rows(store, masks), source) if masks else store_rows(store, False)
+
+
+def _checked(rows: Iterator[tuple[str, ImageProposals]], source: Path) -> Iterator[tuple[str, ImageProposals]]:
+    for image_id, one in rows:
+        if len(one.rles) != len(one):
+            raise UserError(f"wanted masks in {source}, found boxes alone for {image_id}: export without masks")
+        yield image_id, one
+
+
+def _numbers(ids: Sequence[str], image_list: Path | None, out: Path) -> tuple[dict[str, int], str]:
+    """The number of each image, and where it is from; own numbers are written beside ``out``."""
+    if image_list is None:
+        numbers = {image_id: place for place, image_id in enumerate(ids, start=1)}
+        path = out.with_suffix(".images.json")
+        write_json_atomic(path, {"images": [{"id": number, "file_name": name} for name, number in numbers.items()]})
+        return numbers, f", numbered in {path.name}"
+    names = read_image_list(image_list)
+    if names.numbers is None:
+        raise UserError(f"wanted a COCO file with the images' numbers, found {image_list} without: leave it out")
+    found = {image_id: names.find(image_id, str(image_list)) for image_id in ids}
+    lost = [image_id for image_id, name in found.items() if name is None]
+    if lost:
+        raise UserError(
+            f"wanted every image of the proposals in {image_list}, found {len(lost)} that it lacks "
+            f"({listed(lost, 3)}): give the file that numbers them all"
+        )
+    return {image_id: names.numbers[name] for image_id, name in found.items() if name is not None}, ""

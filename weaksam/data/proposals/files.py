@@ -1,0 +1,287 @@
+"""Class-free proposals on disk: sealed stores, COCO result lists and flat Parquet tables, read and written."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from weaksam.config import UserError, fingerprint_of
+from weaksam.data.annotations import listed, read_json
+from weaksam.data.formats.coco import object_entries
+from weaksam.data.image_names import ImageNames, Key
+from weaksam.store.files import atomic_file
+from weaksam.store.sealed import open_sealed
+from weaksam.store.store import Store
+from weaksam.structures.boxes import xyxy_from_xywh
+from weaksam.structures.instances import Instances
+from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_from_mask
+
+STORE_COLUMNS = {"boxes": "boxes", "scores": "floats", "sources": "ints", "rles": "rles", "mask_size": "ints"}
+"""Columns of a store of proposals; the proposals stage writes the same (a test compares them)."""
+IMPORTED = -1
+"""The source of a proposal that another tool made."""
+_FLAT = pa.schema(
+    [
+        ("image_id", pa.string()),
+        *((name, pa.float32()) for name in ("x1", "y1", "x2", "y2", "score")),
+        ("source", pa.int16()),
+    ]
+)
+_IMAGES_KEY = b"weaksam_images"
+_ROWS_AT_ONCE = 65536
+
+
+@dataclass(frozen=True)
+class ImageProposals:
+    """N proposals of one image in their file's order.
+
+    ``boxes``: float32 ``(N, 4)`` half-open xyxy in photo pixels; ``scores``: float32 ``(N,)``; ``sources``: int64
+    ``(N,)``, the number of what prompted each, -1 for another tool's; ``rles``: N masks in a frame of ``mask_size``
+    (h, w) that covers the whole photo, or none, then ``mask_size`` is (0, 0).
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    sources: Tensor
+    rles: tuple[Rle, ...] = ()
+    mask_size: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def of(cls, boxes: Tensor, scores: Tensor | None = None, sources: Tensor | None = None) -> ImageProposals:
+        """Boxes ``(N, 4)`` without masks; scores are 1 and sources ``IMPORTED`` where they are not given."""
+        scores = torch.ones(len(boxes)) if scores is None else scores
+        sources = torch.full((len(boxes),), IMPORTED) if sources is None else sources
+        return cls(boxes.float(), scores.float(), sources.long())
+
+    @classmethod
+    def none(cls) -> ImageProposals:
+        """No proposals."""
+        return cls.of(torch.zeros(0, 4))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, rows: Tensor) -> ImageProposals:
+        """The proposals of ``rows``, places ``(K,)`` int64, in that order."""
+        rles = tuple(self.rles[row] for row in rows.tolist()) if self.rles else ()
+        return ImageProposals(self.boxes[rows], self.scores[rows], self.sources[rows], rles, self.mask_size)
+
+    def by_score(self) -> ImageProposals:
+        """Best score first, equals in their order."""
+        return self[self.scores.argsort(descending=True, stable=True)]
+
+
+Found = dict[Key, ImageProposals]
+"""Proposals by what a file calls each image: a name, or a number in COCO results."""
+
+
+def read_proposals(path: Path) -> Found:
+    """The boxes of a sealed store's folder, a COCO results list (``.json``) or a flat table (``.parquet``), no masks.
+
+    Raises `UserError` for anything else; pickles of other tools are imported first.
+    """
+    if path.suffix.lower() in (".pkl", ".pickle"):
+        raise UserError(
+            f"wanted a store, a COCO results list or a Parquet table, found the pickle {path}: "
+            "run 'weaksam boxes import' on it first"
+        )
+    if path.suffix.lower() == ".parquet" and path.is_file():
+        return read_flat_table(path)
+    if path.suffix.lower() == ".json":
+        return read_coco_results(path)
+    return {image_id: found for image_id, found in store_rows(open_store(path), masks=False)}
+
+
+# Stores
+
+
+def open_store(folder: Path) -> Store:
+    """The sealed store of proposals in ``folder``; raises `UserError` where it is none."""
+    store = open_sealed(folder)
+    missing = [name for name in STORE_COLUMNS if name not in store.columns]
+    if missing:
+        raise UserError(
+            f"wanted a store of proposals in {folder}, found one of the stage {store.stage} without the column "
+            f"{missing[0]!r}: name a store below proposals/store"
+        )
+    return store
+
+
+def store_rows(store: Store, masks: bool = True) -> Iterator[tuple[str, ImageProposals]]:
+    """Image id and proposals of every row, one part in memory at a time."""
+    for row in store.rows(*_columns(masks)):
+        yield row["image_id"], _from_row(row)
+
+
+def store_row(store: Store, image: str) -> tuple[str, ImageProposals]:
+    """The image id that ``image`` means, with or without ending and folders, and its proposals with their masks."""
+    image_id = ImageNames(store.image_ids).find(image, str(store.folder))
+    if image_id is None:
+        known = f"{len(store)} others ({listed(store.image_ids, 3)})"
+        raise UserError(f"wanted proposals of {image!r} in {store.folder}, found {known}: name one of them")
+    return image_id, stored_proposals(store, image_id)
+
+
+def stored_proposals(store: Store, image_id: str) -> ImageProposals:
+    """The proposals, with their masks, of an image that the store calls ``image_id``."""
+    return _from_row(store.read(image_id, *_columns(masks=True)))
+
+
+def _columns(masks: bool) -> list[str]:
+    return [name for name in STORE_COLUMNS if masks or name not in ("rles", "mask_size")]
+
+
+def _from_row(row: Mapping[str, Any]) -> ImageProposals:
+    height, width = row["mask_size"].tolist() if len(row.get("mask_size", ())) == 2 else (0, 0)
+    return ImageProposals(row["boxes"], row["scores"], row["sources"], tuple(row.get("rles", ())), (height, width))
+
+
+def write_store(folder: Path, proposals: Mapping[str, ImageProposals], made_from: Any) -> Store:
+    """Write ``proposals`` by image id as a sealed store like the stage's own; ``made_from`` decides its fingerprint.
+
+    A store made from the same is left as it is; raises `UserError` where ``folder`` holds another.
+    """
+    fingerprint = fingerprint_of({"stage": "proposals", "imported": made_from})
+    store = Store(
+        folder,
+        stage="proposals",
+        fingerprint=fingerprint,
+        image_ids=list(proposals),
+        columns=STORE_COLUMNS,
+        command="weaksam boxes import",
+    )
+    if store.sealed:
+        store.manifest  # noqa: B018  (is it the same?)
+
+    return store.fill(lambda image_id: store_columns(proposals[image_id]), progress="import")
+
+
+def store_columns(one: ImageProposals) -> dict[str, Any]:
+    """The proposals of one image as a row of a store, see ``STORE_COLUMNS``."""
+    columns = {"boxes": one.boxes, "scores": one.scores, "sources": one.sources, "rles": list(one.rles)}
+    return {**columns, "mask_size": torch.tensor(one.mask_size)}
+
+
+# COCO results
+
+
+def write_coco_results(
+    path: Path,
+    rows: Iterable[tuple[str, ImageProposals]],
+    numbers: Mapping[str, int],
+    *,
+    category_id: int = 1,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
+) -> None:
+    """Write proposals as a COCO results list, one image in memory at a time.
+
+    ``numbers``: the ``image_id`` of each image. ``category_id`` is every proposal's, since they have no class. With
+    ``sizes``, the photos' (H, W), masks are written too, resized to the photo. The extra key ``source`` is kept.
+    """
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        separator = "["
+        for image_id, one in rows:
+            for entry in _coco_entries(one, numbers[image_id], category_id, None if sizes is None else sizes[image_id]):
+                file.write(separator + json.dumps(entry))
+                separator = ",\n"
+        file.write("[]\n" if separator == "[" else "]\n")
+
+
+def _coco_entries(
+    one: ImageProposals, number: int, category_id: int, size: tuple[int, int] | None
+) -> Iterator[dict[str, Any]]:
+    masks = None if size is None or not one.rles else tuple(resized_rle(rle, size) for rle in one.rles)
+    objects = Instances(one.boxes, torch.zeros(len(one), dtype=torch.int64), one.scores, masks)
+    for entry, source in zip(object_entries(objects, [category_id]), one.sources.tolist(), strict=True):
+        yield {"image_id": number, **entry, "source": source}
+
+
+def resized_rle(rle: Rle, size: tuple[int, int]) -> Rle:
+    """The mask of a working frame that covers a photo of ``size`` (H, W), in that photo."""
+    return rle_from_mask(full_masks(mask_from_rle(rle)[None], size)[0])
+
+
+def read_coco_results(path: Path) -> Found:
+    """Boxes by image number (or name, where a file has names) of a COCO results list, in the file's order.
+
+    Without ``score`` a box scores 1. Raises `UserError` for other JSON or a box that is not four numbers.
+    """
+    content = read_json(path, "a COCO results list")
+    if not isinstance(content, list) or not all(isinstance(one, dict) and "image_id" in one for one in content):
+        raise UserError(f"wanted a COCO results list (entries with image_id and bbox) in {path}, found other JSON")
+    rows: dict[Key, list[tuple[float, ...]]] = defaultdict(list)
+    for one in content:
+        box = one.get("bbox")
+        if not isinstance(box, list) or len(box) != 4:
+            raise UserError(f"wanted a bbox of four numbers in every entry of {path}, found {box!r}: mend the file")
+        rows[one["image_id"]].append((*box, one.get("score", 1.0), one.get("source", IMPORTED)))
+    return {key: _from_xywh_rows(values, path) for key, values in rows.items()}
+
+
+def _from_xywh_rows(values: list[tuple[float, ...]], path: Path) -> ImageProposals:
+    try:
+        table = torch.tensor(values, dtype=torch.float64)  # (N, 6)
+    except (TypeError, ValueError):
+        raise UserError(f"wanted numbers in bbox, score and source of {path}, found something else") from None
+    if not bool(torch.isfinite(table).all()):
+        raise UserError(f"wanted finite boxes and scores in {path}, found nan or infinity: mend the file")
+    return ImageProposals.of(xyxy_from_xywh(table[:, :4]), table[:, 4], table[:, 5])
+
+
+# Flat tables
+
+
+def write_flat_table(path: Path, rows: Iterable[tuple[str, ImageProposals]], image_ids: Iterable[str]) -> None:
+    """Write one line per box: image_id, x1, y1, x2, y2, score, source; few of them in memory at a time.
+
+    ``image_ids`` are all images, kept in the file's metadata: one without a box has no line.
+    """
+    schema = _FLAT.with_metadata({_IMAGES_KEY: json.dumps(list(image_ids)).encode()})
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        waiting: list[pa.RecordBatch] = []
+        num_waiting = 0
+        for image_id, one in rows:
+            columns = [*one.boxes.T.numpy(), one.scores.numpy(), one.sources.numpy().astype(np.int16)]
+            waiting.append(pa.record_batch([pa.array([image_id] * len(one), pa.string()), *columns], schema=schema))
+            num_waiting += len(one)
+            if num_waiting >= _ROWS_AT_ONCE:
+                writer.write_table(pa.Table.from_batches(waiting, schema))
+                waiting, num_waiting = [], 0
+        writer.write_table(pa.Table.from_batches(waiting, schema))
+
+
+def read_flat_table(path: Path) -> Found:
+    """Boxes by image of a flat table, in its order; ``score`` and ``source`` may be missing. Raises `UserError`."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"wanted a Parquet table of boxes at {path}, found none ({error}): name another file") from None
+    missing = [name for name in ("image_id", "x1", "y1", "x2", "y2") if name not in table.column_names]
+    if missing:
+        raise UserError(f"wanted the column {missing[0]!r} in {path}, found {', '.join(table.column_names[:8])}")
+    ids = np.array(table.column("image_id").to_pylist(), dtype=object)
+    numbers = {name: table.column(name).to_numpy() for name in table.column_names if name in _FLAT.names[1:]}
+    images = json.loads((table.schema.metadata or {}).get(_IMAGES_KEY, b"[]"))
+    names, place = np.unique(ids.astype(str), return_inverse=True) if len(ids) else (ids, np.zeros(0, np.int64))
+    pick = functools.partial(_flat_rows, numbers)
+    order = np.argsort(place, kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(place, minlength=len(names)))[:-1]) if len(names) else []
+    found: Found = {str(name): ImageProposals.none() for name in images}
+    return found | {str(name): pick(group) for name, group in zip(names, groups, strict=True)}
+
+
+def _flat_rows(numbers: Mapping[str, np.ndarray], rows: np.ndarray) -> ImageProposals:
+    boxes = np.stack([numbers[name][rows] for name in ("x1", "y1", "x2", "y2")], axis=1)
+    score, source = (torch.from_numpy(numbers[name][rows]) if name in numbers else None for name in ("score", "source"))
+    return ImageProposals.of(torch.from_numpy(boxes.astype(np.float32)), score, source)

@@ -1,0 +1,207 @@
+"""Use a finished store of proposals on a run's photos: prove that it belongs to them, and read its rows for them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from torch import Tensor
+
+from weaksam.config import Settings, UserError
+from weaksam.data.annotations import listed, rle_from_box
+from weaksam.data.image_names import ImageNames
+from weaksam.data.proposals.files import ImageProposals, open_store, stored_proposals
+from weaksam.store.files import file_sha256, write_json_atomic
+from weaksam.store.store import Store
+from weaksam.structures.boxes import area, clip, pairwise_ioa, scale
+from weaksam.structures.masks import Rle
+
+if TYPE_CHECKING:
+    from weaksam.data.loading import Dataset, Sample
+
+PHOTOS_FILE = "photos.json"
+"""Beside a store's manifest: the SHA-256 of the photos it was made from. Stores without it stay valid."""
+MASK_SIDE = 256
+"""Long side, pixels, of the frame in which a box without a mask gets one."""
+LEAST_INSIDE = 0.5
+"""A box of which less than this share of its area lies in its photo belongs to another."""
+
+
+class GivenSettings(Settings):
+    """Folders of sealed stores whose proposals are used instead of prompting the segmenter; both splits or none."""
+
+    train: Path | None = Field(default=None, description="store of the training photos' proposals")
+    test: Path | None = Field(default=None, description="store of the test photos' proposals")
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Those that are set, by split."""
+        both = {"train": self.train, "test": self.test}
+        return {split: folder for split, folder in both.items() if folder is not None}
+
+    @staticmethod
+    def are_in(given: Any) -> bool:
+        """Whether settings that may not be validated yet name a folder."""
+        values = given.folders if isinstance(given, GivenSettings) else given
+        return isinstance(values, Mapping) and any(value is not None for value in values.values())
+
+
+@dataclass(frozen=True)
+class GivenProposals:
+    """A sealed store that belongs to the photos of a split: ``name_of`` is its name of each of them.
+
+    ``knows_photos``: whether it recorded the photos' content, so that this was compared and not their names alone.
+    """
+
+    store: Store
+    name_of: Mapping[str, str]
+    knows_photos: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """What the given store was made from."""
+        return self.store.fingerprint
+
+    def of(self, sample: Sample) -> ImageProposals:
+        """The proposals of one photo, best score first, clipped to it, each with a mask.
+
+        Boxes without area in the photo are left out. Raises `UserError` where a box lies mostly outside of it.
+        """
+        found = stored_proposals(self.store, self.name_of[sample.image_id])
+        _refuse_boxes_outside(found.boxes, sample, self.store.folder)
+        found = replace(found, boxes=clip(found.boxes, sample.size))
+        return with_box_masks(found[(area(found.boxes) > 0).nonzero()[:, 0]].by_score(), sample.size)
+
+
+def given_store(given: GivenSettings, dataset: Dataset, split: str) -> GivenProposals:
+    """The store that ``given`` names for ``split``, checked against its photos; `UserError` where none is named.
+
+    Boxes of one maker to train on and of another to test on would measure neither, so both are given or none.
+    """
+    folder = given.folders.get(split)
+    if folder is None:
+        raise UserError(
+            f"wanted given proposals of both splits, found proposals.given.{split} not set: set it to a store of the "
+            f"{split} photos' proposals, or leave proposals.given out"
+        )
+    return open_given(folder, dataset)
+
+
+def open_given(folder: Path, dataset: Dataset) -> GivenProposals:
+    """The sealed store of proposals in ``folder``, after making sure that it is of exactly the photos of ``dataset``.
+
+    Images are found by name, with or without ending; photos that could not be read may be in it. Raises `UserError`
+    where it is no such store, where images are missing or are others, and where the store recorded other photos of the
+    same names.
+    """
+    store = open_store(folder)
+    set_aside = [name for name, _ in dataset.bad]
+    found = ImageNames([*dataset.image_ids, *set_aside]).find_all(store.image_ids, str(folder))
+    name_of = {name: str(key) for name, key in found.items() if name in dataset.by_id}
+    missing = [image_id for image_id in dataset.image_ids if image_id not in name_of]
+    known = set(found.values())
+    extra = [name for name in store.image_ids if name not in known]
+    if missing or extra:
+        raise UserError(
+            f"wanted proposals of exactly the {len(dataset)} {dataset.name} photos in {folder}, found "
+            f"{_differences(missing, extra)}: give the store that was made from these photos"
+        )
+    recorded = recorded_photos(folder)
+    _refuse_other_photos({image_id: recorded.get(name) for image_id, name in name_of.items()}, dataset, folder)
+    return GivenProposals(store, name_of, bool(recorded))
+
+
+def _differences(missing: Sequence[str], extra: Sequence[str]) -> str:
+    parts = [f"none for {len(missing)} of them (first: {missing[0]})"] if missing else []
+    return " and ".join(parts + ([f"{len(extra)} other images (first: {extra[0]})"] if extra else []))
+
+
+def _refuse_other_photos(recorded: Mapping[str, str | None], dataset: Dataset, folder: Path) -> None:
+    """`UserError` where the store was made from photos of the same name and other content."""
+    hashes = photo_hashes(dataset) if any(recorded.values()) else {}
+    others = [image_id for image_id, found in recorded.items() if found and found != hashes[image_id]]
+    if others:
+        raise UserError(
+            f"wanted proposals made from the {len(dataset)} {dataset.name} photos, found that {folder} was made from "
+            f"other files for {len(others)} of their names ({listed(others, 3)}): give the store that was made from "
+            "these photos"
+        )
+
+
+def _refuse_boxes_outside(boxes: Tensor, sample: Sample, folder: Path) -> None:
+    """`UserError` where a box with an area lies mostly outside the photo."""
+    height, width = sample.size
+    inside = pairwise_ioa(boxes, boxes.new_tensor([[0, 0, width, height]]))[:, 0]
+    outside = boxes[(inside < LEAST_INSIDE) & (area(boxes) > 0)]
+    if len(outside):
+        first = ", ".join(f"{value:g}" for value in outside[0].tolist())
+        raise UserError(
+            f"wanted boxes inside {sample.image_id} ({width} x {height} pixels) in {folder}, found {len(outside)} of "
+            f"{len(boxes)} mostly outside of it (first: {first}): give boxes in pixels of this very photo, upright and "
+            "in its full size"
+        )
+
+
+def with_box_masks(found: ImageProposals, size: tuple[int, int]) -> ImageProposals:
+    """``found`` as it is where it has masks; else each box filled, in a frame of the photo ``(H, W)`` scaled to 256.
+
+    Boxes must lie in the photo. A mask holds every pixel of the frame that its box touches, so none is empty.
+    """
+    if len(found) and len(found.rles) == len(found):
+        return found
+    frame = mask_frame(size)
+    return replace(found, rles=tuple(box_masks(found.boxes, size, frame)), mask_size=frame)
+
+
+def mask_frame(size: tuple[int, int]) -> tuple[int, int]:
+    """``(h, w)`` of the frame for a photo ``(H, W)``: at most 256 pixels on its longer side, never enlarged."""
+    ratio = min(1.0, MASK_SIDE / max(size))
+    height, width = (max(1, round(side * ratio)) for side in size)
+    return height, width
+
+
+def box_masks(boxes: Tensor, size: tuple[int, int], frame: tuple[int, int]) -> list[Rle]:
+    """One filled rectangle per box ``(N, 4)`` of a photo ``(H, W)``, in a frame ``(h, w)`` that covers it."""
+    in_frame = scale(boxes.double(), frame[1] / size[1], frame[0] / size[0]).tolist()
+    return [
+        rle_from_box((math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)), frame)
+        for x1, y1, x2, y2 in in_frame
+    ]
+
+
+# What a store says of the photos it was made from
+
+
+def photo_hashes(dataset: Dataset) -> dict[str, str]:
+    """SHA-256 of every photo's bytes, by image id."""
+    return {sample.image_id: sample.sha256 or file_sha256(sample.path) for sample in dataset}
+
+
+def record_photos(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Write beside a store which photos (SHA-256 by image id) it was made from; one that says so is left as it is.
+
+    Raises `UserError` where it names others.
+    """
+    found = recorded_photos(folder)
+    if not found:
+        write_json_atomic(folder / PHOTOS_FILE, {"sha256": dict(sorted(hashes.items()))}, indent=0)
+    elif found != dict(hashes):
+        raise UserError(
+            f"wanted a store made from these photos in {folder}, found one made from others: name another folder"
+        )
+
+
+def recorded_photos(folder: Path) -> dict[str, str]:
+    """SHA-256 by image id of the photos that the store in ``folder`` was made from; empty where it does not say."""
+    try:
+        found = json.loads((folder / PHOTOS_FILE).read_text(encoding="utf-8"))
+        return {str(name): str(value) for name, value in found["sha256"].items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise UserError(f"wanted the photos' SHA-256 in {folder / PHOTOS_FILE}, found {error}: delete it") from None

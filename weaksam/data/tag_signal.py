@@ -1,0 +1,39 @@
+"""Say which tags cannot teach a detector, and why."""
+
+from __future__ import annotations
+
+from weaksam.data.loading import Dataset
+
+FEWEST_PHOTOS = 5
+ALMOST_EVERY = 0.95
+
+
+def tag_notes(dataset: Dataset) -> list[str]:
+    """One sentence for every way in which the tags of ``dataset`` teach little; none for an empty dataset.
+
+    A tag teaches by the difference between photos that have it and photos that lack it. So a class on every photo
+    teaches nothing, one on at least 95 % of them next to nothing, and one on fewer than five photos too little.
+    """
+    num = len(dataset)
+    if num == 0:
+        return []
+    counts = [sum(label in sample.tags for sample in dataset) for label in range(len(dataset.classes))]
+    if all(count == num for count in counts):
+        return [
+            f"every one of the {num} photos has every class ({', '.join(dataset.classes)}): these tags carry no "
+            "signal, because what is the object can only be told from photos that lack it; add photos without it"
+        ]
+    notes = []
+    for name, count in zip(dataset.classes, counts, strict=True):
+        if count >= ALMOST_EVERY * num:
+            how_much = "no" if count == num else "almost no"
+            notes.append(
+                f"the class {name!r} is on {count} of {num} photos: its tag carries {how_much} signal, "
+                "because hardly a photo lacks it; add photos without it"
+            )
+        elif count < FEWEST_PHOTOS:
+            notes.append(
+                f"the class {name!r} is on {count} of {num} photos, fewer than {FEWEST_PHOTOS}: expect it to be missed "
+                "or mistaken, and add photos that have it"
+            )
+    return notes

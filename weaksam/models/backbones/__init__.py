@@ -1,0 +1,1 @@
+"""ImageNet backbones cut into named feature maps."""

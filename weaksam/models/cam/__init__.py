@@ -1,0 +1,1 @@
+"""Tag classifiers whose weights turn feature maps into class activation maps."""

@@ -1,0 +1,1 @@
+"""Torchvision's detectors, sized for small sets and few cores."""

@@ -1,0 +1,171 @@
+"""Torchvision's Faster R-CNN with a feature pyramid, sized for small sets and few cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from weaksam.config import Settings
+from weaksam.models.backbones.build import BackboneSettings, fpn_backbone, normalise
+from weaksam.models.roi.align import PyramidAlign
+from weaksam.structures import boxes as box_ops
+from weaksam.structures.instances import Instances
+
+_ANCHOR_SCALES = {4: (4,), 3: (4, 8)}
+"""Sides of a level's anchors, in steps of that level, by the number of levels: both reach 256 pixels."""
+
+
+class DetectorSettings(Settings):
+    """The shape of the detector and how its detections are chosen."""
+
+    short_side: int = Field(288, ge=64)
+    """Photos are resized to this short side, in pixels, ..."""
+    long_side: int = Field(416, ge=64)
+    """... unless the long side would then exceed this."""
+    fpn_channels: int = Field(128, ge=8)
+    """Depth of every level of the feature pyramid."""
+    trainable_layers: int = Field(4, ge=0, le=6)
+    """Stages of the backbone that train, counted from the deepest; the rest stays frozen."""
+    representation: int = Field(512, ge=8)
+    """Width of the two hidden layers of the box head."""
+    rpn_pre_nms: int = Field(500, ge=1)
+    """Anchors kept per pyramid level before suppression."""
+    rpn_post_nms: int = Field(200, ge=1)
+    """Region proposals kept per photo after suppression."""
+    rpn_batch: int = Field(128, ge=2)
+    """Anchors sampled per photo for the loss of the region proposal network."""
+    roi_batch: int = Field(64, ge=4)
+    """Regions sampled per photo for the loss of the box head; at most a quarter are foreground."""
+    background_iou: float = Field(0.0, ge=0, lt=0.5)
+    """Regions that overlap every box by less than this IoU do not train the box head as background: where labels are
+    incomplete an unlabelled object may lie there. 0 takes them all, as usual; Fast R-CNN's value is 0.1."""
+    min_score: float = Field(0.001, ge=0, le=1)
+    """Detections below this score are dropped; average precision wants the weak ones too."""
+    nms_iou: float = Field(0.5, gt=0, le=1)
+    """Detections of one class that overlap a better one by more than this IoU are dropped."""
+    max_boxes: int = Field(100, ge=1)
+    """Detections kept per photo, best first."""
+
+
+class IncompleteLabelsMatcher(Matcher):
+    """Torchvision's matcher of regions to boxes, which ignores regions far from every box instead of calling them
+    background: their best IoU is below ``background_iou``."""
+
+    def __init__(self, foreground_iou: float, background_iou: float) -> None:
+        super().__init__(foreground_iou, foreground_iou, allow_low_quality_matches=False)
+        self.background_iou = background_iou
+
+    def __call__(self, match_quality_matrix: Tensor) -> Tensor:
+        """Index of the box ``(M,)`` for each region from IoU ``(N, M)``; -1 for background, -2 for ignored."""
+        matches = super().__call__(match_quality_matrix)
+        far = match_quality_matrix.max(dim=0).values < self.background_iou
+        return matches.masked_fill(far, self.BETWEEN_THRESHOLDS)
+
+
+class PhotoTransform(GeneralizedRCNNTransform):
+    """Torchvision's batching of photos that were already resized, with the project's one normalisation."""
+
+    def __init__(self, short_side: int, long_side: int) -> None:
+        super().__init__(short_side, long_side, [0.0] * 3, [1.0] * 3, _skip_resize=True)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Normalised float ``(3, H, W)`` of a uint8 or 0..1 float photo."""
+        return normalise(image)
+
+    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
+        """Photos padded to one size ``(B, 3, H, W)``, a multiple of ``size_divisible``, laid out channels last."""
+        batched = super().batch_images(images, size_divisible)
+        return batched.contiguous(memory_format=torch.channels_last)
+
+
+def build_faster_rcnn(backbone: BackboneSettings, settings: DetectorSettings, num_classes: int) -> FasterRCNN:
+    """The detector with ImageNet weights in its backbone and random heads (drawn from torch's current seed).
+
+    ``num_classes`` does not count the background, which is torchvision's label 0.
+    """
+    return finish_detector(FasterRCNN(**detector_parts(backbone, settings, num_classes)), settings)
+
+
+def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_classes: int) -> dict[str, Any]:
+    """The arguments that torchvision's FasterRCNN and MaskRCNN share."""
+    body = fpn_backbone(backbone, out_channels=settings.fpn_channels, trainable_layers=settings.trainable_layers)
+    strides = (8, 16, 32) if backbone.name in ("vgg16", "sam_nano") else (8, 16, 32, 64)
+    scales = _ANCHOR_SCALES[len(strides)]
+    pooled = [str(level) for level in range(len(strides) - 1)]
+    return {
+        "backbone": body,
+        "rpn_anchor_generator": AnchorGenerator(
+            tuple(tuple(stride * scale for scale in scales) for stride in strides), ((0.5, 1.0, 2.0),) * len(strides)
+        ),
+        "box_roi_pool": PyramidAlign(pooled, strides[:-1], size=7),
+        "box_head": TwoMLPHead(settings.fpn_channels * 7 * 7, settings.representation),
+        "box_predictor": FastRCNNPredictor(settings.representation, num_classes + 1),
+        "rpn_pre_nms_top_n_train": settings.rpn_pre_nms,
+        "rpn_pre_nms_top_n_test": settings.rpn_pre_nms,
+        "rpn_post_nms_top_n_train": settings.rpn_post_nms,
+        "rpn_post_nms_top_n_test": settings.rpn_post_nms,
+        "rpn_batch_size_per_image": settings.rpn_batch,
+        "box_batch_size_per_image": settings.roi_batch,
+        "box_score_thresh": settings.min_score,
+        "box_nms_thresh": settings.nms_iou,
+        "box_detections_per_img": settings.max_boxes,
+    }
+
+
+def finish_detector(model: GeneralizedRCNN, settings: DetectorSettings) -> GeneralizedRCNN:
+    """Give a torchvision detector the project's photo transform, matcher and memory layout."""
+    model.roi_heads.proposal_matcher = IncompleteLabelsMatcher(0.5, settings.background_iou)
+    model.transform = PhotoTransform(settings.short_side, settings.long_side)
+    return model.to(memory_format=torch.channels_last)
+
+
+def target_of(instances: Instances, masks: Tensor | None = None) -> dict[str, Tensor]:
+    """Torchvision's target: boxes ``(N, 4)``, labels ``(N,)`` from 1 and, if given, masks uint8 ``(N, h, w)``.
+
+    Boxes under one pixel wide or high are left out.
+    """
+    sides = instances.boxes[:, 2:] - instances.boxes[:, :2]
+    kept = (sides >= 1).all(dim=1)
+    target = {"boxes": instances.boxes[kept], "labels": instances.labels[kept] + 1}
+    return target if masks is None else target | {"masks": masks[kept].to(torch.uint8)}
+
+
+def training_losses(
+    model: nn.Module, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Torchvision's named losses (scalars) of photos ``(3, h, w)`` and their targets; a photo may have no box."""
+    model.train()
+    return model(list(images), list(targets))
+
+
+@torch.inference_mode()
+def detect(model: GeneralizedRCNN, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """Raw detections in the frame of each photo ``(3, h, w)``: boxes ``(N, 4)``, labels from 1, scores ``(N,)``.
+
+    A Mask R-CNN adds ``masks``: probabilities ``(N, 1, 28, 28)`` inside each box. Best score first.
+    """
+    model.eval()
+    batch: ImageList
+    batch, _ = model.transform(list(images))
+    features = model.backbone(batch.tensors)
+    proposals, _ = model.rpn(batch, features)
+    detections, _ = model.roi_heads(features, proposals, batch.image_sizes)
+    return detections
+
+
+def instances_from(detection: dict[str, Tensor], from_size: tuple[int, int], to_size: tuple[int, int]) -> Instances:
+    """Detections moved from a resized photo of ``from_size`` (h, w) to the original of ``to_size`` (H, W)."""
+    scale_x, scale_y = to_size[1] / from_size[1], to_size[0] / from_size[0]
+    boxes = box_ops.clip(box_ops.scale(detection["boxes"].float().cpu(), scale_x, scale_y), to_size)
+    return Instances(boxes, detection["labels"].cpu() - 1, detection["scores"].float().cpu())

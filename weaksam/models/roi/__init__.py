@@ -1,0 +1,1 @@
+"""RoIs: pooling their features, and offsets from a RoI to its object."""

@@ -1,0 +1,1 @@
+"""WeakTr: a plain vision transformer with a token per class."""

@@ -1,0 +1,44 @@
+"""Build WeakTr from settings: `build_weaktr` is the one door, the other `weaktr_` files are what it opens to."""
+
+from __future__ import annotations
+
+from weaksam.models.weaktr.checkpoints import load_weaktr, save_weaktr, weights_fingerprint
+from weaksam.models.weaktr.fusion import FusionShape
+from weaksam.models.weaktr.network import WeakTr, WeakTrOutput, WeakTrSettings, fit_to_patches
+from weaksam.models.weaktr.vit import VitShape
+
+__all__ = ["WeakTr", "WeakTrOutput", "WeakTrSettings", "build_weaktr", "fit_to_patches", "save_weaktr"]
+
+
+def build_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = False) -> WeakTr:
+    """The network for ``num_classes`` classes with the weights that ``settings`` name; random where they name none.
+
+    A WeakTr checkpoint fills all of it, any other the transformer only: its class token is repeated for every class
+    and its own classifier left out. What stays random draws from torch's global random numbers; with ``trained``
+    nothing may.
+
+    Raises:
+        UserError: the weights cannot be read, or are of another network, fusion or number of classes.
+    """
+    if settings.weights != "none" or trained:
+        return load_weaktr(settings, num_classes, trained=trained)
+    shape = random_shape(settings)
+    fusion = FusionShape.of(settings.fusion, shape, settings.reduction, settings.feature_reduction)
+    return WeakTr(shape, num_classes, fusion, settings.drop_path)
+
+
+def weaktr_fingerprint(settings: WeakTrSettings) -> str:
+    """SHA-256 (hex) over the bytes of the weights that ``settings`` name and what they build from them."""
+    return weights_fingerprint(settings)
+
+
+def random_shape(settings: WeakTrSettings) -> VitShape:
+    """The shape that ``settings`` describe for a network without weights."""
+    return VitShape(
+        width=settings.width,
+        depth=settings.depth,
+        num_heads=settings.num_heads or max(1, settings.width // 64),
+        patch_size=settings.patch_size,
+        grid=max(1, settings.image_size // settings.patch_size),
+        mlp_width=4 * settings.width,
+    )

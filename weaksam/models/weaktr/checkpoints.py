@@ -1,0 +1,215 @@
+"""Load WeakTr and DeiT checkpoints with every tensor accounted for, and write WeakTr's own."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from weaksam.config import UserError, fingerprint_of
+from weaksam.models.weaktr.fusion import FusionShape
+from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
+from weaksam.models.weaktr.transformer_files import (
+    distillation_to_register,
+    names_model,
+    read_transformer,
+    transformer_files,
+)
+from weaksam.models.weaktr.vit import VitShape
+from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
+
+_FUSION = "adaptive_attention_fusion."
+_HEADS = ("head.", "head_dist.")
+_UNUSED_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+"""Numbers between 1 and 90 that no category of COCO has."""
+
+
+def load_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = False) -> WeakTr:
+    """The network of the shape that ``settings.weights`` hold, with these weights in it; ``trained`` wants all of it.
+
+    Raises:
+        UserError: the weights cannot be read, are of no vision transformer, or of a WeakTr with another fusion or
+            another number of classes.
+    """
+    path = Path(settings.weights)
+    is_model = names_model(path)
+    state = {} if is_model or settings.weights == "none" else load_state(path, "WeakTr")
+    if any(key.startswith(_FUSION) for key in state):
+        saved = _saved_shape(path)
+        positions = ("pos_embed",) if saved is None or saved.grid else ()
+        _check_vit(state, path, "head.weight", "head.bias", *positions)
+        return _whole_network(settings, state, saved, num_classes)
+    if trained:
+        raise UserError(
+            f"wanted a trained WeakTr, found other weights in {path}: train one (num_epochs > 0) or give its checkpoint"
+        )
+    if is_model:
+        state, shape = read_transformer(path)
+    else:
+        _check_vit(state, path, "pos_embed")
+        state, shape = _deit(state, settings.num_heads, path)
+    return _around_transformer(settings, state, shape, num_classes)
+
+
+def save_weaktr(model: WeakTr, path: Path, fingerprint: str) -> None:
+    """Write the weights and shape of a network to ``path`` (safetensors), for ``weaktr.weights`` of another run."""
+    save_weights(path, model.state_dict(), {"weaktr": asdict(model.shape), "fingerprint": fingerprint})
+
+
+def weights_fingerprint(settings: WeakTrSettings) -> str:
+    """SHA-256 (hex) over what decides the network: the settings, and the bytes of the weights they name."""
+    digest = hashlib.sha256(fingerprint_of(settings.model_copy(update={"weights": ""})).encode())
+    if settings.weights != "none":
+        path = Path(settings.weights)
+        for file in transformer_files(path) if names_model(path) else (path,):
+            digest.update(file.read_bytes() if file.is_file() else str(file).encode())
+    return digest.hexdigest()
+
+
+# A whole WeakTr
+
+
+def _whole_network(
+    settings: WeakTrSettings, state: dict[str, Tensor], saved: VitShape | None, num_classes: int
+) -> WeakTr:
+    """A network filled from the state of a trained WeakTr, published or our own."""
+    state = _with_slots(settings, state)
+    source = settings.weights
+    found = state["cls_token"].shape[1]
+    if found != num_classes:
+        raise UserError(
+            f"wanted a WeakTr of {num_classes} classes, found one of {found} in {source}: give a checkpoint trained on "
+            "these classes" + (", or set class_slots=coco" if (found, num_classes) == (90, 80) else "")
+        )
+    fusion = _fusion_of(settings, state)
+    shape = saved or _shape_of(state, num_classes, _heads_of_fusion(state, settings))
+    if "reg_token" in state:
+        shape = replace(shape, num_registers=state["reg_token"].shape[1])
+    model = WeakTr(shape, num_classes, fusion, settings.drop_path)
+    load_into(model, state, f"WeakTr with {num_classes} classes")
+    return model
+
+
+def _with_slots(settings: WeakTrSettings, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of 80 classes from one of 90 where the settings ask for it.
+
+    Tokens of the ten numbers that COCO skips stay in as registers, so that no other token sees a difference.
+    """
+    if settings.class_slots == "same":
+        return state
+    tokens = state["cls_token"]
+    if tokens.shape[1] != 90:
+        raise UserError(
+            f"class_slots=coco wants a WeakTr of 90 classes, found one of {tokens.shape[1]} in {settings.weights}: "
+            "set class_slots=same"
+        )
+    unused = [number - 1 for number in _UNUSED_COCO_IDS]
+    used = [slot for slot in range(90) if slot not in unused]
+    positions = state["pos_embed"]
+    return state | {
+        "cls_token": tokens[:, used],
+        "reg_token": tokens[:, unused] + positions[:, unused],
+        "pos_embed": torch.cat([positions[:, used], positions[:, 90:]], dim=1),
+        "head.weight": state["head.weight"][used],
+        "head.bias": state["head.bias"][used],
+    }
+
+
+def _fusion_of(settings: WeakTrSettings, state: Mapping[str, Tensor]) -> FusionShape:
+    """The fusion inside a state; a ``UserError`` that names it where the settings want the other one."""
+    of_features = f"{_FUSION}attn_head_ffn.0.weight" in state
+    wanted = settings.fusion.startswith("feature")
+    if of_features != wanted:
+        found, other = ("feature", "feature_max") if of_features else ("map", "map_max")
+        raise UserError(
+            f"wanted a WeakTr that fuses attention by {settings.fusion}, found weights of the {found} pooling variant "
+            f"in {settings.weights}: set fusion={other}"
+        )
+    if of_features:
+        hidden = state[f"{_FUSION}attn_head_ffn.0.weight"].shape[0]
+        feature_hidden = state.get(f"{_FUSION}attn_feat_ffn.0.weight", torch.zeros(1)).shape[0]
+        return FusionShape(settings.fusion, hidden, feature_hidden)
+    return FusionShape(settings.fusion, state.get(f"{_FUSION}fc.0.weight", torch.zeros(1)).shape[0])
+
+
+def _heads_of_fusion(state: Mapping[str, Tensor], settings: WeakTrSettings) -> int | None:
+    """Attention heads per block: the fusion has one channel per head and block."""
+    for key in (f"{_FUSION}attn_head_ffn.0.weight", f"{_FUSION}fc.0.weight"):
+        if key in state:
+            return state[key].shape[1] // _depth(state)
+    return settings.num_heads
+
+
+def _saved_shape(path: Path) -> VitShape | None:
+    """The shape that `save_weaktr` wrote into a file; None for a file of others."""
+    try:
+        saved = read_metadata(path).get("weaktr")
+    except SafetensorError:  # a torch file
+        return None
+    return VitShape(**saved) if saved else None
+
+
+# A transformer alone, the rest of WeakTr stays random
+
+
+def _around_transformer(
+    settings: WeakTrSettings, state: dict[str, Tensor], shape: VitShape, num_classes: int
+) -> WeakTr:
+    """A network whose transformer is ``state`` of one class token, repeated for every class as published."""
+    fusion = FusionShape.of(settings.fusion, shape, settings.reduction, settings.feature_reduction)
+    model = WeakTr(shape, num_classes, fusion, settings.drop_path)
+    state = dict(state)
+    state["cls_token"] = state["cls_token"].repeat(1, num_classes, 1)
+    if shape.grid:
+        first, rest = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
+        state["pos_embed"] = torch.cat([first.repeat(1, num_classes, 1), rest], dim=1)
+    own = {key: value for key, value in model.state_dict().items() if key.startswith((*_HEADS, _FUSION))}
+    load_into(model, state | own, f"the vision transformer in {settings.weights}")
+    return model
+
+
+def _deit(state: dict[str, Tensor], num_heads: int | None, path: Path) -> tuple[dict[str, Tensor], VitShape]:
+    """State and shape of a DeiT or timm checkpoint without its classifier; a distillation token becomes a register."""
+    state = {key: value for key, value in state.items() if not key.startswith(_HEADS)}
+    if state["cls_token"].shape[1] != 1:
+        raise UserError(
+            f"wanted a vision transformer of one class token in {path}, found {state['cls_token'].shape[1]} and no "
+            "fusion of attention: give a DeiT, or a whole WeakTr"
+        )
+    distillation_to_register(state)
+    return state, _shape_of(state, 1, num_heads)
+
+
+def _check_vit(state: Mapping[str, Tensor], path: Path, *others: str) -> None:
+    wanted = ("cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", *others)
+    missing = [key for key in wanted if key not in state]
+    if missing:
+        raise UserError(
+            f"wanted a plain vision transformer (DeiT or WeakTr) in {path}, found weights without '{missing[0]}': give "
+            "another file, or the folder of a model of transformers"
+        )
+
+
+def _depth(state: Mapping[str, Tensor]) -> int:
+    return len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+
+
+def _shape_of(state: Mapping[str, Tensor], num_classes: int, num_heads: int | None) -> VitShape:
+    """The shape that the tensors of a timm-named transformer tell; heads of 64 channels where nobody says otherwise."""
+    width = state["cls_token"].shape[2]
+    return VitShape(
+        width=width,
+        depth=_depth(state),
+        num_heads=num_heads or max(1, width // 64),
+        patch_size=state["patch_embed.proj.weight"].shape[3],
+        grid=math.isqrt(state["pos_embed"].shape[1] - num_classes),
+        mlp_width=state["blocks.0.mlp.fc1.weight"].shape[0],
+        num_registers=state["reg_token"].shape[1] if "reg_token" in state else 0,
+        layer_scale="blocks.0.ls1.gamma" in state,
+    )

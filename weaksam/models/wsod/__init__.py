@@ -1,0 +1,1 @@
+"""The weakly supervised detector: streams, refinement branches, losses."""

@@ -1,0 +1,266 @@
+"""One run: its settings, its data without the truth, the truth beside it, and its notes on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from weaksam.config import Settings, UserError, fingerprint_of
+from weaksam.data.loading import Dataset, DataSettings, load_splits
+from weaksam.data.proposals.given import given_store
+from weaksam.engine.context import RunContext
+from weaksam.engine.device import pick_device
+from weaksam.engine.distributed import MOST_WORKERS, processors
+from weaksam.engine.log import RunLog
+from weaksam.engine.seeds import seed_everything
+from weaksam.evaluation.figures import EvaluationSettings, Truth
+from weaksam.models.backbones.build import BackboneSettings, backbone_fingerprint
+from weaksam.sam.build import SegmenterSettings, build_segmenter
+from weaksam.sam.embedding_cache import EmbeddingCacheSettings, with_cache
+from weaksam.sam.protocol import Segmenter
+from weaksam.stages.clues import ClueSettings
+from weaksam.stages.proposals import ProposalSettings
+from weaksam.stages.pseudo_gt.stage import PseudoGtSettings
+from weaksam.stages.retrain.stage import RetrainSettings
+from weaksam.stages.wsis.stage import WsisSettings
+from weaksam.stages.wsod import WsodSettings
+from weaksam.store.store import write_json_atomic
+
+STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
+"""The stages in order."""
+PHOTOS_WORTH_HELP = 64
+"""A further process takes some seconds to start."""
+CEILING_NAMES = ("wsod_ceiling", "retrain_ceiling", "wsis_ceiling")
+"""The stages that ``ceiling=true`` adds."""
+
+
+class RunSettings(Settings):
+    """One run: its data, its folder, its seed, and the settings of every stage; a YAML holds only what differs."""
+
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
+        {"out", "device", "threads", "workers", "evaluation", "ceiling", "embedding_cache"}
+    )
+
+    data: DataSettings = Field(DataSettings(), description="training photos and tags, test photos, truth to measure by")
+    out: Path = Field(Path("work_dirs/run"), description="folder for everything the run makes")
+    seed: int = Field(0, ge=0, description="the one seed; every other is derived from it")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; None leaves its own choice")
+    workers: int | None = Field(
+        None, ge=1, description="processes that share the proposals; None: a core each, up to 4, for the region tree"
+    )
+    backbone: BackboneSettings = Field(BackboneSettings(), description="the network every detector starts from")
+    segmenter: SegmenterSettings = Field(SegmenterSettings(), description="the frozen promptable segmenter")
+    mask_segmenter: SegmenterSettings | None = Field(None, description="another one for the masks; None: the same")
+    embedding_cache: EmbeddingCacheSettings = Field(
+        EmbeddingCacheSettings(), description="photo embeddings kept on disk for the next stage or run"
+    )
+    clues: ClueSettings = Field(ClueSettings(), description="the tag classifier and its peaks")
+    proposals: ProposalSettings = Field(ProposalSettings(), description="prompts and suppression")
+    wsod: WsodSettings = Field(WsodSettings(), description="the weakly supervised detector")
+    pseudo_gt: PseudoGtSettings = Field(PseudoGtSettings(), description="which boxes are believed")
+    retrain: RetrainSettings = Field(RetrainSettings(), description="Faster R-CNN on the pseudo boxes")
+    wsis: WsisSettings = Field(WsisSettings(), description="pseudo masks and Mask R-CNN")
+    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="how the results are measured")
+    ceiling: bool = Field(False, description="train the same detectors on the true boxes and masks as well")
+
+
+@dataclass
+class Run:
+    """One run under way: what the stages share, the truth that only the evaluation reads, and each stage's result.
+
+    ``context`` holds the data without its truth, and the test photos without tags: what a stage cannot see it cannot
+    use. ``true_train`` is for the ceilings alone.
+    """
+
+    settings: RunSettings
+    context: RunContext
+    true_train: Dataset
+    truths: Mapping[str, Truth | None]
+    results: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def segmenter(self) -> Segmenter:
+        """The frozen segmenter, built when it is first asked for."""
+        return self._cached(build_segmenter(self.settings.segmenter, self.context.device))
+
+    @functools.cached_property
+    def mask_segmenter(self) -> Segmenter:
+        """The frozen segmenter that the pseudo boxes prompt for masks."""
+        settings = self.settings.mask_segmenter
+        return self.segmenter if settings is None else self._cached(build_segmenter(settings, self.context.device))
+
+    @property
+    def splits(self) -> dict[str, Dataset]:
+        """The training photos and, where there are any, the test photos, as a stage may see them."""
+        test = self.context.test
+        return {"train": self.context.train} | ({} if test is None else {"test": test})
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that share the proposals: as set, or one a core where the segmenter itself uses only one."""
+        if self.settings.workers is not None:
+            return self.settings.workers
+        if self.settings.proposals.given.folders:
+            return 1
+        photos = sum(map(len, self.splits.values()))
+        if self.segmenter.name != "tree" or photos < PHOTOS_WORTH_HELP:
+            return 1
+        return min(processors(), MOST_WORKERS)
+
+    def _cached(self, segmenter: Segmenter) -> Segmenter:
+        """``segmenter`` with the embedding cache in front, where the settings want it."""
+        out, device = self.context.out, self.context.device
+        return with_cache(segmenter, self.settings.embedding_cache, out, device, lambda note: print(note, flush=True))
+
+    @functools.cached_property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of everything a run reads."""
+        test = self.context.test
+        found = {
+            "train photos and tags": self.context.train.fingerprint,
+            "test photos": test.fingerprint if test is not None else "none",
+            "segmenter": self.segmenter.fingerprint,
+        }
+        given = self.settings.proposals.given
+        if given.folders:  # a store of other photos is refused before anything is computed
+            for split, dataset in self.splits.items():
+                found[f"given proposals of {split}"] = given_store(given, dataset, split).fingerprint
+        if self.settings.data.without_tags:  # nothing else is loaded where only proposals are made
+            return found
+        backbone = backbone_fingerprint(self.settings.backbone)
+        return {**found, "backbone": backbone, "mask segmenter": self.mask_segmenter.fingerprint}
+
+    def key(self, stage: str) -> str:
+        """What decides ``stage`` and all before it, as a hash; the same key means the same results."""
+        name = stage.removesuffix("_ceiling")
+        before = STAGE_NAMES[: STAGE_NAMES.index(name) + 1]
+        truth = self._truth_key if stage in CEILING_NAMES else ""
+        settings = {one: getattr(self.settings, one) for one in before}
+        return fingerprint_of({"stages": settings, "seed": self.settings.seed, "inputs": self.inputs, "truth": truth})
+
+    @functools.cached_property
+    def _truth_key(self) -> str:
+        return fingerprint_of(
+            [[i, one.boxes.tolist(), one.labels.tolist()] for i, one in self.true_train.truths.items()]
+        )
+
+    def note(self, stage: str) -> dict[str, Any]:
+        """What earlier runs noted of ``stage`` with the same key (finished, seconds, peak_memory_mib); else empty."""
+        path = self.context.out / stage / "done.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if found.get("key") == self.key(stage) else {}
+
+    def finished(self, stage: str) -> bool:
+        """Whether an earlier run finished ``stage`` with the same settings, data and seed."""
+        return bool(self.note(stage).get("finished"))
+
+    def timed(self, stage: str, make: Callable[[], Any]) -> Any:
+        """The result of ``make``, with its seconds and peak memory noted, also where it is interrupted.
+
+        Seconds add up over interrupted runs; a run that finds the stage finished leaves them as they are.
+        """
+        before = self.note(stage)
+        spent, path = self._seconds_spent(stage, before), self.context.out / stage / "done.json"
+        began, finished = time.monotonic(), False
+        if not before.get("finished"):
+            began_at = {"finished": False, "seconds": spent, "began": time.time()}
+            write_json_atomic(path, {"key": self.key(stage), **began_at})
+        self.context.log.write("stage begins", stage=stage)
+        try:
+            result = make()
+            finished = True
+        finally:
+            seconds = spent if before.get("finished") else spent + time.monotonic() - began
+            fields = {"finished": finished, "seconds": round(seconds, 3), "peak_memory_mib": self._peak(before)}
+            write_json_atomic(path, {"key": self.key(stage), **fields})
+            self.context.log.write("stage ends", stage=stage, **fields)
+        return result
+
+    def _seconds_spent(self, stage: str, before: Mapping[str, Any]) -> float:
+        """Seconds that earlier runs spent on ``stage``; one that was killed counts up to the last file it wrote."""
+        seconds = float(before.get("seconds", 0.0))
+        if "began" in before:
+            files = (self.context.out / stage).rglob("*")
+            seconds += max(0.0, max((path.stat().st_mtime for path in files), default=0.0) - before["began"])
+        return seconds
+
+    @staticmethod
+    def _peak(before: Mapping[str, Any]) -> int:
+        """Peak memory of this process or of the one that made the stage, whichever is more, in MiB."""
+        now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        return before["peak_memory_mib"] if before.get("finished") else max(now, before.get("peak_memory_mib", 0))
+
+
+def open_run(settings: RunSettings) -> Run:
+    """Read the data, choose the device, seed everything and start the log. Raises `UserError` for bad input."""
+    if settings.data.train.images is None:
+        raise UserError(
+            "wanted a folder of training photos, found none: give --images DIR --tags FILE, or data.train.images=DIR"
+        )
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    device = pick_device(own_device(settings.device))
+    seed_everything(settings.seed)
+    log = RunLog(settings.out / "log.jsonl" if worker_rank() == 0 else None)
+    train, test = load_splits(settings.data, log)
+    context = RunContext(
+        out=settings.out,
+        seed=settings.seed,
+        device=device,
+        train=without_truth(train),
+        test=without_truth(test, tags=False) if test is not None else None,
+        log=log,
+        backbone=settings.backbone,
+        segmenter_settings=settings.segmenter,
+    )
+    return Run(settings, context, train, {"train": Truth.of(train), "test": Truth.of(test)})
+
+
+def without_tags(settings: RunSettings) -> RunSettings:
+    """The same run on photos alone, see ``DataSettings.without_tags``."""
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"without_tags": True})})
+
+
+def worker_rank() -> int:
+    """Which of several processes started together this is (torchrun's or Slurm's number); 0 where it is alone."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def own_device(name: str) -> str:
+    """``auto`` as the GPU of this process where several were started on a machine; every other name as it is."""
+    local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    if name != "auto" or local is None or not torch.cuda.is_available():
+        return name
+    return f"cuda:{int(local) % torch.cuda.device_count()}"
+
+
+def without_truth(dataset: Dataset, tags: bool = True) -> Dataset:
+    """``dataset`` as a stage may see it: no true objects, and no tags either where ``tags`` is False."""
+    samples = (dataclasses.replace(s, truth=None, tags=s.tags if tags else ()) for s in dataset)
+    return dataclasses.replace(dataset, samples=tuple(samples))
+
+
+def require_finished(run: Run, stages: Sequence[str], settings_hint: str = "CONFIG") -> None:
+    """`UserError` where one of ``stages`` is not finished with the run's settings, naming the command that does it."""
+    for stage in stages:
+        if not run.finished(stage):
+            found = "made with other settings, data or seed" if (run.context.out / stage).is_dir() else "not there"
+            raise UserError(
+                f"wanted the finished stage {stage} in {run.context.out}, found it unfinished or {found}: "
+                f"run 'weaksam {stage.replace('_', '-')} {settings_hint}' with the same settings first"
+            )

@@ -1,0 +1,1 @@
+"""sam_nano: the bundled Segment Anything model at toy size."""

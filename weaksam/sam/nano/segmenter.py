@@ -1,0 +1,213 @@
+"""sam_nano, the bundled small segmenter: for offline use and tests; real work takes segment-anything's weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from weaksam.config import UserError, fingerprint_of
+from weaksam.sam.nano.decoder import NanoDecoder, Shared, denormals_as_zero
+from weaksam.sam.nano.frame import FRAME_SIZE, areas, frame_size, framed, stability, working_logits
+from weaksam.sam.nano.model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid, folded
+from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, boxes_in_photo, check_prompts
+from weaksam.store.weights import load_into, load_state, read_metadata
+
+BUNDLED = Path(__file__).parents[1] / "weights" / "sam_nano.safetensors"
+CHUNK = 64  # prompts decoded at once
+MASKS = 24  # masks enlarged and measured at once: 1.5 MiB of logits
+MIN_SLOTS = 3  # the decoder was trained with three prompt slots
+
+
+@dataclass(frozen=True)
+class NanoEmbedding(Embedding):
+    """Features of one photo, and the ``(h, w)`` that it covers of the 256-pixel input.
+
+    ``shared`` is what all its prompts share when decoded fast, None otherwise.
+    """
+
+    features: Pyramid
+    covered: tuple[int, int]
+    shared: Shared | None = None
+
+
+class SamNano:
+    """Segmenter with a network small enough to ship, trained by ``tools/train_sam_nano.py`` on rendered scenes.
+
+    Masks are answered in a frame of 128 pixels on the long side. ``fast`` (see ``nano_decode``) changes the answers by
+    float rounding only; without it the network runs as it was trained, several times slower.
+    """
+
+    name: ClassVar[str] = "sam_nano"
+    costly_encoding: ClassVar[bool] = False
+
+    def __init__(
+        self, model: NanoSam, fingerprint: str, device: torch.device | str = "cpu", *, fast: bool = True
+    ) -> None:
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.fingerprint = fingerprint
+        self.decoder = NanoDecoder(self.model) if fast else None
+        self.encoder = folded(self.model.image_encoder) if fast else self.model.image_encoder
+
+    @classmethod
+    def load(cls, weights: Path | None = None, device: torch.device | str = "cpu", *, fast: bool = True) -> SamNano:
+        """Read ``weights`` (the bundled ones if None); the architecture is stored beside them.
+
+        Raises:
+            UserError: the file is missing, is not safetensors, or belongs to another architecture.
+        """
+        path = BUNDLED if weights is None else Path(weights)
+        state = load_state(path, "sam_nano")
+        model = NanoSam(read_architecture(path))
+        load_into(model, state, "sam_nano", allow_missing=(".num_batches_tracked",))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        fingerprint = fingerprint_of({"algorithm": "sam_nano-1", "weights": digest, "frame": FRAME_SIZE})
+        return cls(model, fingerprint, device, fast=fast)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.model.pixel_mean.device
+
+    @torch.inference_mode()
+    def encode(self, image: np.ndarray) -> NanoEmbedding:
+        """Embed one upright RGB photo, uint8 ``(H, W, 3)``, scaled to 256 pixels on its longer side and padded."""
+        size = (image.shape[0], image.shape[1])
+        ratio = INPUT_SIZE / max(size)
+        covered = (max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio)))
+        resized = Image.fromarray(image).resize(covered[::-1], Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(resized, np.float32)).permute(2, 0, 1).to(self.device)
+        features = self.encoder(self.model.preprocess(pixels)[None])
+        return self._embedding(size, Pyramid(*(level.contiguous() for level in features)), covered)
+
+    @torch.inference_mode()
+    def _embedding(self, size: tuple[int, int], features: Pyramid, covered: tuple[int, int]) -> NanoEmbedding:
+        """With what prompts share computed from ``features``, of which all levels are contiguous."""
+        return NanoEmbedding(size, features, covered, self.decoder.shared(features) if self.decoder else None)
+
+    @property
+    def embedding_version(self) -> str:
+        """Preprocessing and kind of device, see ``CacheableSegmenter``."""
+        return f"nano-1 {self.device.type}"
+
+    def pack(self, embedding: Embedding) -> dict[str, Tensor]:
+        """The embedding as tensors, for the cache on disk."""
+        assert isinstance(embedding, NanoEmbedding), "pack needs what this segmenter's encode returned"
+        return {**embedding.features._asdict(), "sizes": torch.tensor([embedding.size, embedding.covered])}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> NanoEmbedding:
+        """The embedding that ``pack`` took apart."""
+        (height, width), (h, w) = tensors["sizes"].tolist()
+        features = Pyramid(*(tensors[name].to(self.device) for name in Pyramid._fields))
+        return self._embedding((height, width), features, (h, w))
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        embedding: Embedding,
+        *,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        min_pred_iou: float | None = None,
+    ) -> Masks:
+        """Three masks per prompt, small to large by their area, see ``Segmenter.predict``; all on the CPU.
+
+        Where no mask of a prompt is above ``min_pred_iou``, its three predicted IoU are in no particular order.
+        """
+        assert isinstance(embedding, NanoEmbedding), "predict needs what this segmenter's encode returned"
+        check_prompts(points, point_labels, boxes)
+        coords, labels = prompt_slots(embedding, points, point_labels, boxes)
+        limit = -torch.inf if min_pred_iou is None else min_pred_iou
+        answer = _empty_answer(embedding, len(coords))
+        for start in range(0, len(coords), CHUNK):
+            rows = slice(start, start + CHUNK)
+            chunk = coords[rows].to(self.device), labels[rows].to(self.device)
+            if self.decoder is None or embedding.shared is None:
+                self._answer(answer, rows, embedding, *chunk)
+            else:
+                self._answer_fast(answer, rows, embedding, *chunk, limit)
+        return answer
+
+    def _answer(self, answer: Masks, rows: slice, embedding: NanoEmbedding, coords: Tensor, labels: Tensor) -> None:
+        """Fill in one chunk of prompts given in the 256-pixel frame, as the network was trained."""
+        first = torch.zeros(len(coords), dtype=torch.long, device=self.device)
+        logits, iou = self.model.prompted(embedding.features, first, coords, labels)
+        order = (logits > 0).sum((2, 3)).argsort(dim=1, stable=True)
+        frame = working_logits(logits, embedding.covered).cpu()
+        frame = frame.gather(1, order.cpu()[:, :, None, None].expand_as(frame))
+        answer.masks[rows], answer.stability[rows] = frame > 0, stability(frame)
+        answer.iou[rows] = iou.gather(1, order).clamp(0, 1).float().cpu()
+        answer.boxes[rows] = boxes_in_photo(answer.masks[rows], embedding.size)
+
+    def _answer_fast(
+        self, answer: Masks, rows: slice, embedding: NanoEmbedding, coords: Tensor, labels: Tensor, limit: float
+    ) -> None:
+        """The same, drawing only what is predicted above ``limit``."""
+        assert self.decoder is not None and embedding.shared is not None
+        with denormals_as_zero():
+            decoded = self.decoder.decode(embedding.features, embedding.shared, coords, labels)
+        iou = decoded.iou.float().clamp(0, 1)
+        answer.iou[rows] = iou.cpu()
+        drawn = list(self.decoder.draw(embedding.shared, decoded, (iou > limit).any(1)))
+        if not drawn:
+            return
+        prompts = torch.cat([part for part, _ in drawn]).cpu() + rows.start
+        logits = torch.cat([part for _, part in drawn]).float().cpu()
+        order = areas(logits).argsort(dim=1, stable=True)
+        answer.iou[prompts] = answer.iou[prompts].gather(1, order)
+        row, number = (answer.iou[prompts] > limit).nonzero(as_tuple=True)
+        flat, source = logits.flatten(0, 1), row * NUM_MASKS + order[row, number]
+        for place, which, chosen in zip(
+            prompts[row].split(MASKS), number.split(MASKS), source.split(MASKS), strict=True
+        ):
+            masks, steady, boxes = framed(flat[chosen], embedding.covered, embedding.size)
+            answer.masks[place, which], answer.stability[place, which] = masks, steady
+            answer.boxes[place, which] = boxes
+
+
+def _empty_answer(embedding: NanoEmbedding, num: int) -> Masks:
+    """``num`` prompts' answers, nothing drawn yet."""
+    shape = num, NUM_MASKS
+    masks = torch.zeros(*shape, *frame_size(embedding.covered), dtype=torch.bool)
+    return Masks(masks, torch.zeros(shape), torch.zeros(shape), torch.zeros(*shape, 4), embedding.size)
+
+
+def read_architecture(path: Path) -> Architecture:
+    """The architecture stored in a sam_nano weights file; a file without one is a ``UserError``."""
+    stored = read_metadata(path).get("architecture")
+    if isinstance(stored, dict) and set(stored) <= {field.name for field in fields(Architecture)}:
+        return Architecture(**stored)
+    raise UserError(
+        f"sam_nano wants weights that tools/train_sam_nano.py wrote, but {path} holds those of another model: give "
+        "its sam_nano.safetensors, or set segmenter.family=segment_anything for SAM's own weights."
+    )
+
+
+def prompt_slots(
+    embedding: NanoEmbedding, points: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Prompts as slots: ``coords (P, K, 2)`` in the 256-pixel frame and ``labels (P, K)``, K at least 3.
+
+    A box comes first, as its two corners; padding fills the rest.
+    """
+    coords, labels = [], []
+    if boxes is not None:
+        coords.append(boxes.float().reshape(-1, 2, 2))
+        labels.append(torch.tensor(BOX_LABELS, device=boxes.device).expand(len(boxes), 2))
+    if points is not None:
+        coords.append(points.float())
+        labels.append(torch.ones(points.shape[:2], dtype=torch.long) if point_labels is None else point_labels.long())
+    height, width = embedding.size
+    ratio = torch.tensor([embedding.covered[1] / width, embedding.covered[0] / height])
+    slots, kinds = torch.cat([c.cpu() for c in coords], 1) * ratio, torch.cat([n.cpu() for n in labels], 1)
+    missing = max(0, MIN_SLOTS - slots.shape[1])
+    return F.pad(slots, (0, 0, 0, missing)), F.pad(kinds, (0, missing), value=PADDING)

@@ -1,0 +1,1 @@
+"""The official Segment Anything models (ViT-B, L, H)."""

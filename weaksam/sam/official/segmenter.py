@@ -1,0 +1,236 @@
+"""The official Segment Anything models behind the segmenter protocol: any ViT-B, L or H ``.pth`` file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+
+from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
+from weaksam.sam.official.architecture import build_sam, infer_architecture
+from weaksam.sam.official.decoder import MAX_TOKENS, FastDecoder, PhotoSide
+from weaksam.sam.official.encoder import FusedEncoder, Precision
+from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, check_prompts
+from weaksam.stages.proposals.prompts import rows_of_a_length, without_padding
+from weaksam.store.store import file_sha256
+from weaksam.store.weights import load_into, load_state
+from weaksam.structures.boxes import inclusive_from_xyxy
+
+PROMPTS_ON_CPU, PROMPTS_ELSEWHERE = 4, 64  # decoded at once: few stay in a CPU's cache
+PREPROCESSING = 1  # version of how a photo becomes the encoder's input; part of the embedding cache's keys
+Decoding = Literal["exact", "fast", "plain"]
+
+
+@dataclass(frozen=True)
+class SamEmbedding(Embedding):
+    """SAM's ``features`` (1, C, g, g) and the ``input_size`` (h, w) of the photo inside the square input."""
+
+    features: Tensor
+    input_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SamMasks(Masks):
+    """``Masks`` that keep the logits ``(P, 3, g', g')`` of the padded square, so that ``full`` interpolates them."""
+
+    logits: Tensor
+    sam_frame: Frame
+    threshold: float = 0.0
+
+    def full(self, p_index: Tensor, k_index: Tensor) -> Tensor:
+        """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` as SAM itself gives them: bool ``(N, H, W)``."""
+        return enlarge(self.logits[p_index, k_index], self.sam_frame) > self.threshold
+
+
+class SegmentAnything:
+    """Frozen SAM: encodes a photo once, answers batches of prompts with three masks each.
+
+    Masks are in the frame of SAM's low-resolution logits without the padding (long side 256); boxes and stability are
+    measured on the masks at the photo's own size, as ``SamAutomaticMaskGenerator`` does. ``decoding``: ``exact`` gives
+    SAM's numbers up to float rounding from shared work (``FastDecoder``); ``fast`` moreover measures the masks of
+    photos larger than SAM's input at that input's size (long side 1024), so that a box may be off by one of its
+    pixels; ``plain`` runs SAM's own decoder, for comparison. ``precision`` and ``compiled``: of the image encoder, see
+    ``FusedEncoder``.
+    """
+
+    costly_encoding: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        sam: Sam,
+        name: str,
+        fingerprint: str,
+        decoding: Decoding = "exact",
+        precision: Precision = "float32",
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.sam = sam.eval().requires_grad_(False)
+        self.name = name
+        self.fingerprint = fingerprint + ("-fast" if decoding == "fast" else "")
+        self.fingerprint += "-bfloat16" if precision == "bfloat16" else ""
+        self.encoder = FusedEncoder(sam.image_encoder, precision, compiled=compiled)
+        self.decoding = decoding
+        self.transform = ResizeLongestSide(sam.image_encoder.img_size)
+        shareable = decoding != "plain" and FastDecoder.fits(sam.mask_decoder)
+        self._decoder = FastDecoder(sam.mask_decoder) if shareable else None
+        self._photo: tuple[SamEmbedding, PhotoSide] | None = None  # of the photo prompted last
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        device: torch.device,
+        decoding: Decoding = "exact",
+        precision: Precision = "float32",
+        *,
+        compiled: bool = False,
+    ) -> SegmentAnything:
+        """Read an official checkpoint; which variant it is, its tensors tell.
+
+        Raises:
+            UserError: the file is missing, cut short, a web page, or no segment-anything checkpoint.
+        """
+        state = load_state(path, "segment-anything")
+        architecture = infer_architecture(state, path)
+        sam = build_sam(architecture)
+        load_into(sam, state, architecture.name)
+        fingerprint = f"{architecture.name}-{file_sha256(path)}"
+        return cls(sam.to(device), architecture.name, fingerprint, decoding, precision, compiled=compiled)
+
+    @torch.inference_mode()
+    def encode(self, image: np.ndarray) -> SamEmbedding:
+        """Embed one upright RGB photo, uint8 ``(H, W, 3)``."""
+        return self.encode_batch([image])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, images: Sequence[np.ndarray]) -> list[SamEmbedding]:
+        """Embed several photos together, uint8 ``(H, W, 3)`` of any sizes; as one by one, up to rounding."""
+        if not images:
+            return []
+        resized = [torch.from_numpy(self.transform.apply_image(image)).permute(2, 0, 1).float() for image in images]
+        pixels = torch.stack([self.sam.preprocess(one.to(self.sam.device)) for one in resized])  # (B, 3, S, S)
+        features = self.encoder(pixels).split(1)
+        return [
+            SamEmbedding((image.shape[0], image.shape[1]), feature, (one.shape[1], one.shape[2]))
+            for image, one, feature in zip(images, resized, features, strict=True)
+        ]
+
+    @property
+    def embedding_version(self) -> str:
+        """Preprocessing, kind of device and how the encoder computes, see ``CacheableSegmenter``."""
+        encoder = self.encoder
+        return f"sam-{PREPROCESSING} {self.sam.device.type} {encoder.precision}{' compiled' * encoder.compiled}"
+
+    def pack(self, embedding: Embedding) -> dict[str, Tensor]:
+        """The embedding as tensors, for the cache on disk."""
+        assert isinstance(embedding, SamEmbedding), "pack needs what this segmenter's encode returned"
+        sizes = torch.tensor([embedding.size, embedding.input_size])
+        return {"features": embedding.features, "sizes": sizes}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> SamEmbedding:
+        """The embedding that ``pack`` took apart."""
+        (height, width), (h, w) = tensors["sizes"].tolist()
+        return SamEmbedding((height, width), tensors["features"].to(self.sam.device), (h, w))
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        embedding: Embedding,
+        *,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        min_pred_iou: float | None = None,
+    ) -> Masks:
+        """Three masks per prompt, see ``Segmenter.predict``; results are on the CPU.
+
+        A prompt of fewer points than others (labels -1) is answered as if it stood alone.
+        """
+        assert isinstance(embedding, SamEmbedding), "predict needs what this segmenter's encode returned"
+        num = check_prompts(points, point_labels, boxes)
+        if points is not None and point_labels is None:
+            point_labels = torch.ones(points.shape[:2])
+        # To SAM's input frame, in which a box is its two corner pixels
+        if points is not None:
+            points = self.transform.apply_coords_torch(points.double(), embedding.size).float()
+        if boxes is not None:
+            boxes = self.transform.apply_boxes_torch(
+                inclusive_from_xyxy(boxes.float()).double(), embedding.size
+            ).float()
+        side = 4 * embedding.features.shape[-1]
+        logits = torch.empty(num, NUM_MASKS, side, side)
+        iou, stability = torch.zeros(num, NUM_MASKS), torch.zeros(num, NUM_MASKS)
+        found = torch.zeros(num, NUM_MASKS, 4)
+        at_once = PROMPTS_ON_CPU if self.sam.device.type == "cpu" else PROMPTS_ELSEWHERE
+        for rows, length in rows_of_a_length(num, point_labels, at_once):
+            prompt = self._prompt(rows, length, points, point_labels, boxes)
+            drawn, iou[rows], stability[rows], found[rows] = self._answer(embedding, prompt, min_pred_iou)
+            logits[rows] = drawn
+        frame = self._frame(embedding)
+        h, w = (max(1, round(length * side / frame.side)) for length in embedding.input_size)
+        threshold = self.sam.mask_threshold
+        masks = logits[..., :h, :w] > threshold
+        return SamMasks(masks, iou, stability, found, embedding.size, logits, frame, threshold)
+
+    def _prompt(
+        self, rows: Tensor, length: int, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """SAM's sparse and dense embeddings of the prompts ``rows``, of ``length`` points each."""
+        pair, device = None, self.sam.device
+        if points is not None and labels is not None:
+            chosen, kinds = without_padding(points[rows], labels[rows], length)
+            pair = (chosen.to(device), kinds.to(device))
+        given = None if boxes is None else boxes[rows].to(device)
+        sparse, dense = self.sam.prompt_encoder(points=pair, boxes=given, masks=None)
+        return sparse, dense
+
+    def _answer(
+        self, embedding: SamEmbedding, prompt: tuple[Tensor, Tensor], min_pred_iou: float | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits ``(P, 3, g', g')``, predicted IoU and stability ``(P, 3)``, photo boxes ``(P, 3, 4)``."""
+        sparse, dense = prompt
+        decoder, position = self.sam.mask_decoder, self.sam.prompt_encoder.get_dense_pe()
+        if self._decoder is not None and sparse.shape[1] + decoder.num_mask_tokens + 1 <= MAX_TOKENS:
+            photo = self._photo_side(embedding, dense[:1], position)
+            side, iou = self._decoder.prompts(photo, sparse)
+            wanted = torch.ones_like(iou, dtype=torch.bool) if min_pred_iou is None else iou > min_pred_iou
+            rows = wanted.any(1).nonzero()[:, 0]
+            logits = iou.new_zeros(*iou.shape, *(4 * length for length in photo.grid))
+            logits[rows] = self._decoder.logits(photo, side, rows)
+        else:
+            logits, iou = decoder(
+                image_embeddings=embedding.features,
+                image_pe=position,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=True,
+            )
+            wanted = torch.ones_like(iou, dtype=torch.bool) if min_pred_iou is None else iou > min_pred_iou
+        stability, boxes = torch.zeros_like(iou), iou.new_zeros(*iou.shape, 4)
+        boxes[wanted], stability[wanted] = self._measured(logits[wanted], embedding)
+        # Drawn beside a wanted one: empty all the same, so that exact and plain agree
+        logits[~wanted] = self.sam.mask_threshold
+        return logits.cpu(), iou.cpu(), stability.cpu(), boxes.cpu()
+
+    def _photo_side(self, embedding: SamEmbedding, dense: Tensor, position: Tensor) -> PhotoSide:
+        """What all prompts of a photo share; kept for the photo prompted last."""
+        assert self._decoder is not None
+        if self._photo is None or self._photo[0] is not embedding:
+            self._photo = (embedding, self._decoder.photo(embedding.features, dense, position))
+        return self._photo[1]
+
+    def _frame(self, embedding: SamEmbedding) -> Frame:
+        return Frame(embedding.size, embedding.input_size, self.sam.image_encoder.img_size)
+
+    def _measured(self, logits: Tensor, embedding: SamEmbedding) -> tuple[Tensor, Tensor]:
+        """Photo boxes ``(M, 4)`` and stability ``(M,)`` of logits ``(M, g', g')``."""
+        measured = measure_in_input if self.decoding == "fast" else measure
+        return measured(logits, self._frame(embedding), self.sam.mask_threshold)

@@ -1,0 +1,1 @@
+"""The region tree: hierarchical watersheds and merged superpixels that answer prompts."""

@@ -1,0 +1,297 @@
+"""An offline promptable segmenter: the regions of hierarchical watersheds and of merged superpixels answer prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from weaksam.config import Settings, fingerprint_of
+from weaksam.sam.protocol import BACKGROUND, FOREGROUND, NUM_MASKS, Embedding, Masks, Regions, check_prompts
+from weaksam.sam.region_tree.merging import MergedRegions, merged_regions, superpixels
+from weaksam.sam.region_tree.objectness import BUNDLED, bundled, spread_out
+from weaksam.sam.region_tree.watershed import (
+    Nodes,
+    best_distinct,
+    build_tree,
+    inside_spans,
+    lab_from_rgb,
+    region_masks,
+    salient_nodes,
+    touching_pairs,
+    working_frame,
+)
+from weaksam.store.store import file_sha256
+from weaksam.structures.boxes import pairwise_iou, scale
+
+ALGORITHM = "watershed-by-volume/4"  # part of the fingerprint: raise it whenever an answer may change
+
+
+class RegionTreeSettings(Settings):
+    """How the trees are built, which of their regions count and how they are ranked."""
+
+    ranking: Literal["objectness", "salience"] = Field(
+        default="objectness",
+        description="what lists the regions. objectness: superpixels merged in ten orders, ranked by a small network "
+        "trained on rendered scenes; salience: the trees' own nodes and pairs of them, ranked by their contrast",
+    )
+    long_side: int = Field(default=256, ge=16, le=2048, description="longer side of the working frame, pixels")
+    smoothings: tuple[float, ...] = Field(
+        default=(1.0, 0.5, 2.0),
+        min_length=1,
+        description="a tree for each Gaussian sigma in working pixels; the first answers point prompts, and with "
+        "objectness it is the only one",
+    )
+    superpixel_smoothings: tuple[float, ...] = Field(
+        default=(0.5, 1.0), min_length=1, description="of objectness: superpixels are cut at each Gaussian sigma"
+    )
+    num_superpixels: int = Field(default=300, ge=2, le=5000, description="of objectness: superpixels at each sigma")
+    num_paired: int = Field(
+        default=40, ge=0, le=200, description="most salient nodes of each tree whose touching pairs are regions too"
+    )
+    min_area: float = Field(
+        default=0.002, gt=0, lt=1, description="smallest node of a tree, as a fraction of the photo"
+    )
+    min_merged_area: float = Field(
+        default=0.0005, gt=0, lt=1, description="of objectness: smallest merged region, as a fraction of the photo"
+    )
+    max_area: float = Field(default=0.97, gt=0, lt=1, description="largest region, as a fraction of the photo")
+    nms_iou: float = Field(default=0.85, gt=0, le=1, description="suppression of the ranked regions, on their boxes")
+    size_ratio: float = Field(default=1.5, gt=1, le=10, description="least area ratio between two masks of one prompt")
+
+
+@dataclass(frozen=True)
+class Part:
+    """N candidate regions of one photo from T trees over its working frame (h, w).
+
+    ``pixels``: int64 ``(T, h * w)`` and ``spans``: int32 ``(N, 2, 2)``, see ``Nodes``; ``tree``: int64 ``(N,)``, whose
+    pixels a span slices. ``boxes``: float32 ``(N, 4)`` in working pixels; ``area``: int64 ``(N,)`` in working pixels;
+    ``scores`` and ``stability``: float32 ``(N,)`` in [0, 1].
+    """
+
+    pixels: Tensor
+    tree: Tensor
+    spans: Tensor
+    boxes: Tensor
+    area: Tensor
+    scores: Tensor
+    stability: Tensor
+
+    @classmethod
+    def of_nodes(cls, nodes: Nodes) -> Part:
+        """Of one tree, scored by salience to the power 1/4, which spreads over [0, 1] and changes no order."""
+        tree = torch.zeros(len(nodes.area), dtype=torch.int64)
+        scores = nodes.salience**0.25
+        return cls(nodes.pixels[None], tree, nodes.spans, nodes.boxes, nodes.area, scores, nodes.stability)
+
+    @classmethod
+    def of_merged(cls, merged: MergedRegions) -> Part:
+        """Of the hierarchies over one cut into superpixels, scored by the bundled ranker."""
+        spans = torch.zeros(len(merged.area), 2, 2, dtype=torch.int32)
+        spans[:, 0] = torch.from_numpy(merged.spans)
+        return cls(
+            pixels=torch.from_numpy(merged.pixels).long(),
+            tree=torch.from_numpy(merged.tree).long(),
+            spans=spans,
+            boxes=torch.from_numpy(merged.boxes).float(),
+            area=torch.from_numpy(merged.area).long(),
+            scores=bundled()(torch.from_numpy(merged.features).float()).sigmoid(),
+            stability=torch.from_numpy(merged.stability).float(),
+        )
+
+
+@dataclass(frozen=True)
+class RegionTree(Embedding):
+    """The N candidate regions of one photo from T trees; the last one is the whole photo.
+
+    ``pixels``: int64 ``(T, h * w)`` and ``spans``: int32 ``(N, 2, 2)``, see ``Nodes``; ``frame``: (h, w); ``tree``:
+    int64 ``(N,)``, whose pixels a span slices. ``boxes``: float32 ``(N, 4)`` in photo pixels; ``area``: int64 ``(N,)``
+    in working pixels; ``scores``, ``stability`` and ``fill`` (area / box area): ``(N,)`` in [0, 1]. ``nested``: bool
+    ``(N,)``, the nodes of the first tree, of which any two are disjoint or one inside the other; ``listed``: bool
+    ``(N,)``, what may be proposed unprompted.
+    """
+
+    pixels: Tensor
+    frame: tuple[int, int]
+    tree: Tensor
+    spans: Tensor
+    boxes: Tensor
+    area: Tensor
+    scores: Tensor
+    stability: Tensor
+    fill: Tensor
+    nested: Tensor
+    listed: Tensor
+
+    def masks(self, index: Tensor) -> Tensor:
+        """Regions ``index (N,)`` as bool ``(N, h, w)`` in the working frame."""
+        return region_masks(self.pixels, self.spans[index], self.tree[index], self.frame)
+
+
+class RegionTreeSegmenter:
+    """Segmenter over hierarchical watersheds of the photo's Lab gradients.
+
+    A point is answered by three nested nodes on its leaf-to-root path in the first tree, a box by the region that fits
+    it best and fills its own box, and a grid by listing the regions (``proposals``). What there is to list depends on
+    ``ranking``: by objectness, the watersheds are cut into superpixels, those merge in ten orders (colour, chroma,
+    texture, nearness, border strength), and a small network says which regions are objects, after selective search
+    (Uijlings et al., IJCV 2013) with a ranking learned from rendered scenes; by salience, each tree's nodes and
+    touching pairs of its most salient ones, nothing being learned. The whole photo, the answer when nothing else is,
+    scores 0. Runs on the CPU whatever the device.
+    """
+
+    name: ClassVar[str] = "tree"
+
+    def __init__(self, settings: RegionTreeSettings | None = None) -> None:
+        self.settings = settings or RegionTreeSettings()
+        weights = file_sha256(BUNDLED) if self.settings.ranking == "objectness" else ""
+        self.fingerprint = fingerprint_of({"algorithm": ALGORITHM, "settings": self.settings, "weights": weights})
+
+    def encode(self, image: np.ndarray) -> RegionTree:
+        """Find the regions of one upright RGB photo, uint8 ``(H, W, 3)``; about 0.15 s."""
+        lab = lab_from_rgb(working_frame(image, self.settings.long_side))
+        parts = self.salient_parts(lab) if self.settings.ranking == "salience" else self.merged_parts(lab)
+        first = 1 if self.settings.ranking == "objectness" else 0
+        return collect_regions(parts, lab.shape[:2], (image.shape[0], image.shape[1]), first_listed=first)
+
+    def salient_parts(self, lab: np.ndarray) -> list[Part]:
+        """Nodes and touching pairs of every tree of a Lab frame ``(h, w, 3)``, in turn."""
+        settings, parts = self.settings, []
+        for smoothing in settings.smoothings:
+            nodes = salient_nodes(*build_tree(lab, smoothing), lab.shape[:2], settings.min_area, settings.max_area)
+            pairs = touching_pairs(nodes, settings.num_paired, settings.nms_iou, settings.max_area)
+            parts += [Part.of_nodes(nodes), Part.of_nodes(pairs)]
+        return parts
+
+    def merged_parts(self, lab: np.ndarray) -> list[Part]:
+        """Nodes of the first tree of a Lab frame ``(h, w, 3)``, then the merged superpixels of every cut."""
+        settings = self.settings
+        trees = {sigma: build_tree(lab, sigma) for sigma in {settings.smoothings[0], *settings.superpixel_smoothings}}
+        first = trees[settings.smoothings[0]]
+        parts = [Part.of_nodes(salient_nodes(*first, lab.shape[:2], settings.min_area, settings.max_area))]
+        for sigma in settings.superpixel_smoothings:
+            cut = superpixels(lab, *trees[sigma], settings.num_superpixels)
+            parts.append(Part.of_merged(merged_regions(cut, settings.min_merged_area, settings.max_area)))
+        return parts
+
+    def predict(
+        self,
+        embedding: Embedding,
+        *,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        min_pred_iou: float | None = None,
+    ) -> Masks:
+        """Three regions per prompt, small to large, see ``Segmenter.predict``.
+
+        ``iou`` of a point prompt is the region's score times the share of the prompt's points it gets right; of a box
+        prompt it is the IoU of the region's box with the prompt times ``box_trust`` (times that share where there are
+        points too). A prompt that no region answers gets the whole photo.
+        """
+        assert isinstance(embedding, RegionTree), "predict needs what this segmenter's encode returned"
+        check_prompts(points, point_labels, boxes)
+        merit = torch.ones(())
+        if boxes is not None:
+            merit = pairwise_iou(boxes.float().cpu(), embedding.boxes) * self.box_trust(embedding)
+        if points is not None:
+            merit = merit * point_share(embedding, points, point_labels)
+        if boxes is None:
+            merit = merit * embedding.scores * embedding.nested
+        index = pick_three(merit, embedding.area, self.settings.size_ratio)  # (P, 3)
+        masks = embedding.masks(index.reshape(-1)).reshape(len(index), NUM_MASKS, *embedding.frame)
+        iou = merit.gather(1, index)
+        return Masks(masks, iou, embedding.stability[index], embedding.boxes[index], embedding.size)
+
+    def box_trust(self, embedding: RegionTree) -> Tensor:
+        """``(N,)`` in (0, 1]: sqrt(fill), lest a thin rim stands for what it surrounds; objectness has a small say."""
+        trust = embedding.fill.sqrt()
+        return trust if self.settings.ranking == "salience" else trust * embedding.scores.clamp(min=0.01) ** 0.1
+
+    def proposals(self, embedding: Embedding, num: int) -> Regions:
+        """The best ``num`` regions of the photo by score, near-duplicate boxes suppressed; none in a flat photo.
+
+        By objectness the scores are those of ``spread_out``.
+        """
+        assert isinstance(embedding, RegionTree), "proposals needs what this segmenter's encode returned"
+        index = embedding.listed.nonzero()[:, 0]
+        boxes, scores = embedding.boxes[index], embedding.scores[index]
+        if self.settings.ranking == "objectness":
+            scores = spread_out(boxes, scores)
+        kept = best_distinct(boxes, scores, self.settings.nms_iou, num)
+        keep = index[kept]
+        stability = embedding.stability[keep]
+        return Regions(embedding.masks(keep), embedding.boxes[keep], scores[kept], stability, embedding.size)
+
+
+def collect_regions(
+    parts: list[Part], frame: tuple[int, int], size: tuple[int, int], *, first_listed: int
+) -> RegionTree:
+    """All regions of one photo ``(H, W)`` with the working frame (h, w) in turn, and the whole photo at the end.
+
+    The regions of the first part are the nested ones; those from part ``first_listed`` on may be proposed.
+    """
+    h, w = frame
+    counts = torch.tensor([len(part.area) for part in parts])
+    source = torch.arange(len(parts)).repeat_interleave(counts)
+    begin = torch.tensor([len(part.pixels) for part in parts]).cumsum(0) - torch.tensor([len(p.pixels) for p in parts])
+    last = torch.tensor([True])
+    whole = torch.tensor([[[0, h * w], [0, 0]]], dtype=torch.int32)
+    boxes = torch.cat([part.boxes for part in parts])
+    area = torch.cat([part.area for part in parts])
+    zero = torch.zeros(1)
+    return RegionTree(
+        size=size,
+        pixels=torch.cat([part.pixels for part in parts]),
+        frame=(h, w),
+        tree=torch.cat([torch.cat([part.tree for part in parts]) + begin[source], torch.zeros(1, dtype=torch.int64)]),
+        spans=torch.cat([*(part.spans for part in parts), whole]),
+        boxes=torch.cat([scale(boxes, size[1] / w, size[0] / h), torch.tensor([[0.0, 0.0, size[1], size[0]]])]),
+        area=torch.cat([area, torch.tensor([h * w])]),
+        scores=torch.cat([*(part.scores for part in parts), zero]),
+        stability=torch.cat([*(part.stability for part in parts), zero + 1]),
+        fill=torch.cat([area / (boxes[:, 2:] - boxes[:, :2]).prod(1), zero + 1]),
+        nested=torch.cat([source == 0, last]),
+        listed=torch.cat([source >= first_listed, ~last]),
+    )
+
+
+def point_share(regions: RegionTree, points: Tensor, point_labels: Tensor | None) -> Tensor:
+    """``(P, N)`` in [0, 1]: (foreground points inside - background points inside) / foreground points, at least 0."""
+    h, w = regions.frame
+    places = torch.arange(h * w).expand_as(regions.pixels)
+    ranks = torch.empty_like(regions.pixels).scatter_(1, regions.pixels, places)  # of every pixel in its tree
+    points = points.cpu()
+    labels = torch.ones(points.shape[:2]) if point_labels is None else point_labels.cpu()
+    x = (points[..., 0] * w / regions.size[1]).long().clamp(0, w - 1)
+    y = (points[..., 1] * h / regions.size[0]).long().clamp(0, h - 1)
+    inside = torch.zeros(len(points), len(regions.area))
+    for k in range(points.shape[1]):
+        at = ranks[:, y[:, k] * w + x[:, k]][regions.tree]  # (N, P)
+        hit = inside_spans(at, regions.spans).T  # (P, N)
+        sign = (labels[:, k] == FOREGROUND).float() - (labels[:, k] == BACKGROUND).float()
+        inside += hit * sign[:, None]
+    return (inside / (labels == FOREGROUND).sum(-1, keepdim=True).clamp(min=1)).clamp(min=0)
+
+
+def pick_three(merit: Tensor, area: Tensor, size_ratio: float) -> Tensor:
+    """Indices ``(P, 3)`` of the three best regions by ``merit (P, N)``, small to large, of clearly different size.
+
+    Taken greedily: the best region, then the best of those whose area ``(N,)`` differs by at least ``size_ratio`` from
+    every one taken. Where fewer than three have merit the best is repeated; where none has, the last region (the whole
+    photo) is. Ties go to the later region.
+    """
+    left = merit.double() + 1e-9 * torch.arange(1, len(area) + 1) * (merit > 0)
+    left[:, -1] = left[:, -1].clamp(min=1e-12)
+    best = left.argmax(1)
+    picks = [best]
+    for _ in range(NUM_MASKS - 1):
+        ratio = area[None].float() / area[picks[-1], None]
+        left = left.masked_fill((ratio < size_ratio) & (ratio > 1 / size_ratio), 0)
+        picks.append(torch.where(left.amax(1) > 1e-12, left.argmax(1), best))
+    index = torch.stack(picks, 1)
+    return index.gather(1, area[index].argsort(dim=1, stable=True))

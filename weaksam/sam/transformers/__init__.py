@@ -1,0 +1,1 @@
+"""The SAM families that transformers maintains."""

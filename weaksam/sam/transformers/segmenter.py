@@ -1,0 +1,201 @@
+"""SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3's tracker, as transformers maintains them, behind the segmenter protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weaksam.config import fingerprint_of
+from weaksam.sam.mask_geometry import Frame, enlarge, measure
+from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, check_prompts
+from weaksam.sam.transformers.files import find_model
+from weaksam.sam.transformers.models import HfModel, load_model
+from weaksam.stages.proposals.prompts import rows_of_a_length, without_padding
+from weaksam.structures.boxes import inclusive_from_xyxy
+
+Precision = Literal["float32", "bfloat16"]
+
+PROMPTS_ON_CPU, PROMPTS_ELSEWHERE = 4, 32  # decoded at once: few stay in a CPU's cache
+MASKS_AT_ONCE = 8  # enlarged to the photo's size together
+EMPTY_LOGIT = -32.0  # of masks that nobody will look at
+
+
+@dataclass(frozen=True)
+class HfEmbedding(Embedding):
+    """Image features ``(1, C, h, w)`` of one photo, one level or several as the family has them, and its frame."""
+
+    features: tuple[Tensor, ...]
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class HfMasks(Masks):
+    """``Masks`` that keep the square logits ``(P, 3, g, g)``, so that ``full`` enlarges them as transformers does."""
+
+    logits: Tensor
+    frame: Frame
+
+    def full(self, p_index: Tensor, k_index: Tensor) -> Tensor:
+        """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` in the photo's frame: bool ``(N, H, W)``."""
+        chosen = self.logits[p_index, k_index].split(MASKS_AT_ONCE)
+        return torch.cat([enlarge(part, self.frame) > 0 for part in chosen])
+
+
+class TransformersSam:
+    """A frozen promptable model of transformers: encodes a photo once, answers prompts with three masks each.
+
+    Masks are in the frame of the low-resolution logits without padding (256 pixels a side for most families); boxes
+    and stability are measured on them enlarged to the photo. ``precision`` is that of the image encoder; prompts are
+    always decoded in float32.
+    """
+
+    costly_encoding: ClassVar[bool] = True
+
+    def __init__(self, model: HfModel, device: torch.device, precision: Precision = "float32") -> None:
+        self.network: Any = model.network.to(device)
+        self.device = device
+        self.model = model
+        self.precision = precision
+        self.name = model.name
+        self.fingerprint = fingerprint_of({"model": model.fingerprint, "precision": precision})
+
+    @classmethod
+    def load(cls, weights: Path, device: torch.device, precision: Precision = "float32") -> TransformersSam:
+        """Read the model in the folder ``weights``, or with that id (``owner/name``) on the hub.
+
+        Raises:
+            UserError: there is no such model, it cannot be fetched, is of no family that answers points and boxes,
+                or a file is broken or belongs to another variant.
+        """
+        return cls(load_model(find_model(weights)), device, precision)
+
+    def encode(self, image: np.ndarray) -> HfEmbedding:
+        """Embed one upright RGB photo, uint8 ``(H, W, 3)``."""
+        return self.encode_batch([image])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, images: Sequence[np.ndarray]) -> list[HfEmbedding]:
+        """Embed several photos together, uint8 ``(H, W, 3)`` of any sizes; as one by one, up to rounding."""
+        if not images:
+            return []
+        made = self.model.processor(images=list(images), input_data_format="channels_last", return_tensors="pt")
+        pixels = made["pixel_values"].to(self.device, torch.float32)  # (B, 3, S, S)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            embedded = self.network.get_image_embeddings(pixels)
+        levels = [level.float().contiguous().split(1) for level in self._levels(embedded)]
+        whole = [tuple(pixels.shape[-2:])] * len(images)
+        covered = made["reshaped_input_sizes"] if self.model.family.padded else whole
+        return [
+            self._embedding((image.shape[0], image.shape[1]), (int(h), int(w)), features)
+            for image, (h, w), *features in zip(images, covered, *levels, strict=True)
+        ]
+
+    def _embedding(self, size: tuple[int, int], input_size: tuple[int, int], features: Sequence[Tensor]) -> HfEmbedding:
+        frame = Frame(size, input_size, self.model.image_size, stretched=not self.model.family.padded)
+        return HfEmbedding(size, tuple(features), frame)
+
+    @property
+    def embedding_version(self) -> str:
+        """Preprocessing, which is transformers' own, and kind of device, see ``CacheableSegmenter``."""
+        return f"transformers {version('transformers')} {self.device.type}"
+
+    def pack(self, embedding: Embedding) -> dict[str, Tensor]:
+        """The embedding as tensors, for the cache on disk."""
+        assert isinstance(embedding, HfEmbedding), "pack needs what this segmenter's encode returned"
+        levels = {f"level{number}": level for number, level in enumerate(embedding.features)}
+        return {**levels, "sizes": torch.tensor([embedding.size, embedding.frame.input_size])}
+
+    def unpack(self, tensors: Mapping[str, Tensor]) -> HfEmbedding:
+        """The embedding that ``pack`` took apart."""
+        (height, width), (h, w) = tensors["sizes"].tolist()
+        levels = [tensors[f"level{number}"].to(self.device) for number in range(len(tensors) - 1)]
+        return self._embedding((height, width), (h, w), levels)
+
+    def _levels(self, embedded: Any) -> list[Tensor]:
+        """The tensors that the decoder needs of what the image encoder gave."""
+        if self.model.family.name == "sam_hq":
+            return [embedded[0], embedded[1][0]]  # of the encoder's blocks, it uses the first global one
+        return [embedded] if isinstance(embedded, Tensor) else list(embedded)
+
+    def _decoder_inputs(self, features: tuple[Tensor, ...]) -> dict[str, Any]:
+        """The same as arguments of the network."""
+        if self.model.family.name == "sam":
+            return {"image_embeddings": features[0]}
+        if self.model.family.name == "sam_hq":
+            return {"image_embeddings": features[0], "intermediate_embeddings": [features[1]]}
+        return {"image_embeddings": list(features)}
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        embedding: Embedding,
+        *,
+        points: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        min_pred_iou: float | None = None,
+    ) -> HfMasks:
+        """Three masks per prompt, see ``Segmenter.predict``; results are on the CPU.
+
+        A prompt of fewer points than others (labels -1) is answered as if it stood alone.
+        """
+        assert isinstance(embedding, HfEmbedding), "predict needs what this segmenter's encode returned"
+        num, frame = check_prompts(points, point_labels, boxes), embedding.frame
+        if points is not None and point_labels is None:
+            point_labels = torch.ones(points.shape[:2])
+        at_once = PROMPTS_ON_CPU if self.device.type == "cpu" else PROMPTS_ELSEWHERE
+        side = 4 * self.network.prompt_encoder.image_embedding_size[0]
+        logits = torch.zeros(num, NUM_MASKS, side, side)
+        iou, stability = torch.zeros(num, NUM_MASKS), torch.zeros(num, NUM_MASKS)
+        found = torch.zeros(num, NUM_MASKS, 4)
+        for rows, length in rows_of_a_length(num, point_labels, at_once):
+            prompt = self._prompt(frame, rows, length, points, point_labels, boxes)
+            drawn, iou[rows], stability[rows], found[rows] = self._answer(embedding, prompt, min_pred_iou)
+            logits[rows] = drawn
+        h, w = (max(1, round(length * side / frame.side)) for length in frame.input_size)
+        return HfMasks(logits[..., :h, :w] > 0, iou, stability, found, frame.size, logits, frame)
+
+    def _prompt(
+        self,
+        frame: Frame,
+        rows: Tensor,
+        length: int,
+        points: Tensor | None,
+        labels: Tensor | None,
+        boxes: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The prompts ``rows``, of ``length`` points each, as arguments of the network."""
+        prompt = {}
+        if points is not None and labels is not None and (length or boxes is None):
+            chosen, kinds = without_padding(points[rows].float(), labels[rows], length)
+            prompt["input_points"] = to_input(chosen, frame)
+            prompt["input_labels"] = kinds.long()
+        if boxes is not None:  # a box is its two corner pixels
+            corners = inclusive_from_xyxy(boxes[rows].float()).reshape(-1, 2, 2)
+            prompt["input_boxes"] = to_input(corners, frame).reshape(-1, 4)
+        return {name: value[None].to(self.device) for name, value in prompt.items()}
+
+    def _answer(
+        self, embedding: HfEmbedding, prompts: Mapping[str, Tensor], min_pred_iou: float | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Logits ``(P, 3, g, g)``, predicted IoU, stability ``(P, 3)`` and boxes ``(P, 3, 4)`` of one small batch."""
+        answer = self.network(**self._decoder_inputs(embedding.features), **prompts, multimask_output=True)
+        logits, iou = answer.pred_masks[0].float(), answer.iou_scores[0].float()
+        wanted = torch.ones_like(iou, dtype=torch.bool) if min_pred_iou is None else iou > min_pred_iou
+        logits = torch.where(wanted[..., None, None], logits, EMPTY_LOGIT)
+        boxes, stability = iou.new_zeros(*iou.shape, 4), torch.zeros_like(iou)
+        boxes[wanted], stability[wanted] = measure(logits[wanted], embedding.frame)
+        return logits.cpu(), iou.cpu(), stability.cpu(), boxes.cpu()
+
+
+def to_input(xy: Tensor, frame: Frame) -> Tensor:
+    """Photo pixels ``(..., 2)`` as pixels of the network's input."""
+    (height, width), (h, w) = frame.size, frame.input_size
+    return torch.stack([xy[..., 0] * (w / width), xy[..., 1] * (h / height)], -1)

@@ -1,0 +1,226 @@
+"""Train WeakTr on image tags and keep the epoch that ranks held-out tags best."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from weaksam.config import Settings, UserError
+from weaksam.data.loading import Dataset
+from weaksam.engine.log import RunLog
+from weaksam.engine.mixed_precision import Precision, ScaledAdamW, autocast, forward_dtype
+from weaksam.engine.seeds import derive_seed, seed_everything
+from weaksam.engine.training import fit
+from weaksam.engine.weights import load_into, load_state
+from weaksam.evaluation.tag_ap import tag_mean_average_precision
+from weaksam.models.weaktr.build import WeakTr, WeakTrSettings, build_weaktr, save_weaktr, weaktr_fingerprint
+from weaksam.models.weaktr.losses import class_scores, weaktr_losses
+from weaksam.stages.clues.weaktr_views import TagBatch, TagPhotos, TagViewSettings
+from weaksam.stages.wsod.photo_features import tags_matrix
+from weaksam.store.store import stage_fingerprint, store_folder, write_json_atomic
+
+LABEL = "WeakTr"
+
+
+class TagTrainingSettings(Settings):
+    """How WeakTr learns from tags; the defaults are the published recipe's, see docs/weaktr.md."""
+
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"workers"})
+
+    num_epochs: int = Field(60, ge=0, description="passes over the photos; 0 takes a trained WeakTr as it is")
+    batch_size: int = Field(64, ge=1, description="photos a step")
+    lr: float = Field(4e-4, gt=0, description="peak learning rate at 512 photos a step; scaled by batch_size / 512")
+    warmup_epochs: float = Field(5, ge=0, description="epochs in which the rate rises from warmup_lr")
+    warmup_lr: float = Field(1e-6, ge=0, description="first learning rate, not scaled")
+    min_lr: float = Field(1e-5, ge=0, description="last learning rate, not scaled")
+    weight_decay: float = Field(0.05, ge=0, description="decay of every weight, AdamW")
+    image_size: int = Field(224, ge=16, description="side of the square views, pixels")
+    views: TagViewSettings = Field(TagViewSettings(), description="how photos are varied")
+    held_out: float = Field(
+        0.1, ge=0, lt=1, description="share of the photos whose tags pick the epoch; 0 keeps the last"
+    )
+    precision: Precision = Field("auto", description="of the forward pass; auto: 16 bits on a GPU, float32 on the CPU")
+    workers: int = Field(0, ge=0, description="processes that read and vary photos; 0: none but the trainer itself")
+
+
+def check_tags(dataset: Dataset) -> None:
+    """Refuse tags that no classifier can learn from.
+
+    Raises:
+        UserError: a class that no photo has, or one class only, which every photo has.
+    """
+    tags, names = tags_matrix(dataset), dataset.classes
+    empty = [name for name, found in zip(names, tags.any(dim=0).tolist(), strict=True) if not found]
+    if empty:
+        more = f" (nor {len(empty) - 1} others)" if len(empty) > 1 else ""
+        raise UserError(
+            f"wanted a photo tagged {empty[0]!r} to learn from, found none among {len(dataset)}{more}: tag some, or "
+            "leave the class out of data.classes"
+        )
+    if len(names) == 1 and bool(tags.all()):
+        raise UserError(
+            f"wanted at least two classes to tell apart, found {names[0]!r} on every photo: add photos of other "
+            "classes, or photos without a tag"
+        )
+
+
+def split_held_out(tags: Tensor, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Rows of ``tags`` (N, C) to train on and rows held out, both sorted; the second has at most ``share`` of N.
+
+    Drawn from ``seed``; a photo stays in training if it is the last there with one of its tags.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "held-out tags"))
+    left = tags.sum(dim=0)  # (C,) photos with the class that are not held out
+    held: list[int] = []
+    for row in torch.randperm(len(tags), generator=generator).tolist():
+        if len(held) + 1 > share * len(tags):
+            break
+        if bool((left - tags[row] >= 1)[tags[row] > 0].all()):
+            left = left - tags[row]
+            held.append(row)
+    chosen = set(held)
+    return [row for row in range(len(tags)) if row not in chosen], sorted(held)
+
+
+def learning_rate(epoch: float, settings: TagTrainingSettings) -> float:
+    """Learning rate after ``epoch`` passes: a linear rise from ``warmup_lr``, then a cosine that ends at ``min_lr``.
+
+    The cosine spans all epochs, as timm's does, so its first part lies under the rise. Deviation: the published code
+    changes the rate once an epoch, here every step.
+    """
+    peak = settings.lr * settings.batch_size / 512
+    if epoch < settings.warmup_epochs:
+        return settings.warmup_lr + (peak - settings.warmup_lr) * epoch / settings.warmup_epochs
+    cosine = 0.5 * (1 + math.cos(math.pi * epoch / settings.num_epochs))
+    return settings.min_lr + (peak - settings.min_lr) * cosine
+
+
+def training_fingerprint(dataset: Dataset, weaktr: WeakTrSettings, training: TagTrainingSettings, seed: int) -> str:
+    """SHA-256 over all that decides the trained network: photos, tags, settings, first weights and seed."""
+    inputs = {"train": dataset.fingerprint, "weights": weaktr_fingerprint(weaktr), "seed": str(seed)}
+    return stage_fingerprint("weaktr", training, inputs)
+
+
+def weaktr_folder(out: Path, fingerprint: str) -> Path:
+    """Where a training of this `training_fingerprint` lies; ``weaktr.safetensors`` there is the network it chose."""
+    return store_folder(out, "clues", "weaktr", fingerprint)
+
+
+def train_weaktr(
+    dataset: Dataset,
+    weaktr: WeakTrSettings,
+    training: TagTrainingSettings,
+    *,
+    out: Path,
+    seed: int,
+    device: torch.device,
+    log: RunLog | None = None,
+) -> WeakTr:
+    """The network that ``weaktr`` describes, trained on the tags of ``dataset``, on ``device`` and in eval mode.
+
+    Of ``dataset`` only photos and tags are read. The epoch with the best mean average precision of tags on the held-out
+    photos is kept, the latest of equals (a perfect score comes long before good maps); without held-out photos the
+    last. A killed training goes on from its last saved state to the same bytes (on the CPU), a finished one is only
+    loaded; with ``num_epochs`` 0 a trained WeakTr is taken as it is.
+
+    Raises:
+        UserError: tags that nothing can be learnt from (`check_tags`), weights that do not fit, or a loss that is not
+            finite.
+    """
+    if training.num_epochs == 0:
+        return build_weaktr(weaktr, len(dataset.classes), trained=True).to(device).eval()
+    check_tags(dataset)
+    fingerprint = training_fingerprint(dataset, weaktr, training, seed)
+    folder = weaktr_folder(out, fingerprint)
+    seed_everything(derive_seed(seed, LABEL))
+    model = build_weaktr(weaktr, len(dataset.classes)).to(device)
+    chosen = folder / "weaktr.safetensors"
+    if not chosen.is_file():
+        _Training(model, dataset, training, folder, fingerprint, seed, device).run(chosen, log)
+    load_into(model, load_state(chosen, LABEL), LABEL)
+    return model.eval()
+
+
+class _Training:
+    """One run of `fit` and what it needs at hand."""
+
+    def __init__(
+        self,
+        model: WeakTr,
+        dataset: Dataset,
+        settings: TagTrainingSettings,
+        folder: Path,
+        fingerprint: str,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.settings, self.folder, self.device = model, settings, folder, device
+        self.fingerprint, self.seed, self.best = fingerprint, seed, folder / "best.safetensors"
+        self.dtype = forward_dtype(settings.precision, device)
+        tags, samples = tags_matrix(dataset), list(dataset)
+        rows, held = split_held_out(tags, settings.held_out, seed)
+        make = partial(
+            TagPhotos, size=settings.image_size, settings=settings.views, seed=seed, workers=settings.workers
+        )
+        self.photos, self.held_out = (make([samples[i] for i in part], tags[part]) for part in (rows, held))
+
+    def run(self, chosen: Path, log: RunLog | None) -> None:
+        """Train to the end and leave the chosen epoch's weights in the file ``chosen``."""
+        settings, steps = self.settings, self.photos.num_batches(self.settings.batch_size)
+        optimizer = ScaledAdamW(
+            self.model.parameters(), lr=1.0, weight_decay=settings.weight_decay, half=self.dtype == torch.float16
+        )
+        fit(
+            self.model,
+            lambda batch: optimizer.scaled(self._losses(batch)),
+            lambda epoch: self.photos.varied(epoch, settings.batch_size),
+            optimizer,
+            num_epochs=settings.num_epochs,
+            num_steps_per_epoch=steps,
+            lr_factor=lambda step, total: learning_rate(step / steps, settings),
+            folder=self.folder,
+            fingerprint=self.fingerprint,
+            seed=self.seed,
+            label=LABEL,
+            log=log,
+            on_epoch_end=self._judge if len(self.held_out) else None,
+        )
+        if not len(self.held_out):
+            save_weaktr(self.model, chosen, self.fingerprint)
+        elif self.best.is_file():
+            self.best.replace(chosen)
+        else:
+            raise UserError(f"wanted the chosen weights at {chosen}, found nothing: delete {self.folder} and rerun")
+
+    def _losses(self, batch: TagBatch) -> dict[str, Tensor]:
+        with autocast(self.dtype, self.device):
+            output = self.model(batch.pixels.to(self.device))
+        return weaktr_losses(output, batch.tags.to(self.device))
+
+    def _judge(self, epoch: int) -> None:
+        """Note the mean average precision of the held-out tags; keep the weights where it is the best so far."""
+        path = self.folder / "selection.json"
+        seen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        before = seen[:epoch]  # the note of an epoch that was killed before its state was saved is made again
+        found = self.held_out_precision()
+        if found >= max(before, default=0.0):
+            save_weaktr(self.model, self.best, self.fingerprint)
+        write_json_atomic(path, [*before, found])
+
+    @torch.no_grad()
+    def held_out_precision(self) -> float:
+        """Mean average precision of tags on the held-out photos, in [0, 1]."""
+        self.model.eval()
+        scores, tags = [], []
+        for batch in self.held_out.whole(self.settings.batch_size):
+            with autocast(self.dtype, self.device):
+                scores.append(class_scores(self.model(batch.pixels.to(self.device))).cpu())
+            tags.append(batch.tags)
+        return tag_mean_average_precision(torch.cat(scores), torch.cat(tags))

@@ -1,0 +1,1 @@
+"""The pseudo ground truth stage: which detections are believed."""

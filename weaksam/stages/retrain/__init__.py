@@ -1,0 +1,1 @@
+"""The retraining stage: a detector trained on pseudo ground truth."""

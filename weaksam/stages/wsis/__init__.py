@@ -1,0 +1,1 @@
+"""The instance segmentation stage: boxes to pseudo masks, and Mask R-CNN trained on them."""

@@ -1,0 +1,98 @@
+"""Photos of the full training: at what size, mirrored or not and in what light, and what the network sees of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from weaksam.data.images import read_image
+from weaksam.data.loading import Sample
+from weaksam.data.read_ahead import Ahead
+from weaksam.engine.photos import fit_size
+from weaksam.stages.wsod.end_to_end_settings import ColourSettings, FullSettings
+from weaksam.stages.wsod.examples import Batch, Lesson
+from weaksam.structures.boxes import hflip, scale
+
+# Standard deviations and directions of the colours of ImageNet, red, green, blue in 0..1 (AlexNet, NIPS 2012)
+_LIGHT_SPREAD = torch.tensor([0.2175, 0.0188, 0.0045])
+_LIGHT_DIRECTIONS = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+
+
+@dataclass(frozen=True)
+class PhotoView:
+    """One way to show a photo: its shorter side in pixels, mirrored or not, and what is added to red, green, blue."""
+
+    short_side: int
+    mirrored: bool = False
+    light: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class ShownPhoto:
+    """What the network sees: ``pixels`` float (3, h, w), and the (x, y) ``scale`` from the photo to them."""
+
+    pixels: Tensor
+    scale: tuple[float, float]
+    view: PhotoView
+
+    def boxes(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Boxes ``(N, 4)`` of the photo of ``size`` (H, W) in these pixels."""
+        shown = hflip(boxes, size[1]) if self.view.mirrored else boxes
+        return scale(shown, *self.scale)
+
+
+@dataclass(frozen=True)
+class FullBatch(Batch):
+    """Photos of one step as the network sees them."""
+
+    photos: tuple[ShownPhoto, ...] = ()
+
+
+def show(image: np.ndarray, view: PhotoView, most_long_side: int, colours: ColourSettings) -> ShownPhoto:
+    """A photo, uint8 ``(H, W, 3)``, resized (antialiased), lit, coloured and mirrored as ``view`` says."""
+    height, width = image.shape[:2]
+    h, w = fit_size((height, width), view.short_side, most_long_side)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    pixels = TF.resize(pixels, [h, w], antialias=True).float() + torch.tensor(view.light).view(3, 1, 1)
+    mean, deviation = (torch.tensor(one).view(3, 1, 1) for one in (colours.mean, colours.deviation))
+    pixels = (pixels - mean) / deviation
+    if colours.order == "bgr":
+        pixels = pixels.flip(0)
+    return ShownPhoto(pixels.flip(2) if view.mirrored else pixels, (w / width, h / height), view)
+
+
+def random_views(num: int, settings: FullSettings) -> list[PhotoView]:
+    """One random view for each of ``num`` photos, from the global random numbers."""
+    sides = torch.randint(len(settings.short_sides), (num,)).tolist()
+    mirrored = (torch.rand(num) < 0.5).tolist()
+    strengths = settings.lighting * torch.randn(num, 3)
+    light = 255 * (strengths * _LIGHT_SPREAD) @ _LIGHT_DIRECTIONS.T
+    rows = zip(sides, mirrored, light.tolist(), strict=True)
+    return [PhotoView(settings.short_sides[side], flip, (r, g, b)) for side, flip, (r, g, b) in rows]
+
+
+def full_batches(lessons: Sequence[Lesson], batch_size: int, settings: FullSettings) -> Sequence[FullBatch]:
+    """The batches of an epoch in random order, each photo in a random view; photos are decoded ahead on threads.
+
+    All draws are made at once, here, so that passing over batches changes none.
+    """
+    order = torch.randperm(len(lessons)).tolist()
+    views = random_views(len(lessons), settings)
+    starts = range(0, len(lessons), batch_size)
+    plans = [[(lessons[i], views[i]) for i in order[start : start + batch_size]] for start in starts]
+    return Ahead(plans, lambda plan: _load(plan, settings), settings.read_ahead)
+
+
+def _load(plan: Sequence[tuple[Lesson, PhotoView]], settings: FullSettings) -> FullBatch:
+    photos = tuple(shown_sample(lesson.sample, view, settings) for lesson, view in plan)
+    return FullBatch(tuple(one for one, _ in plan), tuple(view.mirrored for _, view in plan), photos)
+
+
+def shown_sample(sample: Sample, view: PhotoView, settings: FullSettings) -> ShownPhoto:
+    """Read a photo and show it."""
+    return show(read_image(sample.path), view, settings.most_long_side, settings.colours)

@@ -1,0 +1,110 @@
+"""Draft mode: the backbone stays frozen, its features are kept in memory, and only the head is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from weaksam.data.loading import Sample
+from weaksam.engine.context import RunContext
+from weaksam.engine.training import warmup_cosine
+from weaksam.models.wsod.head import HeadOutput, WsodHead
+from weaksam.stages.wsod.detections import detections_of
+from weaksam.stages.wsod.examples import Batch, Lesson
+from weaksam.stages.wsod.losses import mean_losses, photo_losses
+from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection
+from weaksam.stages.wsod.seeding import unread_features
+from weaksam.stages.wsod.settings import WsodSettings
+from weaksam.structures.instances import Instances
+
+
+class DraftDetector:
+    """The head on frozen features: photo in, class probabilities of its proposals out.
+
+    ``photos``: features of the same backbone and size that another detector has read already.
+    """
+
+    def __init__(self, context: RunContext, settings: WsodSettings, photos: PhotoFeatures | None = None) -> None:
+        self.context, self.settings = context, settings
+        self.photos = photos or unread_features(context, settings)
+        depth = sum(self.photos.network.channels.values())
+        self.model = WsodHead(
+            depth,
+            min(settings.reduced, depth),
+            len(context.train.classes),
+            num_branches=settings.num_branches,
+            roi_size=settings.roi_size,
+            hidden=settings.hidden,
+            dropout=settings.dropout,
+            box_regression=settings.box_regression,
+            background_column=settings.background_column,
+        ).to(context.device)
+
+    def begin(self) -> None:
+        """Find the principal components of the training photos' features, before anything is learnt."""
+        projection = self.photos.projection
+        if projection is None:
+            projection = self.photos.fit_projection(self.context.train, len(self.model.directions))
+        self.model.directions.copy_(projection.weight)
+        self.model.centre.copy_(projection.mean)
+
+    def prepare(self, sample: Sample) -> None:
+        """Compute a training photo's features."""
+        self.photos.views(sample)
+
+    def frozen_features(self) -> PhotoFeatures:
+        """The photos' features, by which seeds are relocated."""
+        return self.photos
+
+    def trained(self) -> None:
+        """Take the components that came with the trained weights."""
+        self.photos.projection = Projection(self.model.directions.cpu(), self.model.centre.cpu())
+        self.model.eval()
+
+    def batches(self, lessons: Sequence[Lesson]) -> list[Batch]:
+        """The batches of an epoch in random order, half of the photos mirrored."""
+        size = self.settings.batch_size
+        order = torch.randperm(len(lessons)).tolist()
+        mirrored = (torch.rand(len(lessons)) < 0.5).tolist()
+        chunks = [order[start : start + size] for start in range(0, len(lessons), size)]
+        return [Batch(tuple(lessons[i] for i in chunk), tuple(mirrored[i] for i in chunk)) for chunk in chunks]
+
+    def training(self) -> dict:
+        """What `fit` is told besides the losses and the batches."""
+        settings: WsodSettings = self.settings
+        # Fused AdamW is seven times as fast. It pairs weights and gradients as they lie in memory: right for a head of
+        # matrices, silently wrong for convolutions whose weights are channels last and whose gradients are not.
+        return {
+            "optimizer": torch.optim.AdamW(
+                self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            ),
+            "lr_factor": lambda step, total: warmup_cosine(step, total, min(settings.warmup_steps, total // 4)),
+            "num_epochs": settings.num_epochs,
+        }
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean losses over the batch's photos that have a proposal; none if no photo has one."""
+        shown = [one for one in zip(batch.lessons, batch.mirrored, strict=True) if len(one[0].boxes)]
+        outputs = self.outputs([(lesson.sample, lesson.boxes, mirrored) for lesson, mirrored in shown])
+        pairs = zip(outputs, shown, strict=True)
+        return mean_losses(photo_losses(output, lesson, self.settings) for output, (lesson, _) in pairs)
+
+    def outputs(self, shown: Sequence[tuple[Sample, Tensor, bool]]) -> list[HeadOutput]:
+        """The head's answer for each photo's proposals, mirrored or not, in one pass."""
+        if not shown:
+            return []
+        size = self.settings.roi_size
+        rois = [self.photos.pooled(sample, boxes, size)[int(mirrored)] for sample, boxes, mirrored in shown]
+        found = self.model(torch.cat(rois).to(self.context.device), [len(one) for one in rois])
+        pairs = zip(found, shown, strict=True)
+        return [output.in_photo(mirrored).on(torch.device("cpu")) for output, (_, _, mirrored) in pairs]
+
+    @torch.inference_mode()
+    def detect(self, sample: Sample, boxes: Tensor) -> Instances:
+        """Detections of one photo, averaged over it and its mirror image; none without proposals."""
+        if len(boxes) == 0:
+            return Instances.empty()
+        outputs = self.outputs([(sample, boxes, False), (sample, boxes, True)])
+        return detections_of(outputs, boxes, sample.size, self.settings)

@@ -1,0 +1,45 @@
+"""What regions look like to a frozen network: features of each region in a few hundred principal components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from weaksam.data.loading import Sample
+from weaksam.engine.progress import progress
+from weaksam.stages.wsod.photo_features import PhotoFeatures
+
+_SAMPLED_PHOTOS, _SAMPLED_EVERY = 60, 4
+
+
+def region_features(
+    photos: PhotoFeatures, samples: Sequence[Sample], boxes: Sequence[Tensor], *, roi_size: int, num_components: int
+) -> list[Tensor]:
+    """Features ``(2, R, D)`` float16 of each photo's ``boxes`` (R, 4), in the photo and in its mirror image.
+
+    RoIAlign on the frozen maps, ``roi_size`` cells a side, in at most ``num_components`` principal components of every
+    fourth region of about sixty photos (randomised, from fixed random numbers: the same every time). D is the same for
+    all photos, 0 where no photo has a region.
+    """
+    step = max(1, len(samples) // _SAMPLED_PHOTOS)
+    some = [
+        photos.pooled(sample, regions, roi_size)[:, ::_SAMPLED_EVERY].flatten(0, 1).float().cpu()
+        for sample, regions in zip(samples[::step], boxes[::step], strict=True)
+    ]
+    known = torch.cat(some) if some else torch.zeros(0, 0)
+    if len(known) == 0:
+        return [torch.zeros(2, len(one), 0, dtype=torch.float16) for one in boxes]
+    mean, directions = known.mean(dim=0), _directions(known, num_components)
+    pairs = progress(zip(samples, boxes, strict=True), len(samples), "wsod: reading regions")
+    return [((photos.pooled(one, its, roi_size).float().cpu() - mean) @ directions).half() for one, its in pairs]
+
+
+def _directions(rows: Tensor, num_components: int) -> Tensor:
+    """The strongest principal directions ``(D, K)`` of ``rows`` (N, D), K at most ``num_components``, N and D."""
+    centred = rows - rows.mean(dim=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _, _, directions = torch.svd_lowrank(centred, q=min(num_components, *rows.shape), niter=2)
+    return directions

@@ -1,0 +1,133 @@
+"""PCL: gather RoIs in clusters around a few centres of each class, and learn every cluster as one small bag."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from weaksam.models.wsod.refinement import Seeds, Targets
+from weaksam.stages.wsod.seeds.published import oicr_top_seeds
+
+Centres = Literal["graph", "highest"]
+
+_NUM_LEVELS = 3
+_KMEANS_ROUNDS = 20
+_EPS = 1e-6
+
+
+def pcl_seeds(
+    scores: Tensor,
+    present: Tensor,
+    pairwise_iou: Tensor,
+    *,
+    centres: Centres = "graph",
+    graph_iou: float = 0.4,
+    max_centres: int = 5,
+) -> Seeds:
+    """Cluster centres of every present class, class by class (PCL, Tang et al., TPAMI 2018).
+
+    ``scores`` (R, C) >= 0, ``present`` (T,) labels, ``pairwise_iou`` (R, R) of the photo's RoIs. ``highest``: the best
+    RoI of the class. ``graph``: k-means sorts the scores of the class into three levels; the RoIs of the highest are
+    joined where their IoU exceeds ``graph_iou``; the one joined to most becomes a centre, weighted with the highest
+    score among itself and those it is joined to, which all leave the graph; and so on, ``max_centres`` times at most.
+
+    `assign_rois` then makes the clusters: RoIs with an IoU of 0.5 or more with their nearest centre, the others
+    background. Ours: k-means starts from the lowest score, the highest and the middle, for 20 rounds; of RoIs joined
+    to equally many the higher score goes first, then the lower RoI; RoIs that score 0 are no centre. No RoI or no
+    tag: no seed. On the CPU there is no empty place (label -1), elsewhere there may be.
+    """
+    if len(scores) == 0 or len(present) == 0 or centres == "highest":
+        return oicr_top_seeds(scores, present)
+    of_present = scores[:, present].T  # (T, R)
+    top = top_ranking(of_present)
+    members = _anywhere(top)
+    joined = pairwise_iou[members[:, None], members] > graph_iou
+    joined.fill_diagonal_(True)  # a box without area does not overlap itself
+    node, weight = graph_centres(of_present[:, members], top[:, members], joined, max_centres)
+    label = torch.where(weight > 0, present[:, None], -1)
+    return _held(Seeds(members[node].flatten(), label.flatten(), weight.flatten()))
+
+
+def top_ranking(scores: Tensor) -> Tensor:
+    """Which of ``scores`` (T, R), R >= 1, are above 0 and in the highest of three levels of their row, by k-means.
+
+    The best of a row always is, if it is above 0; so are all of them where all are equal.
+    """
+    lowest, highest = scores.amin(dim=1, keepdim=True), scores.amax(dim=1, keepdim=True)
+    share = torch.arange(_NUM_LEVELS, device=scores.device) / (_NUM_LEVELS - 1)
+    centre = lowest + (highest - lowest) * share.to(scores.dtype)  # (T, 3), ascending, as they stay
+    numbers = torch.arange(_NUM_LEVELS, device=scores.device)
+    for _ in range(_KMEANS_ROUNDS):
+        mine = _level(scores, centre)[..., None] == numbers  # (T, R, 3)
+        num = mine.sum(dim=1)
+        mean = (mine * scores[..., None]).sum(dim=1) / num.clamp(min=1)
+        centre = torch.where(num > 0, mean, centre).minimum(highest)  # rounding must not lift a mean above the best
+    return (_level(scores, centre) == _NUM_LEVELS - 1) & (scores > 0)
+
+
+def _level(scores: Tensor, centre: Tensor) -> Tensor:
+    """Number ``(T, R)`` of the nearest of the ascending centres ``(T, k)``; of two equally near the upper."""
+    middle = (centre[:, 1:] + centre[:, :-1]) / 2
+    return (scores[..., None] >= middle[:, None]).sum(dim=2)
+
+
+def graph_centres(scores: Tensor, alive: Tensor, joined: Tensor, max_centres: int) -> tuple[Tensor, Tensor]:
+    """Centre and weight ``(T, max_centres)`` each, of T graphs over the same N RoIs; weight 0 where none is left.
+
+    ``scores`` (T, N), ``alive`` (T, N) says who is in the graph of each class, ``joined`` (N, N) symmetric, each with
+    itself. N = 0: no centre, ``(T, 0)``.
+    """
+    if scores.shape[1] == 0:
+        return torch.zeros_like(scores, dtype=torch.int64), scores
+    edges = joined.double()  # counts stay whole under autocast, which leaves float64 alone
+    nodes, weights = [], []
+    for _ in range(max_centres):
+        degree = (alive.double() @ edges).masked_fill(~alive, 0.0)  # (T, N)
+        most = degree == degree.amax(dim=1, keepdim=True)
+        node = scores.masked_fill(~(most & alive), -1.0).argmax(dim=1)
+        neighbours = alive & joined[node]
+        nodes.append(node)
+        weights.append(scores.masked_fill(~neighbours, 0.0).amax(dim=1))
+        alive = alive & ~joined[node]
+    return torch.stack(nodes, dim=1), torch.stack(weights, dim=1)
+
+
+def pcl_loss(logits: Tensor, targets: Targets) -> Tensor:
+    """Loss of refine logits ``(R, C + 1)``, background in column 0, that takes every cluster as one bag, a scalar.
+
+    ``-1/R (sum over clusters n of w_n M_n log(mean of p[r, label_n] over its M_n RoIs) + sum over background of
+    w_r log p[r, 0])`` (PCL, its loss of clusters as bags), with 1e-6 added inside the logarithms as in
+    `refine_loss`. A cluster is the RoIs of one ``targets.seed`` with a class; its RoIs share class and weight, as
+    `assign_rois` gives them. Formats below float32 are computed in float32. Without RoIs, or if all weights are 0: 0.
+    """
+    num_rois, logits = len(logits), logits if logits.dtype == torch.float64 else logits.float()
+    if num_rois == 0:
+        return logits.sum()
+    probability = logits.softmax(dim=1).gather(1, targets.target[:, None])[:, 0]
+    in_cluster = targets.target > 0
+    # In float64, so that the order in which a GPU adds is hardly ever seen in the float32 loss.
+    nothing = torch.zeros(num_rois, dtype=torch.float64, device=logits.device)
+    size, total, weight = (  # (R,) each; 0 where there is no cluster
+        nothing.scatter_add(0, targets.seed, each.double() * in_cluster)
+        for each in (torch.ones_like(probability), probability, targets.weight)
+    )
+    of_clusters = weight * (total / size.clamp(min=1) + _EPS).log()  # weight is w_n M_n
+    of_background = targets.weight * (probability + _EPS).log() * ~in_cluster
+    return -(of_clusters.sum().to(logits.dtype) + of_background.sum()) / num_rois
+
+
+def _anywhere(top: Tensor) -> Tensor:
+    """RoIs that are in any row of ``top`` (T, R); all R off the CPU, where to find out would wait."""
+    if top.device.type != "cpu":
+        return torch.arange(top.shape[1], device=top.device)
+    return top.any(dim=0).nonzero()[:, 0]
+
+
+def _held(seeds: Seeds) -> Seeds:
+    """On the CPU the seeds without their empty places; elsewhere, where that would wait, as they are."""
+    if seeds.label.device.type != "cpu":
+        return seeds
+    held = seeds.label >= 0
+    return Seeds(seeds.roi[held], seeds.label[held], seeds.weight[held])

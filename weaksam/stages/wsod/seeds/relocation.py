@@ -1,0 +1,145 @@
+"""Find each tag's object again by what it looks like in the other photos: multi-fold relocalisation in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from weaksam.models.wsod.refinement import Seeds, separate_seeds
+
+
+@dataclass(frozen=True)
+class Regions:
+    """One photo's R regions: ``features`` (V, R, D) in V views, ``boxes`` (R, 4) xyxy, IoU ``(R, R)``, and its tags.
+
+    ``present``: the labels (T,) of the tags.
+    """
+
+    features: Tensor
+    boxes: Tensor
+    iou: Tensor
+    present: Tensor
+
+    def rows(self) -> Tensor:
+        """Features ``(V * R, D + 1)`` of all views, with a column of ones for the offset."""
+        flat = self.features.flatten(0, 1).float()
+        return torch.cat([flat, flat.new_ones(len(flat), 1)], dim=1)
+
+
+def relocate(
+    photos: Sequence[Regions],
+    start: Sequence[Tensor],
+    num_classes: int,
+    *,
+    rounds: int = 4,
+    folds: int = 4,
+    ridge: float = 0.1,
+    foreground_iou: float = 0.5,
+) -> list[Tensor]:
+    """How much each region looks like each tag's object in the other photos: values ``(R, T)`` >= 0 of every photo.
+
+    ``start`` holds first values ``(R, T)``. In each round the best region of every tag is its seed, and
+    `scores_by_others` scores the regions anew; a tag for which no region scores above 0 keeps the values it had. After
+    the multi-fold training of Cinbis, Verbeek and Schmid (TPAMI 2017), which keeps a classifier from merely repeating
+    the seeds it learned from; ours are the closed form, the regions left out, and the start. A photo without regions
+    gives ``(0, T)``; no photo gives none.
+    """
+    values = list(start)
+    grams = _Grams(photos, folds) if photos else None
+    for _ in range(rounds if grams is not None else 0):
+        seeds = [best_of_tags(one, photo.present) for one, photo in zip(values, photos, strict=True)]
+        assert grams is not None
+        scores = scores_by_others(photos, seeds, num_classes, grams, ridge=ridge, foreground_iou=foreground_iou)
+        for place, (photo, found) in enumerate(zip(photos, scores, strict=True)):
+            positive = found[:, photo.present].clamp(min=0)
+            told = (positive > 0).any(dim=0) if len(positive) else positive.new_zeros(0, dtype=torch.bool)
+            values[place] = torch.where(told, positive, values[place]) if len(positive) else values[place]
+    return values
+
+
+def best_of_tags(values: Tensor, present: Tensor) -> Seeds:
+    """The best region of every tag (the first of equals) from values ``(R, T)``, weight 1; no region, no seed."""
+    if len(values) == 0:
+        return Seeds(present[:0], present[:0], values.new_zeros(0))
+    return Seeds(values.argmax(dim=0), present, values.new_ones(len(present)))
+
+
+def seeds_of_values(photo: Regions, values: Tensor, num_classes: int, *, share: float, nms_iou: float) -> Seeds:
+    """Every region whose value reaches ``share`` of its tag's best, thinned tag by tag at ``nms_iou``.
+
+    The weight is the share of the tag's best, in [``share``, 1].
+    """
+    of_classes = values.new_zeros(len(values), num_classes)
+    of_classes[:, photo.present] = values
+    best = of_classes.amax(dim=0).clamp(min=torch.finfo(values.dtype).tiny) if len(values) else of_classes.sum(0)
+    tags = torch.zeros(num_classes)
+    tags[photo.present] = 1.0
+    return separate_seeds(of_classes / best, tags, photo.boxes, share=share, nms_iou=nms_iou)
+
+
+class _Grams:
+    """What the classifiers of all rounds share: the Gram matrix of the rows of each fold."""
+
+    def __init__(self, photos: Sequence[Regions], folds: int) -> None:
+        self.fold = [place % folds for place in range(len(photos))]
+        self.folds, self.width = folds, photos[0].features.shape[2] + 1
+        self.of_fold = torch.zeros(folds, self.width, self.width)
+        for place, photo in enumerate(photos):
+            rows = photo.rows()
+            self.of_fold[self.fold[place]] += rows.T @ rows
+
+
+def scores_by_others(
+    photos: Sequence[Regions],
+    seeds: Sequence[Seeds],
+    num_classes: int,
+    grams: _Grams,
+    *,
+    ridge: float,
+    foreground_iou: float,
+) -> list[Tensor]:
+    """Scores ``(R, C)`` of every photo's regions by classifiers that have not seen its fold.
+
+    One ridge regression per class and fold. A region is an example of class c where it overlaps a seed of c by
+    ``foreground_iou`` and no other seed more; in a photo tagged c those that touch no seed of c and are no other
+    class's example are left out, for they may be further objects of c; all others are counterexamples, parts of a seed
+    and regions much larger than it above all. ``ridge`` is relative to a feature's mean square; views are averaged.
+    """
+    right = torch.zeros(grams.folds, grams.width, num_classes)
+    unknown = torch.zeros(num_classes, grams.folds, grams.width, grams.width)
+    for place, (photo, one) in enumerate(zip(photos, seeds, strict=True)):
+        if len(photo.boxes) == 0 or len(one.roi) == 0:
+            continue
+        rows, fold, views = photo.rows(), grams.fold[place], len(photo.features)
+        to_seeds = photo.iou[:, one.roi]  # (R, S)
+        nearest = to_seeds.amax(dim=1)
+        for label in photo.present.tolist():
+            overlap = to_seeds[:, one.label == label].amax(dim=1)
+            example = (overlap >= foreground_iou) & (overlap >= nearest)
+            right[fold, :, label] += rows.T @ example.float().repeat(views)
+            left_out = (overlap == 0) & (nearest < foreground_iou)
+            some = rows[left_out.repeat(views)]
+            unknown[label, fold] += some.T @ some
+    found = [torch.zeros(len(photo.boxes), num_classes) for photo in photos]
+    for fold in range(grams.folds):
+        of_others = grams.of_fold.sum(dim=0) - grams.of_fold[fold]
+        for label in range(num_classes):
+            gram = of_others - (unknown[label].sum(dim=0) - unknown[label, fold])
+            weights = _solve(gram, (right.sum(dim=0) - right[fold])[:, label], ridge)
+            for place in range(fold, len(photos), grams.folds):
+                features = photos[place].features.float().mean(dim=0)
+                found[place][:, label] = features @ weights[:-1] + weights[-1]
+    return found
+
+
+def _solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
+    """Weights ``(D + 1,)`` of a ridge regression, the offset not shrunk; zeros where there is no example."""
+    if not bool(right.any()):
+        return torch.zeros_like(right)
+    gram = gram.double()
+    shrink = torch.full((len(gram),), ridge * float(gram.diagonal()[:-1].mean()) + 1e-12, dtype=torch.float64)
+    shrink[-1] = 1e-9 * float(gram[-1, -1])
+    return torch.linalg.solve(gram + shrink.diag(), right.double()).float()

@@ -1,0 +1,1 @@
+"""What a stage leaves on disk: sealed Parquet parts, manifests, atomic files, safe weights."""

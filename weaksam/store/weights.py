@@ -1,0 +1,169 @@
+"""Weight files, read safely: safetensors, or a torch file of tensors only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from weaksam.config import UserError
+from weaksam.store.files import atomic_file
+
+_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")  # torch's zip file, and its older one
+_METADATA_KEY = "weaksam"  # one key only: safetensors writes several in a random order
+_NESTED_KEYS = ("state_dict", "model", "model_state_dict")
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
+_PLAIN_RECORDS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+]
+"""What published checkpoints hold beside tensors: the options of their command line, and scores as numpy numbers."""
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write named tensors, and ``metadata`` as JSON in the header, atomically to safetensors; always the same bytes."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    with atomic_file(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(dict(metadata or {}))})
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The ``metadata`` that `save_weights` wrote with the tensors; empty if there is none."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+
+
+def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
+    """Read the named tensors of a ``.safetensors`` or a torch ``.pth`` file; no pickled code ever runs.
+
+    ``what`` names the wanted weights in the error, for example ``"backbone mobilenet_v2"``.
+
+    Raises:
+        UserError: the file is missing, empty, cut short, a web page, or not a set of named tensors.
+    """
+    path = Path(path)
+    head = check_weights(path, what)
+    try:
+        state = _read_torch(path) if head.startswith(_TORCH_STARTS) else _read_safetensors(path)
+    except Exception as error:  # torch and safetensors raise many kinds for a file that is not what it seems
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
+        raise UserError(
+            f"The weights of {what} were looked for in {path}, which is not a readable safetensors or torch file "
+            f"of tensors ({reason}): download or export it again."
+        ) from error
+    if not state:
+        raise UserError(
+            f"The weights of {what} were looked for in {path}, which holds no named tensors: give another file."
+        )
+    return state
+
+
+def check_weights(path: Path, what: str) -> bytes:
+    """The first bytes of a weight file; ``what`` names the wanted weights in the error.
+
+    Raises:
+        UserError: the file is missing, empty, a web page or a pointer of Git LFS.
+    """
+    if not path.is_file():
+        raise UserError(f"The weights of {what} were looked for in {path}, which is not a file: correct the path.")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if found := _not_weights(head):
+        raise UserError(
+            f"The weights of {what} were looked for in {path}, which {found} and not weights: download it again."
+        )
+    return head
+
+
+def _not_weights(head: bytes) -> str | None:
+    """What a file is that people often hold for weights, from its first bytes; None if it is none of these."""
+    if not head:
+        return "is empty"
+    if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", head, re.IGNORECASE):
+        return "is a web page"
+    return "is a pointer of Git LFS" if head.startswith(b"version https://git-lfs") else None
+
+
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    what: str,
+    *,
+    allow_missing: Sequence[str] = (),
+    allow_extra: Sequence[str] = (),
+) -> None:
+    """Copy ``state`` into ``module``, accounting for every key on both sides.
+
+    ``allow_missing`` and ``allow_extra`` are key prefixes (or, starting with a dot, suffixes) that may differ.
+
+    Raises:
+        UserError: a key is missing or left over, or a shape differs: the file belongs to another architecture; or a
+            number is not finite.
+    """
+    own = module.state_dict()
+    missing = [key for key in own if key not in state and not _named_by(key, allow_missing)]
+    extra = [key for key in state if key not in own and not _named_by(key, allow_extra)]
+    misshapen = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or extra or misshapen:
+        raise UserError(f"{_describe_mismatch(what, own, state, missing, extra, misshapen)}: give weights of {what}.")
+    broken = [key for key in own if key in state and not bool(state[key].isfinite().all())]
+    if broken:
+        raise UserError(
+            f"{what} wants finite weights, found NaN or infinity in '{broken[0]}' ({len(broken)} such tensors): "
+            "take another file, or train it anew."
+        )
+    module.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)
+
+
+def _describe_mismatch(
+    what: str,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    missing: list[str],
+    extra: list[str],
+    misshapen: list[str],
+) -> str:
+    """Say in half a sentence how the tensors of a file differ from the ones wanted."""
+    if misshapen and not missing and not extra:
+        key = misshapen[0]
+        return (
+            f"{what} wants '{key}' of shape {tuple(own[key].shape)}, "
+            f"but the file holds {tuple(state[key].shape)} ({len(misshapen)} such tensors)"
+        )
+    examples = ", ".join(f"'{key}'" for key in (missing[:1] + extra[:1]))
+    return (
+        f"{what} wants {len(own)} tensors, but the weights given lack {len(missing)} of them, bring {len(extra)} "
+        f"unknown ones and {len(misshapen)} of another shape (for example {examples})"
+    )
+
+
+def _named_by(key: str, names: Sequence[str]) -> bool:
+    return any(key.endswith(name) if name.startswith(".") else key.startswith(name) for name in names)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    with torch.serialization.safe_globals(_PLAIN_RECORDS):
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    for key in _NESTED_KEYS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict):
+        raise ValueError("it holds no dictionary of tensors")
+    return {str(key).removeprefix("module."): value for key, value in loaded.items() if isinstance(value, Tensor)}
