@@ -26,14 +26,16 @@ from weaksam.engine.seeds import derive_seed
 from weaksam.evaluation.recall import proposal_recall
 from weaksam.models.weaktr.build import WeakTrSettings, build_weaktr
 from weaksam.pipeline import run as run_pipeline
-from weaksam.pipeline.state import RunSettings, open_run
+from weaksam.pipeline.settings import RunSettings
+from weaksam.pipeline.state import open_run
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues as clue_stage
 from weaksam.stages.clues import ClueSettings, clue_points, peaks_of
 from weaksam.stages.clues.class_maps import ClassMaps, both_views, scaled_size, views_mean
 from weaksam.stages.clues.weaktr import view_of
 from weaksam.stages.proposals import ProposalSettings, propose_encoded
-from weaksam.stages.proposals.prompts import CLASSLESS, COARSE, CROSS, FINE, CluePoints, grid_points
+from weaksam.stages.proposals.prompts import grid_points
+from weaksam.structures.clue_points import CLASSLESS, COARSE, CROSS, FINE, CluePoints
 
 IOUS = (0.5, 0.75, 0.9)
 

@@ -23,13 +23,13 @@ from weaksam.config import UserError
 from weaksam.data.formats.coco import read_instances
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import read_image
-from weaksam.data.proposals.files import ImageProposals
 from weaksam.report.proposal_picture import draw_proposals, write_picture
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.scenes.synthetic import SceneSettings, render_scene
 from weaksam.stages.proposals import ProposalSettings, propose
-from weaksam.stages.proposals.prompts import CLASSLESS, COARSE, CROSS, FINE, CluePoints
+from weaksam.structures.clue_points import CLASSLESS, COARSE, CROSS, FINE, CluePoints
 from weaksam.structures.masks import mask_from_rle
+from weaksam.structures.proposals import Proposals
 
 NUM_FINE, NUM_CROSS = 3, 9
 
@@ -114,7 +114,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     segmenter = build_segmenter(SegmenterSettings(family=args.segmenter, weights=args.weights), device)
     found = propose(segmenter, image, clues.points, clues.labels, ProposalSettings(nms_iou=args.nms_iou), clues.kinds)
-    proposals = ImageProposals(found.boxes, found.scores, found.sources, tuple(found.rles), found.mask_size)
+    proposals = Proposals(found.boxes, found.scores, found.sources, tuple(found.rles), found.mask_size)
     write_picture(args.out, draw_proposals(image, proposals, most=args.most, points=by_kind(clues)))
     print(f"{args.out}: {len(proposals)} proposals of {segmenter.name}, {args.out.stat().st_size // 1024} KiB")
 

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from weaksam.config import UserError
 from weaksam.data.images import read_image
-from weaksam.data.loading import Dataset, Sample, SplitSettings, load_dataset
+from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.evaluation.recall import proposal_recall
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.protocol import Segmenter
 from weaksam.sam.region_tree.segmenter import RegionTreeSettings
 from weaksam.stages.proposals import ProposalSettings, propose
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, pairwise_mask_iou, rle_from_mask
 

@@ -30,9 +30,11 @@ from torchvision.ops import nms
 
 from weaksam.data.images import read_image
 from weaksam.sam.official.segmenter import SegmentAnything
+from weaksam.sam.prompts import single_prompts
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.stages.proposals import Proposals, ProposalSettings, propose_encoded
-from weaksam.stages.proposals.prompts import COARSE, CROSS, FINE, CluePoints, grid_points, single_prompts
+from weaksam.stages.proposals.prompts import grid_points
+from weaksam.structures.clue_points import COARSE, CROSS, FINE, CluePoints
 
 POINTS = {COARSE: 3, FINE: 8, CROSS: 10}
 """Clue points of each kind per class (cross: in all), about what the published peaks give on a VOC photo."""
@@ -210,7 +212,8 @@ def protocol(arguments: argparse.Namespace) -> dict[str, Any]:
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
     """Resident memory while the proposals stage works through a long list that names the same few files."""
     from weaksam.config import load_settings
-    from weaksam.pipeline.state import RunSettings, open_run
+    from weaksam.pipeline.settings import RunSettings
+    from weaksam.pipeline.state import open_run
     from weaksam.stages import proposals
 
     with tempfile.TemporaryDirectory() as folder:

@@ -22,10 +22,10 @@ from torch import Tensor
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.images import read_image
 from weaksam.data.photos import list_photos, verify_photos
-from weaksam.data.proposals.files import STORE_COLUMNS, ImageProposals, store_columns
 from weaksam.data.proposals.given import record_photos
 from weaksam.store.store import Store
 from weaksam.structures.boxes import nms, scale, xyxy_from_xywh
+from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals, store_columns
 
 NMS_IOU = 0.9
 """A box that overlaps an earlier one by more is the same."""
@@ -65,9 +65,9 @@ def selective_search(min_side: float, long_side: int | None = None) -> Callable[
     return boxes_of
 
 
-def ranked(boxes: Tensor) -> ImageProposals:
+def ranked(boxes: Tensor) -> Proposals:
     """Boxes ``(N, 4)`` in order as proposals whose scores fall from 1 in equal steps."""
-    return ImageProposals.of(boxes, 1 - torch.arange(len(boxes)) / max(1, len(boxes)))
+    return Proposals.of(boxes, 1 - torch.arange(len(boxes)) / max(1, len(boxes)))
 
 
 def write_proposals(images: Path, out: Path, most: int, min_side: float, long_side: int) -> Store:
@@ -83,7 +83,7 @@ def write_proposals(images: Path, out: Path, most: int, min_side: float, long_si
         stage="proposals",
         fingerprint=fingerprint_of({"stage": "proposals", "selective_search": settings, "photos": hashes}),
         image_ids=list(photos),
-        columns=STORE_COLUMNS,
+        columns=PROPOSAL_COLUMNS,
         part_size=8,
         command="python benchmarks/selective_search.py",
     )

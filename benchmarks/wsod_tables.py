@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from weaksam.config import load_settings
-from weaksam.engine.detection import instances_of
+from weaksam.data.detection_stores import instances_of
 from weaksam.evaluation import stages as reports
 from weaksam.pipeline import STAGES
-from weaksam.pipeline.state import Run, RunSettings, open_run
+from weaksam.pipeline.settings import RunSettings
+from weaksam.pipeline.state import Run, open_run
 from weaksam.stages import clues, wsod
 from weaksam.stages.wsod import WsodSettings
 from weaksam.stages.wsod.photo_features import PhotoFeatures

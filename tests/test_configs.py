@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from weaksam.config import Settings, UserError, load_settings
-from weaksam.pipeline.state import RunSettings
+from weaksam.pipeline.settings import RunSettings
 
 CONFIGS = sorted(Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
 NAMES = [path.stem for path in CONFIGS]

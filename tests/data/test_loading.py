@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from weaksam.config import UserError
-from weaksam.data.annotations import NameMatcher, did_you_mean
+from weaksam.config import UserError, did_you_mean
+from weaksam.data.image_names import NameMatcher
 from weaksam.data.loading import DataSettings, SplitSettings, gives_tags, load_dataset, load_splits
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from weaksam.engine.mixed_precision import ScaledAdam, ScaledAdamW
-from weaksam.engine.training import fit, training_history
+from weaksam.engine.training import fit
+from weaksam.engine.training_state import training_history
 
 
 def make_model() -> nn.Sequential:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from weaksam.config import UserError
-from weaksam.engine.training import Objective, fit, training_history
+from weaksam.engine.training import Objective, fit
+from weaksam.engine.training_state import training_history
 
 
 class Players(nn.Module):

@@ -18,9 +18,10 @@ from torch import nn
 
 from weaksam.config import UserError
 from weaksam.engine import training
-from weaksam.engine.training import fit, warmup_cosine
+from weaksam.engine.schedules import warmup_cosine
+from weaksam.engine.training import fit
 from weaksam.engine.training_state import RandomState
-from weaksam.engine.weights import load_state, read_metadata
+from weaksam.store.weights import load_state, read_metadata
 
 NUM_EPOCHS, NUM_STEPS = 3, 4
 

@@ -13,9 +13,8 @@ import torch
 from weaksam.config import UserError
 from weaksam.engine.device import describe_device, pick_device
 from weaksam.engine.log import RunLog
-from weaksam.engine.progress import Progress, progress
 from weaksam.engine.seeds import derive_seed, seed_everything
-from weaksam.store.progress import clock, plain_line
+from weaksam.store.progress import Progress, clock, plain_line, progress
 
 
 def test_derived_seeds():

@@ -18,7 +18,9 @@ from torch import nn
 
 from weaksam.config import UserError
 from weaksam.engine.log import RunLog
-from weaksam.engine.training import fit, training_history, warmup_cosine, warmup_steps
+from weaksam.engine.schedules import warmup_cosine, warmup_steps
+from weaksam.engine.training import fit
+from weaksam.engine.training_state import training_history
 
 NUM_EPOCHS, NUM_STEPS = 3, 4
 

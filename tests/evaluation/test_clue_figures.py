@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from weaksam import cli
 from weaksam.evaluation.clue_figures import ALL, clue_json, clue_text, measure_clues
-from weaksam.evaluation.figures import Truth
+from weaksam.evaluation.truth import Truth
 from weaksam.report.pictures import Canvas
 from weaksam.report.tables import clue_table
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
-from weaksam.stages.proposals.prompts import COARSE, CROSS
+from weaksam.structures.clue_points import COARSE, CROSS
 from weaksam.structures.instances import Instances
 
 TRUTH = Truth(

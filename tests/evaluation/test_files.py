@@ -10,17 +10,18 @@ from PIL import Image
 
 from weaksam.config import UserError
 from weaksam.data.detection_files import read_detections, voc_result_files, write_voc_results
+from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import object_entries, read_results, write_instances
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.formats.yolo import write_labels
-from weaksam.data.loading import Dataset, Sample
-from weaksam.data.proposals.files import ImageProposals, write_store
-from weaksam.engine.detection import detection_store, instances_of
+from weaksam.data.proposals.files import write_store
 from weaksam.evaluation.files import dataset_of, detection_filter, evaluate_files, figures_text, parse_classes
 from weaksam.evaluation.protocol import DetectionFilter
-from weaksam.store.store import write_json_atomic
+from weaksam.store.files import write_json_atomic
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_mask
+from weaksam.structures.proposals import Proposals
 
 CLASSES = ("bird", "cat", "dog")
 METRICS = ("voc", "voc11", "corloc", "coco")
@@ -263,8 +264,8 @@ def located(tmp_path):
     found = {"a.jpg": instances([[0, 0, 0, 100, 50]], [0.9]), "b.jpg": instances([[1, 50, 50, 90, 88]], [0.8])}
     write_voc_results(tmp_path / "comp4", dataset, found)
     proposals = {
-        "a": ImageProposals.of(torch.tensor([[0.0, 0, 100, 55], [0, 0, 10, 10], [90, 90, 95, 95], [0, 0, 100, 60]])),
-        "b": ImageProposals.of(torch.tensor([[10.0, 10, 20, 20], [50, 50, 90, 90]])),
+        "a": Proposals.of(torch.tensor([[0.0, 0, 100, 55], [0, 0, 10, 10], [90, 90, 95, 95], [0, 0, 100, 60]])),
+        "b": Proposals.of(torch.tensor([[10.0, 10, 20, 20], [50, 50, 90, 90]])),
     }
     write_store(tmp_path / "proposals", proposals, 1)
     return tmp_path

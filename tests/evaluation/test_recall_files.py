@@ -14,10 +14,11 @@ from weaksam.config import UserError
 from weaksam.data.formats.coco import read_instances, write_instances
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.formats.yolo import write_labels
-from weaksam.data.loading import Dataset, Sample
-from weaksam.data.proposals.files import ImageProposals, write_store
+from weaksam.data.proposals.files import write_store
 from weaksam.evaluation.recall_files import measure_recall, named_sets, parse_counts, recall_text
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
+from weaksam.structures.proposals import Proposals
 
 CAT, DOG, FAR = [0, 0, 10, 10], [20, 0, 40, 10], [50, 50, 60, 60]
 
@@ -39,9 +40,9 @@ def figures(*arguments: object) -> dict:
     return json.loads(result.stdout)
 
 
-def boxes(*rows) -> ImageProposals:
+def boxes(*rows) -> Proposals:
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return ImageProposals.of(table[:, :4], table[:, 4])
+    return Proposals.of(table[:, :4], table[:, 4])
 
 
 @pytest.fixture
@@ -222,6 +223,6 @@ def test_names_of_sets(tmp_path):
 def test_true_boxes_as_proposals_find_everything(shared_data, tmp_path):
     path = shared_data / "fruit3/annotations/instances_test.json"
     truth = read_instances(path)
-    write_store(tmp_path, {name: ImageProposals.of(one.instances.boxes) for name, one in truth.images.items()}, 1)
+    write_store(tmp_path, {name: Proposals.of(one.instances.boxes) for name, one in truth.images.items()}, 1)
     report = measure_recall({"true": tmp_path}, path)
     assert set(report.sets["true"].result.recall[-1]) == {1.0} and "1.000" in recall_text(report)

@@ -14,7 +14,8 @@ import pytest
 
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
-from weaksam.pipeline.state import RunSettings, open_run, without_truth
+from weaksam.pipeline.settings import RunSettings
+from weaksam.pipeline.state import open_run, without_truth
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from weaksam import cli
 from weaksam.config import UserError
-from weaksam.data.proposals.files import IMPORTED, ImageProposals, write_store
+from weaksam.data.proposals.files import write_store
 from weaksam.report.proposal_picture import (
     PANEL_SIDE,
     draw_panel,
@@ -18,8 +18,9 @@ from weaksam.report.proposal_picture import (
     panels_of,
     write_picture,
 )
-from weaksam.stages.proposals.prompts import SOURCES
+from weaksam.structures.clue_points import SOURCES
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
+from weaksam.structures.proposals import IMPORTED, Proposals
 
 GREY = np.full((60, 80, 3), 120, np.uint8)
 
@@ -31,7 +32,7 @@ def proposals(boxes, scores, sources, masks=True):
         mask[y1:y2, x1:x2] = True
         rles.append(rle_from_mask(mask))
     table = torch.tensor(boxes).float().reshape(-1, 4)
-    return ImageProposals(
+    return Proposals(
         table, torch.tensor(scores).float(), torch.tensor(sources).long(), tuple(rles) if masks else (), (60, 80)
     )
 
@@ -51,7 +52,7 @@ def test_panels_draw_the_best_and_no_near_repeats():
     panels = panels_of(found, most=2)
     assert [(one.name, one.num_all, one.rows.tolist()) for one in panels] == [("grid", 4, [1, 2]), ("joint", 2, [5, 4])]
     assert [one.title for one in panels] == ["grid: 4, 2 drawn", "joint: 2"]
-    assert panels_of(ImageProposals.none(), most=2) == []
+    assert panels_of(Proposals.none(), most=2) == []
 
 
 def test_masks_are_tinted_and_large_ones_outlined_only():
@@ -93,14 +94,14 @@ def test_the_sheet_has_a_panel_per_source_and_one_for_the_points():
         pixel = pixels[at[0] + row * down, at[1] + column * right]
         assert (pixel != 120).any() == marked, (row, column)
     assert (pixels[-50, -50] == 255).all()  # five panels of six
-    assert draw_proposals(GREY, ImageProposals.none()).size == (PANEL_SIDE + 16, PANEL_SIDE * 3 // 4 + 26 + 8 + 4)
+    assert draw_proposals(GREY, Proposals.none()).size == (PANEL_SIDE + 16, PANEL_SIDE * 3 // 4 + 26 + 8 + 4)
 
 
 def test_draw_from_a_store(tmp_path):
     (tmp_path / "photos").mkdir()
     Image.fromarray(GREY).save(tmp_path / "photos/a.png")
     found = proposals([[20, 10, 40, 30], [0, 0, 9, 9]], [0.5, 0.6], [0, 2])
-    write_store(tmp_path / "store", {"a.png": found, "b.png": ImageProposals.none()}, 1)
+    write_store(tmp_path / "store", {"a.png": found, "b.png": Proposals.none()}, 1)
 
     def draw(image, out):
         command = ["boxes", "draw", tmp_path / "store", "--images", tmp_path / "photos", "--image", image]

@@ -9,14 +9,17 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from weaksam.data.loading import Dataset, Sample
 from weaksam.evaluation import stages
-from weaksam.evaluation.figures import EvaluationSettings, Truth, brief, mask_figures, peak_figures, recall_figures
-from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text, table_lines
+from weaksam.evaluation.figures import brief, mask_figures, peak_figures, recall_figures
+from weaksam.evaluation.settings import EvaluationSettings
+from weaksam.evaluation.text import table_lines
+from weaksam.evaluation.truth import Truth
+from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
 from weaksam.report.gallery import confident, spread
 from weaksam.report.page import Gallery, Page, Photo, Picture
 from weaksam.report.pictures import COLOURS, Canvas, colour_of
 from weaksam.report.tables import class_table, recall_table, tables
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_mask
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from weaksam.sam.build import SegmenterSettings, build_segmenter
+from weaksam.sam.prompts import predict_batches, single_prompts
 from weaksam.sam.protocol import Masks, Proposer, Segmenter, boxes_in_photo, check_prompts
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
-from weaksam.stages.proposals.prompts import grid_points, predict_batches, single_prompts
+from weaksam.stages.proposals.prompts import grid_points
 from weaksam.structures.masks import full_masks
 
 

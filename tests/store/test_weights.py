@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from weaksam.config import UserError
-from weaksam.engine.weights import load_into, load_state, read_metadata, save_weights
+from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
 
 def small() -> nn.Module:

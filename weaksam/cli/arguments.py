@@ -62,7 +62,7 @@ def split_arguments(arguments: Sequence[str] | None) -> tuple[Path | None, list[
 def load_run_settings(arguments: Sequence[str] | None, **options: Any) -> Any:
     """``RunSettings`` from the command line: YAML, then ``key=value``, then the options that were given."""
     from weaksam.config import load_settings
-    from weaksam.pipeline.state import RunSettings
+    from weaksam.pipeline.settings import RunSettings
 
     config, overrides = split_arguments(arguments)
     keys = {"images": "data.train.images", "tags": "data.train.tags", "sam": "segmenter.weights"}

@@ -63,7 +63,7 @@ def proposals(
     """
     settings = load_run_settings(arguments, images=images, tags=tags, sam=sam, out=out, seed=seed)
     from weaksam import pipeline
-    from weaksam.pipeline.state import without_tags
+    from weaksam.pipeline.settings import without_tags
 
     config, _ = split_arguments(arguments)
     if config is None and settings.data.train.tags is None and settings.data.train.truth is None:

@@ -1,16 +1,10 @@
 """What every annotation reader returns, and how its file names are matched to photos on disk."""
 
-import difflib
-import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 
-from weaksam.config import UserError
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, rle_from_polygons
 
@@ -93,74 +87,3 @@ def tag_labels(objects: Instances) -> tuple[int, ...]:
     """Sorted labels present in an image, as a tagger would say: objects marked difficult do not count."""
     labels = objects.labels if objects.difficult is None else objects.labels[~objects.difficult]
     return tuple(sorted(set(labels.tolist())))
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'apple'?)"`` where a known name is near, else nothing."""
-    known = list(known)
-    by_lower = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
-
-
-def listed(names: Iterable[str], limit: int = 8) -> str:
-    """Names joined by commas, the rest counted: ``a, b and 3 more``."""
-    names = list(names)
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-def read_json(path: Path, wanted: str) -> Any:
-    """The content of a JSON file; raises `UserError` naming ``wanted`` where it is missing, empty or not JSON."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"wanted {wanted} at {path}, found nothing there: check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"wanted {wanted} at {path}, found a file that cannot be read ({error}): check it") from None
-    if not text.strip():
-        raise UserError(f"wanted {wanted} at {path}, found an empty file: write it again or name another")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"wanted {wanted} at {path}, found text that is not JSON ({error}): mend it") from None
-
-
-class NameMatcher:
-    """Finds the photo that a name in a list means: with or without its ending, with or without leading folders."""
-
-    def __init__(self, image_ids: Sequence[str]):
-        self._exact = frozenset(image_ids)
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for image_id in image_ids:
-            path = PurePosixPath(image_id)
-            for key in {path.name.lower(), path.stem.lower()}:
-                self._by_name[key].append(image_id)
-
-    def find(self, name: str, source: str) -> str | None:
-        """The image id meant by ``name``, or None where no photo fits.
-
-        Folders must agree as far as both sides give them. Raises `UserError`, naming ``source``, where two photos fit.
-        """
-        name = name.strip().replace("\\", "/").removeprefix("./")
-        if name in self._exact:
-            return name
-        wanted = PurePosixPath(name)
-        fits = [
-            image_id
-            for image_id in self._by_name.get(wanted.name.lower(), [])
-            if _folders_agree(wanted.parts[:-1], PurePosixPath(image_id).parts[:-1])
-        ]
-        # The literal name wins over one in other case, and over one that only begins with it
-        literal = [image_id for image_id in fits if PurePosixPath(image_id).name == wanted.name]
-        fits = literal if len(literal) == 1 else fits
-        if len(fits) > 1:
-            raise UserError(
-                f"wanted one photo for {name!r} of {source}, found {listed(fits)}: write the folder and the ending too"
-            )
-        return fits[0] if fits else None
-
-
-def _folders_agree(folders1: Sequence[str], folders2: Sequence[str]) -> bool:
-    count = min(len(folders1), len(folders2))
-    return count == 0 or tuple(folders1[-count:]) == tuple(folders2[-count:])

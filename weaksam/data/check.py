@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from weaksam.config import UserError
-from weaksam.data.annotations import Annotations, ImageTruth, NameMatcher, did_you_mean, listed, tag_labels
+from weaksam.config import UserError, did_you_mean, listed
+from weaksam.data.annotations import Annotations, ImageTruth, tag_labels
 from weaksam.data.formats.tags import TagRows
+from weaksam.data.image_names import NameMatcher
 from weaksam.data.loading import DataSettings, SplitSettings, images_folder, read_tag_rows
 from weaksam.data.photos import Photo, list_photos, verify_photos
 from weaksam.data.truth import read_truth, truth_classes

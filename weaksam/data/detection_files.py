@@ -6,21 +6,18 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from weaksam.config import UserError
-from weaksam.data.annotations import ObjectRows, did_you_mean, listed
+from weaksam.config import UserError, did_you_mean, listed
+from weaksam.data.annotations import ObjectRows
 from weaksam.data.formats.coco import read_results
 from weaksam.data.image_names import ImageNames
+from weaksam.store.files import atomic_file
 from weaksam.store.sealed import open_sealed
-from weaksam.store.store import atomic_file
 from weaksam.structures.boxes import inclusive_from_xyxy, xyxy_from_inclusive
+from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
-
-if TYPE_CHECKING:
-    from weaksam.data.loading import Dataset
 
 _VOC_FILE = re.compile(r"(?:comp[^_]*_)(?:.*_)?det_(?P<split>[^_]+)_(?P<name>.+)\.txt")
 """comp4_det_test_cat.txt; tools put a random mark after ``comp4``."""

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from weaksam.config import UserError
-from weaksam.data.annotations import NameMatcher, listed, read_json
+from weaksam.config import UserError, listed
 from weaksam.data.images import PHOTO_SUFFIXES
 from weaksam.data.photos import list_photos
+from weaksam.data.text_files import read_json
 
 Key = str | int
 """How a file names an image: by a name or by a number."""
@@ -126,3 +126,43 @@ def _lines(path: Path) -> list[str]:
     stripped = [line.strip() for line in lines if line.strip()]
     # A name of several words has an ending; in VOC's lists a class's flag follows the name
     return [line if PurePosixPath(line).suffix.lower() in PHOTO_SUFFIXES else line.split()[0] for line in stripped]
+
+
+class NameMatcher:
+    """Finds the photo that a name in a list means: with or without its ending, with or without leading folders."""
+
+    def __init__(self, image_ids: Sequence[str]):
+        self._exact = frozenset(image_ids)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for image_id in image_ids:
+            path = PurePosixPath(image_id)
+            for key in {path.name.lower(), path.stem.lower()}:
+                self._by_name[key].append(image_id)
+
+    def find(self, name: str, source: str) -> str | None:
+        """The image id meant by ``name``, or None where no photo fits.
+
+        Folders must agree as far as both sides give them. Raises `UserError`, naming ``source``, where two photos fit.
+        """
+        name = name.strip().replace("\\", "/").removeprefix("./")
+        if name in self._exact:
+            return name
+        wanted = PurePosixPath(name)
+        fits = [
+            image_id
+            for image_id in self._by_name.get(wanted.name.lower(), [])
+            if _folders_agree(wanted.parts[:-1], PurePosixPath(image_id).parts[:-1])
+        ]
+        # The literal name wins over one in other case, and over one that only begins with it
+        literal = [image_id for image_id in fits if PurePosixPath(image_id).name == wanted.name]
+        fits = literal if len(literal) == 1 else fits
+        if len(fits) > 1:
+            raise UserError(
+                f"wanted one photo for {name!r} of {source}, found {listed(fits)}: write the folder and the ending too"
+            )
+        return fits[0] if fits else None
+
+
+def _folders_agree(folders1: Sequence[str], folders2: Sequence[str]) -> bool:
+    count = min(len(folders1), len(folders2))
+    return count == 0 or tuple(folders1[-count:]) == tuple(folders2[-count:])

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from weaksam.config import UserError
-from weaksam.store.store import file_sha256
+from weaksam.store.files import file_sha256
 
 __all__ = ["PHOTO_SUFFIXES", "BadImage", "file_sha256", "image_size", "read_image", "verify_image", "write_image"]
 

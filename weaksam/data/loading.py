@@ -1,19 +1,16 @@
 """A split of photos with their tags and, for evaluation only, their true objects."""
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from weaksam.config import Settings, UserError
-from weaksam.data.annotations import NameMatcher, did_you_mean, listed, tag_labels
+from weaksam.config import Settings, UserError, did_you_mean, listed
+from weaksam.data.annotations import tag_labels
 from weaksam.data.formats.tags import TagRows, is_class_folders, read_class_folders, read_tags
-from weaksam.data.images import file_sha256
+from weaksam.data.image_names import NameMatcher
 from weaksam.data.photos import Photo, list_photos, verify_photos
 from weaksam.data.truth import SplitTruth, read_split_truth, truth_classes
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 
 
@@ -45,62 +42,6 @@ class EventLog(Protocol):
 
     def write(self, event: str, **fields: Any) -> None:
         """Take one event."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One photo of a split.
-
-    ``image_id`` is its file name relative to the images folder, ``size`` the upright (H, W), ``tags`` the sorted
-    labels, ``truth`` its true objects where the split has them, ``number`` its id in COCO files, ``sha256`` the hash of
-    its bytes.
-    """
-
-    image_id: str
-    path: Path
-    size: tuple[int, int]
-    tags: tuple[int, ...]
-    truth: Instances | None
-    number: int
-    sha256: str = ""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The readable photos of one split in the order of their ids, and what was set aside with its reason."""
-
-    name: str
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    samples: tuple[Sample, ...]
-    bad: tuple[tuple[str, str], ...] = ()
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over classes and every photo's id, bytes and tags; the truth has no part in it."""
-        rows = [[s.image_id, s.sha256 or file_sha256(s.path), list(s.tags)] for s in self.samples]
-        return hashlib.sha256(json.dumps([list(self.classes), rows]).encode()).hexdigest()
-
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """Ids of the photos, sorted."""
-        return tuple(sample.image_id for sample in self.samples)
-
-    @cached_property
-    def by_id(self) -> dict[str, Sample]:
-        """Samples by image id."""
-        return {sample.image_id: sample for sample in self.samples}
-
-    @property
-    def truths(self) -> dict[str, Instances]:
-        """True objects by image id, of the photos that have them."""
-        return {sample.image_id: sample.truth for sample in self.samples if sample.truth is not None}
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return iter(self.samples)
 
 
 def gives_tags(split: SplitSettings) -> bool:

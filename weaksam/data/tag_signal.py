@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from weaksam.data.loading import Dataset
+from weaksam.config import UserError
+from weaksam.structures.dataset import Dataset, tags_matrix
 
 FEWEST_PHOTOS = 5
 ALMOST_EVERY = 0.95
@@ -37,3 +38,24 @@ def tag_notes(dataset: Dataset) -> list[str]:
                 "or mistaken, and add photos that have it"
             )
     return notes
+
+
+def check_tags(dataset: Dataset) -> None:
+    """Refuse tags that no classifier can learn from.
+
+    Raises:
+        UserError: a class that no photo has, or one class only, which every photo has.
+    """
+    tags, names = tags_matrix(dataset), dataset.classes
+    empty = [name for name, found in zip(names, tags.any(dim=0).tolist(), strict=True) if not found]
+    if empty:
+        more = f" (nor {len(empty) - 1} others)" if len(empty) > 1 else ""
+        raise UserError(
+            f"wanted a photo tagged {empty[0]!r} to learn from, found none among {len(dataset)}{more}: tag some, or "
+            "leave the class out of data.classes"
+        )
+    if len(names) == 1 and bool(tags.all()):
+        raise UserError(
+            f"wanted at least two classes to tell apart, found {names[0]!r} on every photo: add photos of other "
+            "classes, or photos without a tag"
+        )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from weaksam.config import UserError
-from weaksam.data.annotations import Annotations, NameMatcher, did_you_mean, listed
+from weaksam.config import UserError, did_you_mean, listed
+from weaksam.data.annotations import Annotations
 from weaksam.data.formats import coco, voc, yolo
-from weaksam.data.image_names import ImageNames
+from weaksam.data.image_names import ImageNames, NameMatcher
 from weaksam.data.images import image_size
 from weaksam.data.photos import Photo, list_photos
 from weaksam.structures.instances import Instances

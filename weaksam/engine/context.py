@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from weaksam.engine.log import RunLog
-
-if TYPE_CHECKING:
-    from weaksam.data.loading import Dataset
-    from weaksam.models.backbones.build import BackboneSettings
-    from weaksam.sam.build import SegmenterSettings
+from weaksam.models.backbones.build import BackboneSettings
+from weaksam.sam.build import SegmenterSettings
+from weaksam.structures.dataset import Dataset
 
 
 @dataclass(frozen=True)

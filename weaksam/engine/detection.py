@@ -12,15 +12,18 @@ from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from weaksam.config import UserError
+from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import write_results
-from weaksam.data.loading import Dataset
 from weaksam.engine.context import RunContext
 from weaksam.engine.photos import AugmentSettings, Batch, ResizedPhoto, TrainingPhotos, load_photo
-from weaksam.engine.training import fit, load_trained, warmup_cosine
+from weaksam.engine.schedules import warmup_cosine
+from weaksam.engine.training import fit
+from weaksam.engine.training_state import load_trained
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, detect, instances_from, training_losses
 from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings, paste_masks
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.boxes import batched_nms, hflip
+from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
 
@@ -123,12 +126,6 @@ def detect_splits(
     return stores
 
 
-def detection_store(folder: Path, stage: str, fingerprint: str, dataset: Dataset, masks: bool) -> Store:
-    """A store of one row of detections per photo: boxes, labels, scores, and RLE masks if asked."""
-    columns = {"boxes": "boxes", "labels": "ints", "scores": "floats"} | ({"rles": "rles"} if masks else {})
-    return Store(folder, stage=stage, fingerprint=fingerprint, image_ids=dataset.image_ids, columns=columns)
-
-
 def detect_into(
     store: Store,
     model: GeneralizedRCNN,
@@ -169,24 +166,6 @@ def detect_photo(
         both = Instances.cat([found, mirrored])
         found = both[batched_nms(both.boxes, both.scores, both.labels, settings.nms_iou)[: settings.max_boxes]]
     return found
-
-
-def instances_of(store: Store) -> dict[str, Instances]:
-    """The detections of a sealed store, by image id."""
-    return {
-        row["image_id"]: Instances(
-            row["boxes"], row["labels"], row["scores"], tuple(row["rles"]) if "rles" in row else None
-        )
-        for row in store.rows()
-    }
-
-
-def instances_key(instances: Mapping[str, Instances]) -> list:
-    """What of the training instances affects the result, as plain values for a fingerprint."""
-    return [
-        [image_id, found.boxes.tolist(), found.labels.tolist(), list(found.masks or ())]
-        for image_id, found in sorted(instances.items())
-    ]
 
 
 def _optimizer(model: GeneralizedRCNN, settings: TrainableSettings) -> torch.optim.Optimizer:

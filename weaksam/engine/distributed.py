@@ -56,3 +56,16 @@ def _help(rank: int, threads: int, work: Callable[..., Any], arguments: tuple[An
     os.dup2(silence, 2)
     torch.set_num_threads(threads)
     work(*arguments)
+
+
+def worker_rank() -> int:
+    """Which of several processes started together this is (torchrun's or Slurm's number); 0 where it is alone."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def own_device(name: str) -> str:
+    """``auto`` as the GPU of this process where several were started on a machine; every other name as it is."""
+    local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    if name != "auto" or local is None or not torch.cuda.is_available():
+        return name
+    return f"cuda:{int(local) % torch.cuda.device_count()}"

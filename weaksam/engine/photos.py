@@ -13,11 +13,11 @@ from torchvision.transforms.v2 import functional as TF
 
 from weaksam.config import Settings
 from weaksam.data.images import read_image
-from weaksam.data.loading import Dataset, Sample
-from weaksam.engine.progress import progress
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.detectors.faster_rcnn import target_of
+from weaksam.store.progress import progress
 from weaksam.structures import boxes as box_ops
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
 

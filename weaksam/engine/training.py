@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from weaksam.config import UserError
 from weaksam.engine.log import RunLog
 from weaksam.engine.mixed_precision import ScaledAdam
-from weaksam.engine.progress import Progress
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training_state import Place, load_place, load_trained, save_place, seal, training_history
+from weaksam.store.progress import Progress
 
 __all__ = ["Losses", "Objective", "fit", "load_trained", "training_history", "warmup_cosine", "warmup_steps"]
 

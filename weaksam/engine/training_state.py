@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weaksam.config import UserError
-from weaksam.engine.weights import load_into, load_state, read_metadata, save_weights
-from weaksam.store.store import file_sha256, write_json_atomic
+from weaksam.store.files import file_sha256, write_json_atomic
+from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
 History = list[dict[str, float]]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.evaluation.cam_masks import CamMaskResult, cam_mask_quality
 from weaksam.evaluation.clues import ClueResult, PointSet, clue_quality
-from weaksam.evaluation.figures import Truth
-from weaksam.pipeline.summary import table_lines
-from weaksam.stages.proposals.prompts import KINDS
+from weaksam.evaluation.text import table_lines
+from weaksam.evaluation.truth import Truth
+from weaksam.structures.clue_points import KINDS
 
 Peaks = Callable[[str], tuple[Tensor, Tensor, Tensor, Tensor]]
 """image_id -> points ``(P, 2)`` xy, their labels, kinds and heights ``(P,)``."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from weaksam.config import Settings
-from weaksam.data.loading import Dataset
 from weaksam.evaluation.clues import PointSet, clue_quality
 from weaksam.evaluation.coco import coco_ap
 from weaksam.evaluation.corloc import (
@@ -23,54 +19,13 @@ from weaksam.evaluation.corloc import (
 from weaksam.evaluation.protocol import json_number
 from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
 from weaksam.evaluation.recall import proposal_recall
+from weaksam.evaluation.settings import EvaluationSettings
+from weaksam.evaluation.truth import Truth
 from weaksam.evaluation.voc import MASK_IOUS, voc_ap
 from weaksam.structures.instances import Instances
 
 Detections = Mapping[str, Instances]
 Figures = dict[str, Any]
-
-
-class EvaluationSettings(Settings):
-    """How detections are measured; every figure is printed with its protocol."""
-
-    interpolation: Literal["all-point", "11-point"] = Field("all-point", description="VOC average precision")
-    ious: tuple[float, ...] = Field((0.5, 0.75), description="IoU thresholds of box AP, each in (0, 1]; 0.5 among them")
-    recall_counts: tuple[int, ...] = Field(
-        (10, 50, 100, 200), description="proposal counts at which recall is measured"
-    )
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The true instances of one split by image id, with its tags and sizes; photos without truth are left out.
-
-    ``has_masks``: whether every true instance has a mask, so that masks can be measured.
-    """
-
-    instances: dict[str, Instances]
-    tags: dict[str, tuple[int, ...]]
-    sizes: dict[str, tuple[int, int]]
-    num_classes: int
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether masks can be measured."""
-        with_objects = [one for one in self.instances.values() if len(one)]
-        return bool(with_objects) and all(one.masks is not None for one in with_objects)
-
-    @classmethod
-    def of(cls, dataset: Dataset | None) -> Truth | None:
-        """The truth of ``dataset``; None where no photo has one."""
-        if dataset is None or not dataset.truths:
-            return None
-        known = [dataset.by_id[image_id] for image_id in dataset.truths]
-        tags = {sample.image_id: sample.tags for sample in known}
-        sizes = {sample.image_id: sample.size for sample in known}
-        return cls(dataset.truths, tags, sizes, len(dataset.classes))
-
-    def only(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """``values`` of the photos that have a truth."""
-        return {image_id: value for image_id, value in values.items() if image_id in self.instances}
 
 
 def peak_figures(truth: Truth, peaks: Callable[[str], tuple[Tensor, ...]]) -> Figures:

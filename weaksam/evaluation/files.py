@@ -11,12 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from weaksam.config import UserError
-from weaksam.data.annotations import did_you_mean, listed, tag_labels
+from weaksam.config import UserError, did_you_mean, listed
+from weaksam.data.annotations import tag_labels
 from weaksam.data.detection_files import read_detections
 from weaksam.data.formats.tags import read_tags
 from weaksam.data.image_names import ImageNames, number_in, read_image_list
-from weaksam.data.loading import Dataset, Sample
 from weaksam.data.proposals.exchange import named_proposals
 from weaksam.data.truth import read_measured_truth
 from weaksam.evaluation.coco import coco_ap
@@ -26,10 +25,12 @@ from weaksam.evaluation.corloc import (
     random_proposal_corloc,
     whole_image_detections,
 )
-from weaksam.evaluation.figures import Detections, Truth
+from weaksam.evaluation.figures import Detections
 from weaksam.evaluation.protocol import DetectionFilter, check_iou, keep_detections
+from weaksam.evaluation.text import number
+from weaksam.evaluation.truth import Truth
 from weaksam.evaluation.voc import MASK_IOUS, voc_ap
-from weaksam.report.tables import number
+from weaksam.structures.dataset import Dataset, Sample
 
 METRICS = ("voc", "voc11", "corloc", "coco", "mask")
 """VOC AP (all-point), VOC AP (11-point), CorLoc, COCO box AP, and mask AP (VOC at four IoUs, and COCO)."""

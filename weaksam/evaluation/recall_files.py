@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from weaksam.config import UserError
-from weaksam.data.annotations import listed
+from weaksam.config import UserError, listed
 from weaksam.data.image_names import ImageNames
 from weaksam.data.proposals.exchange import named_proposals
-from weaksam.data.proposals.files import ImageProposals
 from weaksam.data.truth import read_measured_truth
 from weaksam.evaluation.protocol import json_number
 from weaksam.evaluation.recall import AR_IOUS, Assignment, RecallResult, proposal_recall
 from weaksam.structures.instances import Instances
+from weaksam.structures.proposals import Proposals
 
 IOUS = (0.5, 0.75, 0.9)
 """IoU thresholds of the table."""
@@ -129,7 +128,7 @@ def measure_recall(
     return RecallReport(truth, true.classes if per_class else (), tuple(counts), measured, true.notes)
 
 
-def _ranked(one: ImageProposals, order: Order) -> ImageProposals:
+def _ranked(one: Proposals, order: Order) -> Proposals:
     return one.by_score() if order == "score" else one
 
 

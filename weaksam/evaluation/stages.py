@@ -10,8 +10,6 @@ from torch import Tensor
 from weaksam.evaluation.clue_figures import KindMaps, Peaks, measure_clues
 from weaksam.evaluation.figures import (
     Detections,
-    EvaluationSettings,
-    Truth,
     box_figures,
     brief,
     corloc_figures,
@@ -20,6 +18,8 @@ from weaksam.evaluation.figures import (
     pseudo_figures,
     recall_figures,
 )
+from weaksam.evaluation.settings import EvaluationSettings
+from weaksam.evaluation.truth import Truth
 
 Truths = Mapping[str, Truth | None]
 """The truth of ``train`` and ``test``; None where there is none, and then nothing is measured."""

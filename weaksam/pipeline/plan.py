@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
-from weaksam.engine.detection import instances_of
+from weaksam.data.detection_stores import instances_of
 from weaksam.evaluation import stages as reports
 from weaksam.evaluation.protocol import DetectionFilter
 from weaksam.pipeline.state import Run
 from weaksam.stages import clues, proposals, wsod
-from weaksam.stages.proposals.prompts import CluePoints
 from weaksam.stages.pseudo_gt import stage as pseudo_gt
 from weaksam.stages.retrain import stage as retrain
 from weaksam.stages.wsis import stage as wsis
 from weaksam.store.store import Store
+from weaksam.structures.clue_points import CluePoints
 from weaksam.structures.instances import Instances
 
 

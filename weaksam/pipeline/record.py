@@ -13,7 +13,7 @@ import torch
 import weaksam
 from weaksam.config import Settings
 from weaksam.engine.device import describe_device
-from weaksam.store.store import write_json_atomic
+from weaksam.store.files import write_json_atomic
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "scipy", "pillow", "pycocotools", "faster-coco-eval", "pyarrow", "pydantic",

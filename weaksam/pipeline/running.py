@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from weaksam.config import UserError
+from weaksam.data.detection_stores import instances_of
 from weaksam.data.loading import gives_tags
-from weaksam.engine.detection import instances_of
-from weaksam.engine.distributed import helped_by
+from weaksam.engine.distributed import helped_by, worker_rank
 from weaksam.evaluation import clue_figures as clue_report
 from weaksam.pipeline.plan import (
     CEILINGS,
@@ -24,12 +24,13 @@ from weaksam.pipeline.plan import (
     train_boxes,
 )
 from weaksam.pipeline.record import run_record
-from weaksam.pipeline.state import STAGE_NAMES, Run, RunSettings, open_run, require_finished, without_tags, worker_rank
+from weaksam.pipeline.settings import RunSettings, without_tags
+from weaksam.pipeline.state import STAGE_NAMES, Run, open_run, require_finished
 from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
 from weaksam.report.gallery import Shown, galleries
 from weaksam.report.page import Page
 from weaksam.stages import clues
-from weaksam.store.store import write_json_atomic
+from weaksam.store.files import write_json_atomic
 
 POLL_SECONDS = 1.0
 """How often a process that lends a hand looks whether the stage before is finished."""

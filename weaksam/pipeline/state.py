@@ -5,37 +5,30 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from pydantic import Field
 
-from weaksam.config import Settings, UserError, fingerprint_of
-from weaksam.data.loading import Dataset, DataSettings, load_splits
+from weaksam.config import UserError, fingerprint_of
+from weaksam.data.loading import load_splits
 from weaksam.data.proposals.given import given_store
 from weaksam.engine.context import RunContext
 from weaksam.engine.device import pick_device
-from weaksam.engine.distributed import MOST_WORKERS, processors
+from weaksam.engine.distributed import MOST_WORKERS, own_device, processors, worker_rank
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import seed_everything
-from weaksam.evaluation.figures import EvaluationSettings, Truth
-from weaksam.models.backbones.build import BackboneSettings, backbone_fingerprint
-from weaksam.sam.build import SegmenterSettings, build_segmenter
-from weaksam.sam.embedding_cache import EmbeddingCacheSettings, with_cache
+from weaksam.evaluation.truth import Truth
+from weaksam.models.backbones.build import backbone_fingerprint
+from weaksam.pipeline.settings import RunSettings
+from weaksam.sam.build import build_segmenter
+from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
-from weaksam.stages.clues import ClueSettings
-from weaksam.stages.proposals import ProposalSettings
-from weaksam.stages.pseudo_gt.stage import PseudoGtSettings
-from weaksam.stages.retrain.stage import RetrainSettings
-from weaksam.stages.wsis.stage import WsisSettings
-from weaksam.stages.wsod import WsodSettings
-from weaksam.store.store import write_json_atomic
+from weaksam.store.files import write_json_atomic
+from weaksam.structures.dataset import Dataset
 
 STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
 """The stages in order."""
@@ -43,37 +36,6 @@ PHOTOS_WORTH_HELP = 64
 """A further process takes some seconds to start."""
 CEILING_NAMES = ("wsod_ceiling", "retrain_ceiling", "wsis_ceiling")
 """The stages that ``ceiling=true`` adds."""
-
-
-class RunSettings(Settings):
-    """One run: its data, its folder, its seed, and the settings of every stage; a YAML holds only what differs."""
-
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
-        {"out", "device", "threads", "workers", "evaluation", "ceiling", "embedding_cache"}
-    )
-
-    data: DataSettings = Field(DataSettings(), description="training photos and tags, test photos, truth to measure by")
-    out: Path = Field(Path("work_dirs/run"), description="folder for everything the run makes")
-    seed: int = Field(0, ge=0, description="the one seed; every other is derived from it")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; None leaves its own choice")
-    workers: int | None = Field(
-        None, ge=1, description="processes that share the proposals; None: a core each, up to 4, for the region tree"
-    )
-    backbone: BackboneSettings = Field(BackboneSettings(), description="the network every detector starts from")
-    segmenter: SegmenterSettings = Field(SegmenterSettings(), description="the frozen promptable segmenter")
-    mask_segmenter: SegmenterSettings | None = Field(None, description="another one for the masks; None: the same")
-    embedding_cache: EmbeddingCacheSettings = Field(
-        EmbeddingCacheSettings(), description="photo embeddings kept on disk for the next stage or run"
-    )
-    clues: ClueSettings = Field(ClueSettings(), description="the tag classifier and its peaks")
-    proposals: ProposalSettings = Field(ProposalSettings(), description="prompts and suppression")
-    wsod: WsodSettings = Field(WsodSettings(), description="the weakly supervised detector")
-    pseudo_gt: PseudoGtSettings = Field(PseudoGtSettings(), description="which boxes are believed")
-    retrain: RetrainSettings = Field(RetrainSettings(), description="Faster R-CNN on the pseudo boxes")
-    wsis: WsisSettings = Field(WsisSettings(), description="pseudo masks and Mask R-CNN")
-    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="how the results are measured")
-    ceiling: bool = Field(False, description="train the same detectors on the true boxes and masks as well")
 
 
 @dataclass
@@ -229,24 +191,6 @@ def open_run(settings: RunSettings) -> Run:
         segmenter_settings=settings.segmenter,
     )
     return Run(settings, context, train, {"train": Truth.of(train), "test": Truth.of(test)})
-
-
-def without_tags(settings: RunSettings) -> RunSettings:
-    """The same run on photos alone, see ``DataSettings.without_tags``."""
-    return settings.model_copy(update={"data": settings.data.model_copy(update={"without_tags": True})})
-
-
-def worker_rank() -> int:
-    """Which of several processes started together this is (torchrun's or Slurm's number); 0 where it is alone."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
-
-
-def own_device(name: str) -> str:
-    """``auto`` as the GPU of this process where several were started on a machine; every other name as it is."""
-    local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
-    if name != "auto" or local is None or not torch.cuda.is_available():
-        return name
-    return f"cuda:{int(local) % torch.cuda.device_count()}"
 
 
 def without_truth(dataset: Dataset, tags: bool = True) -> Dataset:

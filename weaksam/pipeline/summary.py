@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from weaksam.evaluation.text import table_lines
+
 WIDTH = 140
 """Columns at which the protocol's lines are wrapped on the terminal."""
 
@@ -76,13 +78,3 @@ def summary_text(metrics: Mapping[str, Any]) -> str:
     if metrics["note"]:
         lines += [metrics["note"]]
     return "\n".join(lines).rstrip()
-
-
-def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned text columns under a header and a rule; no rows give the header alone."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    rule = ["-" * width for width in widths]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, rule, *rows)
-    ]

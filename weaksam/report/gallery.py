@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from weaksam.data.images import read_image
-from weaksam.data.loading import Dataset, Sample
 from weaksam.evaluation.clue_figures import NAME_OF, KindMaps, Peaks
-from weaksam.evaluation.figures import Truth
+from weaksam.evaluation.truth import Truth
 from weaksam.report.page import Gallery, Photo, Picture
 from weaksam.report.pictures import Canvas
-from weaksam.stages.proposals.prompts import CLASSLESS
+from weaksam.structures.clue_points import CLASSLESS
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 
 NUM_PHOTOS = 6

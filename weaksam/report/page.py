@@ -10,9 +10,10 @@ from typing import Any
 
 import jinja2
 
+from weaksam.evaluation.text import number
 from weaksam.report.pictures import colour_of
-from weaksam.report.tables import figures_of, number, tables
-from weaksam.store.store import atomic_file
+from weaksam.report.tables import figures_of, tables
+from weaksam.store.files import atomic_file
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 

@@ -18,12 +18,13 @@ from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.data.photos import list_photos
 from weaksam.data.proposals.exchange import photo_ids
-from weaksam.data.proposals.files import IMPORTED, ImageProposals, open_store, store_row
+from weaksam.data.proposals.files import open_store, store_row
 from weaksam.report.pictures import COLOURS, Canvas
-from weaksam.stages.proposals.prompts import SOURCES
 from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import area, nms
+from weaksam.structures.clue_points import SOURCES
 from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_area, rle_from_mask
+from weaksam.structures.proposals import IMPORTED, Proposals
 
 PANEL_SIDE = 400
 """Long side of a panel, pixels."""
@@ -59,7 +60,7 @@ def panel_name(source: int) -> str:
     return "joint" if name.endswith("joint") else name
 
 
-def panels_of(found: ImageProposals, most: int) -> list[Panel]:
+def panels_of(found: Proposals, most: int) -> list[Panel]:
     """A panel for every kind of source that ``found`` has, by number.
 
     Drawn are its best-scored proposals, at most ``most``, without those that nearly repeat a better one.
@@ -73,7 +74,7 @@ def panels_of(found: ImageProposals, most: int) -> list[Panel]:
     return panels
 
 
-def draw_panel(image: np.ndarray, found: ImageProposals, rows: Tensor) -> Canvas:
+def draw_panel(image: np.ndarray, found: Proposals, rows: Tensor) -> Canvas:
     """The photo, uint8 ``(H, W, 3)``, with the proposals ``rows``: the largest first, so that small ones lie on top."""
     rows = rows[area(found.boxes[rows]).argsort(descending=True, stable=True)]
     colours = [place % len(COLOURS) for place in range(len(rows))]
@@ -95,7 +96,7 @@ def outline(rle: Rle, size: tuple[int, int]) -> Rle:
 
 def draw_proposals(
     image: np.ndarray,
-    found: ImageProposals,
+    found: Proposals,
     *,
     most: int = 25,
     points: Mapping[str, Tensor] | None = None,

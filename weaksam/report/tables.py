@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from weaksam.evaluation.text import number
+
 DETECTORS = (
     ("WSOD", "wsod", "test_boxes"),
     ("WSOD ceiling", "wsod_ceiling", "test_boxes"),
@@ -35,11 +37,6 @@ class Table:
 def figures_of(metrics: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """The figures of ``stage`` in ``metrics.json``; empty where it did not run or nothing was measured."""
     return next((row["figures"] for row in metrics["stages"] if row["stage"] == stage), {})
-
-
-def number(value: float | None) -> str:
-    """A share in [0, 1] with three decimals; a dash for None."""
-    return "-" if value is None else f"{value:.3f}"
 
 
 def bar(value: float | None) -> dict[str, Any]:

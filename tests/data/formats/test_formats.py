@@ -10,8 +10,9 @@ from PIL import Image
 
 from weaksam.config import UserError
 from weaksam.data.formats import coco, voc, yolo
-from weaksam.data.loading import Dataset, Sample, SplitSettings, load_dataset
+from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
 

@@ -14,19 +14,11 @@ from weaksam.config import UserError
 from weaksam.data.formats.coco import read_instances
 from weaksam.data.image_names import ImageNames, number_in, read_image_list
 from weaksam.data.proposals.exchange import export_proposals, import_proposals, named_proposals
-from weaksam.data.proposals.files import (
-    IMPORTED,
-    STORE_COLUMNS,
-    ImageProposals,
-    open_store,
-    read_proposals,
-    store_rows,
-    write_store,
-)
+from weaksam.data.proposals.files import open_store, read_proposals, store_rows, write_store
 from weaksam.data.proposals.pickles import read_foreign_proposals
-from weaksam.stages.proposals import COLUMNS
 from weaksam.store.store import Store
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
+from weaksam.structures.proposals import IMPORTED, Proposals
 
 VOC = ("2008_000001", "2008_000002", "2009_000010")
 COCO = ("COCO_val2014_000000000009.jpg", "COCO_val2014_000000000025.jpg")
@@ -192,9 +184,9 @@ def store(tmp_path):
     masks[0, 2:5, 3:9] = masks[1, 7:, :4] = True
     boxes = torch.tensor([[6.1, 4, 18.3, 10], [0, 14, 8, 30]]) + torch.rand(2, 4, generator=generator)
     rles = tuple(map(rle_from_mask, masks))
-    one = ImageProposals(boxes, torch.tensor([0.9, 1 / 3]), torch.tensor([0, 4]), rles, (15, 20))
-    last = ImageProposals(boxes[1:], torch.tensor([0.5]), torch.tensor([IMPORTED]), rles[1:], (15, 20))
-    proposals = {"a.jpg": one, "b.jpg": ImageProposals.none(), "dir/c.jpg": last}
+    one = Proposals(boxes, torch.tensor([0.9, 1 / 3]), torch.tensor([0, 4]), rles, (15, 20))
+    last = Proposals(boxes[1:], torch.tensor([0.5]), torch.tensor([IMPORTED]), rles[1:], (15, 20))
+    proposals = {"a.jpg": one, "b.jpg": Proposals.none(), "dir/c.jpg": last}
     (tmp_path / "photos/dir").mkdir(parents=True)
     for image_id in proposals:
         Image.new("RGB", (40, 30)).save(tmp_path / "photos" / image_id)
@@ -205,10 +197,6 @@ def assert_same(found, wanted, masks=False):
     assert torch.equal(found.boxes, wanted.boxes) and torch.equal(found.scores, wanted.scores)
     assert torch.equal(found.sources, wanted.sources)
     assert not masks or found.rles == wanted.rles
-
-
-def test_columns_are_the_stages():
-    assert STORE_COLUMNS == COLUMNS
 
 
 def test_store_there_and_back(store):

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from tests.data.proposals.test_plain_pickle import pickled
 from weaksam import cli
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.loading import Dataset, SplitSettings, load_photos
+from weaksam.data.loading import SplitSettings, load_photos
 from weaksam.data.proposals.exchange import import_proposals
-from weaksam.data.proposals.files import IMPORTED, ImageProposals, write_store
+from weaksam.data.proposals.files import write_store
 from weaksam.data.proposals.given import (
     PHOTOS_FILE,
     GivenSettings,
@@ -30,21 +30,23 @@ from weaksam.data.proposals.given import (
 from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones.build import BackboneSettings
-from weaksam.pipeline.state import RunSettings
+from weaksam.pipeline.settings import RunSettings
 from weaksam.sam.build import SegmenterSettings
-from weaksam.stages.proposals import COLUMNS, ProposalSettings, run_given
+from weaksam.stages.proposals import ProposalSettings, run_given
 from weaksam.store.sealed import open_sealed
+from weaksam.structures.dataset import Dataset
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
+from weaksam.structures.proposals import IMPORTED, PROPOSAL_COLUMNS, Proposals
 
 ROOT = Path(__file__).parents[3]
 DEFAULT_BEFORE, ORIGINAL_BEFORE = "0d75a4beb7b21b8f", "872622869ee9b2d0"
 """Fingerprints of the settings from before proposals could be given; a setting that changes results changes them."""
 
 
-def boxes(*rows) -> ImageProposals:
+def boxes(*rows) -> Proposals:
     """Proposals from rows of x1, y1, x2, y2, score."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return ImageProposals.of(table[:, :4], table[:, 4])
+    return Proposals.of(table[:, :4], table[:, 4])
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def taken(tmp_path, dataset, folder, **settings):
 def test_rows_are_by_score_inside_the_photo_and_have_masks(photos, tmp_path):
     given = write_store(tmp_path / "given", FOUND, 1)
     store = taken(tmp_path, photos, given.folder)
-    assert (store.image_ids, store.columns) == (photos.image_ids, COLUMNS)
+    assert (store.image_ids, store.columns) == (photos.image_ids, PROPOSAL_COLUMNS)
     row = store["a.png"]
     assert row["scores"].tolist() == pytest.approx([0.9, 0.5, 0.2])
     # The default rules neither suppress equal boxes nor ask for a size: 14 x 12 pixels stay 10 x 10 inside
@@ -120,7 +122,7 @@ def test_rules_apply_where_they_are_set(photos, tmp_path):
 def test_masks_of_another_run_stay_with_their_boxes(photos, tmp_path):
     masks = torch.zeros(2, 4, 6, dtype=torch.bool)
     masks[0, 1:3, 1:3] = masks[1, :2, 3:] = True
-    one = ImageProposals(
+    one = Proposals(
         torch.tensor([[10.0, 10, 30, 30], [30, 0, 60, 20]]), torch.tensor([0.3, 0.6]), torch.tensor([2, 0]),
         tuple(map(rle_from_mask, masks)), (4, 6),
     )  # fmt: skip

@@ -14,8 +14,9 @@ from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.official.architecture import build_sam
 from weaksam.sam.official.encoder import FusedEncoder
 from weaksam.sam.official.segmenter import SegmentAnything
+from weaksam.sam.prompts import single_prompts
 from weaksam.stages.proposals import ProposalSettings, propose
-from weaksam.stages.proposals.prompts import grid_points, single_prompts
+from weaksam.stages.proposals.prompts import grid_points
 
 TOY = replace(SMALL, patch_size=4)
 SIZES = [(64, 64), (48, 80), (97, 40)]

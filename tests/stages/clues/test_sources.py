@@ -11,7 +11,6 @@ from PIL import Image
 from tests.stages.clues.test_stage import context, draw
 from weaksam.config import UserError
 from weaksam.data.heat_maps import read_heat_maps
-from weaksam.data.loading import Dataset
 from weaksam.models.cam.network import CamNetwork
 from weaksam.models.weaktr.build import WeakTrSettings, build_weaktr, save_weaktr
 from weaksam.stages import clues
@@ -20,7 +19,8 @@ from weaksam.stages.clues.class_maps import ClassMaps, both_views, scaled_size, 
 from weaksam.stages.clues.peaks import cluster_points, map_peaks
 from weaksam.stages.clues.weaktr import WeakTrSource
 from weaksam.stages.clues.weaktr_training import TagTrainingSettings
-from weaksam.stages.proposals.prompts import COARSE, CROSS, FINE
+from weaksam.structures.clue_points import COARSE, CROSS, FINE
+from weaksam.structures.dataset import Dataset
 
 TINY = WeakTrSettings(width=16, depth=2, num_heads=2, image_size=32, drop_path=0.0)
 BRIEF = TagTrainingSettings(num_epochs=1, batch_size=6, image_size=32, held_out=0)

@@ -10,17 +10,19 @@ import torch
 from PIL import Image
 
 from weaksam.config import UserError
-from weaksam.data.loading import Dataset, SplitSettings, load_dataset
+from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones.build import BackboneSettings, backbone_fingerprint, build_features
+from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.cam.tag_network import soft_maximum, vary_view
 from weaksam.sam.build import SegmenterSettings
 from weaksam.stages import clues
 from weaksam.stages.clues import ClueSettings, classes_to_map
 from weaksam.stages.clues.peaks import map_peaks
-from weaksam.stages.proposals.prompts import COARSE
-from weaksam.stages.wsod.photo_features import PhotoFeatures, input_photo, principal_projection, tags_matrix
+from weaksam.stages.wsod.photo_features import PhotoFeatures, principal_projection
+from weaksam.structures.clue_points import COARSE
+from weaksam.structures.dataset import Dataset, tags_matrix
 
 BACKBONE = BackboneSettings(name="sam_nano")
 SETTINGS = ClueSettings(long_side=256)

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from weaksam.config import UserError
-from weaksam.data.loading import Dataset, Sample
+from weaksam.data.tag_signal import check_tags
 from weaksam.engine.mixed_precision import ScaledAdamW, autocast, forward_dtype
 from weaksam.evaluation.tag_ap import tag_average_precision, tag_mean_average_precision
 from weaksam.models.backbones.build import normalise
@@ -21,7 +21,6 @@ from weaksam.models.weaktr.build import WeakTr, WeakTrSettings, save_weaktr
 from weaksam.models.weaktr.losses import class_scores
 from weaksam.stages.clues.weaktr_training import (
     TagTrainingSettings,
-    check_tags,
     learning_rate,
     split_held_out,
     train_weaktr,
@@ -29,7 +28,7 @@ from weaksam.stages.clues.weaktr_training import (
     weaktr_folder,
 )
 from weaksam.stages.clues.weaktr_views import TagPhotos, TagViewSettings, vary_photo, whole_photo
-from weaksam.stages.wsod.photo_features import tags_matrix
+from weaksam.structures.dataset import Dataset, Sample, tags_matrix
 from weaksam.structures.instances import Instances
 
 CPU = torch.device("cpu")

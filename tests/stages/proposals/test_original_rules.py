@@ -10,7 +10,7 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from tests.sam.official.test_segmenter import TOY
 from weaksam.sam.official.segmenter import SegmentAnything, build_sam
 from weaksam.stages.proposals import ORIGINAL_RULES, ProposalSettings, propose
-from weaksam.stages.proposals.prompts import COARSE, COARSE_JOINT, CROSS, FINE, FINE_JOINT, GRID, CluePoints
+from weaksam.structures.clue_points import COARSE, COARSE_JOINT, CROSS, FINE, FINE_JOINT, GRID, CluePoints
 
 SIDE = 8  # grid points: 32 as published take a while, and suppression at 0.3 leaves one box of a toy
 SIZES = [(48, 80), (90, 150)]

@@ -13,18 +13,9 @@ from weaksam.data.read_ahead import read_ahead
 from weaksam.sam.batches import BatchLimit, encode_all, in_batches
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.proposals import ProposalSettings, choose, propose, run
-from weaksam.stages.proposals.prompts import (
-    COARSE,
-    COARSE_JOINT,
-    CROSS,
-    FINE,
-    FINE_JOINT,
-    GRID,
-    SOURCES,
-    CluePoints,
-    clue_prompts,
-)
+from weaksam.stages.proposals.prompts import clue_prompts
 from weaksam.stages.proposals.suppression import deduped, sized, suppress_duplicates
+from weaksam.structures.clue_points import COARSE, COARSE_JOINT, CROSS, FINE, FINE_JOINT, GRID, SOURCES, CluePoints
 
 # The published example (specification, section 2.3), its inclusive corners made half-open: IoU 0.96, 0.81, 0.84
 GOLDEN = [[0, 0, 100, 100], [0, 0, 96, 100], [0, 0, 81, 100], [200, 200, 251, 251]]

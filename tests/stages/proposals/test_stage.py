@@ -18,7 +18,7 @@ from weaksam.sam.official.segmenter import SegmentAnything, build_sam
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.proposals import ProposalSettings, choose, grid_of, propose, run
 from weaksam.stages.proposals.candidates import Candidates, canonical_order
-from weaksam.stages.proposals.prompts import COARSE, COARSE_JOINT, CluePoints
+from weaksam.structures.clue_points import COARSE, COARSE_JOINT, CluePoints
 from weaksam.structures.masks import mask_from_rle
 
 NO_POINTS = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from weaksam.config import UserError
-from weaksam.data.loading import Dataset, Sample
+from weaksam.data.detection_stores import detection_store
 from weaksam.engine.context import RunContext
-from weaksam.engine.detection import detection_store
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones.build import BackboneSettings
 from weaksam.sam.build import SegmenterSettings
@@ -21,6 +20,7 @@ from weaksam.stages.pseudo_gt.stage import (
     top1_pseudo_gt,
 )
 from weaksam.structures.boxes import pairwise_ioa
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 
 

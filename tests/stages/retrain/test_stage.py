@@ -11,7 +11,6 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import Matcher
 
 from weaksam.config import UserError
-from weaksam.data.loading import Dataset, Sample
 from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.engine.photos import AugmentSettings, TrainingPhotos, change_colours, fit_size, vary
@@ -27,6 +26,7 @@ from weaksam.models.detectors.faster_rcnn import (
 )
 from weaksam.stages.retrain.stage import RetrainSettings, run
 from weaksam.store.weights import load_state
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
 

@@ -9,16 +9,17 @@ from PIL import Image
 from torchvision.models.detection import MaskRCNN
 
 from weaksam.config import UserError
-from weaksam.data.loading import Dataset, Sample
 from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones.build import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn, detect, training_losses
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, paste_masks, start_from_detector
+from weaksam.sam.box_masks import box_mask, choose_masks, masks_of_boxes
 from weaksam.sam.protocol import Masks
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
-from weaksam.stages.wsis.stage import WsisSettings, box_mask, choose_masks, masks_of_boxes, run
+from weaksam.stages.wsis.stage import WsisSettings, run
 from weaksam.store.weights import load_state, save_weights
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle, pairwise_mask_iou, rle_from_mask
 

@@ -11,14 +11,13 @@ from pydantic import ValidationError
 
 from tests.stages.clues.test_stage import context, draw
 from weaksam.config import UserError, load_settings
-from weaksam.data.loading import Dataset
+from weaksam.data.detection_stores import instances_of
 from weaksam.data.read_ahead import Ahead
 from weaksam.engine.context import RunContext
-from weaksam.engine.detection import instances_of
 from weaksam.models.backbones.build import BackboneSettings
 from weaksam.models.roi.box_deltas import decode_boxes
 from weaksam.models.wsod.head import mean_class_probabilities
-from weaksam.pipeline.state import RunSettings
+from weaksam.pipeline.settings import RunSettings
 from weaksam.stages import proposals, wsod
 from weaksam.stages.wsod import WsodSettings
 from weaksam.stages.wsod import end_to_end as full
@@ -29,6 +28,7 @@ from weaksam.stages.wsod.end_to_end_settings import ColourSettings, FullSettings
 from weaksam.stages.wsod.examples import make_lessons
 from weaksam.store.store import Store
 from weaksam.structures.boxes import clip
+from weaksam.structures.dataset import Dataset
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SIDES = (64, 96)

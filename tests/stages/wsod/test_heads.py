@@ -9,7 +9,7 @@ import torch
 from tests.stages.clues.test_stage import SETTINGS as CLUES
 from tests.stages.clues.test_stage import context, draw
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.loading import Dataset, Sample, SplitSettings, load_dataset
+from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.data.tag_signal import tag_notes
 from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.models.wsod.refinement import Seeds
@@ -21,6 +21,7 @@ from weaksam.stages.wsod.examples import Lesson
 from weaksam.stages.wsod.frozen import DraftDetector
 from weaksam.stages.wsod.losses import photo_losses
 from weaksam.store.store import Store, stage_fingerprint
+from weaksam.structures.dataset import Dataset, Sample
 
 TINY = WsodSettings(long_side=256, reduced=8, hidden=16, roi_size=2, num_epochs=1, warmup_steps=2, num_branches=2)
 

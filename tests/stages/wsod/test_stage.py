@@ -10,7 +10,6 @@ from tests.stages.clues.test_stage import COLOURS, context, draw
 from tests.stages.clues.test_stage import SETTINGS as CLUES
 from weaksam.config import UserError
 from weaksam.data.images import read_image
-from weaksam.data.loading import Dataset
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.refinement import Seeds
 from weaksam.sam.build import SegmenterSettings, build_segmenter
@@ -24,6 +23,7 @@ from weaksam.stages.wsod.photo_features import View
 from weaksam.stages.wsod.seeding import relocated
 from weaksam.store.store import Store
 from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, rle_from_mask
 

@@ -4,20 +4,19 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from weaksam.config import UserError
-from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows, did_you_mean, read_json
+from weaksam.config import UserError, did_you_mean
+from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
 from weaksam.data.image_names import ImageNames, Key
-from weaksam.store.store import write_json_atomic
+from weaksam.data.text_files import read_json
+from weaksam.store.files import write_json_atomic
 from weaksam.structures.boxes import area
+from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, box_from_rle, rle_area, rle_from_counts, rle_from_polygons
-
-if TYPE_CHECKING:
-    from weaksam.data.loading import Dataset
 
 Entry = dict[str, Any]
 
@@ -55,7 +54,7 @@ def read_instances(path: Path) -> Annotations:
     return Annotations(names, tuple(int(category["id"]) for category in categories), images)
 
 
-def write_instances(path: Path, dataset: "Dataset", instances: Mapping[str, Instances]) -> None:
+def write_instances(path: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
     """Write ``instances`` (by image id) as a COCO instances file, with every image of ``dataset``.
 
     An image that is not in ``instances`` is written without annotations. Scores are kept under ``score``.
@@ -82,7 +81,7 @@ def write_instances(path: Path, dataset: "Dataset", instances: Mapping[str, Inst
     write_json_atomic(path, {"images": images, "annotations": annotations, "categories": categories})
 
 
-def read_results(path: Path, dataset: "Dataset") -> dict[str, Instances]:
+def read_results(path: Path, dataset: Dataset) -> dict[str, Instances]:
     """Detections by image id from a COCO results list; every image of ``dataset`` is there, empty where it has none.
 
     ``image_id`` is a number of ``dataset`` or, as some tools write it, a photo's name with or without ending. Raises
@@ -114,7 +113,7 @@ def read_results(path: Path, dataset: "Dataset") -> dict[str, Instances]:
     return found
 
 
-def write_results(path: Path, dataset: "Dataset", detections: Mapping[str, Instances]) -> None:
+def write_results(path: Path, dataset: Dataset, detections: Mapping[str, Instances]) -> None:
     """Write detections (by image id) as a COCO results list: ``bbox`` xywh, ``score`` and, where given, RLE masks.
 
     Raises `UserError` for detections without scores.

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from weaksam.config import UserError
-from weaksam.data.annotations import Annotations, listed, read_json, tag_labels
+from weaksam.config import UserError, listed
+from weaksam.data.annotations import Annotations, tag_labels
 from weaksam.data.formats import coco, voc
 from weaksam.data.images import PHOTO_SUFFIXES
-from weaksam.store.store import atomic_file
+from weaksam.data.text_files import read_json
+from weaksam.store.files import atomic_file
 
 _FILE_NAME = re.compile(
     r"(image|img|photo|picture|file)?[ _]?(file|path|name|id|image|img|photo|picture)s?([ _]?name)?"

@@ -3,21 +3,18 @@
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
-from weaksam.config import UserError
-from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows, listed
-from weaksam.store.store import atomic_file
+from weaksam.config import UserError, listed
+from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
+from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import xyxy_from_inclusive
+from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, mask_from_rle, rle_from_mask
-
-if TYPE_CHECKING:
-    from weaksam.data.loading import Dataset
 
 _SPLITS = frozenset({"train", "val", "trainval", "test"})
 
@@ -41,7 +38,7 @@ def read_annotations(folder: Path) -> Annotations:
     return Annotations(tuple(names), tuple(range(1, len(names) + 1)), images)
 
 
-def write_annotations(folder: Path, dataset: "Dataset", instances: Mapping[str, Instances]) -> None:
+def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
     """Write one XML per image of ``dataset`` into ``folder``; an image that is not in ``instances`` gets no objects.
 
     Corners are rounded to whole pixels, as VOC has no others; masks and scores are not written.

@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import torch
 import yaml
 
 from weaksam.config import UserError
-from weaksam.data.annotations import Annotations, ImageTruth, NameMatcher, ObjectRows
-from weaksam.store.store import atomic_file
+from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
+from weaksam.data.image_names import NameMatcher
+from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import xyxy_from_yolo, yolo_from_xyxy
+from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_polygons
-
-if TYPE_CHECKING:
-    from weaksam.data.loading import Dataset
 
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "data.yaml", "data.yml", "dataset.yaml")
 _NOT_LABELS = frozenset({"classes", "train", "val", "valid", "test", "readme", "labels"})
@@ -70,7 +68,7 @@ def label_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.txt") if path.stem.lower() not in _NOT_LABELS)
 
 
-def write_labels(folder: Path, dataset: "Dataset", instances: Mapping[str, Instances]) -> None:
+def write_labels(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
     """Write one box file per image of ``dataset`` and ``classes.txt``; an image without objects gets an empty file.
 
     Scores become the sixth number; masks are not written, as YOLO has only polygons.

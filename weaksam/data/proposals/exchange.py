@@ -6,14 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weaksam.config import UserError
-from weaksam.data.annotations import listed
+from weaksam.config import UserError, listed
 from weaksam.data.image_names import ImageNames, Key, read_image_list
 from weaksam.data.images import image_size
 from weaksam.data.photos import list_photos
 from weaksam.data.proposals.files import (
     Found,
-    ImageProposals,
     open_store,
     read_proposals,
     store_rows,
@@ -24,6 +22,7 @@ from weaksam.data.proposals.files import (
 from weaksam.data.proposals.given import record_photos
 from weaksam.data.proposals.pickles import Corners, Layout, read_foreign_proposals
 from weaksam.store.files import file_sha256, write_json_atomic
+from weaksam.structures.proposals import Proposals
 
 _TABLES = (".json", ".parquet")
 
@@ -127,7 +126,7 @@ def export_proposals(
     return f"{out}: the {'masks' if masks else 'boxes'} of {len(ids)} images{note}"
 
 
-def named_proposals(source: Path, names: ImageNames) -> tuple[dict[str, ImageProposals], int]:
+def named_proposals(source: Path, names: ImageNames) -> tuple[dict[str, Proposals], int]:
     """Proposals of a store or table for the images ``names`` speaks of, and how many others it has.
 
     Raises `UserError`, also where it has proposals for none of them.
@@ -178,7 +177,7 @@ def _names(source: Path, image_list: Path | None, photos: Path | None, needed: b
 
 
 def _renamed(found: Found, companion: ImageNames, source: Path) -> Found:
-    named: dict[Key, ImageProposals] = {name: ImageProposals.none() for name in companion.names}
+    named: dict[Key, Proposals] = {name: Proposals.none() for name in companion.names}
     return named | {name: found[key] for name, key in companion.find_all(list(found), str(source)).items()}
 
 
@@ -201,7 +200,7 @@ def _check_list(
         )
 
 
-def _rows_of(source: Path, masks: bool) -> tuple[list[str], Iterable[tuple[str, ImageProposals]]]:
+def _rows_of(source: Path, masks: bool) -> tuple[list[str], Iterable[tuple[str, Proposals]]]:
     """All image ids in order, and their proposals: of a store one part at a time."""
     if not source.is_dir():
         found = read_proposals(source)
@@ -214,7 +213,7 @@ def _rows_of(source: Path, masks: bool) -> tuple[list[str], Iterable[tuple[str, 
     return list(store.image_ids), _checked(store_rows(store, masks), source) if masks else store_rows(store, False)
 
 
-def _checked(rows: Iterator[tuple[str, ImageProposals]], source: Path) -> Iterator[tuple[str, ImageProposals]]:
+def _checked(rows: Iterator[tuple[str, Proposals]], source: Path) -> Iterator[tuple[str, Proposals]]:
     for image_id, one in rows:
         if len(one.rles) != len(one):
             raise UserError(f"wanted masks in {source}, found boxes alone for {image_id}: export without masks")

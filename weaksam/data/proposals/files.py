@@ -6,7 +6,6 @@ import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
-from weaksam.config import UserError, fingerprint_of
-from weaksam.data.annotations import listed, read_json
+from weaksam.config import UserError, fingerprint_of, listed
 from weaksam.data.formats.coco import object_entries
 from weaksam.data.image_names import ImageNames, Key
+from weaksam.data.text_files import read_json
 from weaksam.store.files import atomic_file
 from weaksam.store.sealed import open_sealed
 from weaksam.store.store import Store
 from weaksam.structures.boxes import xyxy_from_xywh
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_from_mask
+from weaksam.structures.proposals import IMPORTED, PROPOSAL_COLUMNS, Proposals, store_columns
 
-STORE_COLUMNS = {"boxes": "boxes", "scores": "floats", "sources": "ints", "rles": "rles", "mask_size": "ints"}
-"""Columns of a store of proposals; the proposals stage writes the same (a test compares them)."""
-IMPORTED = -1
-"""The source of a proposal that another tool made."""
 _FLAT = pa.schema(
     [
         ("image_id", pa.string()),
@@ -42,47 +37,7 @@ _IMAGES_KEY = b"weaksam_images"
 _ROWS_AT_ONCE = 65536
 
 
-@dataclass(frozen=True)
-class ImageProposals:
-    """N proposals of one image in their file's order.
-
-    ``boxes``: float32 ``(N, 4)`` half-open xyxy in photo pixels; ``scores``: float32 ``(N,)``; ``sources``: int64
-    ``(N,)``, the number of what prompted each, -1 for another tool's; ``rles``: N masks in a frame of ``mask_size``
-    (h, w) that covers the whole photo, or none, then ``mask_size`` is (0, 0).
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    sources: Tensor
-    rles: tuple[Rle, ...] = ()
-    mask_size: tuple[int, int] = (0, 0)
-
-    @classmethod
-    def of(cls, boxes: Tensor, scores: Tensor | None = None, sources: Tensor | None = None) -> ImageProposals:
-        """Boxes ``(N, 4)`` without masks; scores are 1 and sources ``IMPORTED`` where they are not given."""
-        scores = torch.ones(len(boxes)) if scores is None else scores
-        sources = torch.full((len(boxes),), IMPORTED) if sources is None else sources
-        return cls(boxes.float(), scores.float(), sources.long())
-
-    @classmethod
-    def none(cls) -> ImageProposals:
-        """No proposals."""
-        return cls.of(torch.zeros(0, 4))
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def __getitem__(self, rows: Tensor) -> ImageProposals:
-        """The proposals of ``rows``, places ``(K,)`` int64, in that order."""
-        rles = tuple(self.rles[row] for row in rows.tolist()) if self.rles else ()
-        return ImageProposals(self.boxes[rows], self.scores[rows], self.sources[rows], rles, self.mask_size)
-
-    def by_score(self) -> ImageProposals:
-        """Best score first, equals in their order."""
-        return self[self.scores.argsort(descending=True, stable=True)]
-
-
-Found = dict[Key, ImageProposals]
+Found = dict[Key, Proposals]
 """Proposals by what a file calls each image: a name, or a number in COCO results."""
 
 
@@ -109,7 +64,7 @@ def read_proposals(path: Path) -> Found:
 def open_store(folder: Path) -> Store:
     """The sealed store of proposals in ``folder``; raises `UserError` where it is none."""
     store = open_sealed(folder)
-    missing = [name for name in STORE_COLUMNS if name not in store.columns]
+    missing = [name for name in PROPOSAL_COLUMNS if name not in store.columns]
     if missing:
         raise UserError(
             f"wanted a store of proposals in {folder}, found one of the stage {store.stage} without the column "
@@ -118,13 +73,13 @@ def open_store(folder: Path) -> Store:
     return store
 
 
-def store_rows(store: Store, masks: bool = True) -> Iterator[tuple[str, ImageProposals]]:
+def store_rows(store: Store, masks: bool = True) -> Iterator[tuple[str, Proposals]]:
     """Image id and proposals of every row, one part in memory at a time."""
     for row in store.rows(*_columns(masks)):
         yield row["image_id"], _from_row(row)
 
 
-def store_row(store: Store, image: str) -> tuple[str, ImageProposals]:
+def store_row(store: Store, image: str) -> tuple[str, Proposals]:
     """The image id that ``image`` means, with or without ending and folders, and its proposals with their masks."""
     image_id = ImageNames(store.image_ids).find(image, str(store.folder))
     if image_id is None:
@@ -133,21 +88,21 @@ def store_row(store: Store, image: str) -> tuple[str, ImageProposals]:
     return image_id, stored_proposals(store, image_id)
 
 
-def stored_proposals(store: Store, image_id: str) -> ImageProposals:
+def stored_proposals(store: Store, image_id: str) -> Proposals:
     """The proposals, with their masks, of an image that the store calls ``image_id``."""
     return _from_row(store.read(image_id, *_columns(masks=True)))
 
 
 def _columns(masks: bool) -> list[str]:
-    return [name for name in STORE_COLUMNS if masks or name not in ("rles", "mask_size")]
+    return [name for name in PROPOSAL_COLUMNS if masks or name not in ("rles", "mask_size")]
 
 
-def _from_row(row: Mapping[str, Any]) -> ImageProposals:
+def _from_row(row: Mapping[str, Any]) -> Proposals:
     height, width = row["mask_size"].tolist() if len(row.get("mask_size", ())) == 2 else (0, 0)
-    return ImageProposals(row["boxes"], row["scores"], row["sources"], tuple(row.get("rles", ())), (height, width))
+    return Proposals(row["boxes"], row["scores"], row["sources"], tuple(row.get("rles", ())), (height, width))
 
 
-def write_store(folder: Path, proposals: Mapping[str, ImageProposals], made_from: Any) -> Store:
+def write_store(folder: Path, proposals: Mapping[str, Proposals], made_from: Any) -> Store:
     """Write ``proposals`` by image id as a sealed store like the stage's own; ``made_from`` decides its fingerprint.
 
     A store made from the same is left as it is; raises `UserError` where ``folder`` holds another.
@@ -158,7 +113,7 @@ def write_store(folder: Path, proposals: Mapping[str, ImageProposals], made_from
         stage="proposals",
         fingerprint=fingerprint,
         image_ids=list(proposals),
-        columns=STORE_COLUMNS,
+        columns=PROPOSAL_COLUMNS,
         command="weaksam boxes import",
     )
     if store.sealed:
@@ -167,18 +122,12 @@ def write_store(folder: Path, proposals: Mapping[str, ImageProposals], made_from
     return store.fill(lambda image_id: store_columns(proposals[image_id]), progress="import")
 
 
-def store_columns(one: ImageProposals) -> dict[str, Any]:
-    """The proposals of one image as a row of a store, see ``STORE_COLUMNS``."""
-    columns = {"boxes": one.boxes, "scores": one.scores, "sources": one.sources, "rles": list(one.rles)}
-    return {**columns, "mask_size": torch.tensor(one.mask_size)}
-
-
 # COCO results
 
 
 def write_coco_results(
     path: Path,
-    rows: Iterable[tuple[str, ImageProposals]],
+    rows: Iterable[tuple[str, Proposals]],
     numbers: Mapping[str, int],
     *,
     category_id: int = 1,
@@ -199,7 +148,7 @@ def write_coco_results(
 
 
 def _coco_entries(
-    one: ImageProposals, number: int, category_id: int, size: tuple[int, int] | None
+    one: Proposals, number: int, category_id: int, size: tuple[int, int] | None
 ) -> Iterator[dict[str, Any]]:
     masks = None if size is None or not one.rles else tuple(resized_rle(rle, size) for rle in one.rles)
     objects = Instances(one.boxes, torch.zeros(len(one), dtype=torch.int64), one.scores, masks)
@@ -229,20 +178,20 @@ def read_coco_results(path: Path) -> Found:
     return {key: _from_xywh_rows(values, path) for key, values in rows.items()}
 
 
-def _from_xywh_rows(values: list[tuple[float, ...]], path: Path) -> ImageProposals:
+def _from_xywh_rows(values: list[tuple[float, ...]], path: Path) -> Proposals:
     try:
         table = torch.tensor(values, dtype=torch.float64)  # (N, 6)
     except (TypeError, ValueError):
         raise UserError(f"wanted numbers in bbox, score and source of {path}, found something else") from None
     if not bool(torch.isfinite(table).all()):
         raise UserError(f"wanted finite boxes and scores in {path}, found nan or infinity: mend the file")
-    return ImageProposals.of(xyxy_from_xywh(table[:, :4]), table[:, 4], table[:, 5])
+    return Proposals.of(xyxy_from_xywh(table[:, :4]), table[:, 4], table[:, 5])
 
 
 # Flat tables
 
 
-def write_flat_table(path: Path, rows: Iterable[tuple[str, ImageProposals]], image_ids: Iterable[str]) -> None:
+def write_flat_table(path: Path, rows: Iterable[tuple[str, Proposals]], image_ids: Iterable[str]) -> None:
     """Write one line per box: image_id, x1, y1, x2, y2, score, source; few of them in memory at a time.
 
     ``image_ids`` are all images, kept in the file's metadata: one without a box has no line.
@@ -277,11 +226,11 @@ def read_flat_table(path: Path) -> Found:
     pick = functools.partial(_flat_rows, numbers)
     order = np.argsort(place, kind="stable")
     groups = np.split(order, np.cumsum(np.bincount(place, minlength=len(names)))[:-1]) if len(names) else []
-    found: Found = {str(name): ImageProposals.none() for name in images}
+    found: Found = {str(name): Proposals.none() for name in images}
     return found | {str(name): pick(group) for name, group in zip(names, groups, strict=True)}
 
 
-def _flat_rows(numbers: Mapping[str, np.ndarray], rows: np.ndarray) -> ImageProposals:
+def _flat_rows(numbers: Mapping[str, np.ndarray], rows: np.ndarray) -> Proposals:
     boxes = np.stack([numbers[name][rows] for name in ("x1", "y1", "x2", "y2")], axis=1)
     score, source = (torch.from_numpy(numbers[name][rows]) if name in numbers else None for name in ("score", "source"))
-    return ImageProposals.of(torch.from_numpy(boxes.astype(np.float32)), score, source)
+    return Proposals.of(torch.from_numpy(boxes.astype(np.float32)), score, source)

@@ -7,22 +7,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
-from weaksam.config import Settings, UserError
-from weaksam.data.annotations import listed, rle_from_box
+from weaksam.config import Settings, UserError, listed
+from weaksam.data.annotations import rle_from_box
 from weaksam.data.image_names import ImageNames
-from weaksam.data.proposals.files import ImageProposals, open_store, stored_proposals
+from weaksam.data.proposals.files import open_store, stored_proposals
 from weaksam.store.files import file_sha256, write_json_atomic
 from weaksam.store.store import Store
 from weaksam.structures.boxes import area, clip, pairwise_ioa, scale
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.masks import Rle
-
-if TYPE_CHECKING:
-    from weaksam.data.loading import Dataset, Sample
+from weaksam.structures.proposals import Proposals
 
 PHOTOS_FILE = "photos.json"
 """Beside a store's manifest: the SHA-256 of the photos it was made from. Stores without it stay valid."""
@@ -67,7 +66,7 @@ class GivenProposals:
         """What the given store was made from."""
         return self.store.fingerprint
 
-    def of(self, sample: Sample) -> ImageProposals:
+    def of(self, sample: Sample) -> Proposals:
         """The proposals of one photo, best score first, clipped to it, each with a mask.
 
         Boxes without area in the photo are left out. Raises `UserError` where a box lies mostly outside of it.
@@ -147,7 +146,7 @@ def _refuse_boxes_outside(boxes: Tensor, sample: Sample, folder: Path) -> None:
         )
 
 
-def with_box_masks(found: ImageProposals, size: tuple[int, int]) -> ImageProposals:
+def with_box_masks(found: Proposals, size: tuple[int, int]) -> Proposals:
     """``found`` as it is where it has masks; else each box filled, in a frame of the photo ``(H, W)`` scaled to 256.
 
     Boxes must lie in the photo. A mask holds every pixel of the frame that its box touches, so none is empty.

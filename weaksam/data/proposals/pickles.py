@@ -12,9 +12,10 @@ import torch
 
 from weaksam.config import UserError
 from weaksam.data.image_names import Key, first_repeat
-from weaksam.data.proposals.files import Found, ImageProposals
+from weaksam.data.proposals.files import Found
 from weaksam.data.proposals.plain_pickle import read_plain_pickle
 from weaksam.structures.boxes import xyxy_from_inclusive, xyxy_from_xywh
+from weaksam.structures.proposals import Proposals
 
 Layout = Literal["wetectron", "mmdet", "detectron"]
 """Whose file it is. wetectron: a dictionary of ``boxes``, ``scores`` and ``indexes`` (image numbers). detectron: the
@@ -38,7 +39,7 @@ class ForeignProposals:
     without area.
     """
 
-    images: list[tuple[Key | None, ImageProposals]]
+    images: list[tuple[Key | None, Proposals]]
     layout: Layout
     inclusive: bool
     num_dropped: int
@@ -75,7 +76,7 @@ def read_foreign_proposals(path: Path, layout: Layout | None = None, corners: Co
     modern = isinstance(content, Mapping) and ("objectness_logits" in content or "bbox_mode" in content)
     inclusive = corners == "inclusive" or (corners == "auto" and found in INCLUSIVE_LAYOUTS and not modern)
     xywh = isinstance(content, Mapping) and _is_xywh(content, path)
-    images: list[tuple[Key | None, ImageProposals]] = []
+    images: list[tuple[Key | None, Proposals]] = []
     dropped = 0
     for key, box, score in zip(keys, boxes, scores, strict=True):
         one, bad = _proposals(box, score, inclusive, xywh, f"image {len(images) if key is None else key} of {path}")
@@ -149,7 +150,7 @@ def _first_row(value: Any) -> Any:
     return (value[0] if value else value) if isinstance(value, (list, tuple)) else 0
 
 
-def _proposals(boxes: Any, scores: Any, inclusive: bool, xywh: bool, where: str) -> tuple[ImageProposals, int]:
+def _proposals(boxes: Any, scores: Any, inclusive: bool, xywh: bool, where: str) -> tuple[Proposals, int]:
     """Half-open proposals of one image, and how many of its rows were no boxes."""
     table = _numbers(boxes, where)
     table = table.reshape(0, 4) if table.size == 0 else table
@@ -166,7 +167,7 @@ def _proposals(boxes: Any, scores: Any, inclusive: bool, xywh: bool, where: str)
     corners = xyxy_from_inclusive(corners) if inclusive else corners
     score = torch.from_numpy(values)
     good = torch.isfinite(corners).all(1) & (corners[:, 2:] > corners[:, :2]).all(1) & torch.isfinite(score)
-    return ImageProposals.of(corners[good], score[good]), int((~good).sum())
+    return Proposals.of(corners[good], score[good]), int((~good).sum())
 
 
 def _numbers(value: Any, where: str) -> np.ndarray:

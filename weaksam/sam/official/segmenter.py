@@ -17,9 +17,9 @@ from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.official.architecture import build_sam, infer_architecture
 from weaksam.sam.official.decoder import MAX_TOKENS, FastDecoder, PhotoSide
 from weaksam.sam.official.encoder import FusedEncoder, Precision
+from weaksam.sam.prompts import rows_of_a_length, without_padding
 from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, check_prompts
-from weaksam.stages.proposals.prompts import rows_of_a_length, without_padding
-from weaksam.store.store import file_sha256
+from weaksam.store.files import file_sha256
 from weaksam.store.weights import load_into, load_state
 from weaksam.structures.boxes import inclusive_from_xyxy
 

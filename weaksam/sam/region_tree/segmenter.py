@@ -25,7 +25,7 @@ from weaksam.sam.region_tree.watershed import (
     touching_pairs,
     working_frame,
 )
-from weaksam.store.store import file_sha256
+from weaksam.store.files import file_sha256
 from weaksam.structures.boxes import pairwise_iou, scale
 
 ALGORITHM = "watershed-by-volume/4"  # part of the fingerprint: raise it whenever an answer may change

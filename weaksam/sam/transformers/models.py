@@ -16,7 +16,7 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.sam.protocol import NUM_MASKS
 from weaksam.sam.transformers.files import ModelSource, first_line, read_json, weight_files
 from weaksam.sam.transformers.sam_hq import repair_sam_hq
-from weaksam.store.store import file_sha256
+from weaksam.store.files import file_sha256
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from weaksam.config import fingerprint_of
 from weaksam.sam.mask_geometry import Frame, enlarge, measure
+from weaksam.sam.prompts import rows_of_a_length, without_padding
 from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, check_prompts
 from weaksam.sam.transformers.files import find_model
 from weaksam.sam.transformers.models import HfModel, load_model
-from weaksam.stages.proposals.prompts import rows_of_a_length, without_padding
 from weaksam.structures.boxes import inclusive_from_xyxy
 
 Precision = Literal["float32", "bfloat16"]

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from weaksam.data.images import read_image
-from weaksam.data.loading import Sample
 from weaksam.engine.context import RunContext
+from weaksam.engine.schedules import warmup_cosine
 from weaksam.engine.seeds import derive_seed, seed_everything
-from weaksam.engine.training import fit, warmup_cosine
-from weaksam.engine.weights import save_weights
+from weaksam.engine.training import fit
 from weaksam.models.backbones.build import BackboneSettings, backbone_fingerprint, build_features
+from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.cam.tag_network import TagNetwork, tag_loss, vary_view
 from weaksam.stages.clues.settings import ClueSettings
-from weaksam.stages.wsod.photo_features import input_photo, tags_matrix
 from weaksam.store.store import stage_fingerprint, store_folder
+from weaksam.store.weights import save_weights
+from weaksam.structures.dataset import Sample, tags_matrix
 
 _DEEPEST = {"mobilenet_v2": "head"}
 """Feature map that a backbone's own classifier pools; ``last`` where it is not named."""

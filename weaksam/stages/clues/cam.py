@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from weaksam.config import UserError
 from weaksam.data.images import read_image
-from weaksam.data.loading import Dataset
+from weaksam.data.tag_signal import check_tags
 from weaksam.engine.context import RunContext
-from weaksam.engine.progress import progress
-from weaksam.engine.weights import load_state, save_weights
 from weaksam.models.backbones.build import backbone_fingerprint, build_features
+from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.cam.classifier import TagClassifier, train_tag_classifier
 from weaksam.models.cam.network import CamNetwork, network_fingerprint
 from weaksam.models.cam.tag_network import soft_maximum
@@ -22,9 +21,10 @@ from weaksam.stages.clues.backbone_training import adapted_backbone, deepest_map
 from weaksam.stages.clues.class_maps import ClassMaps, both_views
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import classes_to_map
-from weaksam.stages.clues.weaktr_training import check_tags
-from weaksam.stages.proposals.prompts import COARSE
-from weaksam.stages.wsod.photo_features import input_photo, tags_matrix
+from weaksam.store.progress import progress
+from weaksam.store.weights import load_state, save_weights
+from weaksam.structures.clue_points import COARSE
+from weaksam.structures.dataset import Dataset, tags_matrix
 
 _KEPT_BYTES = 3 * 2**29
 """Room for the maps that are kept between the two looks at a photo."""

@@ -15,8 +15,8 @@ class ClassMaps:
     """What a source of clues knows of one photo.
 
     ``labels (L,)``: the classes that are mapped; ``scores (C,)``: probability of every class. ``kinds``: for each kind
-    of map (`COARSE`, `FINE`, `CROSS` of ``weaksam.stages.proposals.prompts``) one ``(N, L, h, w)`` per scale of the photo, N = 1 of
-    a class map, one for each layer and head of cross-attention. ``frame`` (H', W') is the picture in which peaks are
+    of map (`COARSE`, `FINE`, `CROSS` of ``structures.clue_points``) one ``(N, L, h, w)`` per scale of the photo, N = 1
+    of a class map, one for each layer and head of cross-attention. ``frame`` (H', W') is the picture in which peaks are
     searched, ``size`` (H, W) the photo. L = 0 is a photo of which nothing is known.
     """
 

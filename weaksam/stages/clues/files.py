@@ -10,14 +10,13 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from weaksam.config import UserError
-from weaksam.data.annotations import listed
+from weaksam.config import UserError, listed
 from weaksam.data.heat_maps import SUFFIXES, read_heat_maps
-from weaksam.data.loading import Dataset, Sample
 from weaksam.stages.clues.class_maps import ClassMaps, shrunk_size
 from weaksam.stages.clues.settings import ClueSettings
-from weaksam.stages.proposals.prompts import COARSE, CROSS, KINDS
 from weaksam.store.files import file_sha256
+from weaksam.structures.clue_points import COARSE, CROSS, KINDS
+from weaksam.structures.dataset import Dataset, Sample
 
 
 class FilesSource:

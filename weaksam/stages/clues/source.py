@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from weaksam.data.loading import Dataset
 from weaksam.stages.clues.class_maps import ClassMaps
+from weaksam.structures.dataset import Dataset
 
 
 class ClueSource(Protocol):

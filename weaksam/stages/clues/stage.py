@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from weaksam.data.loading import Dataset
 from weaksam.engine.context import RunContext
 from weaksam.stages.clues.cam import CamSource
 from weaksam.stages.clues.class_maps import ClassMaps
@@ -17,8 +16,9 @@ from weaksam.stages.clues.peaks import cluster_points, map_peaks
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource
 from weaksam.stages.clues.weaktr import WeakTrSource
-from weaksam.stages.proposals.prompts import CLASSLESS, COARSE, CROSS, FINE, KINDS, CluePoints
 from weaksam.store.store import Store, stage_fingerprint, store_folder
+from weaksam.structures.clue_points import CLASSLESS, COARSE, CROSS, FINE, KINDS, CluePoints
+from weaksam.structures.dataset import Dataset
 
 COLUMNS = {
     "labels": "ints",

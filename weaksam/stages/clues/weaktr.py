@@ -12,7 +12,6 @@ from torchvision.transforms.v2 import functional as TF
 
 from weaksam.config import UserError
 from weaksam.data.images import read_image
-from weaksam.data.loading import Dataset
 from weaksam.engine.context import RunContext
 from weaksam.models.backbones.build import normalise
 from weaksam.models.weaktr.build import WeakTr, build_weaktr, weaktr_fingerprint
@@ -20,7 +19,8 @@ from weaksam.stages.clues.class_maps import ClassMaps, both_views, scaled_size, 
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import classes_to_map
 from weaksam.stages.clues.weaktr_training import train_weaktr, training_fingerprint
-from weaksam.stages.proposals.prompts import COARSE, CROSS, FINE, KINDS
+from weaksam.structures.clue_points import COARSE, CROSS, FINE, KINDS
+from weaksam.structures.dataset import Dataset
 
 
 class WeakTrSource:

@@ -13,18 +13,19 @@ from pydantic import Field
 from torch import Tensor
 
 from weaksam.config import Settings, UserError
-from weaksam.data.loading import Dataset
+from weaksam.data.tag_signal import check_tags
 from weaksam.engine.log import RunLog
 from weaksam.engine.mixed_precision import Precision, ScaledAdamW, autocast, forward_dtype
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import fit
-from weaksam.engine.weights import load_into, load_state
 from weaksam.evaluation.tag_ap import tag_mean_average_precision
 from weaksam.models.weaktr.build import WeakTr, WeakTrSettings, build_weaktr, save_weaktr, weaktr_fingerprint
 from weaksam.models.weaktr.losses import class_scores, weaktr_losses
 from weaksam.stages.clues.weaktr_views import TagBatch, TagPhotos, TagViewSettings
-from weaksam.stages.wsod.photo_features import tags_matrix
-from weaksam.store.store import stage_fingerprint, store_folder, write_json_atomic
+from weaksam.store.files import write_json_atomic
+from weaksam.store.store import stage_fingerprint, store_folder
+from weaksam.store.weights import load_into, load_state
+from weaksam.structures.dataset import Dataset, tags_matrix
 
 LABEL = "WeakTr"
 
@@ -48,27 +49,6 @@ class TagTrainingSettings(Settings):
     )
     precision: Precision = Field("auto", description="of the forward pass; auto: 16 bits on a GPU, float32 on the CPU")
     workers: int = Field(0, ge=0, description="processes that read and vary photos; 0: none but the trainer itself")
-
-
-def check_tags(dataset: Dataset) -> None:
-    """Refuse tags that no classifier can learn from.
-
-    Raises:
-        UserError: a class that no photo has, or one class only, which every photo has.
-    """
-    tags, names = tags_matrix(dataset), dataset.classes
-    empty = [name for name, found in zip(names, tags.any(dim=0).tolist(), strict=True) if not found]
-    if empty:
-        more = f" (nor {len(empty) - 1} others)" if len(empty) > 1 else ""
-        raise UserError(
-            f"wanted a photo tagged {empty[0]!r} to learn from, found none among {len(dataset)}{more}: tag some, or "
-            "leave the class out of data.classes"
-        )
-    if len(names) == 1 and bool(tags.all()):
-        raise UserError(
-            f"wanted at least two classes to tell apart, found {names[0]!r} on every photo: add photos of other "
-            "classes, or photos without a tag"
-        )
 
 
 def split_held_out(tags: Tensor, share: float, seed: int) -> tuple[list[int], list[int]]:

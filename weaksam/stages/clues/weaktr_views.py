@@ -15,9 +15,9 @@ from torchvision.transforms.v2 import functional as TF
 
 from weaksam.config import Settings
 from weaksam.data.images import read_image
-from weaksam.data.loading import Sample
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.backbones.build import normalise
+from weaksam.structures.dataset import Sample
 
 _BICUBIC = InterpolationMode.BICUBIC
 _KEPT_BYTES = 2 * 2**30

@@ -1,15 +1,13 @@
 """The proposal stage: prompt the frozen segmenter with a grid and with clues, or take finished proposals."""
 
 from weaksam.stages.proposals.given import run_given
-from weaksam.stages.proposals.propose import Proposals, choose, propose, propose_encoded
+from weaksam.stages.proposals.propose import choose, propose, propose_encoded
 from weaksam.stages.proposals.settings import ORIGINAL_RULES, ProposalSettings, grid_of
-from weaksam.stages.proposals.stage import COLUMNS, run
+from weaksam.stages.proposals.stage import run
 
 __all__ = [
-    "COLUMNS",
     "ORIGINAL_RULES",
     "ProposalSettings",
-    "Proposals",
     "choose",
     "grid_of",
     "propose",

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from weaksam.data.proposals.files import store_columns
 from weaksam.data.proposals.given import given_store, photo_hashes, record_photos
+from weaksam.engine.context import RunContext
 from weaksam.stages.proposals.candidates import Candidates
 from weaksam.stages.proposals.propose import of_size
 from weaksam.stages.proposals.settings import USED_WITH_GIVEN, ProposalSettings
-from weaksam.stages.proposals.stage import COLUMNS
 from weaksam.stages.proposals.suppression import deduped
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.boxes import nms
-
-if TYPE_CHECKING:
-    from weaksam.data.loading import Dataset, Sample
-    from weaksam.data.proposals.files import ImageProposals
-    from weaksam.engine.context import RunContext
+from weaksam.structures.dataset import Dataset, Sample
+from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals, store_columns
 
 
 def run_given(context: RunContext, settings: ProposalSettings, dataset: Dataset, split: str) -> Store:
@@ -34,7 +30,9 @@ def run_given(context: RunContext, settings: ProposalSettings, dataset: Dataset,
     fingerprint = stage_fingerprint("proposals", rules, inputs)
     folder = store_folder(context.out, "proposals", split, fingerprint)
     context.log.write("given proposals", split=split, store=str(given.store.folder), knows_photos=given.knows_photos)
-    store = Store(folder, stage="proposals", fingerprint=fingerprint, image_ids=dataset.image_ids, columns=COLUMNS)
+    store = Store(
+        folder, stage="proposals", fingerprint=fingerprint, image_ids=dataset.image_ids, columns=PROPOSAL_COLUMNS
+    )
     record_photos(folder, photo_hashes(dataset))
 
     def row(image_id: str) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def run_given(context: RunContext, settings: ProposalSettings, dataset: Dataset,
     return store.fill(row, progress=f"proposals ({split})")
 
 
-def choose_given(found: ImageProposals, sample: Sample, settings: ProposalSettings) -> ImageProposals:
+def choose_given(found: Proposals, sample: Sample, settings: ProposalSettings) -> Proposals:
     """Of a photo's given proposals, best score first, those that stay, in order.
 
     Sizes, then suppression best first, then equal corners, then the first ``max_proposals``; sources stay as they are.

@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from weaksam.sam.batches import BatchLimit
+from weaksam.sam.prompts import predict_batches
 from weaksam.sam.protocol import Embedding, Proposer, Segmenter
 from weaksam.stages.proposals.candidates import Candidates, MaskPile, candidates_of, canonical_order
-from weaksam.stages.proposals.prompts import (
-    COARSE,
-    CROSS,
-    GRID,
-    CluePoints,
-    Prompts,
-    clue_prompts,
-    grid_prompts,
-    predict_batches,
-)
+from weaksam.stages.proposals.prompts import Prompts, clue_prompts, grid_prompts
 from weaksam.stages.proposals.settings import ProposalSettings, grid_of
 from weaksam.stages.proposals.suppression import best_of, deduped, sized, suppress_duplicates
 from weaksam.structures.boxes import inclusive_from_xyxy, nms
-from weaksam.structures.masks import Rle
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """The N proposals of one photo, best score first (by the original rules: in the order of the prompts).
-
-    ``boxes``: float32 ``(N, 4)`` half-open xyxy in photo pixels; ``scores``: ``(N,)`` predicted IoU; ``sources``:
-    ``(N,)`` numbers into ``prompts.SOURCES`` (the highest of the prompts a box stands for); ``rles``: N masks in the
-    segmenter's working frame of ``mask_size`` (h, w), which covers the whole photo. N = 0 is a photo in which the
-    segmenter found nothing.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    sources: Tensor
-    rles: tuple[Rle, ...]
-    mask_size: tuple[int, int]
+from weaksam.structures.clue_points import COARSE, CROSS, GRID, CluePoints
+from weaksam.structures.proposals import Proposals
 
 
 def propose(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from weaksam.stages.proposals.candidates import Candidates
-from weaksam.stages.proposals.prompts import GRID
 from weaksam.structures.boxes import area, inclusive_from_xyxy, nms, nms_first_seen, pairwise_iou
+from weaksam.structures.clue_points import GRID
 
 SizeRule = Literal["none", "min_side", "oicr", "mist_voc", "mist_coco"]
 Dedupe = Literal["none", "pixel", "eighth"]

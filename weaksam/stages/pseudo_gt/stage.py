@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from weaksam.config import Settings, UserError, fingerprint_of
+from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import write_instances
 from weaksam.engine.context import RunContext
-from weaksam.engine.detection import detection_store, instances_of
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.boxes import area, pairwise_ioa
 from weaksam.structures.instances import Instances

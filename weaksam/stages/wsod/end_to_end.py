@@ -11,10 +11,10 @@ from torch import Tensor
 
 from weaksam.config import UserError
 from weaksam.data.images import read_image
-from weaksam.data.loading import Sample
 from weaksam.engine.context import RunContext
 from weaksam.engine.mixed_precision import ScaledAdam, autocast, forward_dtype
-from weaksam.engine.training import Objective, warmup_cosine, warmup_steps
+from weaksam.engine.schedules import warmup_cosine, warmup_steps
+from weaksam.engine.training import Objective
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, load_hidden_layers, pad_together, parameter_groups, wsod_trunk
 from weaksam.stages.wsod.detections import detections_of
@@ -24,6 +24,7 @@ from weaksam.stages.wsod.losses import photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.seeding import unread_features
 from weaksam.stages.wsod.settings import WsodSettings
+from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
 Losses = dict[str, Tensor]

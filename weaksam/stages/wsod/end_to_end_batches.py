@@ -11,12 +11,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from weaksam.data.images import read_image
-from weaksam.data.loading import Sample
 from weaksam.data.read_ahead import Ahead
 from weaksam.engine.photos import fit_size
 from weaksam.stages.wsod.end_to_end_settings import ColourSettings, FullSettings
 from weaksam.stages.wsod.examples import Batch, Lesson
 from weaksam.structures.boxes import hflip, scale
+from weaksam.structures.dataset import Sample
 
 # Standard deviations and directions of the colours of ImageNet, red, green, blue in 0..1 (AlexNet, NIPS 2012)
 _LIGHT_SPREAD = torch.tensor([0.2175, 0.0188, 0.0045])

@@ -12,18 +12,17 @@ import torch
 from torch import Tensor
 
 from weaksam.config import UserError
-from weaksam.data.loading import Sample
 from weaksam.data.tag_signal import tag_notes
 from weaksam.engine.context import RunContext
-from weaksam.engine.progress import progress
 from weaksam.models.wsod.refinement import Seeds, empty_seeds
-from weaksam.stages.wsod.photo_features import tags_matrix
 from weaksam.stages.wsod.seeds.class_maps import instance_seeds, region_contrast, region_support
 from weaksam.stages.wsod.seeds.overlaps import Overlaps
 from weaksam.stages.wsod.seeds.published import present_labels
 from weaksam.stages.wsod.settings import WsodSettings
+from weaksam.store.progress import progress
 from weaksam.store.store import Store
 from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.dataset import Sample, tags_matrix
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weaksam.data.loading import Sample
 from weaksam.engine.context import RunContext
-from weaksam.engine.training import warmup_cosine
+from weaksam.engine.schedules import warmup_cosine
 from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.stages.wsod.detections import detections_of
 from weaksam.stages.wsod.examples import Batch, Lesson
@@ -17,6 +16,7 @@ from weaksam.stages.wsod.losses import mean_losses, photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection
 from weaksam.stages.wsod.seeding import unread_features
 from weaksam.stages.wsod.settings import WsodSettings
+from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
 

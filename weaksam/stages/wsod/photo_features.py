@@ -4,40 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from weaksam.data.images import read_image
-from weaksam.data.loading import Dataset, Sample
-from weaksam.engine.progress import progress
-from weaksam.models.backbones.build import FeatureExtractor, normalise
+from weaksam.models.backbones.build import FeatureExtractor
+from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.roi.align import numbered, roi_align
+from weaksam.store.progress import progress
 from weaksam.structures.boxes import hflip, scale
-
-_SHORTEST_INPUT = 32
-
-
-def input_photo(image: np.ndarray, long_side: int) -> Tensor:
-    """Normalised float input ``(1, 3, h, w)`` of a photo, uint8 ``(H, W, 3)``, resized to ``long_side``.
-
-    The longer side is ``long_side`` pixels; the shorter at least 32, so that a stride-16 map has two cells.
-    """
-    height, width = image.shape[:2]
-    factor = long_side / max(height, width)
-    size = [max(_SHORTEST_INPUT, round(height * factor)), max(_SHORTEST_INPUT, round(width * factor))]
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return normalise(TF.resize(pixels, size, antialias=True))[None]
-
-
-def tags_matrix(dataset: Dataset) -> Tensor:
-    """Multi-hot tags ``(N, C)`` of a dataset's photos, in order; zeros for an untagged photo."""
-    matrix = torch.zeros(len(dataset), len(dataset.classes))
-    for row, sample in enumerate(dataset):
-        matrix[row, list(sample.tags)] = 1.0
-    return matrix
+from weaksam.structures.dataset import Dataset, Sample
 
 
 @dataclass(frozen=True)

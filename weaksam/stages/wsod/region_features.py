@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weaksam.data.loading import Sample
-from weaksam.engine.progress import progress
 from weaksam.stages.wsod.photo_features import PhotoFeatures
+from weaksam.store.progress import progress
+from weaksam.structures.dataset import Sample
 
 _SAMPLED_PHOTOS, _SAMPLED_EVERY = 60, 4
 

@@ -25,7 +25,7 @@ def unread_features(context: RunContext, settings: WsodSettings) -> PhotoFeature
 def relocated(lessons: Sequence[Lesson], photos: PhotoFeatures, settings: WsodSettings) -> list[Lesson]:
     """The lessons with the seeds that the photos agree on, from their first values on.
 
-    See `weaksam.stages.wsod.seeds.relocation`. Depends on the training photos, tags and settings alone, not on the seed.
+    See `seeds.relocation`. Depends on the training photos, tags and settings alone, not on the seed.
     """
     num_classes = len(lessons[0].tags) if lessons else 0
     boxes = [lesson.boxes for lesson in lessons]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from weaksam.config import UserError, fingerprint_of
+from weaksam.data.detection_stores import detection_store, instances_key, instances_of
 from weaksam.data.formats.coco import write_results
-from weaksam.data.loading import Dataset
 from weaksam.engine.context import RunContext
-from weaksam.engine.detection import detection_store, instances_key, instances_of
 from weaksam.engine.seeds import derive_seed, seed_everything
-from weaksam.engine.training import fit, load_trained
+from weaksam.engine.training import fit
+from weaksam.engine.training_state import load_trained
 from weaksam.models.backbones.build import backbone_fingerprint
 from weaksam.stages.wsod.end_to_end import FullDetector
 from weaksam.stages.wsod.examples import ClassMaps, Lesson, best_proposals, make_lessons
@@ -22,6 +22,7 @@ from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.seeding import relocated
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.store import Store, stage_fingerprint, store_folder
+from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
 Detector = DraftDetector | FullDetector

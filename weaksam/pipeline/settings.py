@@ -1,0 +1,57 @@
+"""All settings of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from weaksam.config import Settings
+from weaksam.data.loading import DataSettings
+from weaksam.evaluation.settings import EvaluationSettings
+from weaksam.models.backbones.build import BackboneSettings
+from weaksam.sam.build import SegmenterSettings
+from weaksam.sam.embedding_cache import EmbeddingCacheSettings
+from weaksam.stages.clues import ClueSettings
+from weaksam.stages.proposals import ProposalSettings
+from weaksam.stages.pseudo_gt.stage import PseudoGtSettings
+from weaksam.stages.retrain.stage import RetrainSettings
+from weaksam.stages.wsis.stage import WsisSettings
+from weaksam.stages.wsod import WsodSettings
+
+
+class RunSettings(Settings):
+    """One run: its data, its folder, its seed, and the settings of every stage; a YAML holds only what differs."""
+
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
+        {"out", "device", "threads", "workers", "evaluation", "ceiling", "embedding_cache"}
+    )
+
+    data: DataSettings = Field(DataSettings(), description="training photos and tags, test photos, truth to measure by")
+    out: Path = Field(Path("work_dirs/run"), description="folder for everything the run makes")
+    seed: int = Field(0, ge=0, description="the one seed; every other is derived from it")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; None leaves its own choice")
+    workers: int | None = Field(
+        None, ge=1, description="processes that share the proposals; None: a core each, up to 4, for the region tree"
+    )
+    backbone: BackboneSettings = Field(BackboneSettings(), description="the network every detector starts from")
+    segmenter: SegmenterSettings = Field(SegmenterSettings(), description="the frozen promptable segmenter")
+    mask_segmenter: SegmenterSettings | None = Field(None, description="another one for the masks; None: the same")
+    embedding_cache: EmbeddingCacheSettings = Field(
+        EmbeddingCacheSettings(), description="photo embeddings kept on disk for the next stage or run"
+    )
+    clues: ClueSettings = Field(ClueSettings(), description="the tag classifier and its peaks")
+    proposals: ProposalSettings = Field(ProposalSettings(), description="prompts and suppression")
+    wsod: WsodSettings = Field(WsodSettings(), description="the weakly supervised detector")
+    pseudo_gt: PseudoGtSettings = Field(PseudoGtSettings(), description="which boxes are believed")
+    retrain: RetrainSettings = Field(RetrainSettings(), description="Faster R-CNN on the pseudo boxes")
+    wsis: WsisSettings = Field(WsisSettings(), description="pseudo masks and Mask R-CNN")
+    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="how the results are measured")
+    ceiling: bool = Field(False, description="train the same detectors on the true boxes and masks as well")
+
+
+def without_tags(settings: RunSettings) -> RunSettings:
+    """The same run on photos alone, see ``DataSettings.without_tags``."""
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"without_tags": True})})

@@ -1,0 +1,57 @@
+"""Clue points of a photo, and the numbers of what prompts a proposal."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GRID, COARSE, FINE, CROSS, COARSE_JOINT, FINE_JOINT = range(6)
+
+
+SOURCES = ("grid", "coarse", "fine", "cross", "coarse joint", "fine joint")
+"""What prompted a proposal, by number: the grid, a clue point of a kind, or all points of a kind and a class."""
+
+
+KINDS = {"coarse": COARSE, "fine": FINE, "cross": CROSS}
+"""Kinds of clue points by name; a point's kind is the source of what it prompts alone."""
+
+
+JOINT_OF = {COARSE: COARSE_JOINT, FINE: FINE_JOINT}
+"""The source of a joint prompt by the kind of its points."""
+
+
+CLASSLESS = -1
+
+
+class CluePoints(NamedTuple):
+    """Points of one photo: ``points (P, 2)`` xy in photo pixels, ``labels (P,)`` and ``kinds (P,)`` int64.
+
+    A label is the class that the point speaks for, -1 where it speaks for none (clustered cross-attention peaks). A
+    kind is ``COARSE``, ``FINE`` or ``CROSS``: the map it was found on.
+    """
+
+    points: Tensor
+    labels: Tensor
+    kinds: Tensor
+
+    @classmethod
+    def of(cls, points: Tensor, labels: Tensor, kind: int = COARSE) -> CluePoints:
+        """Points that are all of one ``kind``."""
+        return cls(points, labels, torch.full((len(points),), kind))
+
+    @classmethod
+    def none(cls) -> CluePoints:
+        """The clue points of a photo about which nothing is known: P = 0."""
+        return cls.of(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
+
+    def select(self, index: Tensor) -> CluePoints:
+        """The points ``index`` (places or a mask), in that order."""
+        return CluePoints(self.points[index], self.labels[index], self.kinds[index])
+
+    def in_canonical_order(self) -> CluePoints:
+        """The same points by kind, class and place, so that nothing depends on the order they came in."""
+        keys = (*self.points.flip(1).T, self.labels, self.kinds)  # the last key counts most
+        return self.select(torch.from_numpy(np.lexsort([key.numpy() for key in keys])))

@@ -1,0 +1,80 @@
+"""A split of photos with their tags and, for the evaluation only, their true objects."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from weaksam.store.files import file_sha256
+from weaksam.structures.instances import Instances
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photo of a split.
+
+    ``image_id`` is its file name relative to the images folder, ``size`` the upright (H, W), ``tags`` the sorted
+    labels, ``truth`` its true objects where the split has them, ``number`` its id in COCO files, ``sha256`` the hash of
+    its bytes.
+    """
+
+    image_id: str
+    path: Path
+    size: tuple[int, int]
+    tags: tuple[int, ...]
+    truth: Instances | None
+    number: int
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The readable photos of one split in the order of their ids, and what was set aside with its reason."""
+
+    name: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    bad: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over classes and every photo's id, bytes and tags; the truth has no part in it."""
+        rows = [[s.image_id, s.sha256 or file_sha256(s.path), list(s.tags)] for s in self.samples]
+        return hashlib.sha256(json.dumps([list(self.classes), rows]).encode()).hexdigest()
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """Ids of the photos, sorted."""
+        return tuple(sample.image_id for sample in self.samples)
+
+    @cached_property
+    def by_id(self) -> dict[str, Sample]:
+        """Samples by image id."""
+        return {sample.image_id: sample for sample in self.samples}
+
+    @property
+    def truths(self) -> dict[str, Instances]:
+        """True objects by image id, of the photos that have them."""
+        return {sample.image_id: sample.truth for sample in self.samples if sample.truth is not None}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+
+def tags_matrix(dataset: Dataset) -> Tensor:
+    """Multi-hot tags ``(N, C)`` of a dataset's photos, in order; zeros for an untagged photo."""
+    matrix = torch.zeros(len(dataset), len(dataset.classes))
+    for row, sample in enumerate(dataset):
+        matrix[row, list(sample.tags)] = 1.0
+    return matrix
