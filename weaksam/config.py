@@ -192,12 +192,12 @@ def _suggestion(model_cls: type[BaseModel], location: Location) -> str:
     keys = list(_all_keys(model_cls))
     pattern = tuple(part for part in parent if isinstance(part, str))
     siblings = [key for key in keys if key[:-1] == pattern]
-    near = difflib.get_close_matches(name, [key[-1] for key in siblings], n=1)
-    if near:
-        return f"did you mean '{_dotted((*parent, near[0]))}'?"
-    near = difflib.get_close_matches(name, [key[-1] for key in keys], n=1, cutoff=0.75)
-    if near:
-        return f"did you mean '{_dotted(next(key for key in keys if key[-1] == near[0]))}'?"
+    near = nearest(name, [key[-1] for key in siblings])
+    if near is not None:
+        return f"did you mean '{_dotted((*parent, near))}'?"
+    near = nearest(name, [key[-1] for key in keys], cutoff=0.75)
+    if near is not None:
+        return f"did you mean '{_dotted(next(key for key in keys if key[-1] == near))}'?"
     return f"the keys there are {', '.join(key[-1] for key in siblings) or 'none'}"
 
 
@@ -244,12 +244,20 @@ def _short(value: object, length: int = 80) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name in ``known`` most like ``name``, in any case; None where none reaches the likeness ``cutoff`` (0 to 1).
+
+    The likeness is `difflib.SequenceMatcher.ratio`: 1 for equal names, 0 for names without a letter in common.
+    """
+    by_lower = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" (did you mean 'apple'?)"`` where a known name is near, else nothing."""
-    known = list(known)
-    by_lower = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+    near = nearest(name, known)
+    return "" if near is None else f" (did you mean {near!r}?)"
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:

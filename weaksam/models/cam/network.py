@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from weaksam.config import UserError
+from weaksam.config import UserError, nearest
 from weaksam.store.weights import load_into, load_state
 
 _TRANSFORMERS = ("vit_", "swin_", "maxvit_")
@@ -72,8 +71,8 @@ def _names() -> list[str]:
 def _default_weights(name: str) -> torchvision.models.WeightsEnum:
     names = _names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        advice = f"did you mean {near[0]}?" if near else f"choose one such as {', '.join(names[:3])}"
+        near = nearest(name, names)
+        advice = f"choose one such as {', '.join(names[:3])}" if near is None else f"did you mean {near}?"
         why = (
             "a transformer: use clues.source=weaktr" if name.startswith(_TRANSFORMERS) else f"no such network; {advice}"
         )
