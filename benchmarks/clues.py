@@ -31,7 +31,7 @@ from weaksam.pipeline.state import open_run
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues as clue_stage
 from weaksam.stages.clues import ClueSettings, clue_points, peaks_of
-from weaksam.stages.clues.class_maps import ClassMaps, both_views, scaled_size, views_mean
+from weaksam.stages.clues.maps import ClassMaps, both_views, scaled_size, views_mean
 from weaksam.stages.clues.weaktr import view_of
 from weaksam.stages.proposals import ProposalSettings, propose_encoded
 from weaksam.stages.proposals.prompts import grid_points

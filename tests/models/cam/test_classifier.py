@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from weaksam.models.cam.classifier import train_tag_classifier
-from weaksam.stages.clues.class_maps import min_max
+from weaksam.stages.clues.maps import min_max
 from weaksam.stages.clues.peaks import find_peaks
 from weaksam.stages.wsod.seeds.class_maps import instance_seeds, region_contrast
 

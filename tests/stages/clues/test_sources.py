@@ -15,7 +15,7 @@ from weaksam.models.cam.network import CamNetwork
 from weaksam.models.weaktr.build import WeakTrSettings, build_weaktr, save_weaktr
 from weaksam.stages import clues
 from weaksam.stages.clues import ClueSettings, peaks_of
-from weaksam.stages.clues.class_maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
+from weaksam.stages.clues.maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
 from weaksam.stages.clues.peaks import cluster_points, map_peaks
 from weaksam.stages.clues.weaktr import WeakTrSource
 from weaksam.stages.clues.weaktr_training import TagTrainingSettings

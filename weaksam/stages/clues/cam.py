@@ -18,7 +18,7 @@ from weaksam.models.cam.classifier import TagClassifier, train_tag_classifier
 from weaksam.models.cam.network import CamNetwork, network_fingerprint
 from weaksam.models.cam.tag_network import soft_maximum
 from weaksam.stages.clues.backbone_training import adapted_backbone, deepest_map, tag_network_file
-from weaksam.stages.clues.class_maps import ClassMaps, both_views
+from weaksam.stages.clues.maps import ClassMaps, both_views
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import classes_to_map
 from weaksam.store.progress import progress

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weaksam.config import UserError, listed
 from weaksam.data.heat_maps import SUFFIXES, read_heat_maps
-from weaksam.stages.clues.class_maps import ClassMaps, shrunk_size
+from weaksam.stages.clues.maps import ClassMaps, shrunk_size
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.store.files import file_sha256
 from weaksam.structures.clue_points import COARSE, CROSS, KINDS

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from weaksam.stages.clues.class_maps import fused_map, min_max
+from weaksam.stages.clues.maps import fused_map, min_max
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 PEAKS_PER_CLUSTER = 5

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from weaksam.stages.clues.class_maps import ClassMaps
+from weaksam.stages.clues.maps import ClassMaps
 from weaksam.structures.dataset import Dataset
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from weaksam.engine.context import RunContext
 from weaksam.stages.clues.cam import CamSource
-from weaksam.stages.clues.class_maps import ClassMaps
 from weaksam.stages.clues.files import FilesSource
+from weaksam.stages.clues.maps import ClassMaps
 from weaksam.stages.clues.peaks import cluster_points, map_peaks
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource

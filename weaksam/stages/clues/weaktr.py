@@ -15,7 +15,7 @@ from weaksam.data.images import read_image
 from weaksam.engine.context import RunContext
 from weaksam.models.backbones.build import normalise
 from weaksam.models.weaktr.build import WeakTr, build_weaktr, weaktr_fingerprint
-from weaksam.stages.clues.class_maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
+from weaksam.stages.clues.maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import classes_to_map
 from weaksam.stages.clues.weaktr_training import train_weaktr, training_fingerprint

@@ -1,7 +1,7 @@
 """The proposal stage: prompt the frozen segmenter with a grid and with clues, or take finished proposals."""
 
 from weaksam.stages.proposals.given import run_given
-from weaksam.stages.proposals.propose import choose, propose, propose_encoded
+from weaksam.stages.proposals.prompting import choose, propose, propose_encoded
 from weaksam.stages.proposals.settings import ORIGINAL_RULES, ProposalSettings, grid_of
 from weaksam.stages.proposals.stage import run
 

@@ -9,7 +9,7 @@ import torch
 from weaksam.data.proposals.given import given_store, photo_hashes, record_photos
 from weaksam.engine.context import RunContext
 from weaksam.stages.proposals.candidates import Candidates
-from weaksam.stages.proposals.propose import of_size
+from weaksam.stages.proposals.prompting import of_size
 from weaksam.stages.proposals.settings import USED_WITH_GIVEN, ProposalSettings
 from weaksam.stages.proposals.suppression import deduped
 from weaksam.store.store import Store, stage_fingerprint, store_folder

@@ -11,7 +11,7 @@ from weaksam.data.read_ahead import read_ahead
 from weaksam.engine.context import RunContext
 from weaksam.sam.batches import BatchLimit, encode_all
 from weaksam.sam.protocol import Segmenter
-from weaksam.stages.proposals.propose import propose_encoded
+from weaksam.stages.proposals.prompting import propose_encoded
 from weaksam.stages.proposals.settings import ProposalSettings
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.clue_points import CluePoints
