@@ -1,4 +1,4 @@
-"""Modules import downwards only, nothing runs foreign code from a file, and ``import weaksam`` stays cheap."""
+"""Modules import downwards and in no circle, nothing runs foreign code from a file, ``import weaksam`` is cheap."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ PICKLE_READER, PICKLE_WRITER = "weaksam.data.proposals.plain_pickle", "tests.dat
 SOURCES = sorted(
     path for folder in ("weaksam", "tools", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
 )
+PACKAGE = [path for path in SOURCES if path.parts[len(ROOT.parts)] == "weaksam"]
 
 
 def module_of(path: Path) -> str:
@@ -77,6 +78,39 @@ def direction_faults(source: str, module: str) -> list[str]:
     return faults
 
 
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """The modules of ``sources`` (dotted name: text; a package goes by its own name) that each of them imports."""
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        graph[module] = set()
+        for name in imported_modules(source, module):
+            while name and name not in sources:  # a name inside a module, or of a package's __init__
+                name = name.rpartition(".")[0]
+            graph[module] |= {name} - {module, ""}
+    return graph
+
+
+def import_circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others, sorted; none where imports form a tree."""
+    reached: dict[str, set[str]] = {}
+    for module in graph:
+        reached[module], waiting = set(), list(graph[module])
+        while waiting:
+            name = waiting.pop()
+            if name not in reached[module]:
+                reached[module].add(name)
+                waiting += graph[name]
+    circles = {tuple(sorted(n for n in reached[m] if m in reached[n])) for m in graph if m in reached[m]}
+    return sorted(list(circle) for circle in circles)
+
+
+def type_checking_uses(source: str) -> list[int]:
+    """Lines that name ``TYPE_CHECKING``, under which an import hides from the running program."""
+    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Name, ast.Attribute, ast.alias)))
+    named = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name"}
+    return [node.lineno for node in nodes if getattr(node, named[type(node)]) == "TYPE_CHECKING"]
+
+
 def unsafe_calls(source: str, module: str) -> list[str]:
     """Where a source could run code from a file or a text: pickle, yaml.load, eval, torch.load, numpy.load."""
     faults = []
@@ -103,9 +137,39 @@ def unsafe_calls(source: str, module: str) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.parts[len(ROOT.parts)] == "weaksam"], ids=module_of)
+@pytest.mark.parametrize("path", PACKAGE, ids=module_of)
 def test_imports_go_down(path):
     assert direction_faults(path.read_text(encoding="utf-8"), module_of(path)) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    sources = {module_of(path).removesuffix(".__init__"): path.read_text(encoding="utf-8") for path in PACKAGE}
+    assert import_circles(import_graph(sources)) == []
+
+
+def test_no_import_hides_under_type_checking():
+    assert [module_of(path) for path in PACKAGE if type_checking_uses(path.read_text(encoding="utf-8"))] == []
+
+
+def test_a_circle_is_found():
+    sources = {
+        "weaksam.data": "from weaksam.data.tags import read",
+        "weaksam.data.tags": "def later():\n    from weaksam.data import voc",
+        "weaksam.data.voc": "if TYPE_CHECKING:\n    from weaksam.data.boxes import Box",
+        "weaksam.data.boxes": "import weaksam.data.tags\nimport torch",
+        "weaksam.data.top": "from weaksam.data.voc import read",
+    }
+    assert import_circles(import_graph(sources)) == [["weaksam.data.boxes", "weaksam.data.tags", "weaksam.data.voc"]]
+    by_name = {"weaksam.data": "from weaksam.data.tags import read", "weaksam.data.tags": "from weaksam.data import x"}
+    assert import_circles(import_graph(by_name)) == [["weaksam.data", "weaksam.data.tags"]]
+    assert import_circles({}) == []
+
+
+@pytest.mark.parametrize(
+    "source", ["from typing import TYPE_CHECKING", "import typing as t\nif t.TYPE_CHECKING:\n    import torch"]
+)
+def test_a_hidden_import_is_found(source):
+    assert len(type_checking_uses(source)) == 1
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
