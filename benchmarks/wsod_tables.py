@@ -21,7 +21,7 @@ from typing import Any
 
 from weaksam.config import load_settings
 from weaksam.data.detection_stores import instances_of
-from weaksam.evaluation import stages as reports
+from weaksam.evaluation.stage_summaries import wsod_summary
 from weaksam.pipeline import STAGES
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import Run, open_run
@@ -65,7 +65,7 @@ def measured(one: Run, settings: WsodSettings, seed: int, photos: PhotoFeatures,
     result = wsod.run(*arguments, photos=photos, **more)
     detections = {split: instances_of(store) for split, store in result.stores.items()}
     boxes = one.results["proposals"]["train"].column("boxes")
-    return reports.of_wsod(one.truths, detections, boxes, one.settings.evaluation, "").figures
+    return wsod_summary(one.truths, detections, boxes, one.settings.evaluation, "").figures
 
 
 def at(figures: Mapping[str, Any], path: tuple[str, ...]) -> float:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from weaksam.evaluation import stages
-from weaksam.evaluation.figures import brief, mask_figures, peak_figures, recall_figures
 from weaksam.evaluation.settings import EvaluationSettings
+from weaksam.evaluation.stage_figures import brief, mask_figures, peak_figures, recall_figures
+from weaksam.evaluation.stage_summaries import proposal_summary, pseudo_gt_summary, retrain_summary, wsod_summary
 from weaksam.evaluation.text import table_lines
 from weaksam.evaluation.truth import Truth
 from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
@@ -80,20 +80,18 @@ def test_stages_without_truth_are_counted_and_not_measured():
     nothing = {"train": None, "test": None}
     found = {"train": {"a": boxes_of([0, 0, 1, 1], [0, 0, 2, 2], labels=[0, 0], scores=[0.5, 0.4])}}
     settings = EvaluationSettings()
-    summary = stages.of_wsod(nothing, found, {}, settings, "")
+    summary = wsod_summary(nothing, found, {}, settings, "")
     assert summary == ("2 train detections", "not measured", {})
-    assert stages.of_pseudo_gt(nothing, found["train"], {}).made == "2 boxes on 1 photos"
-    assert stages.of_retrain(nothing, {}, settings, "").made == "a trained detector"
-    assert stages.of_proposals(nothing, {"a": torch.zeros(3, 4), "b": torch.zeros(0, 4)}, settings).made.startswith(
-        "2 "
-    )
+    assert pseudo_gt_summary(nothing, found["train"], {}).made == "2 boxes on 1 photos"
+    assert retrain_summary(nothing, {}, settings, "").made == "a trained detector"
+    assert proposal_summary(nothing, {"a": torch.zeros(3, 4), "b": torch.zeros(0, 4)}, settings).made.startswith("2 ")
 
 
 def test_wsod_summary_names_test_ap_and_train_corloc(truth):
     right = {i: one.replace(scores=torch.ones(len(one))) for i, one in truth.instances.items()}
     truths = {"train": truth, "test": truth}
     boxes = {"a": torch.tensor([[0.0, 0, 40, 40]]), "b": torch.tensor([[5.0, 5, 15, 15]])}
-    summary = stages.of_wsod(truths, {"train": right, "test": right}, boxes, EvaluationSettings(), "own NMS")
+    summary = wsod_summary(truths, {"train": right, "test": right}, boxes, EvaluationSettings(), "own NMS")
     assert summary.quality == "test AP50 1.000, train CorLoc 1.000"
     assert summary.figures["test_boxes"]["protocol"].endswith("detector: own NMS")
     # The largest proposal of a is the whole image: wrong for its cat and its dog; that of b is right

@@ -25,8 +25,8 @@ from weaksam.evaluation.corloc import (
     random_proposal_corloc,
     whole_image_detections,
 )
-from weaksam.evaluation.figures import Detections
 from weaksam.evaluation.protocol import DetectionFilter, check_iou, keep_detections
+from weaksam.evaluation.stage_figures import Detections
 from weaksam.evaluation.text import number
 from weaksam.evaluation.truth import Truth
 from weaksam.evaluation.voc import MASK_IOUS, voc_ap

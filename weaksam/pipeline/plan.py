@@ -9,8 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from weaksam.data.detection_stores import instances_of
-from weaksam.evaluation import stages as reports
 from weaksam.evaluation.protocol import DetectionFilter
+from weaksam.evaluation.stage_summaries import (
+    StageSummary,
+    clue_summary,
+    proposal_summary,
+    pseudo_gt_summary,
+    retrain_summary,
+    wsis_summary,
+    wsod_summary,
+)
 from weaksam.pipeline.state import Run
 from weaksam.stages import clues, proposals, wsod
 from weaksam.stages.pseudo_gt import stage as pseudo_gt
@@ -33,7 +41,7 @@ class Stage:
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     make: Callable[[Run], Any]
-    report: Callable[[Run], reports.Summary]
+    report: Callable[[Run], StageSummary]
     shared: bool = False
 
 
@@ -121,11 +129,11 @@ def _detections(result: Any) -> dict[str, dict[str, Instances]]:
     return {split: instances_of(store) for split, store in detection_stores(result).items()}
 
 
-def _report_pseudo_gt(run: Run) -> reports.Summary:
+def _report_pseudo_gt(run: Run) -> StageSummary:
     found = instances_of(run.results["wsod"].stores["train"])
     tags = {sample.image_id: sample.tags for sample in run.context.train}
     top1 = {image_id: pseudo_gt.top1_pseudo_gt(one, tags[image_id]) for image_id, one in found.items()}
-    return reports.of_pseudo_gt(run.truths, run.results["pseudo_gt"], top1)
+    return pseudo_gt_summary(run.truths, run.results["pseudo_gt"], top1)
 
 
 def _made_by(settings: Any) -> str:
@@ -133,27 +141,27 @@ def _made_by(settings: Any) -> str:
     return str(DetectionFilter(settings.min_score, settings.nms_iou, settings.max_boxes)).replace("NMS", "own NMS")
 
 
-def _report_wsod(name: str) -> Callable[[Run], reports.Summary]:
-    def report(run: Run) -> reports.Summary:
+def _report_wsod(name: str) -> Callable[[Run], StageSummary]:
+    def report(run: Run) -> StageSummary:
         found, made_by = _detections(run.results[name]), _made_by(run.settings.wsod)
-        return reports.of_wsod(run.truths, found, train_boxes(run), run.settings.evaluation, made_by)
+        return wsod_summary(run.truths, found, train_boxes(run), run.settings.evaluation, made_by)
 
     return report
 
 
-def _report_retrain(name: str) -> Callable[[Run], reports.Summary]:
-    def report(run: Run) -> reports.Summary:
+def _report_retrain(name: str) -> Callable[[Run], StageSummary]:
+    def report(run: Run) -> StageSummary:
         found, made_by = _detections(run.results[name]), _made_by(run.settings.retrain)
-        return reports.of_retrain(run.truths, found, run.settings.evaluation, made_by)
+        return retrain_summary(run.truths, found, run.settings.evaluation, made_by)
 
     return report
 
 
-def _report_wsis(name: str) -> Callable[[Run], reports.Summary]:
-    def report(run: Run) -> reports.Summary:
+def _report_wsis(name: str) -> Callable[[Run], StageSummary]:
+    def report(run: Run) -> StageSummary:
         result = run.results[name]
         masks, found = instances_of(result.pseudo_masks), _detections(result)
-        return reports.of_wsis(run.truths, masks, found, run.settings.evaluation, _made_by(run.settings.wsis))
+        return wsis_summary(run.truths, masks, found, run.settings.evaluation, _made_by(run.settings.wsis))
 
     return report
 
@@ -161,11 +169,11 @@ def _report_wsis(name: str) -> Callable[[Run], reports.Summary]:
 STAGES = (
     Stage(
         "clues", ("data",), (), make_clues,
-        lambda run: reports.of_clues(run.truths, *peaks_and_maps(run), run.context.train.image_ids),
+        lambda run: clue_summary(run.truths, *peaks_and_maps(run), run.context.train.image_ids),
     ),
     Stage(
         "proposals", ("data", "clues"), (), _make_proposals,
-        lambda run: reports.of_proposals(run.truths, train_boxes(run), run.settings.evaluation), shared=True,
+        lambda run: proposal_summary(run.truths, train_boxes(run), run.settings.evaluation), shared=True,
     ),
     Stage(
         "wsod", ("data", "clues", "proposals"), ("wsod/detections_train.json", "wsod/detections_test.json"), _make_wsod,

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from weaksam.evaluation.clue_figures import KindMaps, Peaks, measure_clues
-from weaksam.evaluation.figures import (
+from weaksam.evaluation.settings import EvaluationSettings
+from weaksam.evaluation.stage_figures import (
     Detections,
     box_figures,
     brief,
@@ -18,14 +19,13 @@ from weaksam.evaluation.figures import (
     pseudo_figures,
     recall_figures,
 )
-from weaksam.evaluation.settings import EvaluationSettings
 from weaksam.evaluation.truth import Truth
 
 Truths = Mapping[str, Truth | None]
 """The truth of ``train`` and ``test``; None where there is none, and then nothing is measured."""
 
 
-class Summary(NamedTuple):
+class StageSummary(NamedTuple):
     """What a stage made, how good it is, and the figures behind that."""
 
     made: str
@@ -33,7 +33,7 @@ class Summary(NamedTuple):
     figures: dict[str, Any]
 
 
-def of_clues(truths: Truths, peaks: Peaks, maps: KindMaps, image_ids: tuple[str, ...]) -> Summary:
+def clue_summary(truths: Truths, peaks: Peaks, maps: KindMaps, image_ids: tuple[str, ...]) -> StageSummary:
     """Peak points of the training photos, and the masks their class maps make."""
     total = sum(len(peaks(image_id)[1]) for image_id in image_ids)
     train = truths["train"]
@@ -44,64 +44,66 @@ def of_clues(truths: Truths, peaks: Peaks, maps: KindMaps, image_ids: tuple[str,
             "train_clues": measure_clues(train, peaks, maps).as_dict(),
         }
     quality = brief(figures, ("train_peaks/inside", "inside a true box:"))
-    return Summary(f"{total} peaks on {len(image_ids)} photos", quality, figures)
+    return StageSummary(f"{total} peaks on {len(image_ids)} photos", quality, figures)
 
 
-def of_proposals(truths: Truths, boxes: Mapping[str, Tensor], settings: EvaluationSettings) -> Summary:
+def proposal_summary(truths: Truths, boxes: Mapping[str, Tensor], settings: EvaluationSettings) -> StageSummary:
     """Proposals of the training photos, best first."""
     train = truths["train"]
     made = f"{_mean(len(one) for one in boxes.values()):.0f} boxes a photo on {len(boxes)} photos"
     if train is None:
-        return Summary(made, "not measured", {})
+        return StageSummary(made, "not measured", {})
     figures = {"train_recall": recall_figures(train, boxes, settings)}
     every = {"all": figures["train_recall"]["rows"][-1]["recall"]}
-    return Summary(
+    return StageSummary(
         made, "recall " + brief(every, ("all/0.5", "@0.5"), ("all/0.75", "@0.75"), ("all/0.9", "@0.9")), figures
     )
 
 
-def of_wsod(
+def wsod_summary(
     truths: Truths,
     found: Mapping[str, Detections],
     proposals: Mapping[str, Tensor],
     settings: EvaluationSettings,
     made_by: str,
-) -> Summary:
+) -> StageSummary:
     """Detections of the weakly supervised detector: ``found`` holds ``train`` and, where there is one, ``test``."""
     train, test = truths["train"], truths["test"]
     figures = corloc_figures(train, found["train"], proposals) if train is not None else {}
     if test is not None and "test" in found:
         figures |= box_figures(test, found["test"], settings, made_by)
     quality = brief(figures, ("test_boxes/mean/0.5", "test AP50"), ("train_corloc/mean", "train CorLoc"))
-    return Summary(_counts(found), quality, figures)
+    return StageSummary(_counts(found), quality, figures)
 
 
-def of_pseudo_gt(truths: Truths, chosen: Detections, top1: Detections) -> Summary:
+def pseudo_gt_summary(truths: Truths, chosen: Detections, top1: Detections) -> StageSummary:
     """Pseudo ground truth of the training photos, with the top-1 choice beside it."""
     made = f"{sum(map(len, chosen.values()))} boxes on {sum(len(one) > 0 for one in chosen.values())} photos"
     train = truths["train"]
     if train is None:
-        return Summary(made, "not measured", {})
+        return StageSummary(made, "not measured", {})
     figures = {"train_chosen": pseudo_figures(train, chosen), "train_top1": pseudo_figures(train, top1)}
     quality = brief(figures, ("train_chosen/precision", "precision"), ("train_chosen/recall", "recall"))
-    return Summary(made, quality, figures)
+    return StageSummary(made, quality, figures)
 
 
-def of_retrain(truths: Truths, found: Mapping[str, Detections], settings: EvaluationSettings, made_by: str) -> Summary:
+def retrain_summary(
+    truths: Truths, found: Mapping[str, Detections], settings: EvaluationSettings, made_by: str
+) -> StageSummary:
     """Detections of the retrained Faster R-CNN."""
     test = truths["test"]
     figures = box_figures(test, found["test"], settings, made_by) if test is not None and "test" in found else {}
     quality = brief(figures, ("test_boxes/mean/0.5", "test AP50"), ("test_coco_boxes/ap", "COCO AP"))
-    return Summary(_counts(found), quality, figures)
+    return StageSummary(_counts(found), quality, figures)
 
 
-def of_wsis(
+def wsis_summary(
     truths: Truths,
     pseudo_masks: Detections,
     found: Mapping[str, Detections],
     settings: EvaluationSettings,
     made_by: str,
-) -> Summary:
+) -> StageSummary:
     """Pseudo masks of the training photos and the detections of Mask R-CNN."""
     train, test = truths["train"], truths["test"]
     figures: dict[str, Any] = {}
@@ -115,7 +117,7 @@ def of_wsis(
     quality = brief(figures, ("test_masks/mean/0.5", "test mask AP50"), ("test_coco_masks/ap", "COCO mask AP"))
     if quality == "not measured":
         quality = brief(figures, ("test_boxes/mean/0.5", "no true masks; test box AP50"))
-    return Summary(f"{sum(map(len, pseudo_masks.values()))} pseudo masks; {_counts(found)}", quality, figures)
+    return StageSummary(f"{sum(map(len, pseudo_masks.values()))} pseudo masks; {_counts(found)}", quality, figures)
 
 
 def _counts(found: Mapping[str, Detections]) -> str:
