@@ -15,13 +15,13 @@ from weaksam.evaluation.truth import Truth
 from weaksam.report.pictures import Canvas
 from weaksam.report.tables import clue_table
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
-from weaksam.structures.clue_points import COARSE, CROSS
+from weaksam.structures.clue_points import COARSE, CROSS, CluePeaks
 from weaksam.structures.instances import Instances
 
 TRUTH = Truth(
     {"a": Instances(torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]), torch.tensor([0, 1]))}, {"a": (0, 1)}, {}, 2
 )
-PEAKS = (
+PEAKS = CluePeaks(
     torch.tensor([[5.0, 5.0], [25.0, 25.0], [25.0, 25.0], [50.0, 50.0]]),
     torch.tensor([0, 0, -1, -1]),
     torch.tensor([COARSE, COARSE, CROSS, CROSS]),

@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from weaksam.evaluation.cam_masks import cam_mask_quality, strongest_class, true_classes
-from weaksam.evaluation.clues import PointSet, clue_quality
+from weaksam.evaluation.clues import clue_quality
+from weaksam.structures.clue_points import COARSE, CluePeaks
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_mask
 
 
-def points(*rows: tuple[float, float, int, float]) -> PointSet:
+def points(*rows: tuple[float, float, int, float]) -> CluePeaks:
     """(x, y, label, height) of each."""
     values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 4)
-    return PointSet(values[:, :2], values[:, 2].long(), values[:, 3])
+    return CluePeaks(values[:, :2], values[:, 2].long(), torch.full((len(rows),), COARSE), values[:, 3])
 
 
 TRUTH = {

@@ -19,6 +19,7 @@ from weaksam.report.gallery import confident, spread
 from weaksam.report.page import Gallery, Page, Photo, Picture
 from weaksam.report.pictures import COLOURS, Canvas, colour_of
 from weaksam.report.tables import class_table, recall_table, tables
+from weaksam.structures.clue_points import COARSE, CluePeaks
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_mask
@@ -54,11 +55,17 @@ def test_has_masks_needs_one_for_every_object(truth):
     assert mask_figures(truth, {}, EvaluationSettings(), "") == {}
 
 
+def peaks_at(*points: list[float]) -> CluePeaks:
+    """Peaks of class 0 at xy ``points``."""
+    labels = torch.zeros(len(points), dtype=torch.int64)
+    return CluePeaks(torch.tensor(points), labels, torch.full((len(points),), COARSE), torch.ones(len(points)))
+
+
 def test_peaks_count_inside_a_true_box_of_their_own_class(truth):
     peaks = {
         # Inside the cat; on its far edge, which is outside; a cat's peak inside the dog
-        "a": (torch.tensor([[9.5, 0.5], [10.0, 5.0], [25.0, 25.0]]), torch.tensor([0, 0, 0])),
-        "b": (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)),
+        "a": peaks_at([9.5, 0.5], [10.0, 5.0], [25.0, 25.0]),
+        "b": CluePeaks.none(),
     }
     figures = peak_figures(truth, peaks.__getitem__)
     assert figures["inside"] == pytest.approx(1 / 3) and figures["num_peaks"] == 3

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from weaksam.config import UserError
 from weaksam.evaluation.cam_masks import CamMaskResult, cam_mask_quality
-from weaksam.evaluation.clues import ClueResult, PointSet, clue_quality
+from weaksam.evaluation.clues import ClueResult, clue_quality
 from weaksam.evaluation.text import table_lines
 from weaksam.evaluation.truth import Truth
-from weaksam.structures.clue_points import KINDS
+from weaksam.structures.clue_points import KIND_NAMES, CluePeaks, KindMapsOf, PeaksOf
 
-Peaks = Callable[[str], tuple[Tensor, Tensor, Tensor, Tensor]]
-"""image_id -> points ``(P, 2)`` xy, their labels, kinds and heights ``(P,)``."""
-KindMaps = Callable[[str], tuple[Tensor, Mapping[int, Tensor]]]
-"""image_id -> labels ``(L,)`` and the maps ``(L, h, w)`` of each kind."""
-NAME_OF = {number: name for name, number in KINDS.items()}
 ALL = "all"
+"""The name under which the points of all kinds together are measured."""
 
 
 @dataclass(frozen=True)
@@ -40,37 +38,40 @@ class ClueFigures:
         return {"points": points, "masks": masks, "protocol": protocol}
 
 
-def measure_clues(truth: Truth, peaks: Peaks, maps: KindMaps | None = None) -> ClueFigures:
-    """Measure the peaks of the photos of ``truth`` and, where their masks are known, the masks that ``maps`` make."""
-    found = {image_id: peaks(image_id) for image_id in truth.instances}
-    kinds = sorted({kind for _, _, kinds, _ in found.values() for kind in kinds.tolist()})
-    points = {NAME_OF[kind]: _points(truth, found, kind) for kind in kinds}
-    points[ALL] = _points(truth, found, None)
-    return ClueFigures(points, _masks(truth, maps) if maps is not None and truth.has_masks else {})
+def measure_clues(truth: Truth, peaks_of: PeaksOf, maps_of: KindMapsOf | None = None) -> ClueFigures:
+    """Measure the peaks of the photos of ``truth`` and, where their masks are known, the masks that the maps make."""
+    peaks = {image_id: peaks_of(image_id) for image_id in truth.instances}
+    kinds = sorted({kind for image_peaks in peaks.values() for kind in image_peaks.kinds.tolist()})
+    points = {KIND_NAMES[kind]: _point_figures(truth, _of_kind(peaks, kind)) for kind in kinds}
+    points[ALL] = _point_figures(truth, peaks)
+    return ClueFigures(points, _mask_figures(truth, maps_of) if maps_of is not None and truth.has_masks else {})
 
 
-def _points(truth: Truth, found: Mapping[str, tuple[Tensor, Tensor, Tensor, Tensor]], kind: int | None) -> ClueResult:
-    sets = {}
-    for image_id, (points, labels, kinds, heights) in found.items():
-        mine = slice(None) if kind is None else kinds == kind
-        sets[image_id] = PointSet(points[mine], labels[mine], heights[mine])
-    return clue_quality(truth.instances, sets, truth.num_classes)
+def _of_kind(peaks: Mapping[str, CluePeaks], kind: int) -> dict[str, CluePeaks]:
+    return {image_id: image_peaks.select(image_peaks.kinds == kind) for image_id, image_peaks in peaks.items()}
 
 
-def _masks(truth: Truth, maps: KindMaps) -> dict[str, CamMaskResult]:
-    kinds = sorted({kind for image_id in truth.instances for kind in maps(image_id)[1]})
+def _point_figures(truth: Truth, peaks: Mapping[str, CluePeaks]) -> ClueResult:
+    return clue_quality(truth.instances, peaks, truth.num_classes)
 
-    def of_kind(kind: int) -> Callable[[str], tuple[Tensor, Tensor]]:
-        def one(image_id: str) -> tuple[Tensor, Tensor]:
-            labels, every = maps(image_id)
-            return (labels, every[kind]) if kind in every else (labels[:0], next(iter(every.values()), labels)[:0])
 
-        return one
-
+def _mask_figures(truth: Truth, maps_of: KindMapsOf) -> dict[str, CamMaskResult]:
+    """Quality of the masks of each kind's maps, by the kind's name."""
+    kinds = sorted({kind for image_id in truth.instances for kind in maps_of(image_id)[1]})
     return {
-        NAME_OF[kind]: cam_mask_quality(truth.instances, of_kind(kind), truth.sizes, truth.num_classes)
+        KIND_NAMES[kind]: cam_mask_quality(
+            truth.instances, functools.partial(_maps_of_kind, maps_of, kind), truth.sizes, truth.num_classes
+        )
         for kind in kinds
     }
+
+
+def _maps_of_kind(maps_of: KindMapsOf, kind: int, image_id: str) -> tuple[Tensor, Tensor]:
+    """Labels ``(L,)`` and maps ``(L, h, w)`` of one kind; L = 0 where the photo has no map of it."""
+    labels, maps_by_kind = maps_of(image_id)
+    if kind not in maps_by_kind:
+        return labels[:0], torch.zeros(0, 1, 1)
+    return labels, maps_by_kind[kind]
 
 
 def clue_text(figures: ClueFigures, classes: tuple[str, ...]) -> str:

@@ -1,31 +1,24 @@
-"""How good clue points are: the pointing game, points per object, and the share of objects that have a point."""
+"""Measure clue points: the pointing game, points per object, and the share of objects that have a point."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from weaksam.evaluation.matching import ignored_truths
 from weaksam.evaluation.protocol import Protocol, check_images, check_labels, json_number
+from weaksam.structures.clue_points import CluePeaks
 from weaksam.structures.instances import Instances
-
-
-class PointSet(NamedTuple):
-    """Points of one image: ``points (P, 2)`` xy, ``labels (P,)`` (-1: of no class), ``heights (P,)`` of their peaks."""
-
-    points: Tensor
-    labels: Tensor
-    heights: Tensor
 
 
 @dataclass(frozen=True)
 class ClueResult:
-    """What points say about objects; every share is in [0, 1] and nan where there is nothing to divide by.
+    """Figures of clue points; every share is in [0, 1] and nan where there is nothing to divide by.
 
     inside: share of points in a true box of their class. top_inside: the same of the highest point of every class of
     every image. hit: share of objects with a point of their class inside. num_points, num_objects: what was counted.
@@ -49,14 +42,14 @@ class ClueResult:
         """The figures as JSON can hold them, nan as null, with the protocol in words."""
         shares = {name: json_number(getattr(self, name)) for name in ("inside", "top_inside", "hit")}
         counts = {"num_points": self.num_points, "num_objects": self.num_objects}
-        found = {**shares, "points_per_object": json_number(self.points_per_object), **counts}
-        found |= {"protocol": str(self.protocol)}
-        return found | ({"per_class": [one.as_dict() for one in self.per_class]} if self.per_class else {})
+        figures = {**shares, "points_per_object": json_number(self.points_per_object), **counts}
+        figures |= {"protocol": str(self.protocol)}
+        return figures | ({"per_class": [result.as_dict() for result in self.per_class]} if self.per_class else {})
 
 
 @dataclass
 class _Counts:
-    """Sums over images; ``add`` takes the points and objects of one."""
+    """Counts summed over images; ``add`` takes the points and the objects of one image."""
 
     points: int = 0
     inside: int = 0
@@ -78,26 +71,25 @@ class _Counts:
         return ClueResult(*shares, self.points, self.objects, protocol, per_class)
 
 
-def clue_quality(truths: Mapping[str, Instances], points: Mapping[str, PointSet], num_classes: int) -> ClueResult:
-    """Measure the ``points`` of images against their true objects; an image without points has none.
+def clue_quality(truths: Mapping[str, Instances], peaks: Mapping[str, CluePeaks], num_classes: int) -> ClueResult:
+    """Measure the clue points of images against their true objects; an image that ``peaks`` lacks has none.
 
     A point is right inside any true box of its class, which holds its left and top edge and not the others; a point of
     no class (-1) inside any true box. Difficult objects and crowds can make a point right, and are not asked for.
     """
-    check_images(points, truths, "clue points")
+    check_images(peaks, truths, "clue points")
     check_labels(truths, num_classes, "true objects")
     total, per_class = _Counts(), [_Counts() for _ in range(num_classes)]
-    none = PointSet(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
-    for image_id, true in truths.items():
-        mine = points.get(image_id, none)
-        fits = _inside(mine.points, true.boxes)  # (P, N)
-        fits &= (mine.labels[:, None] == true.labels) | (mine.labels[:, None] < 0)
-        tops, asked = _tops(mine), ~ignored_truths(true)
-        total.add(fits.any(dim=1), tops, fits.any(dim=0)[asked])
+    for image_id, truth in truths.items():
+        image_peaks = peaks.get(image_id, CluePeaks.none())
+        is_right = _inside(image_peaks.points, truth.boxes)  # (P, N)
+        is_right &= (image_peaks.labels[:, None] == truth.labels) | (image_peaks.labels[:, None] < 0)
+        is_top, is_counted = _highest_of_class(image_peaks), ~ignored_truths(truth)
+        total.add(is_right.any(dim=1), is_top, is_right.any(dim=0)[is_counted])
         for label, counts in enumerate(per_class):
-            own = mine.labels == label
-            wanted = asked & (true.labels == label)
-            counts.add(fits[own].any(dim=1), tops[own], fits[own][:, wanted].any(dim=0))
+            of_class = image_peaks.labels == label
+            objects = is_counted & (truth.labels == label)
+            counts.add(is_right[of_class].any(dim=1), is_top[of_class], is_right[of_class][:, objects].any(dim=0))
     protocol = Protocol(
         "clue points",
         "a point is right inside any true box of its class (of no class: of any)",
@@ -115,10 +107,10 @@ def _inside(points: Tensor, boxes: Tensor) -> Tensor:
     return (boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])
 
 
-def _tops(mine: PointSet) -> Tensor:
-    """Which points ``(P,)`` are the highest of their class, the first of equals; a point of no class never is."""
-    tops = torch.zeros(len(mine.labels), dtype=torch.bool)
-    for label in mine.labels[mine.labels >= 0].unique():
-        heights = torch.where(mine.labels == label, mine.heights, -math.inf)
-        tops[heights.argmax()] = True
-    return tops
+def _highest_of_class(peaks: CluePeaks) -> Tensor:
+    """Which peaks, bool ``(P,)``, are the highest of their class, the first of equals; one of no class never is."""
+    is_highest = torch.zeros(len(peaks.labels), dtype=torch.bool)
+    for label in peaks.labels[peaks.labels >= 0].unique():
+        heights = torch.where(peaks.labels == label, peaks.heights, -math.inf)
+        is_highest[heights.argmax()] = True
+    return is_highest

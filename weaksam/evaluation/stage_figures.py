@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from weaksam.evaluation.clues import PointSet, clue_quality
+from weaksam.evaluation.clues import clue_quality
 from weaksam.evaluation.coco import coco_ap
 from weaksam.evaluation.corloc import (
     corloc,
@@ -22,22 +21,21 @@ from weaksam.evaluation.recall import proposal_recall
 from weaksam.evaluation.settings import EvaluationSettings
 from weaksam.evaluation.truth import Truth
 from weaksam.evaluation.voc import MASK_IOUS, voc_ap
+from weaksam.structures.clue_points import PeaksOf
 from weaksam.structures.instances import Instances
 
 Detections = Mapping[str, Instances]
 Figures = dict[str, Any]
 
 
-def peak_figures(truth: Truth, peaks: Callable[[str], tuple[Tensor, ...]]) -> Figures:
+def peak_figures(truth: Truth, peaks_of: PeaksOf) -> Figures:
     """Share of clue points that lie inside a true box of their class (the pointing game), and their number.
 
-    ``peaks``: image_id -> points ``(P, 2)`` and labels ``(P,)``; points of no class (label -1) are not counted.
+    Points of no class (label -1) are not counted.
     """
-    found = {}
-    for image_id in truth.instances:
-        points, labels = peaks(image_id)[:2]
-        found[image_id] = PointSet(points[labels >= 0], labels[labels >= 0], torch.zeros(int((labels >= 0).sum())))
-    result = clue_quality(truth.instances, found, truth.num_classes)
+    peaks = {image_id: peaks_of(image_id) for image_id in truth.instances}
+    of_a_class = {image_id: image_peaks.select(image_peaks.labels >= 0) for image_id, image_peaks in peaks.items()}
+    result = clue_quality(truth.instances, of_a_class, truth.num_classes)
     return {"inside": json_number(result.inside), "num_peaks": result.num_points, "protocol": str(result.protocol)}
 
 

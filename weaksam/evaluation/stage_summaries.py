@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from weaksam.evaluation.clue_figures import KindMaps, Peaks, measure_clues
+from weaksam.evaluation.clue_figures import measure_clues
 from weaksam.evaluation.settings import EvaluationSettings
 from weaksam.evaluation.stage_figures import (
     Detections,
@@ -20,6 +20,7 @@ from weaksam.evaluation.stage_figures import (
     recall_figures,
 )
 from weaksam.evaluation.truth import Truth
+from weaksam.structures.clue_points import KindMapsOf, PeaksOf
 
 Truths = Mapping[str, Truth | None]
 """The truth of ``train`` and ``test``; None where there is none, and then nothing is measured."""
@@ -33,15 +34,15 @@ class StageSummary(NamedTuple):
     figures: dict[str, Any]
 
 
-def clue_summary(truths: Truths, peaks: Peaks, maps: KindMaps, image_ids: tuple[str, ...]) -> StageSummary:
+def clue_summary(truths: Truths, peaks_of: PeaksOf, maps_of: KindMapsOf, image_ids: tuple[str, ...]) -> StageSummary:
     """Peak points of the training photos, and the masks their class maps make."""
-    total = sum(len(peaks(image_id)[1]) for image_id in image_ids)
+    total = sum(len(peaks_of(image_id).labels) for image_id in image_ids)
     train = truths["train"]
     figures: dict[str, Any] = {}
     if train is not None:
         figures = {
-            "train_peaks": peak_figures(train, peaks),
-            "train_clues": measure_clues(train, peaks, maps).as_dict(),
+            "train_peaks": peak_figures(train, peaks_of),
+            "train_clues": measure_clues(train, peaks_of, maps_of).as_dict(),
         }
     quality = brief(figures, ("train_peaks/inside", "inside a true box:"))
     return StageSummary(f"{total} peaks on {len(image_ids)} photos", quality, figures)

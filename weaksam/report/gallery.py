@@ -10,11 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from weaksam.data.images import read_image
-from weaksam.evaluation.clue_figures import NAME_OF, KindMaps, Peaks
 from weaksam.evaluation.truth import Truth
 from weaksam.report.page import Gallery, Photo, Picture
 from weaksam.report.pictures import Canvas
-from weaksam.structures.clue_points import CLASSLESS
+from weaksam.structures.clue_points import CLASSLESS, KIND_NAMES, KindMapsOf, PeaksOf
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 
@@ -36,8 +35,8 @@ class Shown:
     train: Dataset
     test: Dataset | None
     truths: Mapping[str, Truth | None]
-    peaks: Peaks | None = None
-    maps: KindMaps | None = None
+    peaks: PeaksOf | None = None
+    maps: KindMapsOf | None = None
     proposals: Mapping[str, Tensor] | None = None
     pseudo_gt: Mapping[str, Instances] | None = None
     pseudo_masks: Mapping[str, Instances] | None = None
@@ -109,7 +108,7 @@ def _clue_photo(shown: Shown, sample: Sample) -> Photo:
             mine = (found_on == kind) & ((owners == label) | (owners == CLASSLESS))
             canvas = _true_boxes(shown, "train", sample, Canvas(image).heat(maps[place], label), label)
             canvas.points(points[mine], owners[mine].tolist())
-            caption = f"{shown.train.classes[label]}, {NAME_OF[kind]} map: {counted(int(mine.sum()), 'peak')}"
+            caption = f"{shown.train.classes[label]}, {KIND_NAMES[kind]} map: {counted(int(mine.sum()), 'peak')}"
             pictures.append(Picture(caption, canvas.uri()))
     return Photo(sample.image_id, ", ".join(shown.train.classes[label] for label in sample.tags), pictures)
 

@@ -1,7 +1,8 @@
-"""Clue points of a photo, and the numbers of what prompts a proposal."""
+"""Clue points of a photo, the peaks they come from, and the numbers of what prompts a proposal."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,10 @@ SOURCES = ("grid", "coarse", "fine", "cross", "coarse joint", "fine joint")
 
 KINDS = {"coarse": COARSE, "fine": FINE, "cross": CROSS}
 """Kinds of clue points by name; a point's kind is the source of what it prompts alone."""
+
+
+KIND_NAMES = {number: name for name, number in KINDS.items()}
+"""Names of the kinds of clue points by number."""
 
 
 JOINT_OF = {COARSE: COARSE_JOINT, FINE: FINE_JOINT}
@@ -55,3 +60,34 @@ class CluePoints(NamedTuple):
         """The same points by kind, class and place, so that nothing depends on the order they came in."""
         keys = (*self.points.flip(1).T, self.labels, self.kinds)  # the last key counts most
         return self.select(torch.from_numpy(np.lexsort([key.numpy() for key in keys])))
+
+
+class CluePeaks(NamedTuple):
+    """Clue points of one photo with the height of the peak that each was found on.
+
+    ``points (P, 2)`` xy in photo pixels, ``labels (P,)`` and ``kinds (P,)`` int64 as in `CluePoints`, ``heights (P,)``
+    in [0, 1], where 1 is the highest value of the class's map.
+    """
+
+    points: Tensor
+    labels: Tensor
+    kinds: Tensor
+    heights: Tensor
+
+    @classmethod
+    def none(cls) -> CluePeaks:
+        """The peaks of a photo without any: P = 0."""
+        no_labels = torch.zeros(0, dtype=torch.int64)
+        return cls(torch.zeros(0, 2), no_labels, no_labels, torch.zeros(0))
+
+    def select(self, index: Tensor) -> CluePeaks:
+        """The peaks ``index`` (places or a mask), in that order."""
+        return CluePeaks(self.points[index], self.labels[index], self.kinds[index], self.heights[index])
+
+
+PeaksOf = Callable[[str], CluePeaks]
+"""image_id -> the peaks of the photo."""
+
+
+KindMapsOf = Callable[[str], tuple[Tensor, Mapping[int, Tensor]]]
+"""image_id -> labels ``(L,)`` int64 and, by kind, a class map of each label ``(L, h, w)``."""

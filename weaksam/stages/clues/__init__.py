@@ -4,7 +4,6 @@ from weaksam.stages.clues.backbone_training import adapted_backbone
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource, classes_to_map
 from weaksam.stages.clues.stage import (
-    CluePeaks,
     build_source,
     class_maps,
     clue_peaks,
@@ -15,7 +14,6 @@ from weaksam.stages.clues.stage import (
 )
 
 __all__ = [
-    "CluePeaks",
     "ClueSettings",
     "ClueSource",
     "adapted_backbone",

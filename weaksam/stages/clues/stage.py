@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,17 @@ from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource
 from weaksam.stages.clues.weaktr import WeakTrSource
 from weaksam.store.store import Store, stage_fingerprint, store_folder
-from weaksam.structures.clue_points import CLASSLESS, COARSE, CROSS, FINE, KINDS, CluePoints
+from weaksam.structures.clue_points import (
+    CLASSLESS,
+    COARSE,
+    CROSS,
+    FINE,
+    KINDS,
+    CluePeaks,
+    CluePoints,
+    KindMapsOf,
+    PeaksOf,
+)
 from weaksam.structures.dataset import Dataset
 
 COLUMNS = {
@@ -35,15 +45,6 @@ _BEST_FIRST = (FINE, COARSE, CROSS)
 """Which kind of map speaks for a class where later stages want one."""
 
 
-class CluePeaks(NamedTuple):
-    """The clue points of a photo, ``points (P, 2)`` with labels and kinds ``(P,)``, and the heights of their peaks."""
-
-    points: Tensor
-    labels: Tensor
-    kinds: Tensor
-    heights: Tensor
-
-
 def build_source(context: RunContext, settings: ClueSettings, dataset: Dataset) -> ClueSource:
     """The source that the settings name, for the photos of ``dataset``."""
     if settings.source == "files":
@@ -58,7 +59,7 @@ def peaks_of(maps: ClassMaps, settings: ClueSettings) -> CluePeaks:
     clustered as published, all classes together, so that they speak for none (label -1), or within each class. A
     cluster's height is 1. No map, no peak.
     """
-    found = [CluePeaks(torch.zeros(0, 2), *(torch.zeros(0, dtype=torch.int64),) * 2, torch.zeros(0))]
+    found = [CluePeaks.none()]
     for name, kind in KINDS.items():
         if name in settings.kinds and kind in maps.kinds:
             points, labels, heights = map_peaks(
@@ -134,13 +135,13 @@ def clue_points(store: Store) -> Callable[[str], CluePoints]:
     return points_of
 
 
-def clue_peaks(store: Store) -> Callable[[str], CluePeaks]:
+def clue_peaks(store: Store) -> PeaksOf:
     """``image_id`` -> the clue points of a sealed clue store with the heights of their peaks."""
     points_of = clue_points(store)
     return lambda image_id: CluePeaks(*points_of(image_id), store.read(image_id, "point_scores")["point_scores"])
 
 
-def kind_maps(store: Store) -> Callable[[str], tuple[Tensor, dict[int, Tensor]]]:
+def kind_maps(store: Store) -> KindMapsOf:
     """``image_id`` -> labels ``(L,)`` and, for each kind of map, one map of each ``(L, h, w)``, from a sealed store."""
 
     def maps_of(image_id: str) -> tuple[Tensor, dict[int, Tensor]]:
