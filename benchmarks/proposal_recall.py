@@ -25,6 +25,7 @@ from weaksam.data.images import read_image
 from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.evaluation.recall import proposal_recall
 from weaksam.sam.build import SegmenterSettings, build_segmenter
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Segmenter
 from weaksam.sam.region_tree.segmenter import RegionTreeSettings
 from weaksam.stages.proposals import ProposalSettings, propose
@@ -88,7 +89,7 @@ def mask_row(label: str, photos: list[Sample], segmenter: Segmenter) -> str:
         truth = sample.truth
         if truth is None or truth.masks is None or len(truth) == 0:
             continue
-        answer = segmenter.predict(segmenter.encode(read_image(sample.path)), boxes=truth.boxes)
+        answer = segmenter.predict(segmenter.encode(read_image(sample.path)), Prompts(boxes=truth.boxes))
         full = answer.full(torch.arange(len(truth)), answer.iou.argmax(1))
         iou = pairwise_mask_iou([rle_from_mask(mask) for mask in full], list(truth.masks))
         reached.append(iou.diagonal())

@@ -30,7 +30,7 @@ from torchvision.ops import nms
 
 from weaksam.data.images import read_image
 from weaksam.sam.official.segmenter import SegmentAnything
-from weaksam.sam.prompts import single_prompts
+from weaksam.sam.prompts import Prompts
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.stages.proposals import Proposals, ProposalSettings, propose_encoded
 from weaksam.stages.proposals.prompts import grid_points
@@ -106,8 +106,8 @@ def third_kept(sam: Sam, image: np.ndarray, side: int) -> float:
     """The predicted IoU above which a third of a grid's candidates lies."""
     segmenter = SegmentAnything(sam, "sam_vit_b", "random")
     embedding = segmenter.encode(image)
-    points, _ = single_prompts(grid_points(embedding.size, side))
-    iou = segmenter.predict(embedding, points=points, min_pred_iou=float("inf")).iou.flatten().sort().values
+    prompts = Prompts.single_points(grid_points(embedding.size, side))
+    iou = segmenter.predict(embedding, prompts, min_pred_iou=float("inf")).iou.flatten().sort().values
     at = 2 * len(iou) // 3
     return float(iou[at - 1] + iou[at]) / 2
 

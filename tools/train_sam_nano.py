@@ -17,7 +17,7 @@ from torch import Tensor
 
 from weaksam.sam.nano.loss import nano_losses, pair_iou
 from weaksam.sam.nano.model import Architecture, NanoSam
-from weaksam.scenes.part_prompts import Prompts, sample_prompts
+from weaksam.scenes.part_prompts import PartPrompts, sample_prompts
 from weaksam.scenes.part_scenes import render_part_scene
 from weaksam.store.weights import load_state, read_metadata, save_weights
 
@@ -26,7 +26,7 @@ HELD_OUT = 1_000_000_000  # scene numbers from here on are never trained on
 
 @dataclass(frozen=True)
 class Batch:
-    """Images ``(B, 3, 256, 256)`` normalised, and N prompts: see ``Prompts``; ``image_index (N,)``."""
+    """Images ``(B, 3, 256, 256)`` normalised, and N prompts: see ``PartPrompts``; ``image_index (N,)``."""
 
     images: Tensor
     image_index: Tensor
@@ -88,8 +88,8 @@ def collate(model: NanoSam, scenes: list[tuple], num_prompts: int, rng: np.rando
         )
         for image, _, kept in scenes
     ]
-    prompts: list[Prompts] = [sample_prompts(levels, num_prompts, rng) for _, levels, _ in scenes]
-    fields = [torch.from_numpy(np.concatenate([getattr(p, f) for p in prompts])) for f in Prompts.__annotations__]
+    prompts: list[PartPrompts] = [sample_prompts(levels, num_prompts, rng) for _, levels, _ in scenes]
+    fields = [torch.from_numpy(np.concatenate([getattr(p, f) for p in prompts])) for f in PartPrompts.__annotations__]
     index = torch.arange(len(scenes)).repeat_interleave(num_prompts)
     return Batch(torch.stack(images).contiguous(memory_format=torch.channels_last), index, *fields)
 

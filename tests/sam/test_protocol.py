@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from weaksam.sam.build import SegmenterSettings, build_segmenter
-from weaksam.sam.prompts import predict_batches, single_prompts
-from weaksam.sam.protocol import Masks, Proposer, Segmenter, boxes_in_photo, check_prompts
-from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
+from weaksam.sam.protocol import Masks, Proposer, Segmenter, boxes_in_photo
 from weaksam.stages.proposals.prompts import grid_points
 from weaksam.structures.masks import full_masks
 
@@ -39,21 +37,6 @@ def test_full_masks_at_the_same_size_are_unchanged():
     assert torch.equal(full_masks(masks, (5, 7)), masks)
 
 
-@pytest.mark.parametrize(
-    "points, labels, boxes, words",
-    [
-        (None, None, None, "points or boxes"),
-        (torch.zeros(3, 2), None, None, r"\(P, K, 2\)"),
-        (torch.zeros(3, 1, 2), torch.zeros(3), None, "point_labels"),
-        (None, None, torch.zeros(4), r"\(P, 4\)"),
-        (torch.zeros(3, 1, 2), None, torch.zeros(2, 4), "3 and 2"),
-    ],
-)
-def test_prompts_of_a_wrong_shape_are_refused(points, labels, boxes, words):
-    with pytest.raises(ValueError, match=words):
-        check_prompts(points, labels, boxes)
-
-
 def test_grid_follows_sams_half_step():
     points = grid_points((64, 320), 32)
     assert points.shape == (1024, 2)
@@ -61,18 +44,6 @@ def test_grid_follows_sams_half_step():
     assert points[1].tolist() == [15, 1]  # along the row first
     assert points[-1].tolist() == [315, 63]
     assert grid_points((64, 320), 0).shape == (0, 2)
-
-
-def test_batches_of_prompts_equal_all_at_once():
-    image = torch.randint(0, 255, (40, 60, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8).numpy()
-    segmenter = RegionTreeSegmenter()
-    embedding = segmenter.encode(image)
-    points, labels = single_prompts(grid_points((40, 60), 5))
-    whole = segmenter.predict(embedding, points=points, point_labels=labels)
-    parts = list(predict_batches(segmenter, embedding, points, labels, batch_size=7))
-    assert [len(part) for part in parts] == [7, 7, 7, 4]
-    assert torch.equal(torch.cat([part.masks for part in parts]), whole.masks)
-    assert torch.equal(torch.cat([part.iou for part in parts]), whole.iou)
 
 
 def test_settings_choose_the_family(tmp_path):

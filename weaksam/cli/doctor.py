@@ -119,11 +119,12 @@ def _segmenter() -> Finding:
     import torch
 
     from weaksam.sam.build import SegmenterSettings, build_segmenter
+    from weaksam.sam.prompts import Prompts
 
     segmenter = build_segmenter(SegmenterSettings(), torch.device("cpu"))
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[16:48, 16:48] = 200
-    answer = segmenter.predict(segmenter.encode(picture), points=torch.tensor([[[32.0, 32.0]]]))
+    answer = segmenter.predict(segmenter.encode(picture), Prompts.single_points(torch.tensor([[32.0, 32.0]])))
     return Finding("segmenter", answer.masks.shape[:2] == (1, 3), f"offline default '{segmenter.name}' answers a point")
 
 

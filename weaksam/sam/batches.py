@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from weaksam.config import UserError
-from weaksam.sam.protocol import Embedding, Segmenter
+from weaksam.sam.prompts import Prompts
+from weaksam.sam.protocol import Embedding, Masks, Segmenter
 
 T = TypeVar("T")
 
@@ -78,6 +79,24 @@ def _unless_out_of_memory(compute: Callable[[slice], T], part: slice) -> T | Non
         return compute(part)
     except torch.OutOfMemoryError:
         return None
+
+
+def predict_batches(
+    segmenter: Segmenter,
+    embedding: Embedding,
+    prompts: Prompts,
+    limit: BatchLimit,
+    min_pred_iou: float | None = None,
+) -> Iterator[Masks]:
+    """Answers of P ``prompts`` in order, at most ``limit.size`` of them at a time; nothing for P = 0.
+
+    Masks not above ``min_pred_iou`` may be empty, see ``Segmenter.predict``.
+    """
+
+    def answer(part: slice) -> Masks:
+        return segmenter.predict(embedding, prompts[part], min_pred_iou=min_pred_iou)
+
+    yield from in_batches(len(prompts), limit, answer)
 
 
 def encode_all(segmenter: Segmenter, images: Iterable[np.ndarray], limit: BatchLimit) -> Iterator[Embedding]:

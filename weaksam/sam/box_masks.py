@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Masks, Segmenter
 from weaksam.structures.boxes import area, clip, pairwise_iou
 from weaksam.structures.masks import Rle, rle_from_mask
@@ -23,7 +24,7 @@ def masks_of_boxes(
 
     Where all three masks of a box are empty, its mask is the box itself with a predicted IoU of 0.
     """
-    masks = segmenter.predict(segmenter.encode(image), boxes=boxes)
+    masks = segmenter.predict(segmenter.encode(image), Prompts(boxes=boxes))
     k_index = choose_masks(masks, boxes, choice)
     p_index = torch.arange(len(boxes))
     rles: list[Rle] = []

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from weaksam.config import Settings, UserError, fingerprint_of
 from weaksam.sam.batches import BatchEncoder
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Embedding, Masks, Segmenter
 from weaksam.store.weights import load_state, read_metadata, save_weights
 
@@ -210,19 +211,9 @@ class CachedSegmenter:
             return self.segmenter.encode_batch(images)
         return [self.segmenter.encode(image) for image in images]
 
-    def predict(
-        self,
-        embedding: Embedding,
-        *,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        min_pred_iou: float | None = None,
-    ) -> Masks:
+    def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> Masks:
         """The segmenter's own answer, see ``Segmenter.predict``."""
-        return self.segmenter.predict(
-            embedding, points=points, point_labels=point_labels, boxes=boxes, min_pred_iou=min_pred_iou
-        )
+        return self.segmenter.predict(embedding, prompts, min_pred_iou=min_pred_iou)
 
 
 def with_cache(

@@ -8,10 +8,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
+from weaksam.sam.prompts import Prompts
 from weaksam.structures.boxes import scale
 from weaksam.structures.masks import boxes_from_masks, full_masks
 
-FOREGROUND, BACKGROUND, PADDING = 1, 0, -1
 NUM_MASKS = 3
 
 
@@ -91,22 +91,11 @@ class Segmenter(Protocol):
         """Embed one upright RGB photo, uint8 ``(H, W, 3)``; done once per photo."""
         ...
 
-    def predict(
-        self,
-        embedding: Embedding,
-        *,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        min_pred_iou: float | None = None,
-    ) -> Masks:
-        """Answer P prompts.
+    def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> Masks:
+        """Answer P prompts; P = 0 is answered with empty tensors.
 
-        ``points``: ``(P, K, 2)`` xy in pixels of the original photo, with ``point_labels`` ``(P, K)`` of 1 foreground,
-        0 background, -1 padding (all foreground when not given). ``boxes``: ``(P, 4)`` half-open xyxy in the same
-        pixels. Points, boxes or both, with the same P; P = 0 is answered with empty tensors. Masks whose predicted
-        IoU is not above ``min_pred_iou`` may be answered empty, since nobody will look: most of a decoder's time goes
-        into drawing them.
+        Masks whose predicted IoU is not above ``min_pred_iou`` may be answered empty, since the caller drops them
+        anyway: most of a decoder's time goes into drawing them.
         """
         ...
 
@@ -118,21 +107,6 @@ class Proposer(Protocol):
     def proposals(self, embedding: Embedding, num: int) -> Regions:
         """At most ``num`` regions of the photo, best first; the same in any run."""
         ...
-
-
-def check_prompts(points: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None) -> int:
-    """Number of prompts P; raises ``ValueError`` where the shapes disagree or nothing was asked."""
-    if points is None and boxes is None:
-        raise ValueError("a prompt needs points or boxes, found neither: pass points= or boxes=")
-    if points is not None and (points.dim() != 3 or points.shape[-1] != 2):
-        raise ValueError(f"points must be (P, K, 2) xy, found {tuple(points.shape)}: add the missing dimension")
-    if boxes is not None and (boxes.dim() != 2 or boxes.shape[-1] != 4):
-        raise ValueError(f"boxes must be (P, 4) xyxy, found {tuple(boxes.shape)}: reshape them")
-    if point_labels is not None and (points is None or point_labels.shape != points.shape[:2]):
-        raise ValueError(f"point_labels must be (P, K) beside points, found {tuple(point_labels.shape)}: match points")
-    if points is not None and boxes is not None and len(points) != len(boxes):
-        raise ValueError(f"points and boxes must hold the same P, found {len(points)} and {len(boxes)}: pad one")
-    return len(points) if points is not None else len(boxes)  # type: ignore[arg-type]
 
 
 def boxes_in_photo(masks: Tensor, size: tuple[int, int]) -> Tensor:

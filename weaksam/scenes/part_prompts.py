@@ -13,7 +13,7 @@ PAD, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PartPrompts:
     """P prompts in scene pixels: ``coords (P, 3, 2)`` xy, ``labels (P, 3)`` (1 in, 0 out, 2 and 3 corners, -1 none).
 
     ``targets (P, 3, cells, cells)`` bool are the regions meant, small to large, of which the first ``counts (P,)``
@@ -46,7 +46,7 @@ def nested_regions(levels: np.ndarray, cells: np.ndarray, y: int, x: int) -> lis
     return regions
 
 
-def sample_prompts(levels: np.ndarray, num: int, rng: np.random.Generator, *, stride: int = 4) -> Prompts:
+def sample_prompts(levels: np.ndarray, num: int, rng: np.random.Generator, *, stride: int = 4) -> PartPrompts:
     """``num`` prompts on ``levels (3, H, W)``: six in ten a single point, the rest boxes, several points, or both.
 
     A map whose regions are all too small gives padding prompts with empty targets.
@@ -69,7 +69,7 @@ def sample_prompts(levels: np.ndarray, num: int, rng: np.random.Generator, *, st
             _extend(coords[index], labels[index], levels, regions[0], rng)
         targets[index, : len(regions)] = np.stack([mask for _, _, mask in regions])
         counts[index] = len(regions)
-    return Prompts(coords, labels, targets, counts)
+    return PartPrompts(coords, labels, targets, counts)
 
 
 def _pick_pixel(

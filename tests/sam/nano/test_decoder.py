@@ -12,6 +12,7 @@ from weaksam.sam.nano.decoder import NanoDecoder, denormals_as_zero, merge_paddi
 from weaksam.sam.nano.frame import areas, frame_size, framed
 from weaksam.sam.nano.model import NanoSam, draw_prompts, folded
 from weaksam.sam.nano.segmenter import SamNano, prompt_slots, stability, working_logits
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import boxes_in_photo
 from weaksam.scenes.part_scenes import render_part_scene
 from weaksam.stages.proposals import ProposalSettings, propose
@@ -34,7 +35,7 @@ def photo() -> np.ndarray:
     return render_part_scene(FRESH, 256).image[:192]  # 192 x 256: not square
 
 
-def some_prompts(kind: str, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+def some_prompts(kind: str, size: tuple[int, int]) -> Prompts:
     """A dozen prompts of a kind on a photo ``(H, W)``, at its corners too."""
     rng = torch.Generator().manual_seed(0)
     points = torch.cat([grid_points(size, 2), torch.rand(10, 2, generator=rng) * torch.tensor(size[::-1])])
@@ -42,13 +43,13 @@ def some_prompts(kind: str, size: tuple[int, int]) -> dict[str, torch.Tensor]:
     boxes = torch.cat([points.roll(1, 0).minimum(points), points.roll(1, 0).maximum(points) + 5], 1)
     labels = torch.randint(-1, 2, (7, 8), generator=rng)
     return {
-        "points": {"points": points[:, None]},
-        "point_labels": {"points": points[:, None], "point_labels": torch.tensor([[0], [1]]).repeat(7, 1)},
-        "padded points": {"points": points.view(7, 2, 2), "point_labels": torch.tensor([[1, -1]] * 7)},
-        "joint points": {"points": points.repeat(4, 1).view(7, 8, 2), "point_labels": labels},
-        "boxes": {"boxes": boxes},
-        "boxes and points": {"boxes": boxes, "points": points[:, None]},
-        "nothing": {"points": points[:0, None]},
+        "points": Prompts.single_points(points),
+        "point_labels": Prompts(points[:, None], torch.tensor([[0], [1]]).repeat(7, 1)),
+        "padded points": Prompts(points.view(7, 2, 2), torch.tensor([[1, -1]] * 7)),
+        "joint points": Prompts(points.repeat(4, 1).view(7, 8, 2), labels),
+        "boxes": Prompts(boxes=boxes),
+        "boxes and points": Prompts(points[:, None], boxes=boxes),
+        "nothing": Prompts.single_points(points[:0]),
     }[kind]
 
 
@@ -73,15 +74,15 @@ def test_fast_decoding_follows_the_architecture(encoder, photo):
     compare(SamNano(model, "0"), SamNano(model, "0", fast=False), photo, some_prompts("joint points", (192, 256)))
 
 
-def compare(fast: SamNano, plain: SamNano, image: np.ndarray, prompts: dict[str, torch.Tensor]):
+def compare(fast: SamNano, plain: SamNano, image: np.ndarray, prompts: Prompts):
     """Hold the fast answer to the plain one: equal but for pixels whose logit is within rounding of 0."""
     embedding = fast.encode(image)
     assert embedding.shared is not None and plain.encode(image).shared is None
-    mine, theirs = fast.predict(embedding, **prompts), plain.predict(plain.encode(image), **prompts)
+    mine, theirs = fast.predict(embedding, prompts), plain.predict(plain.encode(image), prompts)
     assert torch.allclose(mine.iou, theirs.iou, atol=1e-4)
     differ = mine.masks != theirs.masks
     if differ.any():  # they may, where the logit is nearly 0
-        slots = prompt_slots(embedding, *(prompts.get(name) for name in ("points", "point_labels", "boxes")))
+        slots = prompt_slots(embedding, prompts)
         logits, _ = plain.model.prompted(embedding.features, torch.zeros(len(slots[0]), dtype=torch.long), *slots)
         order = (logits > 0).sum((2, 3)).argsort(dim=1, stable=True)
         frame = working_logits(logits, embedding.covered).gather(1, order[:, :, None, None].expand_as(differ))
@@ -114,10 +115,10 @@ def same_proposals(fast: SamNano, plain: SamNano, image: np.ndarray) -> None:
 
 
 def test_masks_that_nobody_wants_are_not_drawn(bundled, photo):
-    embedding, points = bundled.encode(photo), grid_points((192, 256), 5)[:, None]
-    everything = bundled.predict(embedding, points=points)
+    embedding, prompts = bundled.encode(photo), Prompts.single_points(grid_points((192, 256), 5))
+    everything = bundled.predict(embedding, prompts)
     limit = float(everything.iou.amax(1).median())  # so that half of the prompts have no mask above it
-    few = bundled.predict(embedding, points=points, min_pred_iou=limit)
+    few = bundled.predict(embedding, prompts, min_pred_iou=limit)
     above = few.iou > limit
     assert 0 < above.any(1).sum() < 20 and torch.allclose(
         few.iou.sort().values, everything.iou.sort().values, atol=1e-5

@@ -11,6 +11,7 @@ from weaksam.config import UserError
 from weaksam.sam.nano.loss import matched_loss, nano_losses, pair_iou, pair_losses
 from weaksam.sam.nano.model import Architecture, NanoSam, draw_prompts, sample_points
 from weaksam.sam.nano.segmenter import BUNDLED, SamNano, prompt_slots, stability, working_logits
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Segmenter
 from weaksam.scenes.part_prompts import sample_prompts
 from weaksam.scenes.part_scenes import render_part_scene
@@ -45,7 +46,7 @@ def test_both_encoders_answer_through_the_protocol(encoder, photo):
         (32, 32),
         (64, 64),
     ]
-    answer = segmenter.predict(embedding, points=torch.tensor([[[30.0, 40.0]], [[200.0, 100.0]]]))
+    answer = segmenter.predict(embedding, Prompts(torch.tensor([[[30.0, 40.0]], [[200.0, 100.0]]])))
     assert answer.masks.shape == (2, 3, 96, 128) and answer.masks.dtype == torch.bool
     assert answer.iou.shape == answer.stability.shape == (2, 3) and answer.boxes.shape == (2, 3, 4)
     areas = answer.masks.sum((2, 3))
@@ -54,43 +55,43 @@ def test_both_encoders_answer_through_the_protocol(encoder, photo):
 
 
 def test_no_prompts_give_empty_tensors(bundled, photo):
-    answer = bundled.predict(bundled.encode(photo), points=torch.zeros(0, 1, 2))
+    answer = bundled.predict(bundled.encode(photo), Prompts(torch.zeros(0, 1, 2)))
     assert answer.masks.shape == (0, 3, 96, 128) and answer.boxes.shape == (0, 3, 4) and answer.iou.shape == (0, 3)
 
 
 def test_many_prompts_at_once_equal_one_by_one(bundled, photo):
     embedding = bundled.encode(photo)
     points = torch.rand(70, 1, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([256.0, 192.0])
-    together = bundled.predict(embedding, points=points)
+    together = bundled.predict(embedding, Prompts(points))
     for index in (0, 17, 69):
-        alone = bundled.predict(embedding, points=points[index : index + 1])
+        alone = bundled.predict(embedding, Prompts(points[index : index + 1]))
         assert torch.allclose(alone.iou[0], together.iou[index], atol=1e-4)
         assert (alone.masks[0] != together.masks[index]).float().mean() < 1e-3
 
 
 def test_padding_points_change_nothing(bundled, photo):
     embedding = bundled.encode(photo)
-    plain = bundled.predict(embedding, points=torch.tensor([[[60.0, 60.0]]]))
-    padded = bundled.predict(
-        embedding, points=torch.tensor([[[60.0, 60.0], [9.0, 9.0]]]), point_labels=torch.tensor([[1, -1]])
-    )
+    plain = bundled.predict(embedding, Prompts(torch.tensor([[[60.0, 60.0]]])))
+    padded = bundled.predict(embedding, Prompts(torch.tensor([[[60.0, 60.0], [9.0, 9.0]]]), torch.tensor([[1, -1]])))
     assert torch.equal(plain.masks, padded.masks) and torch.allclose(plain.iou, padded.iou)
 
 
 def test_a_larger_photo_gets_boxes_in_its_own_pixels(bundled, photo):
     embedding = bundled.encode(photo)
     doubled = dataclasses.replace(embedding, size=(384, 512))  # as if the photo had twice the pixels
-    small = bundled.predict(embedding, points=torch.tensor([[[60.0, 50.0]]]))
-    large = bundled.predict(doubled, points=torch.tensor([[[120.0, 100.0]]]))
+    small = bundled.predict(embedding, Prompts(torch.tensor([[[60.0, 50.0]]])))
+    large = bundled.predict(doubled, Prompts(torch.tensor([[[120.0, 100.0]]])))
     assert torch.equal(small.masks, large.masks) and torch.equal(2 * small.boxes, large.boxes)
 
 
 def test_prompt_slots_put_the_box_first_and_pad(bundled, photo):
     embedding = bundled.encode(photo.repeat(2, axis=0).repeat(2, axis=1))  # 384 x 512, half size inside
-    coords, labels = prompt_slots(embedding, None, None, torch.tensor([[10.0, 20.0, 110.0, 220.0]]))
+    boxes = torch.tensor([[10.0, 20.0, 110.0, 220.0]])
+    coords, labels = prompt_slots(embedding, Prompts(boxes=boxes))
     assert labels.tolist() == [[2, 3, -1]] and coords.tolist() == [[[5, 10], [55, 110], [0, 0]]]
     coords, labels = prompt_slots(
-        embedding, torch.tensor([[[8.0, 6.0]]]), torch.tensor([[0]]), torch.tensor([[10.0, 20.0, 110.0, 220.0]])
+        embedding,
+        Prompts(torch.tensor([[[8.0, 6.0]]]), torch.tensor([[0]]), torch.tensor([[10.0, 20.0, 110.0, 220.0]])),
     )
     assert labels.tolist() == [[2, 3, 0]] and coords[0, 2].tolist() == [4, 3]
 
@@ -182,7 +183,7 @@ def test_weights_make_a_round_trip(tmp_path, photo):
     first, second = SamNano(model, "0"), loaded
     point = torch.tensor([[[60.0, 60.0]]])
     assert torch.equal(
-        first.predict(first.encode(photo), points=point).iou, second.predict(second.encode(photo), points=point).iou
+        first.predict(first.encode(photo), Prompts(point)).iou, second.predict(second.encode(photo), Prompts(point)).iou
     )
     assert loaded.fingerprint != SamNano.load().fingerprint
 
@@ -202,9 +203,9 @@ def test_bundled_weights_reach_their_floor_on_fresh_scenes(bundled):
         used = torch.arange(3) < counts[:, None]
         embedding = bundled.encode(scene.image)
         point, box = ((labels == torch.tensor(kind)).all(1) for kind in ((1, -1, -1), (2, 3, -1)))
-        answer = bundled.predict(embedding, points=coords[point, :1])
+        answer = bundled.predict(embedding, Prompts(coords[point, :1]))
         point_iou.append(_iou(answer.masks, truth[point]).amax(1)[used[point]])
-        answer = bundled.predict(embedding, boxes=coords[box, :2].reshape(-1, 4))
+        answer = bundled.predict(embedding, Prompts(boxes=coords[box, :2].reshape(-1, 4)))
         box_iou.append(_iou(answer.masks, truth[box])[torch.arange(len(answer)), answer.iou.argmax(1), 0])
     points, boxes = torch.cat(point_iou), torch.cat(box_iou)
     assert len(points) > 60 and len(boxes) > 10

@@ -14,7 +14,7 @@ from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.official.architecture import build_sam
 from weaksam.sam.official.encoder import FusedEncoder
 from weaksam.sam.official.segmenter import SegmentAnything
-from weaksam.sam.prompts import single_prompts
+from weaksam.sam.prompts import Prompts
 from weaksam.stages.proposals import ProposalSettings, propose
 from weaksam.stages.proposals.prompts import grid_points
 
@@ -70,11 +70,11 @@ def test_masks_are_enlarged_and_measured_bit_for_bit_as_sam_does(size):
 def test_grid_equals_sams_mask_generator(sam, size, monkeypatch):
     """The same boxes and scores; no candidate lies within rounding of a threshold here."""
     image, segmenter = photo_of(size), SegmentAnything(sam, "sam_vit_toy", "x")
-    points, labels = single_prompts(grid_points(size, 8))
-    answer = segmenter.predict(segmenter.encode(image), points=points, point_labels=labels)
+    prompts = Prompts.single_points(grid_points(size, 8))
+    answer = segmenter.predict(segmenter.encode(image), prompts)
     # Sparse masks, whose boxes differ; above zero random masks cover every photo
     monkeypatch.setattr(sam, "mask_threshold", answer.logits.flatten()[::7].quantile(0.97).item())
-    answer = segmenter.predict(segmenter.encode(image), points=points, point_labels=labels)
+    answer = segmenter.predict(segmenter.encode(image), prompts)
     min_pred_iou = between(answer.iou, 0.6)
     min_stability = between(answer.stability[answer.iou > min_pred_iou], 0.5)
     generator = SamAutomaticMaskGenerator(
@@ -116,7 +116,7 @@ def test_prompts_equal_sams_predictor(sam, size, num_points):
     image, segmenter = photo_of(size), SegmentAnything(sam, "sam_vit_toy", "x")
     generator = torch.Generator().manual_seed(num_points)
     points = torch.rand(2, num_points, 2, generator=generator) * torch.tensor([size[1], size[0]])
-    answer = segmenter.predict(segmenter.encode(image), points=points)
+    answer = segmenter.predict(segmenter.encode(image), Prompts(points))
     predictor = SamPredictor(sam)
     predictor.set_image(image)
     for row in range(2):
@@ -135,11 +135,11 @@ def test_exact_and_plain_decoding_agree_and_padding_changes_nothing(sam):
     points = torch.tensor([[[10.0, 20.0], [60.0, 40.0]], [[30.0, 5.0], [0.0, 0.0]]])
     labels = torch.tensor([[1, 1], [1, -1]])
     exact, plain = (SegmentAnything(sam, "sam_vit_toy", "x", decoding) for decoding in ("exact", "plain"))
-    ours = exact.predict(exact.encode(image), points=points, point_labels=labels)
-    theirs = plain.predict(plain.encode(image), points=points, point_labels=labels)
+    ours = exact.predict(exact.encode(image), Prompts(points, labels))
+    theirs = plain.predict(plain.encode(image), Prompts(points, labels))
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-5 * theirs.logits.abs().max().item())
     torch.testing.assert_close(ours.iou, theirs.iou, rtol=0, atol=1e-5)
-    alone = exact.predict(exact.encode(image), points=points[1:, :1])
+    alone = exact.predict(exact.encode(image), Prompts(points[1:, :1]))
     torch.testing.assert_close(ours.logits[1], alone.logits[0], rtol=0, atol=1e-5 * alone.logits.max().item())
 
 
@@ -147,9 +147,9 @@ def test_masks_nobody_wants_are_empty_and_the_others_unchanged(sam):
     image, segmenter = photo_of((48, 80)), SegmentAnything(sam, "sam_vit_toy", "x")
     points = torch.rand(10, 1, 2, generator=torch.Generator().manual_seed(0)) * 48
     embedding = segmenter.encode(image)
-    every = segmenter.predict(embedding, points=points)
+    every = segmenter.predict(embedding, Prompts(points))
     bar = every.iou.median().item()
-    some = segmenter.predict(embedding, points=points, min_pred_iou=bar)
+    some = segmenter.predict(embedding, Prompts(points), min_pred_iou=bar)
     good = every.iou > bar
     assert torch.equal(some.iou, every.iou)
     assert torch.equal(some.boxes[good], every.boxes[good]) and torch.equal(some.masks[good], every.masks[good])
@@ -203,6 +203,6 @@ def test_photos_in_turn_do_not_answer_for_each_other(sam):
     first, second = (segmenter.encode(photo) for photo in (photo_of((48, 80)), photo_of((48, 80))[::-1].copy()))
     points = torch.tensor([[[30.0, 20.0]]])
     for embedding in (first, second, first):
-        alone = SegmentAnything(sam, "sam_vit_toy", "x").predict(embedding, points=points)
-        assert torch.equal(segmenter.predict(embedding, points=points).logits, alone.logits)
-    assert not torch.equal(*(segmenter.predict(one, points=points).logits for one in (first, second)))
+        alone = SegmentAnything(sam, "sam_vit_toy", "x").predict(embedding, Prompts(points))
+        assert torch.equal(segmenter.predict(embedding, Prompts(points)).logits, alone.logits)
+    assert not torch.equal(*(segmenter.predict(one, Prompts(points)).logits for one in (first, second)))

@@ -9,6 +9,7 @@ from segment_anything import SamPredictor, sam_model_registry
 
 from weaksam.sam.official.architecture import SamArchitecture, build_sam, infer_architecture
 from weaksam.sam.official.segmenter import SegmentAnything
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Segmenter
 
 CPU = torch.device("cpu")
@@ -86,7 +87,7 @@ def official_answer(sam, photo, **prompt):
 def test_points_are_answered_as_sams_own_predictor_does(sam, photo):
     points = torch.tensor([[[20.0, 30.0], [90.0, 60.0]], [[150.0, 5.0], [3.0, 90.0]]])
     labels = torch.tensor([[1, 0], [1, 1]])
-    answer = sam.predict(sam.encode(photo), points=points, point_labels=labels)
+    answer = sam.predict(sam.encode(photo), Prompts(points, labels))
     for p in range(2):
         masks, iou, low = official_answer(sam, photo, point_coords=points[p].numpy(), point_labels=labels[p].numpy())
         np.testing.assert_allclose(answer.iou[p], iou, atol=1e-5)
@@ -97,14 +98,14 @@ def test_points_are_answered_as_sams_own_predictor_does(sam, photo):
 
 
 def test_half_open_boxes_reach_sam_as_corner_pixels(sam, photo):
-    answer = sam.predict(sam.encode(photo), boxes=torch.tensor([[10.0, 20.0, 71.0, 81.0]]))
+    answer = sam.predict(sam.encode(photo), Prompts(boxes=torch.tensor([[10.0, 20.0, 71.0, 81.0]])))
     _, iou, _ = official_answer(sam, photo, box=np.array([10.0, 20.0, 70.0, 80.0]))
     np.testing.assert_allclose(answer.iou[0], iou, atol=1e-5)
 
 
 def test_boxes_come_from_masks_at_the_input_resolution(sam, photo):
     answer = sam.predict(
-        sam.encode(photo), points=torch.rand(6, 1, 2, generator=torch.Generator().manual_seed(1)) * 100
+        sam.encode(photo), Prompts(torch.rand(6, 1, 2, generator=torch.Generator().manual_seed(1)) * 100)
     )
     assert answer.boxes.shape == (6, 3, 4)
     p, k = answer.masks.flatten(2).any(-1).nonzero().T
@@ -121,8 +122,8 @@ def test_boxes_come_from_masks_at_the_input_resolution(sam, photo):
 def test_batches_equal_one_by_one(sam, photo):
     embedding = sam.encode(photo)
     points = torch.rand(40, 1, 2, generator=torch.Generator().manual_seed(2)) * 100  # more than are put at once
-    together = sam.predict(embedding, points=points)
-    alone = [sam.predict(embedding, points=points[i : i + 1]) for i in (0, 31, 32, 39)]
+    together = sam.predict(embedding, Prompts(points))
+    alone = [sam.predict(embedding, Prompts(points[i : i + 1])) for i in (0, 31, 32, 39)]
     for i, one in zip((0, 31, 32, 39), alone, strict=True):
         torch.testing.assert_close(together.iou[i], one.iou[0], atol=1e-5, rtol=0)
         torch.testing.assert_close(together.stability[i], one.stability[0], atol=0.02, rtol=0)
@@ -130,8 +131,8 @@ def test_batches_equal_one_by_one(sam, photo):
 
 def test_no_prompt_gives_empty_tensors(sam, photo):
     embedding = sam.encode(photo)
-    for prompt in ({"points": torch.zeros(0, 1, 2)}, {"boxes": torch.zeros(0, 4)}):
-        answer = sam.predict(embedding, **prompt)
+    for prompts in (Prompts(torch.zeros(0, 1, 2)), Prompts(boxes=torch.zeros(0, 4))):
+        answer = sam.predict(embedding, prompts)
         assert answer.masks.shape == (0, 3, 20, 32)
         assert answer.iou.shape == (0, 3)
         assert answer.boxes.shape == (0, 3, 4)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import boxes_in_photo
 from weaksam.sam.region_tree.objectness import spread_out
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter, RegionTreeSettings, pick_three
@@ -155,7 +156,7 @@ def test_best_distinct_equals_the_first_of_a_full_suppression(num):
 
 
 def test_a_point_gives_the_nested_regions_it_lies_in(segmenter, embedding):
-    answer = segmenter.predict(embedding, points=torch.tensor([[[35.0, 35.0]]]))
+    answer = segmenter.predict(embedding, Prompts(torch.tensor([[[35.0, 35.0]]])))
     assert answer.masks.shape == (1, 3, 80, 100)
     wanted = torch.tensor([[30, 30, 40, 40], [20, 20, 50, 50], [10, 10, 70, 70]]).float()
     assert (answer.boxes[0] - wanted).abs().max() <= 1
@@ -168,7 +169,7 @@ def test_a_point_gives_the_nested_regions_it_lies_in(segmenter, embedding):
 
 def test_a_box_gives_the_region_that_fits_it(segmenter, embedding):
     wanted = torch.tensor([[80.0, 30.0, 95.0, 60.0], [21.0, 19.0, 51.0, 50.0]])
-    answer = segmenter.predict(embedding, boxes=wanted)
+    answer = segmenter.predict(embedding, Prompts(boxes=wanted))
     best = answer.iou.argmax(1)
     rows = torch.arange(2)
     assert (answer.boxes[rows, best] - torch.tensor([[80.0, 30, 95, 60], [20, 20, 50, 50]])).abs().max() <= 1
@@ -181,7 +182,7 @@ def test_a_box_gives_the_region_that_fits_it(segmenter, embedding):
 
 def test_points_of_a_class_are_answered_by_what_covers_them_and_spares_the_background(segmenter, embedding):
     two = torch.tensor([[[35.0, 35.0], [15.0, 15.0]], [[25.0, 25.0], [15.0, 60.0]]])
-    answer = segmenter.predict(embedding, points=two, point_labels=torch.tensor([[1, 1], [1, 0]]))
+    answer = segmenter.predict(embedding, Prompts(two, torch.tensor([[1, 1], [1, 0]])))
     best = answer.iou.argmax(1)
     plate, square = answer.full(torch.arange(2), best)
     assert plate[35, 35]
@@ -191,17 +192,17 @@ def test_points_of_a_class_are_answered_by_what_covers_them_and_spares_the_backg
 
 
 def test_padding_points_change_nothing(segmenter, embedding):
-    bare = segmenter.predict(embedding, points=torch.tensor([[[35.0, 35.0]]]))
+    bare = segmenter.predict(embedding, Prompts(torch.tensor([[[35.0, 35.0]]])))
     padded = segmenter.predict(
-        embedding, points=torch.tensor([[[35.0, 35.0], [90.0, 40.0]]]), point_labels=torch.tensor([[1, -1]])
+        embedding, Prompts(torch.tensor([[[35.0, 35.0], [90.0, 40.0]]]), torch.tensor([[1, -1]]))
     )
     assert torch.equal(bare.masks, padded.masks)
     assert torch.equal(bare.iou, padded.iou)
 
 
 def test_no_prompt_gives_empty_tensors(segmenter, embedding):
-    for prompt in ({"points": torch.zeros(0, 1, 2)}, {"boxes": torch.zeros(0, 4)}):
-        answer = segmenter.predict(embedding, **prompt)
+    for prompts in (Prompts(torch.zeros(0, 1, 2)), Prompts(boxes=torch.zeros(0, 4))):
+        answer = segmenter.predict(embedding, prompts)
         assert answer.masks.shape == (0, 3, 80, 100)
         assert answer.iou.shape == (0, 3)
         assert answer.boxes.shape == (0, 3, 4)
@@ -267,7 +268,7 @@ def test_boxes_are_in_photo_pixels_whatever_the_working_frame():
     found = segmenter.proposals(segmenter.encode(large), 50)
     assert found.masks.shape[1:] == (205, 256)
     assert (found.boxes - 6 * torch.tensor([10, 10, 70, 70])).abs().amax(1).min() <= 6
-    full = segmenter.predict(segmenter.encode(large), boxes=torch.tensor([[480.0, 180, 570, 360]]))
+    full = segmenter.predict(segmenter.encode(large), Prompts(boxes=torch.tensor([[480.0, 180, 570, 360]])))
     mask = full.full(torch.tensor([0]), full.iou.argmax(1))[0]
     truth = torch.zeros(480, 600, dtype=torch.bool)
     truth[180:360, 480:570] = True
@@ -278,7 +279,7 @@ def test_boxes_are_in_photo_pixels_whatever_the_working_frame():
 def test_a_flat_photo_answers_with_the_whole_and_proposes_nothing(segmenter, shape):
     embedding = segmenter.encode(np.full((*shape, 3), 90, dtype=np.uint8))
     assert segmenter.proposals(embedding, 10).boxes.shape == (0, 4)
-    answer = segmenter.predict(embedding, points=torch.tensor([[[0.0, 0.0]]]))
+    answer = segmenter.predict(embedding, Prompts(torch.tensor([[[0.0, 0.0]]])))
     assert answer.masks.all()
     assert (answer.iou == 0).all()
     assert answer.boxes[0, 0].tolist() == [0, 0, shape[1], shape[0]]

@@ -17,6 +17,7 @@ from tests.sam.transformers.toys import sam as toy_sam
 from tests.sam.transformers.toys import write_toy
 from weaksam.config import UserError
 from weaksam.sam.build import SegmenterSettings, build_segmenter, family_of
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.transformers.files import names_transformers_model
 from weaksam.sam.transformers.segmenter import TransformersSam
 
@@ -214,7 +215,7 @@ def test_weights_in_parts_are_read_and_a_missing_part_is_named(folder, tmp_path,
     points = torch.tensor([[[20.0, 30.0]]])
     assert len(parts) > 1
     answers = [
-        segmenter.predict(segmenter.encode(photo), points=points).iou
+        segmenter.predict(segmenter.encode(photo), Prompts(points)).iou
         for segmenter in (TransformersSam.load(path, CPU), TransformersSam.load(folder("sam"), CPU))
     ]
     torch.testing.assert_close(*answers)

@@ -14,6 +14,7 @@ from tests.sam.transformers.toys import sam as toy_sam
 from weaksam.sam.batches import BatchEncoder
 from weaksam.sam.embedding_cache import CacheableSegmenter
 from weaksam.sam.mask_geometry import enlarge, measure
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Segmenter
 from weaksam.sam.transformers.sam_hq import repair_sam_hq
 from weaksam.sam.transformers.segmenter import TransformersSam, to_input
@@ -96,14 +97,14 @@ def test_answers_equal_those_of_transformers(model_type, shape, segmenter, offic
     embedding = sam.encode(image)
     inclusive = BOXES - torch.tensor([0.0, 0.0, 1.0, 1.0])  # the last pixel inside, as SAM takes boxes
     for ours, theirs in (
-        ({"points": POINTS, "point_labels": LABELS}, {"input_points": POINTS, "input_labels": LABELS}),
-        ({"boxes": BOXES}, {"input_boxes": inclusive}),
+        (Prompts(POINTS, LABELS), {"input_points": POINTS, "input_labels": LABELS}),
+        (Prompts(boxes=BOXES), {"input_boxes": inclusive}),
         (
-            {"points": POINTS, "point_labels": LABELS, "boxes": BOXES},
+            Prompts(POINTS, LABELS, BOXES),
             {"input_points": POINTS, "input_labels": LABELS, "input_boxes": inclusive},
         ),
     ):
-        answer = sam.predict(embedding, **ours)
+        answer = sam.predict(embedding, ours)
         logits, iou, full = transformers_itself(*official(model_type), image, **theirs)
         torch.testing.assert_close(answer.iou, iou, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(answer.logits, logits, atol=1e-4, rtol=1e-4)
@@ -115,7 +116,7 @@ def test_answers_equal_those_of_transformers(model_type, shape, segmenter, offic
 
 def test_masks_cover_the_photo_and_boxes_and_stability_are_measured_in_its_pixels(segmenter):
     sam = segmenter("sam")
-    answer = sam.predict(sam.encode(photo((60, 100))), points=POINTS)
+    answer = sam.predict(sam.encode(photo((60, 100))), Prompts(POINTS))
     assert answer.masks.shape == (3, 3, 19, 32)  # 100 x 60 in a square of 32 is 32 x 19.2
     p, k = torch.ones(3, 3).nonzero().T
     fine = enlarge(answer.logits[p, k], answer.frame)
@@ -147,9 +148,9 @@ def test_batches_equal_one_by_one(model_type, segmenter):
     sam = segmenter(model_type)
     embedding = sam.encode(photo((60, 100)))
     points = torch.rand(35, 1, 2, generator=torch.Generator().manual_seed(2)) * 60  # more than are put at once
-    together = sam.predict(embedding, points=points)
+    together = sam.predict(embedding, Prompts(points))
     for i in (0, 15, 16, 34):
-        alone = sam.predict(embedding, points=points[i : i + 1])
+        alone = sam.predict(embedding, Prompts(points[i : i + 1]))
         torch.testing.assert_close(together.iou[i], alone.iou[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(together.logits[i], alone.logits[0], atol=1e-3, rtol=1e-3)
 
@@ -158,14 +159,14 @@ def test_padding_changes_nothing(segmenter):
     sam = segmenter("sam2")
     embedding = sam.encode(photo((60, 100)))
     labels = torch.tensor([[1, 0], [-1, 1], [-1, -1]])
-    together = sam.predict(embedding, points=POINTS, point_labels=labels)
-    whole = sam.predict(embedding, points=POINTS[:1], point_labels=labels[:1])
-    shorter = sam.predict(embedding, points=POINTS[1:2, 1:])
+    together = sam.predict(embedding, Prompts(POINTS, labels))
+    whole = sam.predict(embedding, Prompts(POINTS[:1], labels[:1]))
+    shorter = sam.predict(embedding, Prompts(POINTS[1:2, 1:]))
     for row, alone in ((0, whole), (1, shorter)):
         torch.testing.assert_close(together.logits[row], alone.logits[0], atol=1e-4, rtol=1e-4)
     # A box with no point beside it is a box alone
-    both = sam.predict(embedding, points=POINTS, point_labels=labels, boxes=BOXES)
-    box = sam.predict(embedding, boxes=BOXES[2:])
+    both = sam.predict(embedding, Prompts(POINTS, labels, BOXES))
+    box = sam.predict(embedding, Prompts(boxes=BOXES[2:]))
     torch.testing.assert_close(both.logits[2], box.logits[0], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(both.logits[1], box.logits[0], atol=1e-2)
 
@@ -191,9 +192,9 @@ def test_photos_encoded_together_and_embeddings_from_disk_are_the_same(model_typ
 def test_masks_that_are_not_wanted_are_empty_and_the_others_unchanged(segmenter):
     sam = segmenter("sam")
     embedding = sam.encode(photo((60, 100)))
-    every = sam.predict(embedding, points=POINTS)
+    every = sam.predict(embedding, Prompts(POINTS))
     threshold = every.iou.median().item()
-    some = sam.predict(embedding, points=POINTS, min_pred_iou=threshold)
+    some = sam.predict(embedding, Prompts(POINTS), min_pred_iou=threshold)
     wanted = every.iou > threshold
     assert 0 < wanted.sum() < 9
     assert torch.equal(some.iou, every.iou)
@@ -207,8 +208,8 @@ def test_masks_that_are_not_wanted_are_empty_and_the_others_unchanged(segmenter)
 def test_no_prompt_gives_empty_tensors(model_type, frame, segmenter):
     sam = segmenter(model_type)
     embedding = sam.encode(photo((40, 64)))
-    for prompt in ({"points": torch.zeros(0, 1, 2)}, {"boxes": torch.zeros(0, 4)}):
-        answer = sam.predict(embedding, **prompt)
+    for prompts in (Prompts(torch.zeros(0, 1, 2)), Prompts(boxes=torch.zeros(0, 4))):
+        answer = sam.predict(embedding, prompts)
         assert answer.masks.shape == (0, 3, *frame)
         assert (answer.iou.shape, answer.stability.shape, answer.boxes.shape) == ((0, 3), (0, 3), (0, 3, 4))
         assert answer.full(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)).shape == (0, 40, 64)
@@ -217,7 +218,7 @@ def test_no_prompt_gives_empty_tensors(model_type, frame, segmenter):
 def test_a_photo_as_high_as_it_has_channels_is_read_row_by_row(segmenter):
     sam = segmenter("sam2")
     assert sam.encode(photo((3, 50))).size == (3, 50)
-    answer = sam.predict(sam.encode(photo((1, 1))), points=torch.zeros(1, 1, 2))
+    answer = sam.predict(sam.encode(photo((1, 1))), Prompts(torch.zeros(1, 1, 2)))
     assert answer.full(torch.tensor([0]), torch.tensor([1])).shape == (1, 1, 1)
 
 
@@ -249,7 +250,7 @@ def test_sam_hq_draws_what_its_published_decoder_draws(segmenter):
         fused = fused + image + decoder.compress_vit_conv2(F.gelu(early))
         weights = decoder.hq_mask_mlp(seen["tokens"][0, :, 5])
     expected = masks[0] + torch.einsum("pc,pchw->phw", weights, fused)[:, None]
-    answer = sam.predict(embedding, points=POINTS, point_labels=LABELS)
+    answer = sam.predict(embedding, Prompts(POINTS, LABELS))
     torch.testing.assert_close(answer.iou, iou[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(answer.logits, expected, atol=1e-4, rtol=1e-4)
     assert not torch.equal(iou, iou.sort(dim=-1, descending=True).values)  # the order was put right

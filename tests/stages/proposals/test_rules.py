@@ -33,7 +33,6 @@ def described(prompts) -> dict[int, tuple[int, list[list[float]]]]:
     """Source and points of each prompt by its place."""
     rows = {}
     for group in prompts:
-        assert (group.point_labels == 1).all()  # no padding
         for points, source, place in zip(group.points, group.sources.tolist(), group.places.tolist(), strict=True):
             rows[place] = (source, [int(x) // 2 for x in points[:, 0]])  # the point's number
     return dict(sorted(rows.items()))
@@ -161,11 +160,11 @@ class Small(RegionTreeSegmenter):
         self.answered: list[int] = []
         self.encoded: list[int] = []
 
-    def predict(self, embedding, *, points=None, **others):
-        if len(points) > self.room:
+    def predict(self, embedding, prompts, **others):
+        if len(prompts) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        self.answered.append(len(points))
-        return super().predict(embedding, points=points, **others)
+        self.answered.append(len(prompts))
+        return super().predict(embedding, prompts, **others)
 
     def encode_batch(self, images):
         if len(images) > self.photos_room:

@@ -15,6 +15,7 @@ from weaksam.engine.log import RunLog
 from weaksam.models.backbones.build import BackboneSettings
 from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.official.segmenter import SegmentAnything, build_sam
+from weaksam.sam.prompts import Prompts
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.proposals import ProposalSettings, choose, grid_of, propose, run
 from weaksam.stages.proposals.candidates import Candidates, canonical_order
@@ -140,8 +141,8 @@ def test_sam_is_prompted_with_grid_points_and_classes():
     all_of_them = ProposalSettings(grid_side=0, min_side=0, nms_iou=1.0)
     found = propose(sam, image, points, labels, all_of_them)
     embedding = sam.encode(image)
-    single = sam.predict(embedding, points=points[:, None])
-    joint = sam.predict(embedding, points=points[None, :2])
+    single = sam.predict(embedding, Prompts.single_points(points))
+    joint = sam.predict(embedding, Prompts(points[None, :2]))
     for source, answer in ((COARSE, single), (COARSE_JOINT, joint)):
         larger = answer.boxes[:, 1:].reshape(-1, 4)
         wanted = larger[larger[:, 2] > 0]

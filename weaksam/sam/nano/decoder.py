@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weaksam.sam.nano.model import GRID, MASK_SIZE, STRIDE, NanoSam, Pyramid, bumps, draw_prompts
-from weaksam.sam.protocol import PADDING
+from weaksam.sam.prompts import PADDING
 
 CELLS = GRID * GRID
 DRAWN = MASK_SIZE // GRID  # drawn pixels across one cell

@@ -18,7 +18,8 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.sam.nano.decoder import NanoDecoder, Shared, denormals_as_zero
 from weaksam.sam.nano.frame import FRAME_SIZE, areas, frame_size, framed, stability, working_logits
 from weaksam.sam.nano.model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid, folded
-from weaksam.sam.protocol import NUM_MASKS, PADDING, Embedding, Masks, boxes_in_photo, check_prompts
+from weaksam.sam.prompts import PADDING, Prompts
+from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, boxes_in_photo
 from weaksam.store.weights import load_into, load_state, read_metadata
 
 BUNDLED = Path(__file__).parents[1] / "weights" / "sam_nano.safetensors"
@@ -110,22 +111,13 @@ class SamNano:
         return self._embedding((height, width), features, (h, w))
 
     @torch.inference_mode()
-    def predict(
-        self,
-        embedding: Embedding,
-        *,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        min_pred_iou: float | None = None,
-    ) -> Masks:
+    def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> Masks:
         """Three masks per prompt, small to large by their area, see ``Segmenter.predict``; all on the CPU.
 
         Where no mask of a prompt is above ``min_pred_iou``, its three predicted IoU are in no particular order.
         """
         assert isinstance(embedding, NanoEmbedding), "predict needs what this segmenter's encode returned"
-        check_prompts(points, point_labels, boxes)
-        coords, labels = prompt_slots(embedding, points, point_labels, boxes)
+        coords, labels = prompt_slots(embedding, prompts)
         limit = -torch.inf if min_pred_iou is None else min_pred_iou
         answer = _empty_answer(embedding, len(coords))
         for start in range(0, len(coords), CHUNK):
@@ -160,14 +152,14 @@ class SamNano:
         drawn = list(self.decoder.draw(embedding.shared, decoded, (iou > limit).any(1)))
         if not drawn:
             return
-        prompts = torch.cat([part for part, _ in drawn]).cpu() + rows.start
+        drawn_rows = torch.cat([part for part, _ in drawn]).cpu() + rows.start
         logits = torch.cat([part for _, part in drawn]).float().cpu()
         order = areas(logits).argsort(dim=1, stable=True)
-        answer.iou[prompts] = answer.iou[prompts].gather(1, order)
-        row, number = (answer.iou[prompts] > limit).nonzero(as_tuple=True)
+        answer.iou[drawn_rows] = answer.iou[drawn_rows].gather(1, order)
+        row, number = (answer.iou[drawn_rows] > limit).nonzero(as_tuple=True)
         flat, source = logits.flatten(0, 1), row * NUM_MASKS + order[row, number]
         for place, which, chosen in zip(
-            prompts[row].split(MASKS), number.split(MASKS), source.split(MASKS), strict=True
+            drawn_rows[row].split(MASKS), number.split(MASKS), source.split(MASKS), strict=True
         ):
             masks, steady, boxes = framed(flat[chosen], embedding.covered, embedding.size)
             answer.masks[place, which], answer.stability[place, which] = masks, steady
@@ -192,20 +184,18 @@ def read_architecture(path: Path) -> Architecture:
     )
 
 
-def prompt_slots(
-    embedding: NanoEmbedding, points: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def prompt_slots(embedding: NanoEmbedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
     """Prompts as slots: ``coords (P, K, 2)`` in the 256-pixel frame and ``labels (P, K)``, K at least 3.
 
     A box comes first, as its two corners; padding fills the rest.
     """
     coords, labels = [], []
-    if boxes is not None:
-        coords.append(boxes.float().reshape(-1, 2, 2))
-        labels.append(torch.tensor(BOX_LABELS, device=boxes.device).expand(len(boxes), 2))
-    if points is not None:
-        coords.append(points.float())
-        labels.append(torch.ones(points.shape[:2], dtype=torch.long) if point_labels is None else point_labels.long())
+    if prompts.boxes is not None:
+        coords.append(prompts.boxes.float().reshape(-1, 2, 2))
+        labels.append(torch.tensor(BOX_LABELS).expand(len(prompts), 2))
+    if prompts.points is not None and prompts.point_labels is not None:
+        coords.append(prompts.points.float())
+        labels.append(prompts.point_labels.long())
     height, width = embedding.size
     ratio = torch.tensor([embedding.covered[1] / width, embedding.covered[0] / height])
     slots, kinds = torch.cat([c.cpu() for c in coords], 1) * ratio, torch.cat([n.cpu() for n in labels], 1)

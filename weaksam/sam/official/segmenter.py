@@ -17,8 +17,8 @@ from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.official.architecture import build_sam, infer_architecture
 from weaksam.sam.official.decoder import MAX_TOKENS, FastDecoder, PhotoSide
 from weaksam.sam.official.encoder import FusedEncoder, Precision
-from weaksam.sam.prompts import rows_of_a_length, without_padding
-from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, check_prompts
+from weaksam.sam.prompts import Prompts, of_equal_length
+from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks
 from weaksam.store.files import file_sha256
 from weaksam.store.weights import load_into, load_state
 from weaksam.structures.boxes import inclusive_from_xyxy
@@ -141,55 +141,44 @@ class SegmentAnything:
         return SamEmbedding((height, width), tensors["features"].to(self.sam.device), (h, w))
 
     @torch.inference_mode()
-    def predict(
-        self,
-        embedding: Embedding,
-        *,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        min_pred_iou: float | None = None,
-    ) -> Masks:
+    def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> Masks:
         """Three masks per prompt, see ``Segmenter.predict``; results are on the CPU.
 
         A prompt of fewer points than others (labels -1) is answered as if it stood alone.
         """
         assert isinstance(embedding, SamEmbedding), "predict needs what this segmenter's encode returned"
-        num = check_prompts(points, point_labels, boxes)
-        if points is not None and point_labels is None:
-            point_labels = torch.ones(points.shape[:2])
-        # To SAM's input frame, in which a box is its two corner pixels
-        if points is not None:
-            points = self.transform.apply_coords_torch(points.double(), embedding.size).float()
-        if boxes is not None:
-            boxes = self.transform.apply_boxes_torch(
-                inclusive_from_xyxy(boxes.float()).double(), embedding.size
-            ).float()
+        num, prompts = len(prompts), self._to_input(prompts, embedding.size)
         side = 4 * embedding.features.shape[-1]
         logits = torch.empty(num, NUM_MASKS, side, side)
         iou, stability = torch.zeros(num, NUM_MASKS), torch.zeros(num, NUM_MASKS)
-        found = torch.zeros(num, NUM_MASKS, 4)
+        boxes = torch.zeros(num, NUM_MASKS, 4)
         at_once = PROMPTS_ON_CPU if self.sam.device.type == "cpu" else PROMPTS_ELSEWHERE
-        for rows, length in rows_of_a_length(num, point_labels, at_once):
-            prompt = self._prompt(rows, length, points, point_labels, boxes)
-            drawn, iou[rows], stability[rows], found[rows] = self._answer(embedding, prompt, min_pred_iou)
-            logits[rows] = drawn
+        for rows, together in of_equal_length(prompts, at_once):
+            answer = self._answer(embedding, self._prompt_embeddings(together), min_pred_iou)
+            logits[rows], iou[rows], stability[rows], boxes[rows] = answer
         frame = self._frame(embedding)
         h, w = (max(1, round(length * side / frame.side)) for length in embedding.input_size)
         threshold = self.sam.mask_threshold
         masks = logits[..., :h, :w] > threshold
-        return SamMasks(masks, iou, stability, found, embedding.size, logits, frame, threshold)
+        return SamMasks(masks, iou, stability, boxes, embedding.size, logits, frame, threshold)
 
-    def _prompt(
-        self, rows: Tensor, length: int, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """SAM's sparse and dense embeddings of the prompts ``rows``, of ``length`` points each."""
-        pair, device = None, self.sam.device
-        if points is not None and labels is not None:
-            chosen, kinds = without_padding(points[rows], labels[rows], length)
-            pair = (chosen.to(device), kinds.to(device))
-        given = None if boxes is None else boxes[rows].to(device)
-        sparse, dense = self.sam.prompt_encoder(points=pair, boxes=given, masks=None)
+    def _to_input(self, prompts: Prompts, size: tuple[int, int]) -> Prompts:
+        """``prompts`` on a photo ``(H, W)`` in SAM's input frame, in which a box is its two corner pixels."""
+        points, boxes = prompts.points, prompts.boxes
+        if points is not None:
+            points = self.transform.apply_coords_torch(points.double(), size).float()
+        if boxes is not None:
+            boxes = self.transform.apply_boxes_torch(inclusive_from_xyxy(boxes.float()).double(), size).float()
+        return Prompts(points, prompts.point_labels, boxes)
+
+    def _prompt_embeddings(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
+        """SAM's sparse and dense embeddings of prompts without padding in its input frame."""
+        points, labels, boxes = (
+            None if given is None else given.to(self.sam.device)
+            for given in (prompts.points, prompts.point_labels, prompts.boxes)
+        )
+        pair = None if points is None else (points, labels)
+        sparse, dense = self.sam.prompt_encoder(points=pair, boxes=boxes, masks=None)
         return sparse, dense
 
     def _answer(

@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from weaksam.config import Settings, fingerprint_of
-from weaksam.sam.protocol import BACKGROUND, FOREGROUND, NUM_MASKS, Embedding, Masks, Regions, check_prompts
+from weaksam.sam.prompts import BACKGROUND, FOREGROUND, Prompts
+from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, Regions
 from weaksam.sam.region_tree.merging import MergedRegions, merged_regions, superpixels
 from weaksam.sam.region_tree.objectness import BUNDLED, bundled, spread_out
 from weaksam.sam.region_tree.watershed import (
@@ -178,15 +179,7 @@ class RegionTreeSegmenter:
             parts.append(Part.of_merged(merged_regions(cut, settings.min_merged_area, settings.max_area)))
         return parts
 
-    def predict(
-        self,
-        embedding: Embedding,
-        *,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        min_pred_iou: float | None = None,
-    ) -> Masks:
+    def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> Masks:
         """Three regions per prompt, small to large, see ``Segmenter.predict``.
 
         ``iou`` of a point prompt is the region's score times the share of the prompt's points it gets right; of a box
@@ -194,13 +187,12 @@ class RegionTreeSegmenter:
         points too). A prompt that no region answers gets the whole photo.
         """
         assert isinstance(embedding, RegionTree), "predict needs what this segmenter's encode returned"
-        check_prompts(points, point_labels, boxes)
         merit = torch.ones(())
-        if boxes is not None:
-            merit = pairwise_iou(boxes.float().cpu(), embedding.boxes) * self.box_trust(embedding)
-        if points is not None:
-            merit = merit * point_share(embedding, points, point_labels)
-        if boxes is None:
+        if prompts.boxes is not None:
+            merit = pairwise_iou(prompts.boxes.float().cpu(), embedding.boxes) * self.box_trust(embedding)
+        if prompts.points is not None and prompts.point_labels is not None:
+            merit = merit * point_share(embedding, prompts.points.cpu(), prompts.point_labels.cpu())
+        if prompts.boxes is None:
             merit = merit * embedding.scores * embedding.nested
         index = pick_three(merit, embedding.area, self.settings.size_ratio)  # (P, 3)
         masks = embedding.masks(index.reshape(-1)).reshape(len(index), NUM_MASKS, *embedding.frame)
@@ -260,13 +252,14 @@ def collect_regions(
     )
 
 
-def point_share(regions: RegionTree, points: Tensor, point_labels: Tensor | None) -> Tensor:
-    """``(P, N)`` in [0, 1]: (foreground points inside - background points inside) / foreground points, at least 0."""
+def point_share(regions: RegionTree, points: Tensor, labels: Tensor) -> Tensor:
+    """``(P, N)`` in [0, 1]: (foreground points inside - background points inside) / foreground points, at least 0.
+
+    ``points (P, K, 2)`` xy in photo pixels with ``labels (P, K)``, see ``Prompts``.
+    """
     h, w = regions.frame
     places = torch.arange(h * w).expand_as(regions.pixels)
     ranks = torch.empty_like(regions.pixels).scatter_(1, regions.pixels, places)  # of every pixel in its tree
-    points = points.cpu()
-    labels = torch.ones(points.shape[:2]) if point_labels is None else point_labels.cpu()
     x = (points[..., 0] * w / regions.size[1]).long().clamp(0, w - 1)
     y = (points[..., 1] * h / regions.size[0]).long().clamp(0, h - 1)
     inside = torch.zeros(len(points), len(regions.area))

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from weaksam.config import fingerprint_of
 from weaksam.sam.mask_geometry import Frame, enlarge, measure
-from weaksam.sam.prompts import rows_of_a_length, without_padding
-from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, check_prompts
+from weaksam.sam.prompts import Prompts, of_equal_length
+from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks
 from weaksam.sam.transformers.files import find_model
 from weaksam.sam.transformers.models import HfModel, load_model
 from weaksam.structures.boxes import inclusive_from_xyxy
@@ -133,54 +133,35 @@ class TransformersSam:
         return {"image_embeddings": list(features)}
 
     @torch.inference_mode()
-    def predict(
-        self,
-        embedding: Embedding,
-        *,
-        points: Tensor | None = None,
-        point_labels: Tensor | None = None,
-        boxes: Tensor | None = None,
-        min_pred_iou: float | None = None,
-    ) -> HfMasks:
+    def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> HfMasks:
         """Three masks per prompt, see ``Segmenter.predict``; results are on the CPU.
 
         A prompt of fewer points than others (labels -1) is answered as if it stood alone.
         """
         assert isinstance(embedding, HfEmbedding), "predict needs what this segmenter's encode returned"
-        num, frame = check_prompts(points, point_labels, boxes), embedding.frame
-        if points is not None and point_labels is None:
-            point_labels = torch.ones(points.shape[:2])
+        num, frame = len(prompts), embedding.frame
         at_once = PROMPTS_ON_CPU if self.device.type == "cpu" else PROMPTS_ELSEWHERE
         side = 4 * self.network.prompt_encoder.image_embedding_size[0]
         logits = torch.zeros(num, NUM_MASKS, side, side)
         iou, stability = torch.zeros(num, NUM_MASKS), torch.zeros(num, NUM_MASKS)
-        found = torch.zeros(num, NUM_MASKS, 4)
-        for rows, length in rows_of_a_length(num, point_labels, at_once):
-            prompt = self._prompt(frame, rows, length, points, point_labels, boxes)
-            drawn, iou[rows], stability[rows], found[rows] = self._answer(embedding, prompt, min_pred_iou)
-            logits[rows] = drawn
+        boxes = torch.zeros(num, NUM_MASKS, 4)
+        for rows, together in of_equal_length(prompts, at_once):
+            answer = self._answer(embedding, self._prompt_inputs(together, frame), min_pred_iou)
+            logits[rows], iou[rows], stability[rows], boxes[rows] = answer
         h, w = (max(1, round(length * side / frame.side)) for length in frame.input_size)
-        return HfMasks(logits[..., :h, :w] > 0, iou, stability, found, frame.size, logits, frame)
+        return HfMasks(logits[..., :h, :w] > 0, iou, stability, boxes, frame.size, logits, frame)
 
-    def _prompt(
-        self,
-        frame: Frame,
-        rows: Tensor,
-        length: int,
-        points: Tensor | None,
-        labels: Tensor | None,
-        boxes: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """The prompts ``rows``, of ``length`` points each, as arguments of the network."""
-        prompt = {}
-        if points is not None and labels is not None and (length or boxes is None):
-            chosen, kinds = without_padding(points[rows].float(), labels[rows], length)
-            prompt["input_points"] = to_input(chosen, frame)
-            prompt["input_labels"] = kinds.long()
+    def _prompt_inputs(self, prompts: Prompts, frame: Frame) -> dict[str, Tensor]:
+        """Prompts without padding as arguments of the network; a box with no point beside it is a box alone."""
+        points, labels, boxes = prompts.points, prompts.point_labels, prompts.boxes
+        inputs = {}
+        if points is not None and labels is not None and (points.shape[1] or boxes is None):
+            inputs["input_points"] = to_input(points.float(), frame)
+            inputs["input_labels"] = labels.long()
         if boxes is not None:  # a box is its two corner pixels
-            corners = inclusive_from_xyxy(boxes[rows].float()).reshape(-1, 2, 2)
-            prompt["input_boxes"] = to_input(corners, frame).reshape(-1, 4)
-        return {name: value[None].to(self.device) for name, value in prompt.items()}
+            corners = inclusive_from_xyxy(boxes.float()).reshape(-1, 2, 2)
+            inputs["input_boxes"] = to_input(corners, frame).reshape(-1, 4)
+        return {name: value[None].to(self.device) for name, value in inputs.items()}
 
     def _answer(
         self, embedding: HfEmbedding, prompts: Mapping[str, Tensor], min_pred_iou: float | None

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weaksam.sam.batches import BatchLimit
-from weaksam.sam.prompts import predict_batches
+from weaksam.sam.batches import BatchLimit, predict_batches
 from weaksam.sam.protocol import Embedding, Proposer, Segmenter
 from weaksam.stages.proposals.candidates import Candidates, MaskPile, candidates_of, canonical_order
-from weaksam.stages.proposals.prompts import Prompts, clue_prompts, grid_prompts
+from weaksam.stages.proposals.prompts import PlannedPrompts, clue_prompts, grid_prompts
 from weaksam.stages.proposals.settings import ProposalSettings, grid_of
 from weaksam.stages.proposals.suppression import best_of, deduped, sized, suppress_duplicates
 from weaksam.structures.boxes import inclusive_from_xyxy, nms
@@ -77,12 +76,12 @@ def grid_candidates(
         regions = segmenter.proposals(embedding, most)
         sources = torch.full((len(regions.boxes),), GRID)
         return Candidates(regions.boxes, regions.scores, sources, pile.add(regions.masks))
-    points, point_labels, sources, _ = grid_prompts(embedding.size, grid.grid_side)
+    planned = grid_prompts(embedding.size, grid.grid_side)
     parts: list[Candidates] = []
-    batches = predict_batches(segmenter, embedding, points, point_labels, limit, min_pred_iou=grid.min_pred_iou)
+    batches = predict_batches(segmenter, embedding, planned.prompts, limit, min_pred_iou=grid.min_pred_iou)
     for answer in batches:
         good = (answer.iou > grid.min_pred_iou) & (answer.stability >= grid.min_stability)
-        parts.append(candidates_of(answer, sources[: len(answer)], settings.grid_masks, pile, good)[0])
+        parts.append(candidates_of(answer, planned.sources[: len(answer)], settings.grid_masks, pile, good)[0])
     found = Candidates.cat(parts)
     if settings.suppression == "best_first":
         found = canonical_order(found)
@@ -101,8 +100,8 @@ def clue_candidates(
     """Clue prompts (section 2.2): the larger masks, whatever their predicted IoU, in the published order."""
     parts: list[Candidates] = []
     places: list[Tensor] = [torch.zeros(0, dtype=torch.int64)]
-    for prompts in clue_prompts(clues, settings.kinds, settings.joint_kinds, settings.joint_of_one):
-        for found, at in _answers(segmenter, embedding, prompts, settings, pile, limit):
+    for planned in clue_prompts(clues, settings.kinds, settings.joint_kinds, settings.joint_of_one):
+        for found, at in _answers(segmenter, embedding, planned, settings, pile, limit):
             parts.append(found)
             places.append(at)
     return Candidates.cat(parts)[torch.cat(places).argsort(stable=True)]
@@ -111,19 +110,19 @@ def clue_candidates(
 def _answers(
     segmenter: Segmenter,
     embedding: Embedding,
-    prompts: Prompts,
+    planned: PlannedPrompts,
     settings: ProposalSettings,
     pile: MaskPile,
     limit: BatchLimit,
 ) -> Iterator[tuple[Candidates, Tensor]]:
-    """Candidates of each batch of clue ``prompts``, with the place ``(N,)`` of the prompt each comes from."""
+    """Candidates of each batch of the ``planned`` prompts, with the place ``(N,)`` of the prompt each comes from."""
     start = 0
-    for answer in predict_batches(segmenter, embedding, prompts.points, prompts.point_labels, limit):
+    for answer in predict_batches(segmenter, embedding, planned.prompts, limit):
         end = start + len(answer)
         found, which = candidates_of(
-            answer, prompts.sources[start:end], settings.clue_masks, pile, empty=settings.keep_empty
+            answer, planned.sources[start:end], settings.clue_masks, pile, empty=settings.keep_empty
         )
-        yield found, prompts.places[start:end][which]
+        yield found, planned.places[start:end][which]
         start = end
 
 

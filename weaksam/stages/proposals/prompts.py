@@ -8,21 +8,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weaksam.sam.prompts import single_prompts
-from weaksam.sam.protocol import FOREGROUND
+from weaksam.sam.prompts import Prompts
 from weaksam.structures.clue_points import CLASSLESS, GRID, JOINT_OF, KINDS, CluePoints
 
 
-class Prompts(NamedTuple):
-    """P point prompts of K points each: ``points (P, K, 2)``, ``point_labels (P, K)``, ``sources (P,)``.
+class PlannedPrompts(NamedTuple):
+    """P prompts of K foreground points each: ``points (P, K, 2)`` xy in photo pixels, ``sources (P,)``.
 
     ``places (P,)`` is each prompt's turn among all prompts of the photo.
     """
 
     points: Tensor
-    point_labels: Tensor
     sources: Tensor
     places: Tensor
+
+    @property
+    def prompts(self) -> Prompts:
+        """What the segmenter is asked."""
+        return Prompts(self.points)
 
 
 def grid_points(size: tuple[int, int], grid_side: int) -> Tensor:
@@ -36,15 +39,15 @@ def grid_points(size: tuple[int, int], grid_side: int) -> Tensor:
     return torch.stack([x, y], -1).reshape(-1, 2)
 
 
-def grid_prompts(size: tuple[int, int], grid_side: int) -> Prompts:
+def grid_prompts(size: tuple[int, int], grid_side: int) -> PlannedPrompts:
     """The dense grid over a photo ``(H, W)``, each point alone; none for 0."""
     points = grid_points(size, grid_side)
-    return Prompts(*single_prompts(points), torch.full((len(points),), GRID), torch.arange(len(points)))
+    return PlannedPrompts(points[:, None], torch.full((len(points),), GRID), torch.arange(len(points)))
 
 
 def clue_prompts(
     clues: CluePoints, kinds: Sequence[str], joint_kinds: Sequence[str], joint_of_one: bool
-) -> list[Prompts]:
+) -> list[PlannedPrompts]:
     """Every clue point alone, then all points of a class jointly (WeakSAM section 2.2), as few batches as it takes.
 
     Kinds in the order of ``KINDS``, as far as named in ``kinds``; joint prompts for the ``joint_kinds`` among them, by
@@ -54,26 +57,25 @@ def clue_prompts(
     """
     wanted = [number for name, number in KINDS.items() if name in kinds]
     joined = {number for name, number in KINDS.items() if name in joint_kinds and number in JOINT_OF}
-    singles: list[Prompts] = []
-    joints: list[Prompts] = []
+    singles: list[PlannedPrompts] = []
+    joints: list[PlannedPrompts] = []
     place = 0
     for kind in wanted:
         mine = clues.select(clues.kinds == kind)
         num = len(mine.points)
         turn = torch.arange(place, place + num)
-        singles.append(Prompts(*single_prompts(mine.points), torch.full((num,), kind), turn))
+        singles.append(PlannedPrompts(mine.points[:, None], torch.full((num,), kind), turn))
         place += num
         for label in mine.labels[mine.labels != CLASSLESS].unique() if kind in joined else ():
             points = mine.points[mine.labels == label]
             if len(points) > 1 or joint_of_one:
-                one = torch.full((1, len(points)), FOREGROUND)
-                joints.append(Prompts(points[None], one, torch.tensor([JOINT_OF[kind]]), torch.tensor([place])))
+                joints.append(PlannedPrompts(points[None], torch.tensor([JOINT_OF[kind]]), torch.tensor([place])))
                 place += 1
     return [*_joined(singles), *_joined(joints)]
 
 
-def _joined(prompts: Sequence[Prompts]) -> list[Prompts]:
+def _joined(prompts: Sequence[PlannedPrompts]) -> list[PlannedPrompts]:
     """Prompts of the same number of points together; never padded, since SAM's decoder sees padding as a token."""
     lengths = sorted({one.points.shape[1] for one in prompts if len(one.points)})
     groups = ([one for one in prompts if one.points.shape[1] == length] for length in lengths)
-    return [Prompts(*(torch.cat(column) for column in zip(*group, strict=True))) for group in groups]
+    return [PlannedPrompts(*(torch.cat(column) for column in zip(*group, strict=True))) for group in groups]
