@@ -25,7 +25,7 @@ from weaksam.data.photos import list_photos, verify_photos
 from weaksam.data.proposals.given import record_photos
 from weaksam.store.store import Store
 from weaksam.structures.boxes import nms, scale, xyxy_from_xywh
-from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals, store_columns
+from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals
 
 NMS_IOU = 0.9
 """A box that overlaps an earlier one by more is the same."""
@@ -90,7 +90,7 @@ def write_proposals(images: Path, out: Path, most: int, min_side: float, long_si
     if store.sealed:
         store.manifest  # noqa: B018  (is it the same?)
     boxes_of = selective_search(min_side, long_side)
-    store.fill(lambda one: store_columns(ranked(boxes_of(read_image(photos[one].path))[:most])), "selective search")
+    store.fill(lambda name: ranked(boxes_of(read_image(photos[name].path))[:most]).as_row(), "selective search")
     record_photos(out, hashes)
     return store
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weaksam.config import UserError
-from weaksam.structures.dataset import Dataset, tags_matrix
+from weaksam.structures.dataset import Dataset
 
 FEWEST_PHOTOS = 5
 ALMOST_EVERY = 0.95
@@ -46,7 +46,7 @@ def check_tags(dataset: Dataset) -> None:
     Raises:
         UserError: a class that no photo has, or one class only, which every photo has.
     """
-    tags, names = tags_matrix(dataset), dataset.classes
+    tags, names = dataset.tag_matrix(), dataset.classes
     empty = [name for name, found in zip(names, tags.any(dim=0).tolist(), strict=True) if not found]
     if empty:
         more = f" (nor {len(empty) - 1} others)" if len(empty) > 1 else ""

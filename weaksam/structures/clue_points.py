@@ -1,4 +1,4 @@
-"""Clue points of a photo, the peaks they come from, and the numbers of what prompts a proposal."""
+"""Hold the clue points of one photo and the peaks they come from, and number what can prompt a proposal."""
 
 from __future__ import annotations
 
@@ -10,32 +10,30 @@ import torch
 from torch import Tensor
 
 GRID, COARSE, FINE, CROSS, COARSE_JOINT, FINE_JOINT = range(6)
-
+"""What prompted a proposal: the grid, a clue point of a kind, or all points of a kind and a class jointly."""
 
 SOURCES = ("grid", "coarse", "fine", "cross", "coarse joint", "fine joint")
-"""What prompted a proposal, by number: the grid, a clue point of a kind, or all points of a kind and a class."""
-
+"""Names of what prompted a proposal, by its number."""
 
 KINDS = {"coarse": COARSE, "fine": FINE, "cross": CROSS}
 """Kinds of clue points by name; a point's kind is the source of what it prompts alone."""
 
-
 KIND_NAMES = {number: name for name, number in KINDS.items()}
 """Names of the kinds of clue points by number."""
-
 
 JOINT_OF = {COARSE: COARSE_JOINT, FINE: FINE_JOINT}
 """The source of a joint prompt by the kind of its points."""
 
-
 CLASSLESS = -1
+"""The label of a point that speaks for no class."""
 
 
 class CluePoints(NamedTuple):
-    """Points of one photo: ``points (P, 2)`` xy in photo pixels, ``labels (P,)`` and ``kinds (P,)`` int64.
+    """P clue points of one photo: places where a class map says that an object lies; P = 0 where it says nothing.
 
-    A label is the class that the point speaks for, -1 where it speaks for none (clustered cross-attention peaks). A
-    kind is ``COARSE``, ``FINE`` or ``CROSS``: the map it was found on.
+    ``points``: ``(P, 2)`` xy in pixels of the upright photo. ``labels``: int64 ``(P,)``, the class that each speaks
+    for, ``CLASSLESS`` where it speaks for none (clustered cross-attention peaks). ``kinds``: int64 ``(P,)``, the map
+    that each was found on: ``COARSE``, ``FINE`` or ``CROSS``.
     """
 
     points: Tensor
@@ -53,7 +51,7 @@ class CluePoints(NamedTuple):
         return cls.of(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
 
     def select(self, index: Tensor) -> CluePoints:
-        """The points ``index`` (places or a mask), in that order."""
+        """The points at an int64 index ``(K,)``, in that order, or kept by a bool mask ``(P,)``."""
         return CluePoints(self.points[index], self.labels[index], self.kinds[index])
 
     def in_canonical_order(self) -> CluePoints:

@@ -1,4 +1,4 @@
-"""A split of photos with their tags and, for the evaluation only, their true objects."""
+"""Hold a split of photos with their tags and, for the evaluation only, their true objects."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from weaksam.structures.instances import Instances
 class Sample:
     """One photo of a split.
 
-    ``image_id`` is its file name relative to the images folder, ``size`` the upright (H, W), ``tags`` the sorted
-    labels, ``truth`` its true objects where the split has them, ``number`` its id in COCO files, ``sha256`` the hash of
-    its bytes.
+    ``image_id``: its file name relative to the images folder. ``size``: (H, W) in pixels, upright. ``tags``: the sorted
+    labels of the classes in it, none for an untagged photo. ``truth``: its true objects, None where the split has none
+    for it. ``number``: its id in COCO files. ``sha256``: the hash of its bytes, empty where it was not computed.
     """
 
     image_id: str
@@ -36,7 +36,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The readable photos of one split in the order of their ids, and what was set aside with its reason."""
+    """The readable photos of one split in the order of their ids.
+
+    ``classes``: their names by label, empty for photos without tags. ``category_ids``: a COCO file's number of each
+    class. ``bad``: image id and reason of what was set aside, sorted.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -52,7 +56,7 @@ class Dataset:
 
     @property
     def image_ids(self) -> tuple[str, ...]:
-        """Ids of the photos, sorted."""
+        """Ids of the photos, sorted; none for a split without photos."""
         return tuple(sample.image_id for sample in self.samples)
 
     @cached_property
@@ -62,19 +66,18 @@ class Dataset:
 
     @property
     def truths(self) -> dict[str, Instances]:
-        """True objects by image id, of the photos that have them."""
+        """True objects by image id, of the photos that have them; empty where no photo does."""
         return {sample.image_id: sample.truth for sample in self.samples if sample.truth is not None}
+
+    def tag_matrix(self) -> Tensor:
+        """Multi-hot tags, float32 ``(N, C)``, in the order of the samples; zeros for an untagged photo."""
+        matrix = torch.zeros(len(self), len(self.classes))
+        for row, sample in enumerate(self):
+            matrix[row, list(sample.tags)] = 1.0
+        return matrix
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
-
-
-def tags_matrix(dataset: Dataset) -> Tensor:
-    """Multi-hot tags ``(N, C)`` of a dataset's photos, in order; zeros for an untagged photo."""
-    matrix = torch.zeros(len(dataset), len(dataset.classes))
-    for row, sample in enumerate(dataset):
-        matrix[row, list(sample.tags)] = 1.0
-    return matrix

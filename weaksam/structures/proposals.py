@@ -1,7 +1,8 @@
-"""Class-free proposals of one photo, and the columns of a store that hold them."""
+"""Hold the class-free proposals of one photo, and name the columns of a store that keeps them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,7 @@ from torch import Tensor
 from weaksam.structures.masks import Rle
 
 PROPOSAL_COLUMNS = {"boxes": "boxes", "scores": "floats", "sources": "ints", "rles": "rles", "mask_size": "ints"}
-"""Columns of a store of proposals; the proposals stage writes the same (a test compares them)."""
-
+"""Columns of a store of proposals and their kinds, see `Store`; every writer and reader of proposals uses these."""
 
 IMPORTED = -1
 """The source of a proposal that another tool made."""
@@ -20,11 +20,15 @@ IMPORTED = -1
 
 @dataclass(frozen=True)
 class Proposals:
-    """N proposals of one image in their file's order.
+    """N proposals of one photo: best first where the proposals stage made them, else in the order of their file.
 
-    ``boxes``: float32 ``(N, 4)`` half-open xyxy in photo pixels; ``scores``: float32 ``(N,)``; ``sources``: int64
-    ``(N,)``, the number of what prompted each, -1 for another tool's; ``rles``: N masks in a frame of ``mask_size``
-    (h, w) that covers the whole photo, or none, then ``mask_size`` is (0, 0).
+    ``boxes``: float32 ``(N, 4)``, half-open xyxy in pixels of the upright photo.
+    ``scores``: float32 ``(N,)``, greater is better: a predicted IoU in [0, 1], or any scale in a file of another tool.
+    ``sources``: int64 ``(N,)``, what prompted each: a number into ``clue_points.SOURCES``, or ``IMPORTED``.
+    ``rles``: one mask each, in a frame of ``mask_size`` (h, w) that covers the whole photo and may be smaller; or no
+    mask at all, and then ``mask_size`` says nothing.
+
+    N = 0 is a photo without proposals. Raises ``ValueError`` where the fields disagree on N.
     """
 
     boxes: Tensor
@@ -32,6 +36,16 @@ class Proposals:
     sources: Tensor
     rles: tuple[Rle, ...] = ()
     mask_size: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` where a field has another shape or length than the class says."""
+        count = len(self.boxes)
+        for name, shape in (("boxes", (count, 4)), ("scores", (count,)), ("sources", (count,))):
+            value = getattr(self, name)
+            if value.shape != shape:
+                raise ValueError(f"Proposals.{name} must be {shape} for {count} boxes, found {tuple(value.shape)}")
+        if self.rles and len(self.rles) != count:
+            raise ValueError(f"Proposals.rles must hold {count} masks, one per box, or none, found {len(self.rles)}")
 
     @classmethod
     def of(cls, boxes: Tensor, scores: Tensor | None = None, sources: Tensor | None = None) -> Proposals:
@@ -42,23 +56,38 @@ class Proposals:
 
     @classmethod
     def none(cls) -> Proposals:
-        """No proposals."""
+        """No proposals: N = 0."""
         return cls.of(torch.zeros(0, 4))
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Proposals:
+        """The proposals of a store's row, see `as_row`; without masks where the row was read without their columns."""
+        height, width = row["mask_size"].tolist() if len(row.get("mask_size", ())) == 2 else (0, 0)
+        return cls(row["boxes"], row["scores"], row["sources"], tuple(row.get("rles", ())), (height, width))
+
+    def as_row(self) -> dict[str, Any]:
+        """The values of a store's row, one for each of ``PROPOSAL_COLUMNS``; `from_row` is the way back."""
+        return {
+            "boxes": self.boxes,
+            "scores": self.scores,
+            "sources": self.sources,
+            "rles": list(self.rles),
+            "mask_size": torch.tensor(self.mask_size),
+        }
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, rows: Tensor) -> Proposals:
-        """The proposals of ``rows``, places ``(K,)`` int64, in that order."""
+        """The proposals at the indices ``rows (K,)`` int64, in that order, with their masks where there are some."""
         rles = tuple(self.rles[row] for row in rows.tolist()) if self.rles else ()
         return Proposals(self.boxes[rows], self.scores[rows], self.sources[rows], rles, self.mask_size)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether every proposal has its mask; true of no proposals."""
+        return len(self.rles) == len(self)
+
     def by_score(self) -> Proposals:
-        """Best score first, equals in their order."""
+        """The same proposals, best score first; equal scores keep their order."""
         return self[self.scores.argsort(descending=True, stable=True)]
-
-
-def store_columns(one: Proposals) -> dict[str, Any]:
-    """The proposals of one image as a row of a store, see ``PROPOSAL_COLUMNS``."""
-    columns = {"boxes": one.boxes, "scores": one.scores, "sources": one.sources, "rles": list(one.rles)}
-    return {**columns, "mask_size": torch.tensor(one.mask_size)}

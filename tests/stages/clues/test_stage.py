@@ -22,7 +22,7 @@ from weaksam.stages.clues import ClueSettings, classes_to_map
 from weaksam.stages.clues.peaks import map_peaks
 from weaksam.stages.wsod.photo_features import PhotoFeatures, principal_projection
 from weaksam.structures.clue_points import COARSE
-from weaksam.structures.dataset import Dataset, tags_matrix
+from weaksam.structures.dataset import Dataset
 
 BACKBONE = BackboneSettings(name="sam_nano")
 SETTINGS = ClueSettings(long_side=256)
@@ -116,12 +116,6 @@ def test_peaks_are_scaled_to_photo_pixel_centres() -> None:
 def test_input_photo_keeps_the_shape_and_a_least_side() -> None:
     assert input_photo(np.zeros((50, 100, 3), np.uint8), 200).shape == (1, 3, 100, 200)
     assert input_photo(np.zeros((2, 100, 3), np.uint8), 64).shape == (1, 3, 32, 64)
-
-
-def test_tags_matrix(dataset: Dataset) -> None:
-    matrix = tags_matrix(dataset)
-    assert matrix.sum(dim=1).tolist() == [len(sample.tags) for sample in dataset]
-    assert matrix[2].tolist() == [1.0, 1.0]
 
 
 def test_principal_projection_by_hand() -> None:

@@ -28,7 +28,7 @@ from weaksam.stages.clues.weaktr_training import (
     weaktr_folder,
 )
 from weaksam.stages.clues.weaktr_views import TagPhotos, TagViewSettings, vary_photo, whole_photo
-from weaksam.structures.dataset import Dataset, Sample, tags_matrix
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 
 CPU = torch.device("cpu")
@@ -148,7 +148,7 @@ def test_the_defaults_are_the_published_recipe():
 
 
 def photos_of(dataset: Dataset, seed: int = 0, workers: int = 0, settings: TagViewSettings | None = None) -> TagPhotos:
-    return TagPhotos(list(dataset), tags_matrix(dataset), 32, settings or TagViewSettings(), seed, workers)
+    return TagPhotos(list(dataset), dataset.tag_matrix(), 32, settings or TagViewSettings(), seed, workers)
 
 
 def views_by_id(photos: TagPhotos, epoch: int, batch_size: int) -> dict[str, torch.Tensor]:
@@ -269,7 +269,7 @@ def test_the_chosen_epoch_ranks_held_out_tags_best(dataset, tmp_path):
     wild = SHORT.model_copy(update={"lr": 6.0, "num_epochs": 5, "min_lr": 0.05})
     model = train(dataset, tmp_path, wild)
     seen = json.loads((folder_of(dataset, tmp_path, wild) / "selection.json").read_text())
-    tags = tags_matrix(dataset)
+    tags = dataset.tag_matrix()
     _, held = split_held_out(tags, 0.25, seed=0)
     photos = TagPhotos([list(dataset)[i] for i in held], tags[held], 64, EASY, 0, 0)
     with torch.no_grad():

@@ -24,7 +24,7 @@ from weaksam.store.store import Store
 from weaksam.structures.boxes import xyxy_from_xywh
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_from_mask
-from weaksam.structures.proposals import IMPORTED, PROPOSAL_COLUMNS, Proposals, store_columns
+from weaksam.structures.proposals import IMPORTED, PROPOSAL_COLUMNS, Proposals
 
 _FLAT = pa.schema(
     [
@@ -76,7 +76,7 @@ def open_store(folder: Path) -> Store:
 def store_rows(store: Store, masks: bool = True) -> Iterator[tuple[str, Proposals]]:
     """Image id and proposals of every row, one part in memory at a time."""
     for row in store.rows(*_columns(masks)):
-        yield row["image_id"], _from_row(row)
+        yield row["image_id"], Proposals.from_row(row)
 
 
 def store_row(store: Store, image: str) -> tuple[str, Proposals]:
@@ -90,16 +90,11 @@ def store_row(store: Store, image: str) -> tuple[str, Proposals]:
 
 def stored_proposals(store: Store, image_id: str) -> Proposals:
     """The proposals, with their masks, of an image that the store calls ``image_id``."""
-    return _from_row(store.read(image_id, *_columns(masks=True)))
+    return Proposals.from_row(store.read(image_id, *_columns(masks=True)))
 
 
 def _columns(masks: bool) -> list[str]:
     return [name for name in PROPOSAL_COLUMNS if masks or name not in ("rles", "mask_size")]
-
-
-def _from_row(row: Mapping[str, Any]) -> Proposals:
-    height, width = row["mask_size"].tolist() if len(row.get("mask_size", ())) == 2 else (0, 0)
-    return Proposals(row["boxes"], row["scores"], row["sources"], tuple(row.get("rles", ())), (height, width))
 
 
 def write_store(folder: Path, proposals: Mapping[str, Proposals], made_from: Any) -> Store:
@@ -119,7 +114,7 @@ def write_store(folder: Path, proposals: Mapping[str, Proposals], made_from: Any
     if store.sealed:
         store.manifest  # noqa: B018  (is it the same?)
 
-    return store.fill(lambda image_id: store_columns(proposals[image_id]), progress="import")
+    return store.fill(lambda image_id: proposals[image_id].as_row(), progress="import")
 
 
 # COCO results

@@ -20,7 +20,7 @@ from weaksam.models.cam.tag_network import TagNetwork, tag_loss, vary_view
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import save_weights
-from weaksam.structures.dataset import Sample, tags_matrix
+from weaksam.structures.dataset import Sample
 
 _DEEPEST = {"mobilenet_v2": "head"}
 """Feature map that a backbone's own classifier pools; ``last`` where it is not named."""
@@ -64,7 +64,7 @@ def _train_tag_network(context: RunContext, settings: ClueSettings, folder: Path
     name = deepest_map(context.backbone)
     features = build_features(context.backbone, maps=(name,), frozen=False)
     network = TagNetwork(features, name, len(context.train.classes), settings.pool_sharpness).to(context.device)
-    tags = tags_matrix(context.train)
+    tags = context.train.tag_matrix()
     samples = list(context.train)
 
     def batches(epoch: int) -> Iterator[TagBatch]:

@@ -24,7 +24,7 @@ from weaksam.stages.clues.source import classes_to_map
 from weaksam.store.progress import progress
 from weaksam.store.weights import load_state, save_weights
 from weaksam.structures.clue_points import COARSE
-from weaksam.structures.dataset import Dataset, tags_matrix
+from weaksam.structures.dataset import Dataset
 
 _KEPT_BYTES = 3 * 2**29
 """Room for the maps that are kept between the two looks at a photo."""
@@ -139,7 +139,7 @@ def fit_classifier(looker: Looker, dataset: Dataset, settings: ClueSettings) -> 
     pooled = []
     for image_id in progress(dataset.image_ids, len(dataset), "clues: reading photos"):
         pooled.append(torch.cat([pool(views) for views in looker.look(dataset, image_id).maps]))
-    tags = tags_matrix(dataset).repeat_interleave(pooled[0].shape[0], dim=0)
+    tags = dataset.tag_matrix().repeat_interleave(pooled[0].shape[0], dim=0)
     return train_tag_classifier(torch.cat(pooled), tags, weight_decay=settings.weight_decay)
 
 

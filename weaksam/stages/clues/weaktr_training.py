@@ -25,7 +25,7 @@ from weaksam.stages.clues.weaktr_views import TagBatch, TagPhotos, TagViewSettin
 from weaksam.store.files import write_json_atomic
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import load_into, load_state
-from weaksam.structures.dataset import Dataset, tags_matrix
+from weaksam.structures.dataset import Dataset
 
 LABEL = "WeakTr"
 
@@ -144,7 +144,7 @@ class _Training:
         self.model, self.settings, self.folder, self.device = model, settings, folder, device
         self.fingerprint, self.seed, self.best = fingerprint, seed, folder / "best.safetensors"
         self.dtype = forward_dtype(settings.precision, device)
-        tags, samples = tags_matrix(dataset), list(dataset)
+        tags, samples = dataset.tag_matrix(), list(dataset)
         rows, held = split_held_out(tags, settings.held_out, seed)
         make = partial(
             TagPhotos, size=settings.image_size, settings=settings.views, seed=seed, workers=settings.workers

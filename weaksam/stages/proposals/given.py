@@ -15,7 +15,7 @@ from weaksam.stages.proposals.suppression import deduped
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.boxes import nms
 from weaksam.structures.dataset import Dataset, Sample
-from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals, store_columns
+from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals
 
 
 def run_given(context: RunContext, settings: ProposalSettings, dataset: Dataset, split: str) -> Store:
@@ -37,7 +37,7 @@ def run_given(context: RunContext, settings: ProposalSettings, dataset: Dataset,
 
     def row(image_id: str) -> dict[str, Any]:
         sample = dataset.by_id[image_id]
-        return store_columns(choose_given(given.of(sample), sample, rules))
+        return choose_given(given.of(sample), sample, rules).as_row()
 
     return store.fill(row, progress=f"proposals ({split})")
 

@@ -16,7 +16,7 @@ from weaksam.stages.proposals.settings import ProposalSettings
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.clue_points import CluePoints
 from weaksam.structures.dataset import Dataset
-from weaksam.structures.proposals import PROPOSAL_COLUMNS, store_columns
+from weaksam.structures.proposals import PROPOSAL_COLUMNS
 
 CUDA_PHOTOS_AT_ONCE = 8
 CluesOf = Callable[[str], CluePoints]
@@ -58,6 +58,6 @@ def run(
         images = read_ahead([dataset.by_id[image_id].path for image_id in image_ids], settings.read_ahead)
         for image_id, embedding in zip(image_ids, encode_all(segmenter, images, photos), strict=True):
             found = propose_encoded(segmenter, embedding, clues_of(image_id), settings, prompts)
-            yield {"image_id": image_id, **store_columns(found)}
+            yield {"image_id": image_id, **found.as_row()}
 
     return store.fill_parts(rows, progress=f"proposals ({split})")

@@ -22,7 +22,7 @@ from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.progress import progress
 from weaksam.store.store import Store
 from weaksam.structures.boxes import pairwise_iou
-from weaksam.structures.dataset import Sample, tags_matrix
+from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle
 
@@ -133,7 +133,7 @@ def make_lessons(
     for note in tag_notes(context.train):
         print(f"wsod: {note}", file=sys.stderr, flush=True)
         context.log.write("tags", note=note)
-    tags = tags_matrix(context.train)
+    tags = context.train.tag_matrix()
     lessons = []
     for row, sample in enumerate(progress(context.train, len(context.train), "wsod: preparing photos")):
         prepare(sample)
