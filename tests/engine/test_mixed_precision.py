@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 from weaksam.engine.mixed_precision import ScaledAdam, ScaledAdamW
-from weaksam.engine.training import fit
+from weaksam.engine.training import Objective, fit
+from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import training_history
 
 
@@ -19,29 +21,35 @@ def make_model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1))
 
 
-def train(model: nn.Module, optimizer, folder: Path | None, num_parts: int = 1, **options) -> list[torch.Tensor]:
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    num_parts: int = 1,
+    *,
+    overflow: Sequence[str] = (),
+    kill_at: str | None = None,
+    clip_norm: float | None = None,
+) -> list[torch.Tensor]:
     """Three steps on the parts of batches; a batch named in ``overflow`` sends back infinite gradients."""
-    overflow, kill_at, calls = options.pop("overflow", ()), options.pop("kill_at", None), []
 
     def losses(batch: tuple[str, torch.Tensor]):
         if batch[0] == kill_at:
             raise KeyboardInterrupt
-        calls.append(batch[0])
         for part in batch[1].chunk(num_parts):
             loss = (model(part) - 1).square().sum() / len(batch[1])
             if batch[0] in overflow:
                 loss.register_hook(lambda gradient: gradient * math.inf)
-            found = {"loss": loss, "constant": torch.ones(())}  # the second sends nothing back
-            yield optimizer.scaled(found) if isinstance(optimizer, ScaledAdam) else found
+            values = {"loss": loss, "constant": torch.ones(())}  # the second sends nothing back
+            yield optimizer.scaled(values) if isinstance(optimizer, ScaledAdam) else values
 
     def batches(epoch: int):
         return [(f"{index}.jpg", inputs) for index, inputs in enumerate(torch.randn(3, 6, 4))]
 
-    fit(
-        model, losses, batches, optimizer, num_epochs=1, num_steps_per_epoch=3, lr_factor=lambda step, total: 1.0,
-        folder=folder, fingerprint="f", seed=0, label="toy", save_every_steps=1, **options,
-    )  # fmt: skip
-    return [one.detach() for one in model.parameters()]
+    objective = Objective(losses, optimizer, lambda step, total: 1.0, clip_norm)
+    job = TrainingJob(folder, "f", "toy", seed=0, num_epochs=1, save_every_steps=1)
+    fit(model, [objective], batches, job, num_steps_per_epoch=3)
+    return [parameter.detach() for parameter in model.parameters()]
 
 
 def groups_of(model: nn.Sequential) -> list[dict]:
@@ -61,13 +69,13 @@ def groups_of(model: nn.Sequential) -> list[dict]:
 )
 def test_the_weights_are_those_of_torch(tmp_path, plain, scaled, num_parts):
     """The scale is a power of two: in float32 the gradients come back the same, part by part."""
-    found = {}
-    for name, make in (("torch", plain), ("whole", scaled), ("half", lambda *a, **k: scaled(*a, half=True, **k))):
+    weights = {}
+    for name, build in (("torch", plain), ("whole", scaled), ("half", lambda *a, **k: scaled(*a, half=True, **k))):
         model = make_model()
-        optimizer = make(groups_of(model), lr=0.1, weight_decay=0.3)
-        found[name] = train(model, optimizer, tmp_path / name, num_parts)
+        optimizer = build(groups_of(model), lr=0.1, weight_decay=0.3)
+        weights[name] = train(model, optimizer, tmp_path / name, num_parts)
     for name in ("whole", "half"):
-        assert all(torch.equal(a, b) for a, b in zip(found["torch"], found[name], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(weights["torch"], weights[name], strict=True))
 
 
 def test_the_two_decays_differ(tmp_path):
@@ -78,13 +86,13 @@ def test_the_two_decays_differ(tmp_path):
 
 
 def test_the_gradient_is_cut_to_its_norm_without_the_scale(tmp_path):
-    found = []
+    trained = []
     for half in (False, True):
         model = make_model()
         optimizer = ScaledAdam(model.parameters(), lr=0.1, half=half)
-        found.append(train(model, optimizer, tmp_path / str(half), clip_norm=1e-8))
+        trained.append(train(model, optimizer, tmp_path / str(half), clip_norm=1e-8))
     untouched = train(model := make_model(), ScaledAdam(model.parameters(), lr=0.1), tmp_path / "untouched")
-    for plain, half, uncut in zip(*found, untouched, strict=True):
+    for plain, half, uncut in zip(*trained, untouched, strict=True):
         torch.testing.assert_close(half, plain)
         assert not torch.allclose(plain, uncut, atol=1e-3)  # Adam's epsilon is above gradients so small
 
@@ -95,7 +103,7 @@ def test_an_overflow_is_passed_over_and_halves_the_scale_even_as_the_first_step_
         model = make_model()
         optimizer = ScaledAdam(model.parameters(), lr=0.1, half=True)
         train(model, optimizer, tmp_path / name, overflow=("0.jpg",), clip_norm=clip_norm, **options)
-        assert all(bool(one.isfinite().all()) for one in model.parameters())
+        assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
         return optimizer
 
     assert run("unbroken").loss_scale == 2.0**13

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from weaksam.config import UserError
 from weaksam.engine.training import Objective, fit
+from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import training_history
 
 
@@ -25,12 +27,14 @@ def constant(step: int, total: int) -> float:
     return 1.0
 
 
-def train(model: nn.Module, losses, optimizer: torch.optim.Optimizer, folder: Path, **options) -> None:
-    arguments = dict(
-        num_epochs=1, num_steps_per_epoch=2, lr_factor=constant, folder=folder, fingerprint="f", seed=0, label="toy"
-    )
-    batches = options.pop("batches", lambda epoch: ["0.jpg", "1.jpg"])
-    fit(model, losses, batches, optimizer, **{**arguments, **options})
+def two_names(epoch: int) -> list[str]:
+    return ["0.jpg", "1.jpg"]
+
+
+def train(model: nn.Module, objectives: Sequence[Objective], folder: Path, batches=two_names, **of_job) -> None:
+    """Two steps an epoch, of one epoch where ``of_job`` does not say otherwise."""
+    job = TrainingJob(folder, "f", "toy", seed=0, **{"num_epochs": 1, **of_job})
+    fit(model, objectives, batches, job, num_steps_per_epoch=2)
 
 
 def sgd(parameter: nn.Parameter, lr: float) -> torch.optim.Optimizer:
@@ -46,7 +50,8 @@ def test_two_players_by_hand(tmp_path):
     second = Objective(
         lambda batch: {"gap": (model.b - model.a).square() / 2}, sgd(model.b, 0.25), lambda step, total: 1 / (step + 1)
     )
-    train(model, lambda batch: {"product": model.a * model.b}, sgd(model.a, 0.5), tmp_path, then=[second])
+    first = Objective(lambda batch: {"product": model.a * model.b}, sgd(model.a, 0.5), constant)
+    train(model, [first, second], tmp_path)
     assert (model.a.item(), model.b.item()) == (-0.75, 1.5 - 0.28125)
     assert model.a.grad is None and model.b.grad is not None  # the last step did not even compute what it left alone
     assert training_history(tmp_path) == [{"product": (2 + 0) / 2, "gap": (2 + 2.25**2 / 2) / 2}]
@@ -59,33 +64,38 @@ def test_the_gradient_of_one_objective_is_not_counted_in_the_norm_of_another(tmp
     def loss(name: str):
         return lambda batch: {name: 3 * model.a + 4 * model.b}
 
+    first = Objective(loss("first"), sgd(model.a, 1.0), constant, clip_norm=1.0)
     second = Objective(loss("second"), sgd(model.b, 1.0), constant, clip_norm=2.0)
-    train(model, loss("first"), sgd(model.a, 1.0), tmp_path, then=[second], clip_norm=1.0)
+    train(model, [first, second], tmp_path)
     assert (model.a.item(), model.b.item()) == pytest.approx((-2.0, -4.0), rel=1e-5)
 
 
 def test_an_objective_without_losses_takes_no_step(tmp_path):
     model = Players(1.0, 1.0)
+    first = Objective(lambda batch: {"a": model.a} if batch == "0.jpg" else {}, sgd(model.a, 0.5), constant)
     second = Objective(lambda batch: {"b": model.b} if batch == "1.jpg" else {}, sgd(model.b, 0.25), constant)
-    train(model, lambda batch: {"a": model.a} if batch == "0.jpg" else {}, sgd(model.a, 0.5), tmp_path, then=[second])
+    train(model, [first, second], tmp_path)
     assert (model.a.item(), model.b.item()) == (0.5, 0.75)
     assert training_history(tmp_path) == [{"a": 0.5, "b": 0.5}]
 
 
 def test_a_later_objective_that_is_not_finite_names_its_images(tmp_path):
     model = Players(1.0, 1.0)
+    first = Objective(lambda batch: {"a": model.a}, sgd(model.a, 0.5), constant)
     second = Objective(lambda batch: {"log": model.b.log()}, sgd(model.b, 1.0), constant)  # b = 1, then 0
     with pytest.raises(UserError, match=r"step 2 of 2: wanted a finite log, found -inf on the images 1\.jpg:"):
-        train(model, lambda batch: {"a": model.a}, sgd(model.a, 0.5), tmp_path, then=[second])
+        train(model, [first, second], tmp_path)
 
 
 def test_losses_of_one_name_and_foreign_parameters_are_mistakes_of_the_caller(tmp_path):
     model, other = Players(1.0, 1.0), Players(1.0, 1.0)
-    same = Objective(lambda batch: {"a": model.b}, sgd(model.b, 1.0), constant)
+    first = Objective(lambda batch: {"a": model.a}, sgd(model.a, 0.5), constant)
+    same_name = Objective(lambda batch: {"a": model.b}, sgd(model.b, 1.0), constant)
+    foreign = Objective(lambda batch: {"a": other.a}, sgd(other.a, 0.5), constant)
     with pytest.raises(AssertionError, match="two objectives have a loss named a"):
-        train(model, lambda batch: {"a": model.a}, sgd(model.a, 0.5), tmp_path, then=[same])
+        train(model, [first, same_name], tmp_path)
     with pytest.raises(AssertionError, match="not the model's"):
-        train(model, lambda batch: {"a": other.a}, sgd(other.a, 0.5), tmp_path)
+        train(model, [foreign], tmp_path)
 
 
 def adversaries(folder: Path, kill_at: int | None = None) -> None:
@@ -104,12 +114,11 @@ def adversaries(folder: Path, kill_at: int | None = None) -> None:
         for _ in range(2):
             yield torch.randn(5, 4)
 
+    net = torch.optim.Adam(model["net"].parameters(), lr=0.01)
     noise = torch.optim.Adam(model["noise"].parameters(), lr=0.02)
-    train(
-        model, lambda batch: {"loss": loss(batch)}, torch.optim.Adam(model["net"].parameters(), lr=0.01), folder,
-        then=[Objective(lambda batch: {"hardness": -0.01 * loss(batch)}, noise, constant)], batches=batches,
-        num_epochs=2, save_every_steps=1,
-    )  # fmt: skip
+    main = Objective(lambda batch: {"loss": loss(batch)}, net, constant)
+    adversary = Objective(lambda batch: {"hardness": -0.01 * loss(batch)}, noise, constant)
+    train(model, [main, adversary], folder, batches, num_epochs=2, save_every_steps=1)
 
 
 @pytest.mark.parametrize("kill_at", [2, 3, 4, 6, 7])  # calls: before the step of the first, or between the two
@@ -133,7 +142,7 @@ def test_parts_of_a_batch_by_hand(tmp_path):
         yield {}
         yield {"a": model.weight.square().sum() / 4, "b": 0 * model.weight.sum()}
 
-    train(model, halves, torch.optim.SGD(model.parameters(), lr=0.5), tmp_path)
+    train(model, [Objective(halves, torch.optim.SGD(model.parameters(), lr=0.5), constant)], tmp_path)
     assert model.weight.item() == 0.25
     assert training_history(tmp_path) == [{"a": (1 / 2 + 1 / 8) / 2, "b": 0.0}]
 
@@ -148,9 +157,8 @@ def test_halves_of_a_batch_teach_what_the_whole_does(tmp_path):
                 yield {"square": (model(part) - 1).square().sum() / len(batch)}
 
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        train(
-            model, losses, optimizer, tmp_path / name, batches=lambda epoch: list(torch.randn(2, 6, 4)), clip_norm=0.1
-        )
+        objective = Objective(losses, optimizer, constant, clip_norm=0.1)
+        train(model, [objective], tmp_path / name, batches=lambda epoch: list(torch.randn(2, 6, 4)))
         return model
 
     whole, halves = trained("whole", 1), trained("halves", 2)
@@ -165,6 +173,7 @@ def test_a_batch_of_no_parts_teaches_nothing(tmp_path, parts):
     """Not even the momentum or the decay of the weights moves them."""
     model = Players(1.0, 1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
-    train(model, lambda batch: {"a": model.a} if batch == "0.jpg" else iter(parts), optimizer, tmp_path)
+    objective = Objective(lambda batch: {"a": model.a} if batch == "0.jpg" else iter(parts), optimizer, constant)
+    train(model, [objective], tmp_path)
     assert model.a.item() == pytest.approx(1 - 0.5 * 1.1)
     assert training_history(tmp_path) == [{"a": 0.5}]

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from torch import nn
 
 from weaksam.config import UserError
-from weaksam.engine import training
+from weaksam.engine import loss_values
 from weaksam.engine.schedules import warmup_cosine
-from weaksam.engine.training import fit
-from weaksam.engine.training_state import RandomState
+from weaksam.engine.training import Objective, fit
+from weaksam.engine.training_job import TrainingJob
+from weaksam.engine.training_state import RandomState, training_history
 from weaksam.store.weights import load_state, read_metadata
 
 NUM_EPOCHS, NUM_STEPS = 3, 4
@@ -63,7 +64,7 @@ class Killed(Exception):
     """What stops a training here."""
 
 
-def train(folder: Path, kill_at: int | None = None, batches=one_by_one, nan_at: int | None = None, **options):
+def train(folder: Path, kill_at: int | None = None, batches=one_by_one, nan_at: int | None = None, **of_job):
     """Train with dropout, batch-norm and Adam; ``kill_at`` counts the calls of the losses. The names it saw."""
     torch.manual_seed(7)
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
@@ -76,20 +77,11 @@ def train(folder: Path, kill_at: int | None = None, batches=one_by_one, nan_at: 
         out = model(batch[1]) + random.random() + (float("nan") if len(seen) - 1 == nan_at else 0)
         return {"square": out.square().mean(), "pull": (out - 1).abs().mean()}
 
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    objective = Objective(losses, optimizer, partial(warmup_cosine, warmup=2), clip_norm=1.0)
+    job = TrainingJob(folder, "f" * 64, "toy", seed=3, **{"num_epochs": NUM_EPOCHS, **of_job})
     with contextlib.suppress(Killed):
-        fit(
-            model,
-            losses,
-            batches,
-            torch.optim.AdamW(model.parameters(), lr=0.05),
-            **{"num_epochs": NUM_EPOCHS, "clip_norm": 1.0, **options},
-            num_steps_per_epoch=NUM_STEPS,
-            lr_factor=partial(warmup_cosine, warmup=2),
-            folder=folder,
-            fingerprint="f" * 64,
-            seed=3,
-            label="toy",
-        )
+        fit(model, [objective], batches, job, num_steps_per_epoch=NUM_STEPS)
     return seen
 
 
@@ -112,7 +104,7 @@ def test_killed_at_any_step_the_bytes_are_those_of_an_unbroken_training(tmp_path
 def test_a_training_killed_again_and_again_ends_the_same(tmp_path):
     train(tmp_path / "unbroken")
     seen = [train(tmp_path / "killed", kill_at=2, save_every_steps=1) for _ in range(7)]
-    assert [len(one) for one in seen] == [2, 2, 2, 2, 2, 2, 0]  # two steps a call; the seventh finds it finished
+    assert [len(names) for names in seen] == [2, 2, 2, 2, 2, 2, 0]  # two steps a call; the seventh finds it finished
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "unbroken")
 
 
@@ -128,7 +120,7 @@ def test_a_sequence_is_not_asked_for_the_batches_that_were_done(tmp_path):
 
 @pytest.mark.parametrize(("every", "steps"), [(0.0, 2), (3600.0, None), (None, None)])
 def test_seconds_decide_about_a_save_within_an_epoch(tmp_path, every, steps):
-    train(tmp_path, NUM_STEPS + 2, save_every=every)
+    train(tmp_path, NUM_STEPS + 2, save_every_seconds=every)
     begun = read_metadata(tmp_path / "state.safetensors").get("epoch")
     assert (begun and begun["steps"]) == steps
 
@@ -189,12 +181,10 @@ def test_a_number_of_steps_ends_within_an_epoch(tmp_path):
     def losses(batch: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"a": batch.sum() + 0 * model.weight.sum()}
 
-    fit(
-        model, losses, batches, torch.optim.SGD(model.parameters(), lr=1.0), num_steps=10, num_epochs=99,
-        num_steps_per_epoch=NUM_STEPS, lr_factor=lr_factor, folder=tmp_path, fingerprint="f", seed=0, label="toy",
-        on_epoch_end=ends.append,
-    )  # fmt: skip
-    assert training.training_history(tmp_path) == [{"a": 1.5}, {"a": 5.5}, {"a": 8.5}]  # 0..3, 4..7, 8 and 9
+    objective = Objective(losses, torch.optim.SGD(model.parameters(), lr=1.0), lr_factor)
+    job = TrainingJob(tmp_path, "f", "toy", seed=0, num_steps=10, num_epochs=99)
+    fit(model, [objective], batches, job, num_steps_per_epoch=NUM_STEPS, on_epoch_end=ends.append)
+    assert training_history(tmp_path) == [{"a": 1.5}, {"a": 5.5}, {"a": 8.5}]  # 0..3, 4..7, 8 and 9
     assert (totals, drawn, ends) == ({10}, list(range(10)), [0, 1, 2])
 
 
@@ -208,7 +198,9 @@ def test_a_number_of_steps_resumes_too(tmp_path, kill_at):
 
 def test_losses_fetched_together_are_those_fetched_at_once(tmp_path, monkeypatch):
     train(tmp_path / "at once")
-    monkeypatch.setattr(training, "_steps_together", lambda device: 3)  # as on an accelerator, of which the CPU is none
+    monkeypatch.setattr(
+        loss_values, "_steps_together", lambda device: 3
+    )  # as on an accelerator, of which the CPU is none
     train(tmp_path / "together", 6, save_every_steps=2)
     train(tmp_path / "together")
     assert files_of(tmp_path / "together") == files_of(tmp_path / "at once")
@@ -218,7 +210,7 @@ def test_losses_fetched_together_are_those_fetched_at_once(tmp_path, monkeypatch
 def test_a_loss_fetched_late_names_its_own_images_and_is_never_saved(tmp_path, monkeypatch, save_every_steps):
     """The step after next finds that step 5 was NaN; a save after step 6 would have kept its weights."""
     names = train(tmp_path / "unbroken", save_every_steps=1)
-    monkeypatch.setattr(training, "_steps_together", lambda device: 20)
+    monkeypatch.setattr(loss_values, "_steps_together", lambda device: 20)
     with pytest.raises(UserError, match=f"step 5 of 12: wanted a finite square, found nan on the images {names[4]}:"):
         train(tmp_path / "nan", nan_at=4, save_every_steps=save_every_steps)
     assert "epoch" not in read_metadata(tmp_path / "nan" / "state.safetensors")

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from torch import nn
 from weaksam.config import UserError
 from weaksam.engine.log import RunLog
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
-from weaksam.engine.training import fit
+from weaksam.engine.training import Objective, fit
+from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import training_history
 
 NUM_EPOCHS, NUM_STEPS = 3, 4
@@ -37,13 +39,21 @@ def make_model() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
 
 
-def train(folder: Path, kill_at: tuple[int, int] | None = None, optimizer: str = "adam", **changes) -> nn.Module:
+def train(
+    folder: Path,
+    kill_at: tuple[int, int] | None = None,
+    optimizer: str = "adam",
+    *,
+    fingerprint: str = "f" * 64,
+    losses: Callable[[Batch], dict[str, torch.Tensor]] | None = None,
+    on_epoch_end: Callable[[int], None] | None = None,
+) -> nn.Module:
     """Train for 3 epochs of 4 steps; ``kill_at`` = (epoch, step) kills the process there, as ``kill -9`` does."""
     model = make_model()
     if optimizer == "adam":
-        descent = torch.optim.AdamW(model.parameters(), lr=0.05)
+        chosen: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
     else:
-        descent = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        chosen = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
     def batches(epoch: int):
         for step in range(NUM_STEPS):
@@ -51,15 +61,13 @@ def train(folder: Path, kill_at: tuple[int, int] | None = None, optimizer: str =
                 os.kill(os.getpid(), signal.SIGKILL)
             yield Batch([f"{epoch}-{step}.jpg"], torch.randn(6, 5))
 
-    def losses(batch: Batch) -> dict[str, torch.Tensor]:
+    def two_losses(batch: Batch) -> dict[str, torch.Tensor]:
         out = model(batch.inputs)
         return {"square": (out**2).mean(), "pull": (out - 1).abs().mean()}
 
-    arguments = dict(
-        num_epochs=NUM_EPOCHS, num_steps_per_epoch=NUM_STEPS, folder=folder, fingerprint="f" * 64, seed=3,
-        lr_factor=partial(warmup_cosine, warmup=2), label="toy", clip_norm=1.0,
-    )  # fmt: skip
-    fit(model, changes.pop("losses", losses), batches, descent, **{**arguments, **changes})
+    objective = Objective(losses or two_losses, chosen, partial(warmup_cosine, warmup=2), clip_norm=1.0)
+    job = TrainingJob(folder, fingerprint, "toy", seed=3, num_epochs=NUM_EPOCHS)
+    fit(model, [objective], batches, job, num_steps_per_epoch=NUM_STEPS, on_epoch_end=on_epoch_end)
     return model
 
 
@@ -120,20 +128,14 @@ def test_sgd_by_hand(tmp_path):
     """Loss w^2 / 2 from w = 1, rate 0.5 then 0.25: w = 1 - 0.5 = 0.5, then 0.5 - 0.25 * 0.5 = 0.375."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
-    fit(
-        model,
+    objective = Objective(
         lambda _: {"a": model.weight.square().sum() / 4, "b": model.weight.square().sum() / 4},
-        lambda _: ["x.jpg"],
         torch.optim.SGD(model.parameters(), lr=1.0),
-        num_epochs=2,
-        num_steps_per_epoch=1,
-        lr_factor=lambda step, total: 1 / (total + 2 * step),  # 1/2, then 1/4
-        folder=tmp_path / "weights",
-        fingerprint="f",
-        seed=0,
-        label="toy",
-        log=RunLog(tmp_path / "log.jsonl"),
+        lambda step, total: 1 / (total + 2 * step),  # 1/2, then 1/4
     )
+    log = RunLog(tmp_path / "log.jsonl")
+    job = TrainingJob(tmp_path / "weights", "f", "toy", seed=0, num_epochs=2, log=log)
+    fit(model, [objective], lambda _: ["x.jpg"], job, num_steps_per_epoch=1)
     assert model.weight.item() == 0.375
     assert training_history(tmp_path / "weights") == [{"a": 0.25, "b": 0.25}, {"a": 0.0625, "b": 0.0625}]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -151,21 +153,25 @@ def test_a_loss_that_is_nan_names_its_images(tmp_path):
 def test_a_gradient_that_is_infinite_names_its_images(tmp_path):
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
+    objective = Objective(
+        lambda _: {"root": model.weight.sqrt().sum()},  # 0, with an infinite slope
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        lambda step, total: 1.0,
+        clip_norm=1.0,
+    )
+    batch = [{"image_id": "a.jpg"}, {"image_id": "b.jpg"}]
     with pytest.raises(UserError, match=r"finite gradient norm, found inf on the images a\.jpg, b\.jpg:"):
         fit(
-            model,
-            lambda _: {"root": model.weight.sqrt().sum()},  # 0, with an infinite slope
-            lambda _: [[{"image_id": "a.jpg"}, {"image_id": "b.jpg"}]],
-            torch.optim.SGD(model.parameters(), lr=1.0),
-            num_epochs=1,
+            model, [objective], lambda _: [batch], TrainingJob(tmp_path, "f", "toy", 0, num_epochs=1),
             num_steps_per_epoch=1,
-            lr_factor=lambda step, total: 1.0,
-            folder=tmp_path,
-            fingerprint="f",
-            seed=0,
-            label="toy",
-            clip_norm=1.0,
-        )
+        )  # fmt: skip
+
+
+def test_a_training_without_a_length_is_a_mistake_of_the_caller(tmp_path):
+    model = make_model()
+    objective = Objective(lambda _: {}, torch.optim.SGD(model.parameters(), lr=1.0), lambda step, total: 1.0)
+    with pytest.raises(AssertionError, match="wanted num_epochs or num_steps, found neither"):
+        fit(model, [objective], lambda _: [], TrainingJob(tmp_path, "f", "toy", 0), num_steps_per_epoch=1)
 
 
 def test_other_settings_and_damaged_weights_are_refused(tmp_path):
@@ -190,5 +196,5 @@ def test_warmup_cosine_by_hand():
 
 
 def test_warmup_steps_by_hand():
-    found = [warmup_steps(step, 10, warmup=1, milestones=(0.5, 0.8)) for step in (0, 1, 4, 5, 8)]
-    assert found == pytest.approx([0.5, 1, 1, 0.1, 0.01])
+    factors = [warmup_steps(step, 10, warmup=1, milestones=(0.5, 0.8)) for step in (0, 1, 4, 5, 8)]
+    assert factors == pytest.approx([0.5, 1, 1, 0.1, 0.01])

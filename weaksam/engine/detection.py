@@ -17,7 +17,8 @@ from weaksam.data.formats.coco import write_results
 from weaksam.engine.context import RunContext
 from weaksam.engine.photos import AugmentSettings, Batch, ResizedPhoto, TrainingPhotos, load_photo
 from weaksam.engine.schedules import warmup_cosine
-from weaksam.engine.training import fit
+from weaksam.engine.training import Objective, fit
+from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, detect, instances_from, training_losses
 from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings, paste_masks
@@ -72,26 +73,25 @@ def train_detector(
         UserError: there is nothing to train on.
     """
     model.to(context.device)
-    if load_trained(model, folder, fingerprint, label):
+    job = TrainingJob(folder, fingerprint, label, context.seed, num_epochs=settings.num_epochs, log=context.log)
+    if load_trained(model, job):
         return
     if not any(len(found) for found in instances.values()):
         raise UserError(f"{label} wants at least one box to train on, found none: look at the pseudo ground truth")
     photos = TrainingPhotos(context.train, instances, settings.short_side, settings.long_side, label)
     context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
+    objective = Objective(
+        lambda batch: _losses(model, batch, context.device),
+        _optimizer(model, settings),
+        lambda step, total: warmup_cosine(step, total, settings.warmup_steps),
+        settings.clip_norm,
+    )
     fit(
         model,
-        lambda batch: _losses(model, batch, context.device),
+        [objective],
         lambda epoch: photos.epoch(epoch, settings.batch_size, settings, context.seed),
-        _optimizer(model, settings),
-        num_epochs=settings.num_epochs,
+        job,
         num_steps_per_epoch=photos.num_batches(settings.batch_size),
-        lr_factor=lambda step, total: warmup_cosine(step, total, settings.warmup_steps),
-        folder=folder,
-        fingerprint=fingerprint,
-        seed=context.seed,
-        label=label,
-        log=context.log,
-        clip_norm=settings.clip_norm,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a training keeps in its folder: its state on the way, at the end its sealed weights; nothing is pickled."""
+"""Save and load the state of a training, and seal its weights at the end; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weaksam.config import UserError
+from weaksam.engine.training_job import TrainingJob
 from weaksam.store.files import file_sha256, write_json_atomic
 from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
@@ -32,7 +33,7 @@ class RandomState:
 
     @classmethod
     def now(cls) -> RandomState:
-        """What the next draws follow from."""
+        """The state that the next draws follow from."""
         version, words, gauss = random.getstate()
         name, keys, *rest = np.random.get_state()
         tensors = {
@@ -57,7 +58,7 @@ class RandomState:
 
 
 @dataclass
-class Place:
+class TrainingProgress:
     """How far a training is: the mean losses of its finished epochs, and what is done of the next one."""
 
     history: History = field(default_factory=list)
@@ -66,7 +67,7 @@ class Place:
     sums: dict[str, float] = field(default_factory=dict)
     """The sum of every loss over those steps."""
     random: RandomState | None = None
-    """The random numbers after those steps, in a place that was read from a file; None between epochs."""
+    """The random numbers after those steps, in progress that was read from a file; None between epochs."""
 
     def end_epoch(self) -> None:
         """Turn the sums over the epoch's steps into its means."""
@@ -74,55 +75,57 @@ class Place:
         self.steps, self.sums, self.random = 0, {}, None
 
 
-def save_place(place: Place, model: nn.Module, optimizers: Sequence[Optimizer], folder: Path, fingerprint: str) -> None:
-    """Replace ``folder/state.safetensors`` atomically: model, optimizers, place, random numbers within an epoch."""
+def save_progress(
+    progress: TrainingProgress, model: nn.Module, optimizers: Sequence[Optimizer], job: TrainingJob
+) -> None:
+    """Replace ``state.safetensors`` atomically: model, optimizers, progress, within an epoch the random numbers too."""
     tensors = {_MODEL + name: value for name, value in model.state_dict().items()}
-    metadata: dict[str, Any] = {"fingerprint": fingerprint, "history": place.history}
+    metadata: dict[str, Any] = {"fingerprint": job.fingerprint, "history": progress.history}
     for number, optimizer in enumerate(optimizers):
-        of_optimizer, metadata[_key(number)] = _pack(optimizer)
-        tensors |= {f"{_key(number)}.{name}": value for name, value in of_optimizer.items()}
-    if place.steps:
+        optimizer_tensors, metadata[_key(number)] = _pack(optimizer)
+        tensors |= {f"{_key(number)}.{name}": value for name, value in optimizer_tensors.items()}
+    if progress.steps:
         now = RandomState.now()
         tensors |= {_RANDOM + name: value for name, value in now.tensors.items()}
-        metadata["epoch"] = {"steps": place.steps, "sums": place.sums, "random": now.numbers}
-    save_weights(folder / "state.safetensors", tensors, metadata)
+        metadata["epoch"] = {"steps": progress.steps, "sums": progress.sums, "random": now.numbers}
+    save_weights(job.folder / "state.safetensors", tensors, metadata)
 
 
-def load_place(model: nn.Module, optimizers: Sequence[Optimizer], folder: Path, fingerprint: str, label: str) -> Place:
-    """Load the state that `save_place` wrote into model and optimizers; the start of a training if there is none.
+def load_progress(model: nn.Module, optimizers: Sequence[Optimizer], job: TrainingJob) -> TrainingProgress:
+    """Load the state that `save_progress` wrote into model and optimizers; the start of a training if there is none.
 
     Raises `UserError` if it is of other settings or does not fit the model.
     """
-    path = folder / "state.safetensors"
+    path = job.folder / "state.safetensors"
     if not path.is_file():
-        return Place()
-    tensors, metadata = load_state(path, f"the state of {label}"), read_metadata(path)
-    _check_fingerprint(metadata.get("fingerprint"), fingerprint, folder, label)
-    load_into(model, _under(_MODEL, tensors), label)
+        return TrainingProgress()
+    tensors, metadata = load_state(path, f"the state of {job.label}"), read_metadata(path)
+    _check_fingerprint(metadata.get("fingerprint"), job)
+    load_into(model, _under(_MODEL, tensors), job.label)
     for number, optimizer in enumerate(optimizers):
         _unpack(optimizer, _under(f"{_key(number)}.", tensors), metadata[_key(number)])
     begun = metadata.get("epoch")
     if begun is None:
-        return Place(metadata["history"])
+        return TrainingProgress(metadata["history"])
     numbers = RandomState(_under(_RANDOM, tensors), begun["random"])
-    return Place(metadata["history"], begun["steps"], begun["sums"], numbers)
+    return TrainingProgress(metadata["history"], begun["steps"], begun["sums"], numbers)
 
 
-def load_trained(model: nn.Module, folder: Path, fingerprint: str, label: str) -> bool:
-    """Load the weights that `fit` sealed in ``folder``; False if it has not finished there.
+def load_trained(model: nn.Module, job: TrainingJob) -> bool:
+    """Load the weights that `fit` sealed in the job's folder; False if it has not finished there.
 
     Raises `UserError` if they were trained with other settings or are damaged.
     """
-    manifest_path, weights_path = folder / "manifest.json", folder / "weights.safetensors"
+    manifest_path, weights_path = job.folder / "manifest.json", job.folder / "weights.safetensors"
     if not manifest_path.is_file():
         return False
     manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-    _check_fingerprint(manifest.get("fingerprint"), fingerprint, folder, label)
+    _check_fingerprint(manifest.get("fingerprint"), job)
     if not weights_path.is_file() or file_sha256(weights_path) != manifest["weights_sha256"]:
         raise UserError(
-            f"{weights_path} is missing or damaged (its SHA-256 is not the manifest's): delete {folder} and rerun"
+            f"{weights_path} is missing or damaged (its SHA-256 is not the manifest's): delete {job.folder} and rerun"
         )
-    load_into(model, load_state(weights_path, label), label)
+    load_into(model, load_state(weights_path, job.label), job.label)
     return True
 
 
@@ -132,19 +135,19 @@ def training_history(folder: Path) -> History:
     return json.loads(path.read_text(encoding="utf-8"))["history"] if path.is_file() else []
 
 
-def seal(model: nn.Module, folder: Path, fingerprint: str, label: str, history: History) -> None:
+def seal(model: nn.Module, job: TrainingJob, history: History) -> None:
     """Write the trained weights and their manifest, and remove the state."""
-    path = folder / "weights.safetensors"
-    save_weights(path, model.state_dict(), {"label": label, "fingerprint": fingerprint})
+    path = job.folder / "weights.safetensors"
+    save_weights(path, model.state_dict(), {"label": job.label, "fingerprint": job.fingerprint})
     manifest = {
-        "label": label,
-        "fingerprint": fingerprint,
+        "label": job.label,
+        "fingerprint": job.fingerprint,
         "weights_sha256": file_sha256(path),
         "num_epochs": len(history),
         "history": history,
     }
-    write_json_atomic(folder / "manifest.json", manifest, indent=1)
-    (folder / "state.safetensors").unlink(missing_ok=True)
+    write_json_atomic(job.folder / "manifest.json", manifest, indent=1)
+    (job.folder / "state.safetensors").unlink(missing_ok=True)
 
 
 def _key(number: int) -> str:
@@ -182,9 +185,9 @@ def _index(name: str) -> int | str:
     return int(name) if name.isdigit() else name
 
 
-def _check_fingerprint(found: str | None, wanted: str, folder: Path, label: str) -> None:
-    if found != wanted:
+def _check_fingerprint(found: str | None, job: TrainingJob) -> None:
+    if found != job.fingerprint:
         raise UserError(
-            f"{folder} holds {label} trained with other settings (fingerprint {str(found)[:12]}, wanted "
-            f"{wanted[:12]}): use another out folder or delete this one"
+            f"{job.folder} holds {job.label} trained with other settings (fingerprint {str(found)[:12]}, wanted "
+            f"{job.fingerprint[:12]}): use another out folder or delete this one"
         )

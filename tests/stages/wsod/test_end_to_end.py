@@ -153,7 +153,7 @@ def test_parts_of_a_batch_make_the_gradient_of_the_whole(made, tmp_path: Path) -
     for at_once in (None, 1):
         settings = changed(photos_at_once=at_once, short_sides=(64,), drop_block=False, dropout=0.0, batch_size=3)
         one, batch = detector(made, tmp_path, settings)
-        one.training()
+        one.objectives()
         one.model.train()
         parts = list(one.losses(batch))
         assert len(parts) == (1 if at_once is None else 3)
@@ -166,7 +166,7 @@ def test_parts_of_a_batch_make_the_gradient_of_the_whole(made, tmp_path: Path) -
 
 def test_the_adversary_raises_what_the_detector_lowers(made, tmp_path: Path) -> None:
     one, batch = detector(made, tmp_path, changed(adversary_weight=0.5, dropout=0.0))
-    one.training()
+    one.objectives()
     one.model.train()
     torch.manual_seed(5)
     plain = sum(value for part in one.losses(batch) for value in part.values())

@@ -13,7 +13,8 @@ from weaksam.data.images import read_image
 from weaksam.engine.context import RunContext
 from weaksam.engine.schedules import warmup_cosine
 from weaksam.engine.seeds import derive_seed, seed_everything
-from weaksam.engine.training import fit
+from weaksam.engine.training import Objective, fit
+from weaksam.engine.training_job import TrainingJob
 from weaksam.models.backbones.build import BackboneSettings, backbone_fingerprint, build_features
 from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.cam.tag_network import TagNetwork, tag_loss, vary_view
@@ -93,20 +94,11 @@ def _train_tag_network(context: RunContext, settings: ClueSettings, folder: Path
         ],
         weight_decay=0.02,
     )
-    fit(
-        network,
-        losses,
-        batches,
-        optimizer,
-        num_epochs=settings.finetune_epochs,
-        num_steps_per_epoch=-(-len(samples) // settings.finetune_batch),
-        lr_factor=lambda step, total: warmup_cosine(step, total, min(50, total // 4)),
-        folder=folder,
-        fingerprint=fingerprint,
-        seed=context.seed,
-        label="tag network",
-        log=context.log,
+    objective = Objective(losses, optimizer, lambda step, total: warmup_cosine(step, total, min(50, total // 4)))
+    job = TrainingJob(
+        folder, fingerprint, "tag network", context.seed, num_epochs=settings.finetune_epochs, log=context.log
     )
+    fit(network, [objective], batches, job, num_steps_per_epoch=-(-len(samples) // settings.finetune_batch))
     return network
 
 

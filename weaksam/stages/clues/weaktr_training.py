@@ -17,7 +17,8 @@ from weaksam.data.tag_signal import check_tags
 from weaksam.engine.log import RunLog
 from weaksam.engine.mixed_precision import Precision, ScaledAdamW, autocast, forward_dtype
 from weaksam.engine.seeds import derive_seed, seed_everything
-from weaksam.engine.training import fit
+from weaksam.engine.training import Objective, fit
+from weaksam.engine.training_job import TrainingJob
 from weaksam.evaluation.tag_ap import tag_mean_average_precision
 from weaksam.models.weaktr.build import WeakTr, WeakTrSettings, build_weaktr, save_weaktr, weaktr_fingerprint
 from weaksam.models.weaktr.losses import class_scores, weaktr_losses
@@ -157,19 +158,17 @@ class _Training:
         optimizer = ScaledAdamW(
             self.model.parameters(), lr=1.0, weight_decay=settings.weight_decay, half=self.dtype == torch.float16
         )
+        objective = Objective(
+            lambda batch: optimizer.scaled(self._losses(batch)),
+            optimizer,
+            lambda step, total: learning_rate(step / steps, settings),
+        )
         fit(
             self.model,
-            lambda batch: optimizer.scaled(self._losses(batch)),
+            [objective],
             lambda epoch: self.photos.varied(epoch, settings.batch_size),
-            optimizer,
-            num_epochs=settings.num_epochs,
+            TrainingJob(self.folder, self.fingerprint, LABEL, self.seed, num_epochs=settings.num_epochs, log=log),
             num_steps_per_epoch=steps,
-            lr_factor=lambda step, total: learning_rate(step / steps, settings),
-            folder=self.folder,
-            fingerprint=self.fingerprint,
-            seed=self.seed,
-            label=LABEL,
-            log=log,
             on_epoch_end=self._judge if len(self.held_out) else None,
         )
         if not len(self.held_out):

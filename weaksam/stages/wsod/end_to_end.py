@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.mixed_precision import ScaledAdam, autocast, forward_dtype
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective
+from weaksam.engine.training_job import TrainingJob
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, load_hidden_layers, pad_together, parameter_groups, wsod_trunk
 from weaksam.stages.wsod.detections import detections_of
@@ -83,21 +84,31 @@ class FullDetector:
         """The batches of an epoch."""
         return full_batches(lessons, self.settings.batch_size, self.settings.full)
 
-    def training(self) -> dict[str, Any]:
-        """What `fit` is told besides the losses and the batches."""
+    def training_job(self, folder: Path, fingerprint: str, name: str) -> TrainingJob:
+        """The training of this detector as ``name``."""
+        full = self.settings.full
+        return TrainingJob(
+            folder,
+            fingerprint,
+            name,
+            self.context.seed,
+            num_epochs=self.settings.num_epochs,
+            num_steps=full.num_steps,
+            log=self.context.log,
+            save_every_seconds=60 * full.save_minutes,
+            save_every_steps=SAVE_EVERY_STEPS,
+        )
+
+    def objectives(self) -> list[Objective]:
+        """The detector's losses and, with Concrete DropBlock, those of its adversary."""
         settings, full = self.settings, self.settings.full
         self.optimizer = self._optimizer()
-        told: dict[str, Any] = {
-            "optimizer": self.optimizer,
-            "lr_factor": lambda step, total: self._lr_factor(step, total, full.gamma),
-            "num_epochs": settings.num_epochs,
-            "num_steps": full.num_steps,
-            "save_every": 60 * full.save_minutes,
-            "save_every_steps": SAVE_EVERY_STEPS,
-        }
-        if self.model.drop_block is not None:
-            told["then"] = (self._adversary(),)
-        return told
+
+        def lr_factor(step: int, total: int) -> float:
+            return self._lr_factor(step, total, full.gamma)
+
+        main = Objective(self.losses, self.optimizer, lr_factor, settings.clip_norm)
+        return [main] if self.model.drop_block is None else [main, self._adversary()]
 
     def losses(self, batch: FullBatch) -> Iterator[Losses]:
         """Mean losses over the batch's photos that have a proposal, some photos at a time; nothing if none has one."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from weaksam.engine.context import RunContext
 from weaksam.engine.schedules import warmup_cosine
+from weaksam.engine.training import Objective
+from weaksam.engine.training_job import TrainingJob
 from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.stages.wsod.detections import detections_of
 from weaksam.stages.wsod.examples import Batch, Lesson
@@ -71,18 +74,24 @@ class DraftDetector:
         chunks = [order[start : start + size] for start in range(0, len(lessons), size)]
         return [Batch(tuple(lessons[i] for i in chunk), tuple(mirrored[i] for i in chunk)) for chunk in chunks]
 
-    def training(self) -> dict:
-        """What `fit` is told besides the losses and the batches."""
+    def training_job(self, folder: Path, fingerprint: str, name: str) -> TrainingJob:
+        """The training of this detector as ``name``."""
+        num_epochs = self.settings.num_epochs
+        return TrainingJob(folder, fingerprint, name, self.context.seed, num_epochs=num_epochs, log=self.context.log)
+
+    def objectives(self) -> list[Objective]:
+        """The losses and their optimizer."""
         settings: WsodSettings = self.settings
         # Fused AdamW is seven times as fast. It pairs weights and gradients as they lie in memory: right for a head of
         # matrices, silently wrong for convolutions whose weights are channels last and whose gradients are not.
-        return {
-            "optimizer": torch.optim.AdamW(
-                self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-            ),
-            "lr_factor": lambda step, total: warmup_cosine(step, total, min(settings.warmup_steps, total // 4)),
-            "num_epochs": settings.num_epochs,
-        }
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+
+        def lr_factor(step: int, total: int) -> float:
+            return warmup_cosine(step, total, min(settings.warmup_steps, total // 4))
+
+        return [Objective(self.losses, optimizer, lr_factor, settings.clip_norm)]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Mean losses over the batch's photos that have a proposal; none if no photo has one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from weaksam.engine.training import fit
 from weaksam.engine.training_state import load_trained
 from weaksam.models.backbones.build import backbone_fingerprint
 from weaksam.stages.wsod.end_to_end import FullDetector
-from weaksam.stages.wsod.examples import ClassMaps, Lesson, best_proposals, make_lessons
+from weaksam.stages.wsod.examples import ClassMaps, best_proposals, make_lessons
 from weaksam.stages.wsod.frozen import DraftDetector
 from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.seeding import relocated
@@ -78,43 +78,25 @@ def run(
     seed_everything(derive_seed(context.seed, "wsod", "weights"))
     draft = settings.mode == "draft"
     detector = DraftDetector(context, settings, photos) if draft else FullDetector(context, settings)
-    if not load_trained(detector.model, folder, fingerprint, name):
+    job = detector.training_job(folder, fingerprint, name)
+    if not load_trained(detector.model, job):
         detector.begin()
         lessons = make_lessons(context, settings, proposals["train"], class_maps, detector.prepare, truths)
         if settings.seeds == "clues" and settings.relocate_rounds > 0 and truths is None:
             lessons = relocated(lessons, detector.frozen_features(), settings)
-        _train(context, settings, detector, lessons, folder, fingerprint, name)
+        fit(
+            detector.model,
+            detector.objectives(),
+            lambda epoch: detector.batches(lessons),
+            job,
+            num_steps_per_epoch=-(-len(lessons) // settings.batch_size),
+        )
     detector.trained()
     stores = {
         split: _detect(context, settings, detector, store, split, fingerprint, name)
         for split, store in proposals.items()
     }
     return WsodResult(folder / "weights.safetensors", fingerprint, stores)
-
-
-def _train(
-    context: RunContext,
-    settings: WsodSettings,
-    detector: Detector,
-    lessons: Sequence[Lesson],
-    folder: Path,
-    fingerprint: str,
-    name: str,
-) -> None:
-    """Train the detector; an interrupted training in ``folder`` is taken up."""
-    fit(
-        detector.model,
-        detector.losses,
-        lambda epoch: detector.batches(lessons),
-        num_steps_per_epoch=-(-len(lessons) // settings.batch_size),
-        folder=folder,
-        fingerprint=fingerprint,
-        seed=context.seed,
-        label=name,
-        log=context.log,
-        clip_norm=settings.clip_norm,
-        **detector.training(),
-    )
 
 
 def _detect(
