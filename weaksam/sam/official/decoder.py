@@ -15,7 +15,7 @@ so that any linear map W of the keys splits into a part of the photo (U W, compu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from segment_anything.modeling import MaskDecoder
@@ -29,7 +29,7 @@ BAND = 1024  # positions drawn together on a CPU: a megabyte or two, which the c
 
 
 @dataclass(frozen=True)
-class Shared:
+class PhotoProjection:
     """What one linear map W makes of the photo, per head: ``image (H, d, N)``, and of its positions, ``place``."""
 
     image: Tensor
@@ -55,11 +55,11 @@ class PhotoSide:
     cross1: Tensor
     cross2: Tensor
     along_c: Tensor
-    k2: Shared
-    v2: Shared
-    q2: Shared
-    kf: Shared
-    vf: Shared
+    k2: PhotoProjection
+    v2: PhotoProjection
+    q2: PhotoProjection
+    kf: PhotoProjection
+    vf: PhotoProjection
     up: Tensor
     grid: tuple[int, int]
 
@@ -82,6 +82,20 @@ class PromptSide:
     scale2: Tensor
 
 
+@dataclass(frozen=True)
+class LayerSide:
+    """What P prompts add to the image side in one two-way layer (R = H n).
+
+    ``spoken (P, H, n, d)``: values of the tokens; ``weights (P, R, N)``: attention of positions to tokens; ``values
+    (P, R, C)``: what a token's head adds there, centred; ``scale (P, 1, N)``: one over the standard deviation.
+    """
+
+    spoken: Tensor
+    weights: Tensor
+    values: Tensor
+    scale: Tensor
+
+
 class FastDecoder:
     """Answers prompts on one photo as ``decoder`` does, up to float rounding; the decoder's weights are read once.
 
@@ -93,9 +107,8 @@ class FastDecoder:
     def __init__(self, decoder: MaskDecoder) -> None:
         self.decoder = decoder
         self.heads = decoder.transformer.num_heads
-        first, second = decoder.transformer.layers
-        final = decoder.transformer.final_attn_token_to_image
-        self.attentions = (first, second, final)
+        self.layers = first, second = tuple(decoder.transformer.layers)
+        self.final_attention = decoder.transformer.final_attn_token_to_image
         dim = decoder.transformer_dim
         weight = decoder.iou_token.weight
         centring = torch.eye(dim, dtype=weight.dtype, device=weight.device) - 1.0 / dim
@@ -127,7 +140,7 @@ class FastDecoder:
         grid = (features.shape[2], features.shape[3])
         image = (features + dense).flatten(2)[0].T  # (N, C)
         place = position.flatten(2)[0].T
-        first, second, final = self.attentions
+        (first, second), final = self.layers, self.final_attention
         to_image1, to_tokens1 = first.cross_attn_token_to_image, first.cross_attn_image_to_token
         to_image2, to_tokens2 = second.cross_attn_token_to_image, second.cross_attn_image_to_token
         # U: the image before the first norm, centred; U': the same on its way into the second
@@ -158,66 +171,77 @@ class FastDecoder:
         """``(N, H d)`` -> ``(H, d, N)``."""
         return x.T.unflatten(0, (self.heads, -1)).contiguous()
 
-    def _shared(self, image: Tensor, place: Tensor | None, linear: torch.nn.Linear) -> Shared:
+    def _shared(self, image: Tensor, place: Tensor | None, linear: torch.nn.Linear) -> PhotoProjection:
         weight = linear.weight.T
-        return Shared(self._heads(image @ weight), None if place is None else self._heads(place @ weight))
+        return PhotoProjection(self._heads(image @ weight), None if place is None else self._heads(place @ weight))
 
     # The prompts
 
     def prompts(self, photo: PhotoSide, sparse: Tensor) -> tuple[PromptSide, Tensor]:
         """Tokens of P prompts ``sparse (P, K, C)`` -> their side, and predicted IoU ``(P, 3)`` of masks 1 to 3."""
         decoder = self.decoder
-        first, second, final = self.attentions
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
-        # First layer: the image side is the photo's alone
-        queries = first.norm1(first.self_attn(q=tokens, k=tokens, v=tokens))
-        attention = first.cross_attn_token_to_image
-        asked = self._by_head(attention.q_proj(queries + tokens), attention)
-        scores = self._scores(photo.k1, asked).softmax(-1)
-        queries = first.norm2(queries + self._out(attention, self._gather(photo.v1, scores)))
-        queries = first.norm3(queries + first.mlp(queries))
-        attention = first.cross_attn_image_to_token
-        weights1 = self._to_tokens(self._scores(photo.q1, self._by_head(attention.k_proj(queries + tokens), attention)))
-        spoken = self._by_head(attention.v_proj(queries))
-        values1 = self._values(spoken, self.out1)
-        scale1 = self._scale1(photo, weights1, spoken, values1)
-        low1 = values1 @ self.gain1
-        # Second layer
-        mixed = queries + tokens
-        queries = second.norm1(queries + second.self_attn(q=mixed, k=mixed, v=queries))
-        attention = second.cross_attn_token_to_image
-        asked = self._by_head(attention.q_proj(queries + tokens), attention)
-        scores = self._later_scores(photo.k2, asked, weights1, low1, attention.k_proj, scale1).softmax(-1)
-        shifted = (first.norm4.bias @ attention.v_proj.weight.T) + attention.v_proj.bias
-        gathered = self._later_gather(photo.v2, scores, weights1, low1, attention.v_proj, scale1)
-        queries = second.norm2(queries + self._out(attention, gathered, shifted))
-        queries = second.norm3(queries + second.mlp(queries))
-        attention = second.cross_attn_image_to_token
-        told = self._by_head(attention.k_proj(queries + tokens), attention)
-        scores = self._later_scores(photo.q2, told, weights1, low1, attention.q_proj, scale1)
-        constant = (first.norm4.bias @ attention.q_proj.weight.T + attention.q_proj.bias).unflatten(0, (self.heads, -1))
-        weights2 = self._to_tokens(scores.add_(torch.einsum("phnd,hd->phn", told, constant).flatten(1, 2)[..., None]))
-        spoken2 = self._by_head(attention.v_proj(queries))
-        values2 = self._values(spoken2, self.out2)
-        scale2 = self._scale2(photo, weights1, spoken, values1 @ self.inner, scale1, weights2, spoken2, values2)
-        side = PromptSide(queries, weights1, weights2, values1 @ self.outer, values2 @ self.gain2, scale1, scale2)
+        queries, layer1 = self._first_layer(photo, tokens)
+        queries, layer2 = self._second_layer(photo, tokens, queries, layer1)
+        values1, values2 = layer1.values @ self.outer, layer2.values @ self.gain2
+        side = PromptSide(queries, layer1.weights, layer2.weights, values1, values2, layer1.scale, layer2.scale)
         # Last: the tokens look at the image once more
-        asked = self._by_head(final.q_proj(queries + tokens), final)
-        hidden = queries + self._final(photo, side, asked, final)
-        side = PromptSide(decoder.transformer.norm_final_attn(hidden), *list(side.__dict__.values())[1:])
+        query = self._by_head(self.final_attention.q_proj(queries + tokens), scaled=True)
+        hidden = queries + self._final(photo, side, query)
+        side = replace(side, hidden=decoder.transformer.norm_final_attn(hidden))
         return side, decoder.iou_prediction_head(side.hidden[:, 0])[:, 1:]
 
-    def _by_head(self, x: Tensor, scaled: Attention | None = None) -> Tensor:
+    def _first_layer(self, photo: PhotoSide, tokens: Tensor) -> tuple[Tensor, LayerSide]:
+        """The first two-way layer on ``tokens (P, n, C)``: the image side is the photo's alone."""
+        layer = self.layers[0]
+        queries = layer.norm1(layer.self_attn(q=tokens, k=tokens, v=tokens))
+        attention = layer.cross_attn_token_to_image
+        query = self._by_head(attention.q_proj(queries + tokens), scaled=True)
+        scores = self._scores(photo.k1, query).softmax(-1)
+        queries = layer.norm2(queries + self._out(attention, self._gather(photo.v1, scores)))
+        queries = layer.norm3(queries + layer.mlp(queries))
+        attention = layer.cross_attn_image_to_token
+        key = self._by_head(attention.k_proj(queries + tokens), scaled=True)
+        weights = self._to_tokens(self._scores(photo.q1, key))
+        spoken = self._by_head(attention.v_proj(queries))
+        values = self._values(spoken, self.out1)
+        return queries, LayerSide(spoken, weights, values, self._scale1(photo, weights, spoken, values))
+
+    def _second_layer(
+        self, photo: PhotoSide, tokens: Tensor, queries: Tensor, layer1: LayerSide
+    ) -> tuple[Tensor, LayerSide]:
+        """The second two-way layer: the image side is what the first layer made of the photo for each prompt."""
+        first, layer = self.layers
+        low1 = layer1.values @ self.gain1
+        mixed = queries + tokens
+        queries = layer.norm1(queries + layer.self_attn(q=mixed, k=mixed, v=queries))
+        attention = layer.cross_attn_token_to_image
+        query = self._by_head(attention.q_proj(queries + tokens), scaled=True)
+        scores = self._later_scores(photo.k2, query, layer1, low1, attention.k_proj).softmax(-1)
+        shifted = (first.norm4.bias @ attention.v_proj.weight.T) + attention.v_proj.bias
+        gathered = self._later_gather(photo.v2, scores, layer1, low1, attention.v_proj)
+        queries = layer.norm2(queries + self._out(attention, gathered, shifted))
+        queries = layer.norm3(queries + layer.mlp(queries))
+        attention = layer.cross_attn_image_to_token
+        key = self._by_head(attention.k_proj(queries + tokens), scaled=True)
+        scores = self._later_scores(photo.q2, key, layer1, low1, attention.q_proj)
+        constant = (first.norm4.bias @ attention.q_proj.weight.T + attention.q_proj.bias).unflatten(0, (self.heads, -1))
+        weights = self._to_tokens(scores.add_(torch.einsum("phnd,hd->phn", key, constant).flatten(1, 2)[..., None]))
+        spoken = self._by_head(attention.v_proj(queries))
+        values = self._values(spoken, self.out2)
+        return queries, LayerSide(spoken, weights, values, self._scale2(photo, layer1, weights, spoken, values))
+
+    def _by_head(self, x: Tensor, *, scaled: bool = False) -> Tensor:
         """``(P, n, H d)`` -> ``(P, H, n, d)``, divided by the root of d where ``scaled``."""
         x = x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-        return x / math.sqrt(x.shape[-1]) if scaled is not None else x
+        return x / math.sqrt(x.shape[-1]) if scaled else x
 
-    def _scores(self, image: Tensor, asked: Tensor) -> Tensor:
-        """Products ``(P, R, N)`` of tokens ``asked (P, H, n, d)`` with a photo's ``image (H, d, N)``."""
-        p, h, n, d = asked.shape
-        found = torch.bmm(asked.transpose(0, 1).reshape(h, p * n, d), image)  # (H, P n, N)
-        return found.unflatten(1, (p, n)).transpose(0, 1).reshape(p, h * n, -1)
+    def _scores(self, image: Tensor, tokens: Tensor) -> Tensor:
+        """Products ``(P, R, N)`` of projected ``tokens (P, H, n, d)`` with a photo's ``image (H, d, N)``."""
+        p, h, n, d = tokens.shape
+        products = torch.bmm(tokens.transpose(0, 1).reshape(h, p * n, d), image)  # (H, P n, N)
+        return products.unflatten(1, (p, n)).transpose(0, 1).reshape(p, h * n, -1)
 
     def _gather(self, image: Tensor, weights: Tensor) -> Tensor:
         """Sums ``(P, H, n, d)`` of a photo's ``image (H, d, N)`` under ``weights (P, R, N)``, each head its own."""
@@ -241,78 +265,71 @@ class FastDecoder:
         """One over the standard deviation before the first norm, ``(P, 1, N)``."""
         cross = self._scores(photo.values1, spoken)
         squares = photo.norm1 + (torch.baddbmm(cross, values @ values.mT, weights, beta=2) * weights).sum(1)
-        norm = self.attentions[0].norm4
+        norm = self.layers[0].norm4
         return torch.rsqrt(squares / values.shape[-1] + norm.eps)[:, None]
 
-    def _scale2(
-        self,
-        photo: PhotoSide,
-        weights1: Tensor,
-        spoken1: Tensor,
-        values1: Tensor,
-        scale1: Tensor,
-        weights2: Tensor,
-        spoken2: Tensor,
-        values2: Tensor,
-    ) -> Tensor:
-        """One over the standard deviation before the second norm, ``(P, 1, N)``; ``values1`` as that norm sees them."""
-        c, s = self.constant, scale1[:, 0]
-        own = torch.baddbmm(self._scores(photo.cross1, spoken1), values1 @ values1.mT, weights1, beta=2)
+    def _scale2(self, photo: PhotoSide, layer1: LayerSide, weights: Tensor, spoken: Tensor, values: Tensor) -> Tensor:
+        """One over the standard deviation before the second norm, ``(P, 1, N)``."""
+        weights1, values1 = layer1.weights, layer1.values @ self.inner  # as the second norm sees them
+        c, s = self.constant, layer1.scale[:, 0]
+        own = torch.baddbmm(self._scores(photo.cross1, layer1.spoken), values1 @ values1.mT, weights1, beta=2)
         linear = torch.einsum("prc,c->pr", values1, c)[..., None]
         first = (own * weights1).sum(1)  # (P, N)
         along = photo.along_c + (linear * weights1).sum(1)
         squares = s * s * (photo.norm2 + first) + 2 * s * along + c.square().sum()
-        across = torch.baddbmm(self._scores(photo.cross2, spoken2), values2 @ values1.mT, weights1).mul_(2 * scale1)
-        across = across.baddbmm_(values2 @ values2.mT, weights2).add_(2 * (values2 @ c)[..., None])
-        squares = squares + (across * weights2).sum(1)
-        norm = self.attentions[1].norm4
+        across = torch.baddbmm(self._scores(photo.cross2, spoken), values @ values1.mT, weights1)
+        across = across.mul_(2 * layer1.scale)
+        across = across.baddbmm_(values @ values.mT, weights).add_(2 * (values @ c)[..., None])
+        squares = squares + (across * weights).sum(1)
+        norm = self.layers[1].norm4
         return torch.rsqrt(squares / values1.shape[-1] + norm.eps)[:, None]
 
     def _later_scores(
-        self, shared: Shared, asked: Tensor, weights: Tensor, values: Tensor, linear: torch.nn.Linear, scale: Tensor
+        self, shared: PhotoProjection, tokens: Tensor, layer1: LayerSide, values: Tensor, linear: torch.nn.Linear
     ) -> Tensor:
         """Products ``(P, R, N)`` of tokens with a linear map of the keys after the first norm, but for constants."""
-        pairs = self._pairs(asked, values, linear)
-        found = torch.baddbmm(self._scores(shared.image, asked), pairs, weights).mul_(scale)
-        return found if shared.place is None else found.add_(self._scores(shared.place, asked))
+        pairs = self._pairs(tokens, values, linear)
+        scores = torch.baddbmm(self._scores(shared.image, tokens), pairs, layer1.weights).mul_(layer1.scale)
+        return scores if shared.place is None else scores.add_(self._scores(shared.place, tokens))
 
-    def _pairs(self, asked: Tensor, values: Tensor, linear: torch.nn.Linear) -> Tensor:
-        """Products ``(P, R, R)`` of tokens ``asked (P, H, n, d)`` with the mapped ``values (P, R, C)``."""
+    def _pairs(self, tokens: Tensor, values: Tensor, linear: torch.nn.Linear) -> Tensor:
+        """Products ``(P, R, R)`` of projected ``tokens (P, H, n, d)`` with the mapped ``values (P, R, C)``."""
         mapped = self._by_head(values @ linear.weight.T)  # (P, H, R, d)
-        return (asked @ mapped.mT).flatten(1, 2)
+        return (tokens @ mapped.mT).flatten(1, 2)
 
     def _later_gather(
-        self, shared: Shared, scores: Tensor, weights: Tensor, values: Tensor, linear: torch.nn.Linear, scale: Tensor
+        self, shared: PhotoProjection, scores: Tensor, layer1: LayerSide, values: Tensor, linear: torch.nn.Linear
     ) -> Tensor:
         """Sums ``(P, H, n, d)`` of a linear map of the keys after the first norm, but for constants."""
-        scaled = scores * scale
-        return self._gather(shared.image, scaled) + self._mixed(scaled, weights, values, linear)
+        scaled = scores * layer1.scale
+        return self._gather(shared.image, scaled) + self._mixed(scaled, layer1.weights, values, linear)
 
     def _mixed(self, scaled: Tensor, weights: Tensor, values: Tensor, linear: torch.nn.Linear) -> Tensor:
         """The tokens' share of such sums: ``(scaled @ weights.T) @ (values @ W)``, each head its own columns."""
         mixed = torch.bmm(scaled, weights.mT).unflatten(1, (self.heads, -1))  # (P, H, n, R)
         return mixed @ self._by_head(values @ linear.weight.T)  # (P, H, n, d)
 
-    def _final(self, photo: PhotoSide, side: PromptSide, asked: Tensor, attention: Attention) -> Tensor:
+    def _final(self, photo: PhotoSide, side: PromptSide, query: Tensor) -> Tensor:
         """The last attention of tokens to the keys after the second norm: ``(P, n, C)``."""
+        attention = self.final_attention
         weight_k, weight_v = attention.k_proj.weight.T, attention.v_proj.weight.T
         constant = self.constant @ self.gain2
         scores = torch.baddbmm(
-            self._scores(photo.kf.image, asked), self._pairs(asked, side.values1, attention.k_proj), side.weights1
+            self._scores(photo.kf.image, query), self._pairs(query, side.values1, attention.k_proj), side.weights1
         ).mul_(side.scale1)
-        scores = scores.baddbmm_(self._pairs(asked, side.values2, attention.k_proj), side.weights2)
-        level = torch.einsum("phnd,hd->phn", asked, (constant @ weight_k).unflatten(0, (self.heads, -1)))
+        scores = scores.baddbmm_(self._pairs(query, side.values2, attention.k_proj), side.weights2)
+        level = torch.einsum("phnd,hd->phn", query, (constant @ weight_k).unflatten(0, (self.heads, -1)))
         scores = scores.add_(level.flatten(1, 2)[..., None]).mul_(side.scale2)
         assert photo.kf.place is not None
-        scores = scores.add_(self._scores(photo.kf.place, asked)).softmax(-1).mul_(side.scale2)
+        scores = scores.add_(self._scores(photo.kf.place, query)).softmax(-1).mul_(side.scale2)
         total = scores.sum(-1).unflatten(1, (self.heads, -1))[..., None]  # (P, H, n, 1)
-        found = self._mixed(scores, side.weights2, side.values2, attention.v_proj)
-        found = found + total * (constant @ weight_v).unflatten(0, (self.heads, 1, -1))
+        gathered = self._mixed(scores, side.weights2, side.values2, attention.v_proj)
+        gathered = gathered + total * (constant @ weight_v).unflatten(0, (self.heads, 1, -1))
         scores = scores.mul_(side.scale1)
-        found = found + self._gather(photo.vf.image, scores)
-        found = found + self._mixed(scores, side.weights1, side.values1, attention.v_proj)
-        shift = self.attentions[1].norm4.bias @ weight_v + attention.v_proj.bias
-        return self._out(attention, found, shift)
+        gathered = gathered + self._gather(photo.vf.image, scores)
+        gathered = gathered + self._mixed(scores, side.weights1, side.values1, attention.v_proj)
+        shift = self.layers[1].norm4.bias @ weight_v + attention.v_proj.bias
+        return self._out(attention, gathered, shift)
 
     # The masks
 
