@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from weaksam.sam.build import SegmenterSettings, build_segmenter
-from weaksam.sam.protocol import Masks, Proposer, Segmenter, boxes_in_photo
+from weaksam.sam.protocol import Masks, RegionLister, Segmenter, boxes_in_photo
 from weaksam.stages.proposals.prompts import grid_points
 from weaksam.structures.masks import full_masks
 
@@ -50,7 +50,7 @@ def test_settings_choose_the_family(tmp_path):
     cpu = torch.device("cpu")
     tree = build_segmenter(SegmenterSettings(), cpu)
     assert isinstance(tree, Segmenter)
-    assert isinstance(tree, Proposer)
+    assert isinstance(tree, RegionLister)
     assert tree.name == "tree"
     coarse = build_segmenter(SegmenterSettings(family="tree", tree={"long_side": 64}), cpu)
     assert coarse.fingerprint != tree.fingerprint

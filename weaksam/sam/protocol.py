@@ -55,8 +55,8 @@ class Masks:
 
 
 @dataclass(frozen=True)
-class Regions:
-    """N regions of one photo, best first: what a segmenter proposes without being prompted.
+class ListedRegions:
+    """N regions of one photo, best first: what a segmenter finds without being prompted.
 
     ``masks``: bool ``(N, h, w)`` in the working frame; ``boxes``: float32 ``(N, 4)`` half-open xyxy in photo pixels;
     ``scores`` and ``stability``: ``(N,)`` in [0, 1]; ``size``: ``(H, W)`` of the photo.
@@ -101,10 +101,10 @@ class Segmenter(Protocol):
 
 
 @runtime_checkable
-class Proposer(Protocol):
+class RegionLister(Protocol):
     """A segmenter that can list its regions itself, so that a grid of prompts would be wasted on it."""
 
-    def proposals(self, embedding: Embedding, num: int) -> Regions:
+    def regions(self, embedding: Embedding, num: int) -> ListedRegions:
         """At most ``num`` regions of the photo, best first; the same in any run."""
         ...
 

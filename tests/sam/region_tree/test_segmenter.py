@@ -208,13 +208,13 @@ def test_no_prompt_gives_empty_tensors(segmenter, embedding):
         assert answer.boxes.shape == (0, 3, 4)
 
 
-def test_proposals_hold_every_object_best_first_without_duplicates(segmenter, embedding):
-    found = segmenter.proposals(embedding, 50)
+def test_regions_hold_every_object_best_first_without_duplicates(segmenter, embedding):
+    found = segmenter.regions(embedding, 50)
     for box in ([10, 10, 70, 70], [20, 20, 50, 50], [30, 30, 40, 40], [80, 30, 95, 60]):
         assert (found.boxes - torch.tensor(box)).abs().amax(1).min() <= 1
     assert (found.scores.diff() <= 0).all()
     assert found.scores.max() <= 1
-    few = segmenter.proposals(embedding, 3)
+    few = segmenter.regions(embedding, 3)
     assert torch.equal(few.boxes, found.boxes[:3])
     y, x = found.masks[0].nonzero().T
     assert found.boxes[0].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
@@ -231,7 +231,7 @@ def test_an_object_of_two_colours_is_a_touching_pair():
 
     def nearest(num_paired):
         tree = RegionTreeSegmenter(RegionTreeSettings(ranking="salience", num_paired=num_paired))
-        return (tree.proposals(tree.encode(image), 300).boxes - wanted).abs().amax(1).min()
+        return (tree.regions(tree.encode(image), 300).boxes - wanted).abs().amax(1).min()
 
     assert nearest(num_paired=0) > 5
     assert nearest(num_paired=40) <= 1
@@ -254,7 +254,7 @@ def test_every_region_is_what_was_measured_of_it(ranking, noise):
     assert ((shared == 0) | (shared == torch.minimum(area[:, None], area))).all()
 
 
-def test_scores_of_proposals_fall_and_the_best_of_every_place_lead():
+def test_scores_of_regions_fall_and_the_best_of_every_place_lead():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 6], [50, 50, 60, 60]])
     # The second lies within IoU 0.9 of the first, the third within 0.6 of it: lowered twice, once, the last never
     lowered = spread_out(boxes, torch.tensor([0.9, 0.8, 0.8, 0.5]))
@@ -265,7 +265,7 @@ def test_scores_of_proposals_fall_and_the_best_of_every_place_lead():
 def test_boxes_are_in_photo_pixels_whatever_the_working_frame():
     large = nested_photo().repeat(6, axis=0).repeat(6, axis=1)  # 480 x 600
     segmenter = RegionTreeSegmenter()
-    found = segmenter.proposals(segmenter.encode(large), 50)
+    found = segmenter.regions(segmenter.encode(large), 50)
     assert found.masks.shape[1:] == (205, 256)
     assert (found.boxes - 6 * torch.tensor([10, 10, 70, 70])).abs().amax(1).min() <= 6
     full = segmenter.predict(segmenter.encode(large), Prompts(boxes=torch.tensor([[480.0, 180, 570, 360]])))
@@ -276,9 +276,9 @@ def test_boxes_are_in_photo_pixels_whatever_the_working_frame():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (60, 60)])
-def test_a_flat_photo_answers_with_the_whole_and_proposes_nothing(segmenter, shape):
+def test_a_flat_photo_answers_with_the_whole_and_lists_nothing(segmenter, shape):
     embedding = segmenter.encode(np.full((*shape, 3), 90, dtype=np.uint8))
-    assert segmenter.proposals(embedding, 10).boxes.shape == (0, 4)
+    assert segmenter.regions(embedding, 10).boxes.shape == (0, 4)
     answer = segmenter.predict(embedding, Prompts(torch.tensor([[[0.0, 0.0]]])))
     assert answer.masks.all()
     assert (answer.iou == 0).all()

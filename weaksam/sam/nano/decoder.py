@@ -32,7 +32,7 @@ WINDOW = 7  # cells across that hold all of a point's bump
 PART = 8  # prompts whose cells (128 KiB each) and pixels (256 KiB each) stay in the cache
 
 
-class Shared(NamedTuple):
+class SharedFeatures(NamedTuple):
     """What every prompt on a photo shares.
 
     ``source (256, dim)``: image features with the bias of the drawing; ``keys``, ``values``, ``queries (256, c)``:
@@ -59,7 +59,7 @@ class Decoded(NamedTuple):
     iou: Tensor
 
 
-class Side:
+class TokenSide:
     """The tokens' side of an attention with cells that are what prompts share plus ``y (P, 256, Y)``, by parts.
 
     ``spread (P, heads T, c)``: projected tokens, zero outside of their head; ``weight (c, Y)``: the projection of y;
@@ -94,7 +94,7 @@ class Heads:
         return (x.unflatten(1, (self.num, -1)) * self.mask).sum(1)
 
 
-class Reader:
+class TokenToImage:
     """An attention by which tokens read cells; ``keys`` and ``values (256, c)`` stand for what the cells share."""
 
     def __init__(
@@ -109,7 +109,7 @@ class Reader:
     ) -> None:
         self.heads, self.attention, self.values = heads, attention, values
         to_keys, self.to_values = (mixed(layer.weight, mix) for layer in (attention.k_proj, attention.v_proj))
-        self.side = Side(heads.spread(attention.q_proj(tokens) * heads.scale), to_keys, keys, part)
+        self.side = TokenSide(heads.spread(attention.q_proj(tokens) * heads.scale), to_keys, keys, part)
 
     def __call__(self, cells: Tensor, part: int) -> Tensor:
         """What a part's prompts read from ``cells (n, 256, Y)``: ``(n, heads T, Y)``, and ``c`` of what is shared."""
@@ -125,7 +125,7 @@ class Reader:
         return self.attention.out_proj(self.heads.gather(values) + self.attention.v_proj.bias)
 
 
-class Writer:
+class ImageToToken:
     """An attention by which cells read tokens, with the residual and the norm after it."""
 
     def __init__(
@@ -134,7 +134,7 @@ class Writer:
         attention = block.cross_attn_image_to_token
         self.heads, self.norm, self.repeats, self.mix = heads.num, block.norm4, repeats, mix
         spread = heads.spread(attention.k_proj(tokens + start) * heads.scale)
-        self.side = Side(spread, mixed(attention.q_proj.weight, mix), queries, PART)
+        self.side = TokenSide(spread, mixed(attention.q_proj.weight, mix), queries, PART)
         # The shares of a head sum to 1, so that each head brings its part of the bias
         out = attention.out_proj
         update = F.linear(heads.spread(attention.v_proj(tokens)), out.weight, out.bias / heads.num)
@@ -181,7 +181,7 @@ class NanoDecoder:
         layers = zip(*(mlp.layers for mlp in self.decoder.output_hypernetworks_mlps), strict=True)
         self.hyper = [(torch.stack([m.weight.T for m in row]), torch.stack([m.bias for m in row])) for row in layers]
 
-    def shared(self, features: Pyramid) -> Shared:
+    def shared(self, features: Pyramid) -> SharedFeatures:
         """What all prompts on the one photo of ``features`` share."""
         block = self.transformer.layers[0]
         source = features.s16[0].flatten(1).T + self.prompts.mask_downscaling[6].bias
@@ -189,7 +189,7 @@ class NanoDecoder:
         first, _, _, second, _ = self.decoder.output_upscaling
         skip8 = (self.decoder.skip8(features.s8)[0] + first.bias[:, None, None]).unflatten(1, (GRID, 2))
         skip4 = (self.decoder.skip4(features.s4)[0] + second.bias[:, None, None]).unflatten(1, (GRID, 2, 2))
-        return Shared(
+        return SharedFeatures(
             source.contiguous(),
             F.linear(placed, block.cross_attn_token_to_image.k_proj.weight),
             F.linear(source, block.cross_attn_token_to_image.v_proj.weight),
@@ -198,7 +198,7 @@ class NanoDecoder:
             skip4.permute(3, 2, 1, 4, 0).reshape(4, 1, 2 * CELLS, -1),
         )
 
-    def decode(self, features: Pyramid, shared: Shared, coords: Tensor, labels: Tensor) -> Decoded:
+    def decode(self, features: Pyramid, shared: SharedFeatures, coords: Tensor, labels: Tensor) -> Decoded:
         """Run P >= 1 prompts, ``coords (P, K, 2)`` in the 256-pixel frame with ``labels (P, K)``, but draw no mask."""
         drawn = self.drawing(coords, labels)
         cells = list(drawn.split(PART))
@@ -210,29 +210,29 @@ class NanoDecoder:
 
         tokens = self._among_tokens(layers[0], start, start, repeats)
         into = layers[0].cross_attn_token_to_image
-        reader = Reader(self.heads, into, tokens + start, shared.keys, shared.values, self.mix, len(tokens))
-        tokens = tokens + reader.finished(reader(drawn, 0))
+        to_image = TokenToImage(self.heads, into, tokens + start, shared.keys, shared.values, self.mix, len(tokens))
+        tokens = tokens + to_image.finished(to_image(drawn, 0))
         for number, block in enumerate(layers):
             tokens = block.norm2(tokens)
             tokens = block.norm3(tokens + block.mlp(tokens))
             queries, mix = (shared.queries, self.mix) if number == 0 else (self.queries[number], None)
-            writer = Writer(self.heads, block, tokens, start, repeats, queries, mix)
+            to_token = ImageToToken(self.heads, block, tokens, start, repeats, queries, mix)
             if number + 1 < len(layers):
                 tokens = self._among_tokens(layers[number + 1], tokens, start, repeats)
                 into = layers[number + 1].cross_attn_token_to_image
             else:  # nobody looks at the prompts' own tokens after the last attention
                 tokens, start = tokens[:, : len(own)], start[:, : len(own)]
                 into = self.transformer.final_attn_token_to_image
-            reader = Reader(self.heads, into, tokens + start, self.keys[number + 1])
+            to_image = TokenToImage(self.heads, into, tokens + start, self.keys[number + 1])
             read = []
             for part, old in enumerate(cells):
-                cells[part] = writer(old, part, shared.source)
-                read.append(reader(cells[part], part))
-            tokens = tokens + reader.finished(torch.cat(read))
+                cells[part] = to_token(old, part, shared.source)
+                read.append(to_image(cells[part], part))
+            tokens = tokens + to_image.finished(torch.cat(read))
         tokens = self.transformer.norm_final_attn(tokens)
         return Decoded(cells, tokens, self.decoder.iou_prediction_head(tokens[:, 0]))
 
-    def draw(self, shared: Shared, decoded: Decoded, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def draw(self, shared: SharedFeatures, decoded: Decoded, wanted: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """By parts, the prompts ``(n,)`` that are ``wanted (P,)``, and their mask logits ``(n, 3, 64, 64)``."""
         kernels = self._kernels(decoded.tokens)
         for part, cells in enumerate(decoded.cells):
@@ -241,7 +241,7 @@ class NanoDecoder:
                 cells = cells if len(mine) == len(cells) else cells[mine]
                 yield part * PART + mine, self._upscaled(shared, cells, kernels[part * PART + mine])
 
-    def _upscaled(self, shared: Shared, cells: Tensor, kernels: Tensor) -> Tensor:
+    def _upscaled(self, shared: SharedFeatures, cells: Tensor, kernels: Tensor) -> Tensor:
         """Logits ``(n, 3, 64, 64)`` of ``cells (n, 256, dim)`` with ``kernels (n, 3, c)``."""
         num, norm = len(cells), self.decoder.output_upscaling[1]
         channels = self.up2.shape[1]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weaksam.config import UserError, fingerprint_of
-from weaksam.sam.nano.decoder import NanoDecoder, Shared, denormals_as_zero
+from weaksam.sam.nano.decoder import NanoDecoder, SharedFeatures, denormals_as_zero
 from weaksam.sam.nano.frame import FRAME_SIZE, areas, frame_size, framed, stability, working_logits
 from weaksam.sam.nano.model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid, folded
 from weaksam.sam.prompts import PADDING, Prompts
@@ -37,7 +37,7 @@ class NanoEmbedding(Embedding):
 
     features: Pyramid
     covered: tuple[int, int]
-    shared: Shared | None = None
+    shared: SharedFeatures | None = None
 
 
 class SamNano:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from weaksam.config import Settings, fingerprint_of
 from weaksam.sam.prompts import BACKGROUND, FOREGROUND, Prompts
-from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, Regions
+from weaksam.sam.protocol import NUM_MASKS, Embedding, ListedRegions, Masks
 from weaksam.sam.region_tree.merging import MergedRegions, merged_regions, superpixels
 from weaksam.sam.region_tree.objectness import BUNDLED, bundled, spread_out
 from weaksam.sam.region_tree.watershed import (
@@ -66,7 +66,7 @@ class RegionTreeSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Part:
+class RegionGroup:
     """N candidate regions of one photo from T trees over its working frame (h, w).
 
     ``pixels``: int64 ``(T, h * w)`` and ``spans``: int32 ``(N, 2, 2)``, see ``Nodes``; ``tree``: int64 ``(N,)``, whose
@@ -83,14 +83,14 @@ class Part:
     stability: Tensor
 
     @classmethod
-    def of_nodes(cls, nodes: Nodes) -> Part:
+    def of_nodes(cls, nodes: Nodes) -> RegionGroup:
         """Of one tree, scored by salience to the power 1/4, which spreads over [0, 1] and changes no order."""
         tree = torch.zeros(len(nodes.area), dtype=torch.int64)
         scores = nodes.salience**0.25
         return cls(nodes.pixels[None], tree, nodes.spans, nodes.boxes, nodes.area, scores, nodes.stability)
 
     @classmethod
-    def of_merged(cls, merged: MergedRegions) -> Part:
+    def of_merged(cls, merged: MergedRegions) -> RegionGroup:
         """Of the hierarchies over one cut into superpixels, scored by the bundled ranker."""
         spans = torch.zeros(len(merged.area), 2, 2, dtype=torch.int32)
         spans[:, 0] = torch.from_numpy(merged.spans)
@@ -113,7 +113,7 @@ class RegionTree(Embedding):
     int64 ``(N,)``, whose pixels a span slices. ``boxes``: float32 ``(N, 4)`` in photo pixels; ``area``: int64 ``(N,)``
     in working pixels; ``scores``, ``stability`` and ``fill`` (area / box area): ``(N,)`` in [0, 1]. ``nested``: bool
     ``(N,)``, the nodes of the first tree, of which any two are disjoint or one inside the other; ``listed``: bool
-    ``(N,)``, what may be proposed unprompted.
+    ``(N,)``, what ``regions`` may list.
     """
 
     pixels: Tensor
@@ -137,8 +137,8 @@ class RegionTreeSegmenter:
     """Segmenter over hierarchical watersheds of the photo's Lab gradients.
 
     A point is answered by three nested nodes on its leaf-to-root path in the first tree, a box by the region that fits
-    it best and fills its own box, and a grid by listing the regions (``proposals``). What there is to list depends on
-    ``ranking``: by objectness, the watersheds are cut into superpixels, those merge in ten orders (colour, chroma,
+    it best and fills its own box; ``regions`` lists what a grid of prompts would find. What there is to list depends
+    on ``ranking``: by objectness, the watersheds are cut into superpixels, those merge in ten orders (colour, chroma,
     texture, nearness, border strength), and a small network says which regions are objects, after selective search
     (Uijlings et al., IJCV 2013) with a ranking learned from rendered scenes; by salience, each tree's nodes and
     touching pairs of its most salient ones, nothing being learned. The whole photo, the answer when nothing else is,
@@ -155,29 +155,29 @@ class RegionTreeSegmenter:
     def encode(self, image: np.ndarray) -> RegionTree:
         """Find the regions of one upright RGB photo, uint8 ``(H, W, 3)``; about 0.15 s."""
         lab = lab_from_rgb(working_frame(image, self.settings.long_side))
-        parts = self.salient_parts(lab) if self.settings.ranking == "salience" else self.merged_parts(lab)
+        groups = self.salient_groups(lab) if self.settings.ranking == "salience" else self.merged_groups(lab)
         first = 1 if self.settings.ranking == "objectness" else 0
-        return collect_regions(parts, lab.shape[:2], (image.shape[0], image.shape[1]), first_listed=first)
+        return collect_regions(groups, lab.shape[:2], (image.shape[0], image.shape[1]), first_listed=first)
 
-    def salient_parts(self, lab: np.ndarray) -> list[Part]:
+    def salient_groups(self, lab: np.ndarray) -> list[RegionGroup]:
         """Nodes and touching pairs of every tree of a Lab frame ``(h, w, 3)``, in turn."""
-        settings, parts = self.settings, []
+        settings, groups = self.settings, []
         for smoothing in settings.smoothings:
             nodes = salient_nodes(*build_tree(lab, smoothing), lab.shape[:2], settings.min_area, settings.max_area)
             pairs = touching_pairs(nodes, settings.num_paired, settings.nms_iou, settings.max_area)
-            parts += [Part.of_nodes(nodes), Part.of_nodes(pairs)]
-        return parts
+            groups += [RegionGroup.of_nodes(nodes), RegionGroup.of_nodes(pairs)]
+        return groups
 
-    def merged_parts(self, lab: np.ndarray) -> list[Part]:
+    def merged_groups(self, lab: np.ndarray) -> list[RegionGroup]:
         """Nodes of the first tree of a Lab frame ``(h, w, 3)``, then the merged superpixels of every cut."""
         settings = self.settings
         trees = {sigma: build_tree(lab, sigma) for sigma in {settings.smoothings[0], *settings.superpixel_smoothings}}
         first = trees[settings.smoothings[0]]
-        parts = [Part.of_nodes(salient_nodes(*first, lab.shape[:2], settings.min_area, settings.max_area))]
+        groups = [RegionGroup.of_nodes(salient_nodes(*first, lab.shape[:2], settings.min_area, settings.max_area))]
         for sigma in settings.superpixel_smoothings:
             cut = superpixels(lab, *trees[sigma], settings.num_superpixels)
-            parts.append(Part.of_merged(merged_regions(cut, settings.min_merged_area, settings.max_area)))
-        return parts
+            groups.append(RegionGroup.of_merged(merged_regions(cut, settings.min_merged_area, settings.max_area)))
+        return groups
 
     def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> Masks:
         """Three regions per prompt, small to large, see ``Segmenter.predict``.
@@ -204,12 +204,12 @@ class RegionTreeSegmenter:
         trust = embedding.fill.sqrt()
         return trust if self.settings.ranking == "salience" else trust * embedding.scores.clamp(min=0.01) ** 0.1
 
-    def proposals(self, embedding: Embedding, num: int) -> Regions:
+    def regions(self, embedding: Embedding, num: int) -> ListedRegions:
         """The best ``num`` regions of the photo by score, near-duplicate boxes suppressed; none in a flat photo.
 
         By objectness the scores are those of ``spread_out``.
         """
-        assert isinstance(embedding, RegionTree), "proposals needs what this segmenter's encode returned"
+        assert isinstance(embedding, RegionTree), "regions needs what this segmenter's encode returned"
         index = embedding.listed.nonzero()[:, 0]
         boxes, scores = embedding.boxes[index], embedding.scores[index]
         if self.settings.ranking == "objectness":
@@ -217,38 +217,40 @@ class RegionTreeSegmenter:
         kept = best_distinct(boxes, scores, self.settings.nms_iou, num)
         keep = index[kept]
         stability = embedding.stability[keep]
-        return Regions(embedding.masks(keep), embedding.boxes[keep], scores[kept], stability, embedding.size)
+        return ListedRegions(embedding.masks(keep), embedding.boxes[keep], scores[kept], stability, embedding.size)
 
 
 def collect_regions(
-    parts: list[Part], frame: tuple[int, int], size: tuple[int, int], *, first_listed: int
+    groups: list[RegionGroup], frame: tuple[int, int], size: tuple[int, int], *, first_listed: int
 ) -> RegionTree:
     """All regions of one photo ``(H, W)`` with the working frame (h, w) in turn, and the whole photo at the end.
 
-    The regions of the first part are the nested ones; those from part ``first_listed`` on may be proposed.
+    The regions of the first group are the nested ones; those from group ``first_listed`` on may be listed.
     """
     h, w = frame
-    counts = torch.tensor([len(part.area) for part in parts])
-    source = torch.arange(len(parts)).repeat_interleave(counts)
-    begin = torch.tensor([len(part.pixels) for part in parts]).cumsum(0) - torch.tensor([len(p.pixels) for p in parts])
-    last = torch.tensor([True])
-    whole = torch.tensor([[[0, h * w], [0, 0]]], dtype=torch.int32)
-    boxes = torch.cat([part.boxes for part in parts])
-    area = torch.cat([part.area for part in parts])
-    zero = torch.zeros(1)
+    group_of = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group.area) for group in groups]))
+    num_trees = torch.tensor([len(group.pixels) for group in groups])
+    first_tree = num_trees.cumsum(0) - num_trees
+    tree = torch.cat([group.tree for group in groups]) + first_tree[group_of]
+    boxes = torch.cat([group.boxes for group in groups])
+    area = torch.cat([group.area for group in groups])
+    # The whole photo comes last
+    whole_span = torch.tensor([[[0, h * w], [0, 0]]], dtype=torch.int32)
+    whole_box = torch.tensor([[0.0, 0.0, size[1], size[0]]])
+    zero, one, true = torch.zeros(1), torch.ones(1), torch.tensor([True])
     return RegionTree(
         size=size,
-        pixels=torch.cat([part.pixels for part in parts]),
+        pixels=torch.cat([group.pixels for group in groups]),
         frame=(h, w),
-        tree=torch.cat([torch.cat([part.tree for part in parts]) + begin[source], torch.zeros(1, dtype=torch.int64)]),
-        spans=torch.cat([*(part.spans for part in parts), whole]),
-        boxes=torch.cat([scale(boxes, size[1] / w, size[0] / h), torch.tensor([[0.0, 0.0, size[1], size[0]]])]),
+        tree=torch.cat([tree, torch.zeros(1, dtype=torch.int64)]),
+        spans=torch.cat([*(group.spans for group in groups), whole_span]),
+        boxes=torch.cat([scale(boxes, size[1] / w, size[0] / h), whole_box]),
         area=torch.cat([area, torch.tensor([h * w])]),
-        scores=torch.cat([*(part.scores for part in parts), zero]),
-        stability=torch.cat([*(part.stability for part in parts), zero + 1]),
-        fill=torch.cat([area / (boxes[:, 2:] - boxes[:, :2]).prod(1), zero + 1]),
-        nested=torch.cat([source == 0, last]),
-        listed=torch.cat([source >= first_listed, ~last]),
+        scores=torch.cat([*(group.scores for group in groups), zero]),
+        stability=torch.cat([*(group.stability for group in groups), one]),
+        fill=torch.cat([area / (boxes[:, 2:] - boxes[:, :2]).prod(1), one]),
+        nested=torch.cat([group_of == 0, true]),
+        listed=torch.cat([group_of >= first_listed, ~true]),
     )
 
 

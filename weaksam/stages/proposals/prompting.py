@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weaksam.sam.batches import BatchLimit, predict_batches
-from weaksam.sam.protocol import Embedding, Proposer, Segmenter
+from weaksam.sam.protocol import Embedding, RegionLister, Segmenter
 from weaksam.stages.proposals.candidates import Candidates, MaskPile, candidates_of, canonical_order
 from weaksam.stages.proposals.prompts import PlannedPrompts, clue_prompts, grid_prompts
 from weaksam.stages.proposals.settings import ProposalSettings, grid_of
@@ -71,9 +71,9 @@ def grid_candidates(
     grid = grid_of(segmenter.name, settings)
     if grid.grid_side == 0:
         return Candidates.none()
-    if settings.ask_for_regions and isinstance(segmenter, Proposer):
+    if settings.ask_for_regions and isinstance(segmenter, RegionLister):
         most = sys.maxsize if settings.max_proposals is None else settings.max_proposals
-        regions = segmenter.proposals(embedding, most)
+        regions = segmenter.regions(embedding, most)
         sources = torch.full((len(regions.boxes),), GRID)
         return Candidates(regions.boxes, regions.scores, sources, pile.add(regions.masks))
     planned = grid_prompts(embedding.size, grid.grid_side)
