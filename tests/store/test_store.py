@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from weaksam.config import Settings, UserError
+from weaksam.store.claims import Claims
 from weaksam.store.files import atomic_file, file_sha256, write_json_atomic
 from weaksam.store.sealed import open_sealed
 from weaksam.store.store import Store, stage_fingerprint, store_folder
@@ -181,12 +182,13 @@ def test_two_processes_share_one_store(tmp_path):
 def test_a_claim_ends_with_its_process(tmp_path):
     """A worker that is killed while it holds a part must not keep the others waiting."""
     make_store(tmp_path / "alone").fill(compute)
-    code = f"with make_store(Path({str(tmp_path / 's')!r}))._claim(make_store(Path('x')).parts[1], True) as mine:\n"
-    holder = run_here(code + "    print(mine, file=sys.stderr, flush=True); signal.pause()\n")
+    folder = tmp_path / "s" / ".claims"
+    code = f"with Claims(Path({str(folder)!r})).claim('part-00001.parquet', wait=True) as claimed:\n"
+    holder = run_here(code + "    print(claimed, file=sys.stderr, flush=True); signal.pause()\n")
     assert holder.stderr.readline() == b"True\n"
-    store = make_store(tmp_path / "s")
-    with store._claim(store.parts[1], wait=False) as claimed:
+    with Claims(folder).claim("part-00001.parquet", wait=False) as claimed:
         assert not claimed
+    store = make_store(tmp_path / "s")
     holder.kill()
     holder.communicate()
     store.fill(compute)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and what a file is known by: its SHA-256."""
+"""Write files whole or not at all, and compute the SHA-256 that a file is known by."""
 
 from __future__ import annotations
 

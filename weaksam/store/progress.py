@@ -1,4 +1,4 @@
-"""Progress with the time left: a bar on a terminal, plain lines elsewhere, nothing for jobs under five seconds."""
+"""Show the progress of a job and the time left: a bar on a terminal, else plain lines, none in five seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open a sealed store as it says of itself, without knowing what made it."""
+"""Open a sealed store by what its manifest says, without knowing which run made it."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         hint = f"name one of the stores below it ({', '.join(below[:4])})" if below else "finish the run that makes it"
         raise UserError(f"wanted a sealed store (a folder with manifest.json) at {folder}, found none: {hint}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        version = found["format"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format"]
     except (ValueError, TypeError, KeyError):
         raise UserError(
             f"wanted the manifest of a store in {path}, found another file: name a store's folder"
         ) from None
     if version != FORMAT:
         raise UserError(f"wanted a store of format {FORMAT} in {folder}, found format {version}: make it again")
-    return dict(found)
+    return dict(manifest)

@@ -1,4 +1,4 @@
-"""Weight files, read safely: safetensors, or a torch file of tensors only."""
+"""Read and write files of weights, safely: safetensors, or a torch file of tensors only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from weaksam.config import UserError
 from weaksam.store.files import atomic_file
 
-_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")  # torch's zip file, and its older one
-_METADATA_KEY = "weaksam"  # one key only: safetensors writes several in a random order
+_TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")
+"""First bytes of torch's zip file, and of its older format."""
+_METADATA_KEY = "weaksam"
+"""The one key of the header's metadata: safetensors writes several keys in a random order."""
 _NESTED_KEYS = ("state_dict", "model", "model_state_dict")
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 _PLAIN_RECORDS: list[Any] = [
@@ -80,9 +82,10 @@ def check_weights(path: Path, what: str) -> bytes:
         raise UserError(f"The weights of {what} were looked for in {path}, which is not a file: correct the path.")
     with path.open("rb") as file:
         head = file.read(512)
-    if found := _not_weights(head):
+    problem = _not_weights(head)
+    if problem is not None:
         raise UserError(
-            f"The weights of {what} were looked for in {path}, which {found} and not weights: download it again."
+            f"The weights of {what} were looked for in {path}, which {problem} and not weights: download it again."
         )
     return head
 
