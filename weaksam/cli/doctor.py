@@ -1,4 +1,4 @@
-"""Look at the installation: versions, what works here, and one command for each thing that does not."""
+"""Check the installation: versions, what works here, and one command for each thing that does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REINSTALL = "pip install --force-reinstall torch torchvision"
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, whether it works, what was found, and the command that mends it."""
+    """The result of one check: its name, whether it works, what was found, and the command that mends it."""
 
     name: str
     works: bool
@@ -21,7 +21,7 @@ class Finding(NamedTuple):
 
 
 def diagnose(say: Callable[[str], None]) -> bool:
-    """Say one line per finding; returns whether everything that is needed works."""
+    """Print one line per finding through ``say``; returns whether everything that is needed works."""
     healthy = True
     for finding in findings():
         healthy &= finding.works
@@ -32,7 +32,7 @@ def diagnose(say: Callable[[str], None]) -> bool:
 
 
 def findings() -> Iterator[Finding]:
-    """What was looked at, in order; each check is on its own, so that one failure does not hide the others."""
+    """The results of all checks, in order; a check that fails does not hide the others."""
     checks: tuple[tuple[str, Callable[[], Finding], str], ...] = (
         ("python", _python, "use Python 3.10 or newer"),
         ("torch and torchvision", _torchvision, REINSTALL),
@@ -70,7 +70,7 @@ def _torchvision() -> Finding:
 def _packages() -> Finding:
     from importlib.metadata import PackageNotFoundError, version
 
-    from weaksam.pipeline.record import PACKAGES, versions
+    from weaksam.engine.versions import PACKAGES, versions
 
     missing = []
     for name in PACKAGES:
