@@ -15,8 +15,10 @@ from weaksam.data.formats.coco import object_entries, read_results, write_instan
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.formats.yolo import write_labels
 from weaksam.data.proposals.files import write_store
-from weaksam.evaluation.files import dataset_of, detection_filter, evaluate_files, figures_text, parse_classes
+from weaksam.evaluation.file_inputs import truth_dataset
+from weaksam.evaluation.files import evaluate_files
 from weaksam.evaluation.protocol import DetectionFilter
+from weaksam.evaluation.text import evaluation_text
 from weaksam.store.files import write_json_atomic
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
@@ -231,21 +233,17 @@ def test_masks_of_a_store_are_measured(tmp_path):
 def test_classes_in_the_order_of_the_category_ids(forms):
     folder, _, _ = forms
     # Our alphabetical truth has no 'ant', which was the detector's first class
-    (folder / "classes.txt").write_text("ant\nbird\ncat\ndog\n")
     entries = json.loads((folder / "stems.json").read_text())
     write_json_atomic(folder / "shifted.json", [{**one, "category_id": one["category_id"] + 1} for one in entries])
     with pytest.raises(UserError, match="category id"):
         evaluate_files(folder / "voc", folder / "shifted.json", METRICS)
-    classes = parse_classes(str(folder / "classes.txt"))
+    classes = ("ant", "bird", "cat", "dog")
     shifted = evaluate_files(folder / "voc", folder / "shifted.json", METRICS, classes=classes)
     plain = evaluate_files(folder / "voc", folder / "stems.json", METRICS)
     assert shifted["voc"]["classes"] == ["ant", *CLASSES] and shifted["voc"]["mean"] == plain["voc"]["mean"]
     assert shifted["corloc"]["per_class"] == [None, *plain["corloc"]["per_class"]]
     with pytest.raises(UserError, match="which numbers its own"):
         evaluate_files(folder / "truth.json", folder / "numbers.json", METRICS, classes=classes)
-    assert parse_classes("cat, dog") == ("cat", "dog") and parse_classes(None) is None
-    with pytest.raises(UserError, match="each once"):
-        parse_classes("cat,cat")
 
 
 # CorLoc, by hand
@@ -281,7 +279,7 @@ def test_corloc_beside_its_baselines(located):
     assert per_class["corloc_largest"] == [0.5, None]  # a: the box itself; b: the dog's
     assert per_class["corloc_whole"] == [0.5, None]  # a: 0.6; b: 0.01
     assert per_class["corloc_random"] == [pytest.approx((2 / 4 + 1 / 2) / 2), None]
-    assert figures_text(figures).count("protocol: ") == 4 == len({one["protocol"] for one in figures.values()})
+    assert evaluation_text(figures).count("protocol: ") == 4 == len({one["protocol"] for one in figures.values()})
     filtered = evaluate_files(located / "voc", located / "comp4", ["corloc"], keep=DetectionFilter(min_score=0.95))
     assert filtered["corloc"]["per_class"] == [0.0, None] and "at least 0.95" in filtered["corloc"]["protocol"]
 
@@ -326,8 +324,7 @@ def test_sizes_come_from_the_photos_where_the_truth_has_none(located):
 
 def test_options_that_are_none(located):
     with pytest.raises(UserError, match="IoU threshold"):
-        detection_filter(None, 0.0, None)
-    assert detection_filter(0.1, 0.3, 5) == DetectionFilter(0.1, 0.3, 5)
+        DetectionFilter(nms_iou=0.0)
     with pytest.raises(UserError, match="two COCO files"):
         evaluate_files(located / "voc", located / "comp4", ["voc"], pixel_inclusive=True)
     with pytest.raises(UserError, match="give --images DIR"):
@@ -376,7 +373,7 @@ def test_published_values_from_files(shared_data, tmp_path):
 def test_real_truth_in_three_forms(shared_data, tmp_path):
     """100 photos of VOC: the COCO and YOLO forms, which know no difficult objects, agree; the XML differs by them."""
     folder = shared_data / "voc100_metrics"
-    voc, _, _ = dataset_of(folder / "Annotations")
+    voc, _, _ = truth_dataset(folder / "Annotations")
     found = {}
     for path in sorted((folder / "dets/abs_xyx2y2").glob("*.txt")):
         table = torch.tensor([[float(v) for v in line.split()] for line in path.read_text().splitlines()])

@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from tests.data.proposals.test_plain_pickle import pickled
 from weaksam import cli
-from weaksam.config import UserError
 from weaksam.data.formats.coco import read_instances, write_instances
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.formats.yolo import write_labels
 from weaksam.data.proposals.files import write_store
-from weaksam.evaluation.recall_files import measure_recall, named_sets, parse_counts, recall_text
+from weaksam.evaluation.recall_files import measure_recall
+from weaksam.evaluation.text import recall_text
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.proposals import Proposals
@@ -209,15 +209,6 @@ def test_mistakes_are_one_sentence(golden):
     assert "twice" in refused("recall", "--proposals", golden / "ours", "--proposals", golden / "ours", *truth)
     assert "absent" in refused("recall", "--proposals", golden / "absent", *truth)
     assert "none.json" in refused("recall", "--proposals", golden / "ours", "--truth", golden / "none.json")
-
-
-def test_names_of_sets(tmp_path):
-    (tmp_path / "a=b").mkdir()
-    found = named_sets([f"x={tmp_path}", str(tmp_path / "a=b"), str(tmp_path / "c.json")])
-    assert found == {"x": tmp_path, "a=b": tmp_path / "a=b", "c": tmp_path / "c.json"}
-    assert parse_counts("100, 5,100") == (5, 100)
-    with pytest.raises(UserError, match="found none"):
-        named_sets([])
 
 
 def test_true_boxes_as_proposals_find_everything(shared_data, tmp_path):

@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageColor
 
 from weaksam.evaluation.settings import EvaluationSettings
-from weaksam.evaluation.stage_figures import brief, mask_figures, peak_figures, recall_figures
+from weaksam.evaluation.stage_figures import mask_figures, peak_figures, recall_figures
 from weaksam.evaluation.stage_summaries import proposal_summary, pseudo_gt_summary, retrain_summary, wsod_summary
-from weaksam.evaluation.text import table_lines
+from weaksam.evaluation.text import brief, table_lines
 from weaksam.evaluation.truth import Truth
 from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
 from weaksam.report.gallery import confident, spread

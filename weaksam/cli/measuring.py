@@ -1,7 +1,8 @@
-"""The commands that measure: detections, proposals, clues; and the report of a run."""
+"""Define the commands that measure detections, proposals and clues, and the one that writes a run's report again."""
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,10 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Measure any detections against any truth, and print the protocol with every figure."""
-    from weaksam.evaluation.files import detection_filter, evaluate_files, figures_text, parse_classes
+    from weaksam.cli.measuring_options import parse_classes
+    from weaksam.evaluation.files import evaluate_files
+    from weaksam.evaluation.protocol import DetectionFilter
+    from weaksam.evaluation.text import evaluation_text
 
     figures = evaluate_files(
         truth,
@@ -46,10 +50,10 @@ def evaluate(
         classes=parse_classes(classes),
         tags=tags,
         proposals=proposals,
-        keep=detection_filter(min_score, nms, max_boxes),
+        keep=DetectionFilter(min_score, nms, max_boxes),
         pixel_inclusive=pixel_inclusive,
     )
-    print(figures_text(figures, as_json=json))
+    print(dumps(figures, indent=1) if json else evaluation_text(figures))
 
 
 def recall(
@@ -68,25 +72,27 @@ def recall(
     plot: Annotated[Path | None, typer.Option(help="also draw the curves (.png, .svg or .pdf)")] = None,
 ) -> None:
     """Measure how many true objects proposals cover, by IoU and number of boxes, and print the protocol."""
-    from weaksam.evaluation import recall_files as recall_report
+    from weaksam.cli.measuring_options import parse_counts, parse_sets
+    from weaksam.evaluation.recall_files import measure_recall
+    from weaksam.evaluation.text import recall_text
 
     if plot is not None:
-        recall_report.check_plot(plot)
-    measured = recall_report.measure_recall(
-        recall_report.named_sets(proposals),
+        from weaksam.report.recall_plot import check_plot, write_plot
+
+        check_plot(plot)
+    measured = measure_recall(
+        parse_sets(proposals),
         truth,
         images,
         matching=matching,  # type: ignore[arg-type]
         order=order,  # type: ignore[arg-type]
-        counts=recall_report.parse_counts(counts),
+        counts=parse_counts(counts),
         count_difficult=count_difficult,
         per_class=per_class,
         curve=plot is not None,
     )
-    print(recall_report.recall_json(measured) if json else recall_report.recall_text(measured))
+    print(dumps(measured.as_dict(), indent=1) if json else recall_text(measured))
     if plot is not None:
-        from weaksam.report.recall_plot import write_plot
-
         write_plot(plot, measured)
 
 
@@ -96,9 +102,10 @@ def evaluate_clues(
 ) -> None:
     """Measure a run's clues: pointing game, points per object, objects hit, mIoU of the maps; with the protocol."""
     from weaksam import pipeline
-    from weaksam.evaluation.clue_figures import clue_json, clue_text
+    from weaksam.evaluation.text import clue_text
 
-    print((clue_json if json else clue_text)(*pipeline.measure_clues(out)))
+    figures, classes = pipeline.measure_clues(out)
+    print(dumps({"classes": list(classes), **figures.as_dict()}, indent=1) if json else clue_text(figures, classes))
 
 
 def report(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:

@@ -1,10 +1,8 @@
-"""Measure the clues of a run against the truth, kind by kind, and show the figures as text and JSON."""
+"""Measure the clues of a run against the truth, kind by kind."""
 
 from __future__ import annotations
 
 import functools
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +13,6 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.evaluation.cam_masks import CamMaskResult, cam_mask_quality
 from weaksam.evaluation.clues import ClueResult, clue_quality
-from weaksam.evaluation.text import table_lines
 from weaksam.evaluation.truth import Truth
 from weaksam.structures.clue_points import KIND_NAMES, CluePeaks, KindMapsOf, PeaksOf
 
@@ -31,9 +28,9 @@ class ClueFigures:
     masks: Mapping[str, CamMaskResult]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it, with the protocol in words."""
-        points = {name: one.as_dict() for name, one in self.points.items()}
-        masks = {name: one.as_dict() for name, one in self.masks.items()}
+        """The figures as JSON can hold them, nan as null, with the protocol in words."""
+        points = {name: result.as_dict() for name, result in self.points.items()}
+        masks = {name: result.as_dict() for name, result in self.masks.items()}
         protocol = str(self.points[ALL].protocol)
         return {"points": points, "masks": masks, "protocol": protocol}
 
@@ -74,49 +71,8 @@ def _maps_of_kind(maps_of: KindMapsOf, kind: int, image_id: str) -> tuple[Tensor
     return labels, maps_by_kind[kind]
 
 
-def clue_text(figures: ClueFigures, classes: tuple[str, ...]) -> str:
-    """Tables for a terminal, a row per kind and per class, and the protocols."""
-    header = ("points", "number", "inside", "top inside", "per object", "objects hit")
-    rows = [(name, *_cells(one)) for name, one in figures.points.items()]
-    if len(figures.points) == 2:  # one kind, which is all
-        rows = rows[:1]
-    per_class = zip(classes, figures.points[ALL].per_class, strict=True)
-    lines = [
-        *table_lines(header, rows),
-        "",
-        *table_lines(header, [(name, *_cells(one)) for name, one in per_class]),
-        "",
-    ]
-    if figures.masks:
-        rows = [
-            (name, _number(max(one.miou)), f"{one.best:g}", _number(one.at(0.5))) for name, one in figures.masks.items()
-        ]
-        lines += [*table_lines(("masks", "best mIoU", "at", "mIoU at 0.5"), rows), ""]
-    protocols = [str(figures.points[ALL].protocol), *(str(one.protocol) for one in figures.masks.values())]
-    return "\n".join([*lines, *(f"protocol: {one}" for one in dict.fromkeys(protocols))])
-
-
-def clue_json(figures: ClueFigures, classes: tuple[str, ...]) -> str:
-    """The same as JSON."""
-    return json.dumps({"classes": list(classes), **figures.as_dict()}, indent=1)
-
-
 def require_truth(truth: Truth | None) -> Truth:
-    """`UserError` where nothing is known to measure by."""
+    """The truth of the training photos; `UserError` where there is none."""
     if truth is None:
         raise UserError("wanted the true boxes of the training photos to measure by, found none: set data.train.truth")
     return truth
-
-
-def _cells(one: ClueResult) -> tuple[str, ...]:
-    return (
-        str(one.num_points),
-        _number(one.inside),
-        _number(one.top_inside),
-        _number(one.points_per_object),
-        _number(one.hit),
-    )
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"

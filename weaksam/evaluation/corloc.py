@@ -1,4 +1,4 @@
-"""Correct localisation (CorLoc) on tagged training images, and the naive baselines to hold it against."""
+"""Measure CorLoc, correct localisation on tagged images, and the naive baselines to hold it against."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from weaksam.evaluation.protocol import (
     mean_over_classes,
     require_scores,
 )
+from weaksam.evaluation.truth import Truth
 from weaksam.structures.boxes import area
 from weaksam.structures.instances import Instances
 
@@ -57,6 +58,29 @@ class CorLocResult:
         return f"CorLoc {self.mean():.3f} ({self.protocol})"
 
 
+def corloc_and_baselines(
+    truth: Truth, detections: Mapping[str, Instances], proposals: Mapping[str, Tensor] | None = None
+) -> dict[str, CorLocResult]:
+    """``corloc`` of detections and, with ``proposals``, of three naive baselines that know no class.
+
+    ``corloc_largest``: the largest proposal for every tag; ``corloc_whole``: the whole image; ``corloc_random``: what a
+    random proposal is expected to reach. ``proposals``: xyxy boxes ``(P, 4)`` by image id. Images without a truth take
+    no part.
+    """
+    known, tags, num_classes = truth.instances, truth.tags, truth.num_classes
+    results = {"corloc": corloc(known, truth.only(detections), tags, num_classes)}
+    if proposals is None:
+        return results
+    boxes = truth.only(proposals)
+    largest, whole = largest_proposal_detections(boxes, tags), whole_image_detections(truth.sizes, tags)
+    return {
+        **results,
+        "corloc_largest": corloc(known, largest, tags, num_classes),
+        "corloc_whole": corloc(known, whole, tags, num_classes),
+        "corloc_random": random_proposal_corloc(known, boxes, tags, num_classes),
+    }
+
+
 def corloc(
     truths: Mapping[str, Instances],
     detections: Mapping[str, Instances],
@@ -71,16 +95,16 @@ def corloc(
     Deselaers, Alexe, Ferrari (IJCV 2012). A tagged image without a detection of c is a miss, and so is one whose truth
     holds no c; a hit on a difficult object counts. The first of equal scores is the best.
     """
-    for one in detections.values():
-        require_scores(one)
+    for image_detections in detections.values():
+        require_scores(image_detections)
     check_images(detections, truths, "detections")
     check_labels(detections, num_classes, "detections")
 
     def hit(image_id: str, label: int) -> float:
-        mine = _of_class(detections.get(image_id, Instances.empty()), label)
-        if len(mine) == 0:
+        of_class = _of_class(detections.get(image_id, Instances.empty()), label)
+        if len(of_class) == 0:
             return 0.0
-        best = mine[require_scores(mine).argsort(descending=True, stable=True)[:1]]
+        best = of_class[require_scores(of_class).argsort(descending=True, stable=True)[:1]]
         return float((overlaps(best, _of_class(truths[image_id], label), geometry) >= iou).any())
 
     return _over_tagged_images(hit, truths, tags, num_classes, iou, f"CorLoc of {geometry}", "best-scored box per tag")
@@ -102,10 +126,10 @@ def random_proposal_corloc(
 
     def hit(image_id: str, label: int) -> float:
         boxes = proposals.get(image_id, torch.zeros(0, 4))
-        true = _of_class(truths[image_id], label)
-        if len(boxes) == 0 or len(true) == 0:
+        objects = _of_class(truths[image_id], label)
+        if len(boxes) == 0 or len(objects) == 0:
             return 0.0
-        return float((overlaps(_unlabelled(boxes), true) >= iou).any(dim=1).double().mean())
+        return float((overlaps(_unlabelled(boxes), objects) >= iou).any(dim=1).double().mean())
 
     name = "expected CorLoc of a random proposal"
     return _over_tagged_images(hit, truths, tags, num_classes, iou, name, "one proposal at random per tag")
@@ -116,17 +140,18 @@ def largest_proposal_detections(proposals: Mapping[str, Tensor], tags: Tags) -> 
 
     ``proposals``: xyxy boxes ``(P, 4)`` by image id; an image without proposals gets no detection.
     """
-    found = {}
+    detections = {}
     for image_id, labels in tags.items():
         boxes = proposals.get(image_id, torch.zeros(0, 4))
-        found[image_id] = _one_box_per_tag(boxes[area(boxes).argmax()], labels) if len(boxes) else Instances.empty()
-    return found
+        largest = _box_for_every_tag(boxes[area(boxes).argmax()], labels) if len(boxes) else Instances.empty()
+        detections[image_id] = largest
+    return detections
 
 
 def whole_image_detections(sizes: Mapping[str, tuple[int, int]], tags: Tags) -> dict[str, Instances]:
     """For each tag the whole image as its box, score 1; ``sizes`` holds (height, width) by image id."""
     return {
-        image_id: _one_box_per_tag(torch.tensor([0.0, 0.0, sizes[image_id][1], sizes[image_id][0]]), labels)
+        image_id: _box_for_every_tag(torch.tensor([0.0, 0.0, sizes[image_id][1], sizes[image_id][0]]), labels)
         for image_id, labels in tags.items()
     }
 
@@ -174,6 +199,6 @@ def _unlabelled(boxes: Tensor) -> Instances:
     return Instances(boxes.float(), torch.zeros(len(boxes), dtype=torch.int64))
 
 
-def _one_box_per_tag(box: Tensor, labels: Sequence[int]) -> Instances:
-    wanted = torch.tensor(sorted(set(labels)), dtype=torch.int64)
-    return Instances(box.float().expand(len(wanted), 4).clone(), wanted, scores=torch.ones(len(wanted)))
+def _box_for_every_tag(box: Tensor, labels: Sequence[int]) -> Instances:
+    classes = torch.tensor(sorted(set(labels)), dtype=torch.int64)
+    return Instances(box.float().expand(len(classes), 4).clone(), classes, scores=torch.ones(len(classes)))

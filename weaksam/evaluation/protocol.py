@@ -1,4 +1,4 @@
-"""What a figure was measured under: the protocol every result carries, and the filter detections pass first."""
+"""Describe the conditions of a measurement, filter detections, and check what is compared."""
 
 from __future__ import annotations
 
@@ -27,11 +27,16 @@ class DetectionFilter:
     nms_iou: greedy suppression within each class above this IoU of the boxes, in (0, 1]; None for none.
     max_per_image: the best-scored detections of an image that are kept, all classes together; None for all.
     Passing detections through the same filter twice changes nothing, so a detector's own filter may be named here.
+    Raises `UserError` for an IoU outside (0, 1].
     """
 
     min_score: float | None = None
     nms_iou: float | None = None
     max_per_image: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.nms_iou is not None:
+            check_iou(self.nms_iou)
 
     def __str__(self) -> str:
         nms = "no further NMS" if self.nms_iou is None else f"NMS at IoU {self.nms_iou:g} per class"
@@ -84,15 +89,15 @@ def require_scores(detections: Instances) -> Tensor:
     return detections.scores
 
 
-def check_images(found: Collection[str], evaluated: Collection[str], what: str) -> None:
-    """UserError where ``found`` names images but none of those that are evaluated.
+def check_images(image_ids: Collection[str], evaluated: Collection[str], what: str) -> None:
+    """UserError where ``what`` belong to images, ``image_ids``, none of which is ``evaluated``.
 
-    An image without a truth to compare with takes no part in an evaluation; one that ``found`` lacks has nothing found.
+    Images that are not evaluated take no part, and an evaluated one may be missing: nothing was made of it.
     """
-    if found and not set(found) & set(evaluated):
+    if image_ids and not set(image_ids) & set(evaluated):
         raise UserError(
-            f"{what} must belong to the {len(evaluated)} images with a truth, found {len(found)} others "
-            f"(first: {min(found)}): evaluate on the split they were made for"
+            f"{what} must belong to the {len(evaluated)} images with a truth, found {len(image_ids)} others "
+            f"(first: {min(image_ids)}): evaluate on the split they were made for"
         )
 
 
@@ -101,7 +106,7 @@ def image_order(image_ids: Iterable[str]) -> list[str]:
 
     It is the order of COCO's image numbers, so that tied scores rank here as they do in pycocotools.
     """
-    return sorted(image_ids, key=lambda one: (_text_and_numbers(one), one))
+    return sorted(image_ids, key=lambda image_id: (_text_and_numbers(image_id), image_id))
 
 
 def check_iou(iou: float) -> None:
@@ -112,8 +117,9 @@ def check_iou(iou: float) -> None:
 
 def check_labels(instances: Mapping[str, Instances], num_classes: int, what: str) -> None:
     """UserError where a label lies outside ``0 .. num_classes - 1``."""
-    for image_id, one in instances.items():
-        if len(one) and not 0 <= int(one.labels.min()) <= int(one.labels.max()) < num_classes:
+    for image_id, image_instances in instances.items():
+        labels = image_instances.labels
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
             raise UserError(
                 f"{what} must have labels in 0..{num_classes - 1}, found others in image {image_id}: "
                 "map the dataset's category ids to class indices first"

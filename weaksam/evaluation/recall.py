@@ -56,6 +56,10 @@ class RecallResult:
         """Recall in [0, 1] at one of the measured thresholds and counts; None means all proposals."""
         return self.recall[self.counts.index(count)][self.ious.index(iou)]
 
+    def average_recall_at(self, count: int | None) -> float:
+        """Average recall in [0, 1] at one of the measured counts; None means all proposals."""
+        return self.average_recall[self.counts.index(count)]
+
     def as_dict(self) -> dict[str, Any]:
         """One row per count, as JSON can hold it, nan as null, with the protocol in words."""
         rows = [

@@ -1,4 +1,4 @@
-"""Measure what a stage made against the true boxes; the one place of a run that reads them."""
+"""Compute the figures of a run's stages against the true objects, which nothing else of a run reads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from torch import Tensor
 
 from weaksam.evaluation.clues import clue_quality
 from weaksam.evaluation.coco import coco_ap
-from weaksam.evaluation.corloc import (
-    corloc,
-    largest_proposal_detections,
-    random_proposal_corloc,
-    whole_image_detections,
-)
+from weaksam.evaluation.corloc import corloc_and_baselines
 from weaksam.evaluation.protocol import json_number
 from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
 from weaksam.evaluation.recall import proposal_recall
@@ -25,7 +20,9 @@ from weaksam.structures.clue_points import PeaksOf
 from weaksam.structures.instances import Instances
 
 Detections = Mapping[str, Instances]
+"""Detections by image id."""
 Figures = dict[str, Any]
+"""One result as JSON can hold it, see ``as_dict`` of the result."""
 
 
 def peak_figures(truth: Truth, peaks_of: PeaksOf) -> Figures:
@@ -45,55 +42,42 @@ def recall_figures(truth: Truth, proposals: Mapping[str, Tensor], settings: Eval
     return proposal_recall(truth.instances, truth.only(proposals), counts=counts).as_dict()
 
 
-def box_figures(truth: Truth, found: Detections, settings: EvaluationSettings, made_by: str) -> dict[str, Figures]:
+def box_figures(truth: Truth, detections: Detections, settings: EvaluationSettings, made_by: str) -> dict[str, Figures]:
     """VOC and COCO figures of scored boxes: ``test_boxes`` and ``test_coco_boxes``.
 
     ``made_by`` says how the detector chose its boxes (suppression, boxes per photo); it becomes part of the protocol.
     """
-    arguments = (truth.instances, truth.only(found), truth.num_classes)
+    arguments = (truth.instances, truth.only(detections), truth.num_classes)
     voc = voc_ap(*arguments, ious=settings.ious, interpolation=settings.interpolation)
     figures = {"test_boxes": voc.as_dict(), "test_coco_boxes": coco_ap(*arguments).as_dict()}
     return _with_detector(figures, made_by)
 
 
-def mask_figures(truth: Truth, found: Detections, settings: EvaluationSettings, made_by: str) -> dict[str, Figures]:
+def mask_figures(
+    truth: Truth, detections: Detections, settings: EvaluationSettings, made_by: str
+) -> dict[str, Figures]:
     """Mask AP25/50/70/75 and COCO mask AP: ``test_masks`` and ``test_coco_masks``; empty without true masks."""
     if not truth.has_masks:
         return {}
-    arguments = (truth.instances, truth.only(found), truth.num_classes)
+    arguments = (truth.instances, truth.only(detections), truth.num_classes)
     voc = voc_ap(*arguments, ious=MASK_IOUS, geometry="masks", interpolation=settings.interpolation)
     figures = {"test_masks": voc.as_dict(), "test_coco_masks": coco_ap(*arguments, geometry="masks").as_dict()}
     return _with_detector(figures, made_by)
 
 
 def _with_detector(figures: dict[str, Figures], made_by: str) -> dict[str, Figures]:
-    return {name: {**one, "protocol": f"{one['protocol']}; detector: {made_by}"} for name, one in figures.items()}
-
-
-def corloc_figures(truth: Truth, found: Detections, proposals: Mapping[str, Tensor]) -> dict[str, Figures]:
-    """CorLoc of detections on the training photos, and of the three naive baselines."""
-    known, tags, count = truth.instances, truth.tags, truth.num_classes
-    boxes = truth.only(proposals)
+    """``figures`` with the detector's own choice of boxes in their protocols."""
     return {
-        "train_corloc": corloc(known, truth.only(found), tags, count).as_dict(),
-        "train_corloc_largest": corloc(known, largest_proposal_detections(boxes, tags), tags, count).as_dict(),
-        "train_corloc_whole": corloc(known, whole_image_detections(truth.sizes, tags), tags, count).as_dict(),
-        "train_corloc_random": random_proposal_corloc(known, boxes, tags, count).as_dict(),
+        name: {**values, "protocol": f"{values['protocol']}; detector: {made_by}"} for name, values in figures.items()
     }
+
+
+def corloc_figures(truth: Truth, detections: Detections, proposals: Mapping[str, Tensor]) -> dict[str, Figures]:
+    """CorLoc on the training photos, ``train_corloc``, and of the baselines: ``train_corloc_largest`` and so on."""
+    results = corloc_and_baselines(truth, detections, proposals)
+    return {f"train_{name}": result.as_dict() for name, result in results.items()}
 
 
 def pseudo_figures(truth: Truth, pseudo_gt: Detections, geometry: Literal["boxes", "masks"] = "boxes") -> Figures:
     """Precision, recall and number of pseudo boxes or pseudo masks."""
     return pseudo_gt_quality(truth.instances, truth.only(pseudo_gt), truth.num_classes, geometry=geometry).as_dict()
-
-
-def brief(figures: Mapping[str, Any], *names: tuple[str, str]) -> str:
-    """``label value`` for each (figure path such as ``test_boxes.mean.0.5``, label) that was measured, as one line."""
-    shown = []
-    for path, label in names:
-        value: Any = figures
-        for key in path.split("/"):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is not None:
-            shown.append(f"{label} {value:.3f}")
-    return ", ".join(shown) or "not measured"

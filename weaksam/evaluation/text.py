@@ -1,12 +1,26 @@
-"""Figures as text: numbers and aligned tables for a terminal."""
+"""Show figures as text: numbers, aligned tables, and what the measuring commands print on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from weaksam.evaluation.clue_figures import ALL, ClueFigures
+from weaksam.evaluation.clues import ClueResult
+from weaksam.evaluation.recall import RecallResult
+from weaksam.evaluation.recall_files import AR_COUNTS, IOUS, RecallReport
+
+NOT_MEASURED = "not measured"
+
+
+def number(value: float | None) -> str:
+    """A share in [0, 1] with three decimals; a dash for None and nan."""
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned text columns under a header and a rule; no rows give the header alone."""
+    """Columns of text, aligned left under a header and a rule; no rows give the header and the rule alone."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     rule = ["-" * width for width in widths]
     return [
@@ -15,6 +29,116 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
     ]
 
 
-def number(value: float | None) -> str:
-    """A share in [0, 1] with three decimals; a dash for None."""
-    return "-" if value is None else f"{value:.3f}"
+def titled_table_lines(
+    title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]], title_width: int
+) -> list[str]:
+    """Columns of numbers, aligned right beside the rows' names, under a title and the columns' names; a blank line."""
+
+    def line(name: str, cells: Sequence[str]) -> str:
+        return f"{name:<{title_width}}" + "".join(f"{cell:>9}" for cell in cells)
+
+    return [line(title, columns), *(line(name, cells) for name, cells in rows.items()), ""]
+
+
+def brief(figures: Mapping[str, Any], *names: tuple[str, str]) -> str:
+    """``label value`` of each figure that was measured, as one line; `NOT_MEASURED` where none was.
+
+    ``names``: (path, label) of each; a path such as ``test_boxes/mean/0.5`` leads through nested figures.
+    """
+    shown = []
+    for path, label in names:
+        value: Any = figures
+        for key in path.split("/"):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            shown.append(f"{label} {value:.3f}")
+    return ", ".join(shown) or NOT_MEASURED
+
+
+# weaksam eval
+
+
+def evaluation_text(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures of `evaluate_files`: for each its means, a line per class, and its protocol."""
+    lines: list[str] = []
+    for name, values in figures.items():
+        lines += [f"{name}: {', '.join(f'{label} {number(mean)}' for label, mean in _means(values).items())}"]
+        lines += [f"  {class_name}: {number(value)}" for class_name, value in _per_class(values).items()]
+        lines += [f"  protocol: {values['protocol']}"]
+    return "\n".join(lines)
+
+
+def _means(values: Mapping[str, Any]) -> dict[str, float | None]:
+    """The means over all classes of one figure by their names: COCO's, VOC's by IoU, or the only one."""
+    if "ap" in values:
+        return {key: values[key] for key in ("ap", "ap50", "ap75", "ar100")}
+    mean = values["mean"]
+    if isinstance(mean, Mapping):
+        return {f"AP{round(100 * float(iou))}": value for iou, value in mean.items()}
+    return {"mean": mean}
+
+
+def _per_class(values: Mapping[str, Any]) -> dict[str, float | None]:
+    """One figure by class name: VOC's at IoU 0.5, or at its first IoU where 0.5 was not measured."""
+    per_class = values["per_class"]
+    if isinstance(per_class, Mapping):
+        per_class = per_class.get("0.5", next(iter(per_class.values())))
+    return dict(zip(values["classes"], per_class, strict=True))
+
+
+# weaksam recall
+
+
+def recall_text(report: RecallReport) -> str:
+    """Recall by IoU and number of boxes, AR, per class where measured; then what was measured, and the protocol."""
+    shared = report.first
+    lines = [f"{shared.num_truths} objects in {shared.protocol.num_images} images of {report.truth}", ""]
+    width = max(map(len, [*report.sets, *report.classes, "recall at IoU 0.75"]))
+    counts: list[int | None] = [*report.counts, None]
+    columns = ["all" if count is None else str(count) for count in counts]
+    for iou in IOUS:
+        rows = {name: [number(of.result.at(iou, count)) for count in counts] for name, of in report.sets.items()}
+        lines += titled_table_lines(f"recall at IoU {iou:g}", columns, rows, width)
+    rows = {
+        name: [number(of.result.average_recall_at(count)) for count in AR_COUNTS] for name, of in report.sets.items()
+    }
+    lines += titled_table_lines("AR, IoU 0.5:0.95", list(map(str, AR_COUNTS)), rows, width)
+    columns = ["objects", *(f"@{iou:g}" for iou in IOUS), "AR"]
+    for name, measured in report.sets.items() if report.classes else ():
+        per_class = zip(report.classes, measured.result.per_class, strict=True)
+        rows = {class_name: _all_boxes_cells(result) for class_name, result in per_class}
+        lines += titled_table_lines(f"{name}, all boxes", columns, rows, width)
+    lines += [f"{name}: {measured.boxes}; {measured.path}" for name, measured in report.sets.items()]
+    return "\n".join([*lines, *report.notes, f"protocol: {shared.protocol}"])
+
+
+def _all_boxes_cells(result: RecallResult) -> list[str]:
+    """Number of objects, recall at each of `IOUS` and AR, of all boxes."""
+    return [str(result.num_truths), *(number(result.at(iou)) for iou in IOUS), number(result.average_recall_at(None))]
+
+
+# weaksam clues eval
+
+
+def clue_text(figures: ClueFigures, classes: Sequence[str]) -> str:
+    """A row per kind of clue points, per class and per kind of maps, and the protocols."""
+    header = ("points", "number", "inside", "top inside", "per object", "objects hit")
+    rows = [(name, *_point_cells(result)) for name, result in figures.points.items()]
+    if len(figures.points) == 2:  # one kind, which is all
+        rows = rows[:1]
+    per_class = zip(classes, figures.points[ALL].per_class, strict=True)
+    class_rows = [(class_name, *_point_cells(result)) for class_name, result in per_class]
+    lines = [*table_lines(header, rows), "", *table_lines(header, class_rows), ""]
+    if figures.masks:
+        rows = [
+            (name, number(max(result.miou)), f"{result.best:g}", number(result.at(0.5)))
+            for name, result in figures.masks.items()
+        ]
+        lines += [*table_lines(("masks", "best mIoU", "at", "mIoU at 0.5"), rows), ""]
+    protocols = [str(figures.points[ALL].protocol), *(str(result.protocol) for result in figures.masks.values())]
+    return "\n".join([*lines, *(f"protocol: {protocol}" for protocol in dict.fromkeys(protocols))])
+
+
+def _point_cells(result: ClueResult) -> tuple[str, ...]:
+    shares = (result.inside, result.top_inside, result.points_per_object, result.hit)
+    return (str(result.num_points), *map(number, shares))

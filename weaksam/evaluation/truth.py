@@ -1,4 +1,4 @@
-"""The true instances of a split, as the evaluation alone reads them."""
+"""Hold the true instances of a split, which the evaluation alone reads."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Truth:
     @property
     def has_masks(self) -> bool:
         """Whether masks can be measured."""
-        with_objects = [one for one in self.instances.values() if len(one)]
-        return bool(with_objects) and all(one.masks is not None for one in with_objects)
+        with_objects = [objects for objects in self.instances.values() if len(objects)]
+        return bool(with_objects) and all(objects.masks is not None for objects in with_objects)
 
     @classmethod
     def of(cls, dataset: Dataset | None) -> Truth | None:
