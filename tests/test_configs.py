@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.helpers import ROOT
 from weaksam.config import Settings, UserError, load_settings
 from weaksam.pipeline.settings import RunSettings
 
-CONFIGS = sorted(Path(__file__).parents[1].joinpath("configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 NAMES = [path.stem for path in CONFIGS]
 
 
@@ -45,9 +46,8 @@ def test_writes_no_default_again(path):
 
 @pytest.mark.parametrize("name", ["fruit3", "smoke5", "boards4"])
 def test_real_data_are_where_the_config_says(name, shared_data, monkeypatch):
-    root = Path(__file__).parents[1]
-    monkeypatch.chdir(root)
-    settings = load_settings(RunSettings, root / "configs" / f"{name}.yaml")
+    monkeypatch.chdir(ROOT)
+    settings = load_settings(RunSettings, ROOT / "configs" / f"{name}.yaml")
     splits = [settings.data.train, settings.data.test]
     paths = [path for split in splits for path in (split.images, split.tags, split.truth) if path is not None]
     assert [path for path in (*paths, Path(settings.backbone.weights)) if not path.exists()] == []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 LAYERS = [
     {"cli", "__main__"},
     {"pipeline"},
@@ -28,8 +30,9 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 BOTTOM = len(LAYERS) - 1
 SEPARATE_FILES = {"stages", "recipes"}
 """Packages whose modules do not import each other."""
-PICKLE_READER, PICKLE_WRITER = "weaksam.data.proposals.plain_pickle", "tests.data.proposals.test_plain_pickle"
-"""The one module that may build on pickle's reader, and the test that writes pickles for it, hostile ones too."""
+PICKLE_READER = "weaksam.data.proposals.plain_pickle"
+PICKLE_WRITERS = {"tests.helpers", "tests.data.proposals.test_plain_pickle"}
+"""The one module that may build on pickle's reader, and those that write pickles for its tests, hostile ones too."""
 SOURCES = sorted(
     path for folder in ("weaksam", "tools", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
 )
@@ -40,8 +43,8 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def imported_modules(source: str, module: str) -> list[str]:
-    """Dotted names of the weaksam modules that a source imports, at any depth of the file."""
+def imported_modules(source: str, module: str, package: str = "weaksam") -> list[str]:
+    """Dotted names of the modules of ``package`` that a source imports, at any depth of the file."""
     found: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -53,7 +56,7 @@ def imported_modules(source: str, module: str) -> list[str]:
                 base = ".".join([*parents, base] if base else parents)
             # `from weaksam.stages import wsod` imports a module, `from weaksam.stages.wsod import run` a name.
             found += [f"{base}.{alias.name}" for alias in node.names]
-    return [name for name in found if name.split(".")[0] == "weaksam"]
+    return [name for name in found if name.split(".")[0] == package]
 
 
 def direction_faults(source: str, module: str) -> list[str]:
@@ -130,7 +133,7 @@ def unsafe_calls(source: str, module: str) -> list[str]:
         for name in names:
             if name.split(".")[0] in {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}:
                 imports_it = name == "pickle" and isinstance(node, ast.Import)
-                if module != PICKLE_WRITER and not (module == PICKLE_READER and imports_it):
+                if module not in PICKLE_WRITERS and not (module == PICKLE_READER and imports_it):
                     faults.append(f"{module}:{node.lineno} {name}")
             if name in {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"}:
                 faults.append(f"{module}:{node.lineno} {name}")
@@ -172,9 +175,45 @@ def test_a_hidden_import_is_found(source):
     assert len(type_checking_uses(source)) == 1
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_nothing_runs_code_from_a_file(path):
-    assert unsafe_calls(path.read_text(encoding="utf-8"), module_of(path)) == []
+def test_nothing_runs_code_from_a_file():
+    faults = [fault for path in SOURCES for fault in unsafe_calls(path.read_text(encoding="utf-8"), module_of(path))]
+    assert faults == []
+
+
+def imports_of_tests(source: str, module: str) -> list[str]:
+    """Test modules that a test imports, in code given as a text too."""
+    names = [name for name in imported_modules(source, module, "tests") if ".test_" in name]
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    return names + [name for text in texts for name in re.findall(r"(?:from|import) (tests\.[\w.]*\btest_\w+)", text)]
+
+
+def test_no_test_imports_another():
+    faults = [
+        f"{module_of(path)} imports {name}: what tests share lives in tests/helpers.py"
+        for path in SOURCES
+        if path != Path(__file__)  # the examples below
+        for name in imports_of_tests(path.read_text(encoding="utf-8"), module_of(path))
+    ]
+    assert faults == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tests.store.test_store import make_store",
+        "from tests.store import test_store",
+        "import tests.store.test_store",
+        "from .test_store import make_store",
+        "code = 'from tests.store.test_store import *'",
+    ],
+)
+def test_a_test_that_imports_another_is_found(source):
+    assert imports_of_tests(source, "tests.store.test_weights")
+    assert not imports_of_tests("from tests.helpers import context\nfrom tests.sam.transformers.toys import sam", "m")
 
 
 @pytest.mark.parametrize(

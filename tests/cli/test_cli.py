@@ -10,13 +10,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.helpers import ROOT
 from weaksam import cli
 from weaksam.cli import arguments, stages
 from weaksam.config import UserError
 from weaksam.pipeline import state as run
 from weaksam.store.sealed import open_sealed
-
-ROOT = Path(__file__).parents[2]
 
 
 def invoke(*arguments: object):

@@ -4,18 +4,13 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import write_photo
 from weaksam.config import UserError
 from weaksam.data.check import check_data, check_dataset
 from weaksam.data.loading import DataSettings, SplitSettings
-
-
-def photo(path: Path, seed: int, **options) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (12, 16, 3), np.uint8)).save(path, **options)
 
 
 @pytest.fixture
@@ -23,7 +18,7 @@ def clean(tmp_path) -> Path:
     """Twelve photos, six of each class, with truth: nothing is wrong."""
     names = [f"{number:02d}.png" for number in range(12)]
     for seed, name in enumerate(names):
-        photo(tmp_path / "photos" / name, seed)
+        write_photo(tmp_path / "photos" / name, seed)
     write(tmp_path, {name: ["apple" if i < 6 else "fig"] for i, name in enumerate(names)})
     truth = {
         "images": [{"id": i, "file_name": name, "width": 16, "height": 12} for i, name in enumerate(names)],
@@ -66,7 +61,7 @@ def test_photo_faults(clean) -> None:
     photos = clean / "photos"
     (photos / "00.png").write_bytes((photos / "00.png").read_bytes()[:200])
     (photos / "02.png").write_bytes((photos / "01.png").read_bytes())
-    photo(photos / "03.png", 3, format="JPEG")
+    write_photo(photos / "03.png", 3, format="JPEG")
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (12, 16), (9, 9, 9)).save(photos / "04.png", exif=exif)
@@ -81,7 +76,7 @@ def test_photo_faults(clean) -> None:
 
 
 def test_tag_faults(clean) -> None:
-    photo(clean / "photos" / "new.png", 50)
+    write_photo(clean / "photos" / "new.png", 50)
     change_tags(clean, **{"00": ["aple"], "01": [], "gone": ["fig"]})
     assert lines(clean) == [
         "train: 00.png: has the unknown class 'aple' (did you mean 'apple'?)",
@@ -117,7 +112,7 @@ def test_truth_faults(clean) -> None:
 
 def test_tags_almost_constant_and_look_alike_classes(clean) -> None:
     for seed in range(12, 24):
-        photo(clean / "photos" / f"{seed}.png", seed)
+        write_photo(clean / "photos" / f"{seed}.png", seed)
     tags = {f"{number:02d}.png": ["fig", "apple"] if number < 8 else ["fig"] for number in range(24)}
     tags["23.png"] = ["figs"]
     write(clean, tags)
@@ -143,7 +138,7 @@ def test_a_broken_file_is_one_line_and_the_rest_is_still_checked(clean) -> None:
 
 
 def test_photos_that_are_in_both_splits(clean) -> None:
-    photo(clean / "test" / "copy.png", 4)
+    write_photo(clean / "test" / "copy.png", 4)
     train = SplitSettings(images=clean / "photos", tags=clean / "tags.json")
     write(clean / "test", {"copy.png": ["apple"]})
     test = SplitSettings(images=clean / "test", tags=clean / "test" / "tags.json")

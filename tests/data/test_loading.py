@@ -3,26 +3,20 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import write_photo
 from weaksam.config import UserError, did_you_mean
 from weaksam.data.image_names import NameMatcher
 from weaksam.data.loading import DataSettings, SplitSettings, gives_tags, load_dataset, load_splits
-
-
-def photo(path: Path, seed: int = 0, size: tuple[int, int] = (12, 16)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8)).save(path)
-    return path
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Three photos of 16 x 12 pixels, their tags, and their truth with other ids."""
     for seed, name in enumerate(["b.jpg", "a.jpg", "c.png"]):
-        photo(tmp_path / "photos" / name, seed)
+        write_photo(tmp_path / "photos" / name, seed)
     (tmp_path / "tags.csv").write_text("a.jpg,apple;fig\nb.jpg,fig\nc.png,apple\n")
     images = [
         {"id": 40 - i, "file_name": n, "width": 16, "height": 12} for i, n in enumerate(["a.jpg", "b.jpg", "c.png"])
@@ -97,13 +91,13 @@ def test_the_fingerprint_knows_photos_tags_and_classes_but_not_the_truth(folder)
     (folder / "tags.csv").write_text("a.jpg,apple\nb.jpg,fig\nc.png,apple\n")
     after = fingerprint()
     assert after != before
-    photo(folder / "photos" / "a.jpg", 99)
+    write_photo(folder / "photos" / "a.jpg", 99)
     assert fingerprint() != after
 
 
 def test_photos_in_folders_and_names_without_them(tmp_path) -> None:
     for seed, name in enumerate(["x/1.jpg", "y/1.jpg", "y/2.JPG"]):
-        photo(tmp_path / "photos" / name, seed)
+        write_photo(tmp_path / "photos" / name, seed)
     (tmp_path / "tags.csv").write_text("x/1,apple\ndata/photos/y/1.jpg,fig\n2.jpg,fig\n")
     dataset = load_dataset(split(tmp_path), name="train")
     assert {sample.image_id: sample.tags for sample in dataset} == {"x/1.jpg": (0,), "y/1.jpg": (1,), "y/2.JPG": (1,)}
@@ -156,7 +150,7 @@ def test_bad_photos_are_set_aside_with_their_reason_and_the_rest_is_loaded(folde
     (photos / "a.jpg").write_bytes((photos / "a.jpg").read_bytes()[:-150])
     (photos / "page.jpg").write_text("<html>404</html>")
     Image.new("RGB", (4, 4)).save(photos / "anim.gif")
-    photo(photos / "new.jpg", 7)
+    write_photo(photos / "new.jpg", 7)
     with (folder / "tags.csv").open("a") as stream:
         stream.write("page.jpg,fig\ngone.jpg,fig\nanim.gif,fig\n")
     dataset = load_dataset(split(folder), name="train")
@@ -200,7 +194,7 @@ def test_what_was_set_aside_is_logged(folder) -> None:
 
 def test_class_folders_need_no_tag_file(tmp_path) -> None:
     for seed, name in enumerate(["pear/1.jpg", "apple/1.jpg", "apple/2.jpg"]):
-        photo(tmp_path / name, seed)
+        write_photo(tmp_path / name, seed)
     for settings in (SplitSettings(images=tmp_path), SplitSettings(tags=tmp_path)):
         dataset = load_dataset(settings, name="train")
         assert dataset.image_ids == ("apple/1.jpg", "apple/2.jpg", "pear/1.jpg")

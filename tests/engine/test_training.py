@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers import PROCESSES
 from weaksam.config import UserError
 from weaksam.engine.log import RunLog
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
@@ -78,13 +77,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("optimizer", "kill_at"), [("adam", (1, 2)), ("sgd", (2, 0))])
 def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, optimizer, kill_at):
     train(tmp_path / "unbroken", optimizer=optimizer)
-    code = (
-        f"from pathlib import Path; from tests.engine.test_training import train; "
-        f"train(Path({str(tmp_path / 'killed')!r}), {kill_at}, {optimizer!r})"
-    )
-    root = Path(__file__).parents[2]
-    killed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = PROCESSES.Process(target=train, args=(tmp_path / "killed", kill_at, optimizer))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
     train(tmp_path / "killed", optimizer=optimizer)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "unbroken")

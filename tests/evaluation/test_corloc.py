@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.helpers import instances
 from weaksam.config import UserError
 from weaksam.evaluation.corloc import (
     corloc,
@@ -12,19 +13,9 @@ from weaksam.evaluation.corloc import (
     random_proposal_corloc,
     whole_image_detections,
 )
-from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_mask
 
 LEFT, RIGHT, WIDE = [0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 30, 10]
-
-
-def instances(boxes, labels, scores=None, difficult=None):
-    return Instances(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(labels, dtype=torch.int64),
-        None if scores is None else torch.tensor(scores),
-        difficult=None if difficult is None else torch.tensor(difficult),
-    )
 
 
 def test_only_the_best_box_of_each_tag_counts():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers import instances
 from weaksam.config import UserError
 from weaksam.data.detection_files import read_detections, voc_result_files, write_voc_results
 from weaksam.data.detection_stores import detection_store, instances_of
@@ -29,15 +30,9 @@ CLASSES = ("bird", "cat", "dog")
 METRICS = ("voc", "voc11", "corloc", "coco")
 
 
-def instances(rows, scores=None, difficult=None) -> Instances:
+def objects(rows, scores=None, difficult=None) -> Instances:
     """Objects from rows of label, x1, y1, x2, y2."""
-    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return Instances(
-        table[:, 1:].contiguous(),
-        table[:, 0].long(),
-        None if scores is None else torch.tensor(scores, dtype=torch.float32),
-        difficult=None if difficult is None else torch.tensor(difficult),
-    )
+    return instances([row[1:] for row in rows], [row[0] for row in rows], scores, difficult=difficult)
 
 
 def random_objects(seed: int, num: int, scored: bool) -> Instances:
@@ -47,7 +42,7 @@ def random_objects(seed: int, num: int, scored: bool) -> Instances:
     size = draw.integers(5, 20, (num, 2))
     labels = draw.integers(0, 3, (num, 1))
     rows = np.concatenate([labels, corner, corner + size], axis=1).tolist()
-    return instances(rows, (draw.permutation(num) / num + 0.001).round(4).tolist() if scored else None)
+    return objects(rows, (draw.permutation(num) / num + 0.001).round(4).tolist() if scored else None)
 
 
 @pytest.fixture
@@ -219,7 +214,7 @@ def test_masks_of_a_store_are_measured(tmp_path):
     mask[10:20, 10:20] = True
     half = mask.clone()
     half[10:14] = False  # 60 of 100 pixels
-    truth = instances([[0, 10, 10, 20, 20]]).replace(masks=(rle_from_mask(mask),))
+    truth = objects([[0, 10, 10, 20, 20]]).replace(masks=(rle_from_mask(mask),))
     dataset = Dataset("test", ("cat",), (1,), (Sample("a.jpg", tmp_path / "a.jpg", (40, 60), (0,), truth, 1),))
     write_instances(tmp_path / "truth.json", dataset, dataset.truths)
     store = detection_store(tmp_path / "wsis", "wsis", "1", dataset, masks=True)
@@ -253,13 +248,13 @@ def test_classes_in_the_order_of_the_category_ids(forms):
 def located(tmp_path):
     """Two photos of 100 x 100 in VOC form: a cat of half the photo in a, a small cat and a difficult dog in b."""
     truths = {
-        "a.jpg": instances([[0, 0, 0, 100, 60]]),
-        "b.jpg": instances([[0, 10, 10, 20, 20], [1, 50, 50, 90, 90]], difficult=[False, True]),
+        "a.jpg": objects([[0, 0, 0, 100, 60]]),
+        "b.jpg": objects([[0, 10, 10, 20, 20], [1, 50, 50, 90, 90]], difficult=[False, True]),
     }
     samples = [Sample(name, Path(name), (100, 100), (0,), truth, 1) for name, truth in truths.items()]
     dataset = Dataset("train", ("cat", "dog"), (1, 2), tuple(samples))
     write_annotations(tmp_path / "voc", dataset, truths)
-    found = {"a.jpg": instances([[0, 0, 0, 100, 50]], [0.9]), "b.jpg": instances([[1, 50, 50, 90, 88]], [0.8])}
+    found = {"a.jpg": objects([[0, 0, 0, 100, 50]], [0.9]), "b.jpg": objects([[1, 50, 50, 90, 88]], [0.8])}
     write_voc_results(tmp_path / "comp4", dataset, found)
     proposals = {
         "a": Proposals.of(torch.tensor([[0.0, 0, 100, 55], [0, 0, 10, 10], [90, 90, 95, 95], [0, 0, 100, 60]])),
@@ -348,7 +343,7 @@ def test_published_values_from_files(shared_data, tmp_path):
             boxes = table[:, -4:].clone()
             boxes[:, 2:] += boxes[:, :2]
             scores = table[:, 0].tolist() if first_number == 2 else None
-            found[f"{path.stem}.jpg"] = instances([[0, *box] for box in boxes.tolist()], scores)
+            found[f"{path.stem}.jpg"] = objects([[0, *box] for box in boxes.tolist()], scores)
         return found
 
     truths, found = read("gts", 1), read("dets", 2)

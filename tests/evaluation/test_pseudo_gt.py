@@ -3,21 +3,12 @@
 import math
 
 import pytest
-import torch
 
+from tests.helpers import instances
 from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
 from weaksam.structures.instances import Instances
 
 LEFT, RIGHT, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [100, 100, 110, 110]
-
-
-def instances(boxes, labels, scores=None, difficult=None):
-    return Instances(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(labels, dtype=torch.int64),
-        None if scores is None else torch.tensor(scores),
-        difficult=None if difficult is None else torch.tensor(difficult),
-    )
 
 
 def test_precision_recall_and_number():

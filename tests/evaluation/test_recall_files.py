@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.data.proposals.test_plain_pickle import pickled
+from tests.helpers import pickled, proposals
 from weaksam import cli
 from weaksam.data.formats.coco import read_instances, write_instances
 from weaksam.data.formats.voc import write_annotations
@@ -40,11 +40,6 @@ def figures(*arguments: object) -> dict:
     return json.loads(result.stdout)
 
 
-def boxes(*rows) -> Proposals:
-    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return Proposals.of(table[:, :4], table[:, 4])
-
-
 @pytest.fixture
 def golden(tmp_path):
     """Two objects in a.jpg, one of them found by the second-best box; one in b.jpg, for which there are no proposals.
@@ -62,7 +57,7 @@ def golden(tmp_path):
     write_annotations(tmp_path / "voc", dataset, dataset.truths)
     write_labels(tmp_path / "yolo", dataset, dataset.truths)
     # In the file's order the bad box comes first, by score the second; IoU with the dog 0.8
-    write_store(tmp_path / "ours", {"a.jpg": boxes([60, 60, 90, 70, 0.9], [20, 0, 36, 10, 0.95])}, 1)
+    write_store(tmp_path / "ours", {"a.jpg": proposals([60, 60, 90, 70, 0.9], [20, 0, 36, 10, 0.95])}, 1)
     return tmp_path
 
 
@@ -110,7 +105,7 @@ def test_order_of_the_boxes(golden):
 
 
 def test_sets_side_by_side_and_per_class(golden):
-    write_store(golden / "more", {"a": boxes([*CAT, 1], [*DOG, 1]), "b": boxes([*FAR, 1]), "c": boxes()}, 1)
+    write_store(golden / "more", {"a": proposals([*CAT, 1], [*DOG, 1]), "b": proposals([*FAR, 1]), "c": proposals()}, 1)
     truth = ("--truth", golden / "truth.json")
     both = ("--proposals", f"one={golden / 'ours'}", "--proposals", golden / "more")
     text = invoke("recall", *both, *truth, "--per-class", "--counts", "1,2").stdout.splitlines()
@@ -177,7 +172,7 @@ def test_import_and_measure(golden):
 
 @pytest.mark.parametrize("name", ["x.png", "x.svg"])
 def test_the_plot_is_written(golden, name):
-    write_store(golden / "none", {"a.jpg": boxes()}, 1)
+    write_store(golden / "none", {"a.jpg": proposals()}, 1)
     command = (
         "recall",
         "--proposals",
@@ -200,7 +195,7 @@ def test_the_plot_is_written(golden, name):
 
 def test_mistakes_are_one_sentence(golden):
     truth = ("--truth", golden / "truth.json")
-    write_store(golden / "other", {"x.jpg": boxes([*CAT, 1])}, 1)
+    write_store(golden / "other", {"x.jpg": proposals([*CAT, 1])}, 1)
     assert "speak of the 2 images given, found 1 others (x.jpg)" in refused(
         "recall", "--proposals", golden / "other", *truth
     )

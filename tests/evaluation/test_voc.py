@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import instances
 from weaksam.config import UserError
 from weaksam.evaluation.matching import overlaps
 from weaksam.evaluation.protocol import DetectionFilter, image_order, keep_detections
@@ -13,17 +14,6 @@ from weaksam.evaluation.voc import MASK_IOUS, average_precision, voc_ap
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, rle_from_mask
-
-
-def instances(boxes, labels=None, scores=None, **marks):
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return Instances(
-        boxes,
-        torch.zeros(len(boxes), dtype=torch.int64) if labels is None else torch.tensor(labels, dtype=torch.int64),
-        None if scores is None else torch.tensor(scores, dtype=torch.float32),
-        **{name: torch.tensor(flags) for name, flags in marks.items()},
-    )
-
 
 LEFT, RIGHT, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [100, 100, 110, 110]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import ROOT
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import open_run, without_truth
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
-ROOT = Path(__file__).parents[2]
 TINY = [
     "threads=1",
     "device=cpu",

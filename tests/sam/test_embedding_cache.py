@@ -1,6 +1,5 @@
 """The embedding cache: the same proposals without encoding, a miss for whatever changed, and a limit that holds."""
 
-import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.sam.official.test_segmenter import TOY
+from tests.helpers import CPU, PROCESSES, noise_photo, random_sam
 from weaksam.config import UserError
 from weaksam.sam.batches import BatchEncoder, BatchLimit, encode_all
 from weaksam.sam.embedding_cache import (
@@ -21,12 +20,11 @@ from weaksam.sam.embedding_cache import (
     with_cache,
 )
 from weaksam.sam.nano.segmenter import SamNano
-from weaksam.sam.official.segmenter import SegmentAnything, build_sam
+from weaksam.sam.official.segmenter import SegmentAnything
 from weaksam.sam.protocol import Segmenter
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.proposals import ProposalSettings, propose
 
-CPU = torch.device("cpu")
 SETTINGS = ProposalSettings(grid_side=4, min_pred_iou=0.0, min_stability=0.0, min_side=0)
 POINTS = torch.tensor([[30.0, 20.0], [12.0, 40.0]]), torch.tensor([0, 0])
 NUM = 16384  # float32 numbers of a test entry: 64 KiB
@@ -43,14 +41,11 @@ class Counting(SegmentAnything):
 
 
 def toy_sam(seed: int = 1) -> Counting:
-    model, generator = build_sam(TOY), torch.Generator().manual_seed(seed)
-    state = {key: 0.3 * torch.randn(v.shape, generator=generator) for key, v in model.state_dict().items()}
-    model.load_state_dict(state)
-    return Counting(model, "toy", f"seed-{seed}")
+    return Counting(random_sam(seed), "toy", f"seed-{seed}")
 
 
 def photo(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    return noise_photo((48, 64), seed)
 
 
 def same(one, other) -> bool:
@@ -199,8 +194,7 @@ def _save_many(folder: str, start: int, limit: int) -> None:
 
 def test_several_processes_share_a_folder_within_the_limit(tmp_path):
     limit = 20 * 4 * NUM
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_save_many, args=(str(tmp_path), start, limit)) for start in (0, 20, 40)]
+    workers = [PROCESSES.Process(target=_save_many, args=(str(tmp_path), start, limit)) for start in (0, 20, 40)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.helpers import PROCESSES
 from weaksam.config import Settings, UserError
 from weaksam.store.claims import Claims
 from weaksam.store.files import atomic_file, file_sha256, write_json_atomic
@@ -66,10 +66,22 @@ def kill_at(folder: Path, image_id: str) -> None:
     make_store(folder).fill(compute_or_die)
 
 
-def run_here(code: str) -> subprocess.Popen:
-    root = Path(__file__).parents[2]
-    code = f"from tests.store.test_store import *\n{code}"
-    return subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE)
+def fill_slowly(folder: Path, asked: Connection) -> None:
+    """Fill the store, which takes a while, and send the ids of the images computed."""
+
+    def slowly(image_id: str) -> dict:
+        asked.send(image_id)
+        time.sleep(0.02)
+        return compute(image_id)
+
+    make_store(folder, part_size=1).fill(slowly)
+
+
+def hold_part(folder: Path, claims: Connection) -> None:
+    """Claim a part in the folder of claims, send whether that worked, and keep it until the end."""
+    with Claims(folder).claim("part-00001.parquet", wait=True) as claimed:
+        claims.send(claimed)
+        signal.pause()
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -133,9 +145,10 @@ def test_a_wrong_shape_is_not_stored(tmp_path, column, value):
 
 def test_a_killed_store_resumes_to_the_same_bytes(tmp_path):
     make_store(tmp_path / "unbroken").fill(compute)
-    killed = run_here(f"kill_at(Path({str(tmp_path / 'killed')!r}), 'dir/006.jpg')")
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    killed = PROCESSES.Process(target=kill_at, args=(tmp_path / "killed", "dir/006.jpg"))
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     store = make_store(tmp_path / "killed")
     assert [part.index for part in store.missing_parts()] == [1, 2]
     asked: list[str] = []
@@ -156,41 +169,39 @@ def test_a_kill_in_the_middle_of_writing_leaves_no_part(tmp_path):
 
 def test_two_processes_share_one_store(tmp_path):
     make_store(tmp_path / "alone", part_size=1).fill(compute)
-    asked: dict[str, list[str]] = {"here": [], "there": []}
-    code = (
-        "def slowly(image_id):\n"
-        "    print(image_id, file=sys.stderr, flush=True)\n"
-        "    time.sleep(0.02)\n"
-        "    return compute(image_id)\n"
-        f"make_store(Path({str(tmp_path / 'shared')!r}), part_size=1).fill(slowly)\n"
-    )
-    other = run_here(code)
-    asked["there"].append(other.stderr.readline().decode().strip())  # it has begun
+    asked_here: list[str] = []
+    received, sent = PROCESSES.Pipe(duplex=False)
+    other = PROCESSES.Process(target=fill_slowly, args=(tmp_path / "shared", sent))
+    other.start()
+    asked_there = [received.recv()]  # it has begun
 
     def slowly(image_id: str) -> dict:
-        asked["here"].append(image_id)
+        asked_here.append(image_id)
         time.sleep(0.02)
         return compute(image_id)
 
     make_store(tmp_path / "shared", part_size=1).fill(slowly)
-    asked["there"] += other.communicate()[1].decode().split()
-    assert other.returncode == 0
+    other.join()
+    assert other.exitcode == 0
+    while received.poll():
+        asked_there.append(received.recv())
     assert files_of(tmp_path / "shared") == files_of(tmp_path / "alone")
-    assert asked["here"] and sorted(asked["here"] + asked["there"]) == IMAGE_IDS  # shared, and no image twice
+    assert asked_here and sorted(asked_here + asked_there) == IMAGE_IDS  # shared, and no image twice
 
 
 def test_a_claim_ends_with_its_process(tmp_path):
     """A worker that is killed while it holds a part must not keep the others waiting."""
     make_store(tmp_path / "alone").fill(compute)
     folder = tmp_path / "s" / ".claims"
-    code = f"with Claims(Path({str(folder)!r})).claim('part-00001.parquet', wait=True) as claimed:\n"
-    holder = run_here(code + "    print(claimed, file=sys.stderr, flush=True); signal.pause()\n")
-    assert holder.stderr.readline() == b"True\n"
+    received, sent = PROCESSES.Pipe(duplex=False)
+    holder = PROCESSES.Process(target=hold_part, args=(folder, sent), daemon=True)
+    holder.start()
+    assert received.recv() is True
     with Claims(folder).claim("part-00001.parquet", wait=False) as claimed:
         assert not claimed
     store = make_store(tmp_path / "s")
     holder.kill()
-    holder.communicate()
+    holder.join()
     store.fill(compute)
     assert files_of(tmp_path / "s") == files_of(tmp_path / "alone")
 

@@ -1,11 +1,10 @@
 """Image tags in every layout, there and back, and refused when broken."""
 
 import json
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
+from tests.helpers import write_photo
 from weaksam.config import UserError
 from weaksam.data.formats import tags as T
 from weaksam.data.formats import voc
@@ -105,20 +104,15 @@ def test_every_format_there_and_back(tmp_path, write, name) -> None:
     assert T.read_tags(tmp_path / name).rows == tags
 
 
-def photo(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(path)
-
-
 def test_one_folder_per_class(tmp_path) -> None:
     for name in ("pear/1.jpg", "apple/1.jpg", "apple/deep/2.png", ".hidden/3.jpg"):
-        photo(tmp_path / name)
+        write_photo(tmp_path / name)
     (tmp_path / "apple" / "notes.txt").write_text("no photo")
     read = T.read_tags(tmp_path)
     assert read.rows == {"apple/1.jpg": ("apple",), "apple/deep/2.png": ("apple",), "pear/1.jpg": ("pear",)}
     assert read.class_names == ("apple", "pear")
     assert T.is_class_folders(tmp_path)
-    photo(tmp_path / "top.jpg")
+    write_photo(tmp_path / "top.jpg")
     assert not T.is_class_folders(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.proposals.test_plain_pickle import pickled
+from tests.helpers import pickled
 from weaksam.config import UserError
 from weaksam.data.formats.coco import read_instances
 from weaksam.data.image_names import ImageNames, number_in, read_image_list

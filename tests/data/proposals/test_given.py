@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.data.proposals.test_plain_pickle import pickled
+from tests.helpers import ROOT, context, pickled, proposals
 from weaksam import cli
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.loading import SplitSettings, load_photos
@@ -27,26 +27,15 @@ from weaksam.data.proposals.given import (
     record_photos,
     recorded_photos,
 )
-from weaksam.engine.context import RunContext
-from weaksam.engine.log import RunLog
-from weaksam.models.backbones.build import BackboneSettings
 from weaksam.pipeline.settings import RunSettings
-from weaksam.sam.build import SegmenterSettings
 from weaksam.stages.proposals import ProposalSettings, run_given
 from weaksam.store.sealed import open_sealed
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
 from weaksam.structures.proposals import IMPORTED, PROPOSAL_COLUMNS, Proposals
 
-ROOT = Path(__file__).parents[3]
 DEFAULT_BEFORE, ORIGINAL_BEFORE = "0d75a4beb7b21b8f", "872622869ee9b2d0"
 """Fingerprints of the settings from before proposals could be given; a setting that changes results changes them."""
-
-
-def boxes(*rows) -> Proposals:
-    """Proposals from rows of x1, y1, x2, y2, score."""
-    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
-    return Proposals.of(table[:, :4], table[:, 4])
 
 
 @pytest.fixture
@@ -64,15 +53,10 @@ def noise(folder: Path, seed: int) -> Dataset:
 
 
 FOUND = {
-    "a.png": boxes([0, 0, 20, 20, 0.2], [5, 5, 50, 30, 0.9], [0, 0, 20, 20, 0.5]),
-    "b.png": boxes([50, 30, 64, 42, 0.7]),
-    "c.png": boxes(),
+    "a.png": proposals([0, 0, 20, 20, 0.2], [5, 5, 50, 30, 0.9], [0, 0, 20, 20, 0.5]),
+    "b.png": proposals([50, 30, 64, 42, 0.7]),
+    "c.png": proposals(),
 }
-
-
-def context(out: Path, dataset: Dataset) -> RunContext:
-    cpu = torch.device("cpu")
-    return RunContext(out, 0, cpu, dataset, None, RunLog(None), BackboneSettings(), SegmenterSettings())
 
 
 def taken(tmp_path, dataset, folder, **settings):
@@ -153,12 +137,12 @@ def test_masks_cover_every_pixel_a_box_touches():
 
 
 def test_images_that_differ_are_refused(photos, tmp_path):
-    few = write_store(tmp_path / "few", {"a.png": boxes(), "z.png": boxes(), "y.png": boxes()}, 1)
+    few = write_store(tmp_path / "few", {"a.png": proposals(), "z.png": proposals(), "y.png": proposals()}, 1)
     with pytest.raises(UserError) as caught:
         open_given(few.folder, photos)
     assert "exactly the 3 train photos" in str(caught.value)
     assert "none for 2 of them (first: b.png) and 2 other images (first: y.png): give the store" in str(caught.value)
-    more = write_store(tmp_path / "more", {**FOUND, "z.png": boxes()}, 1)
+    more = write_store(tmp_path / "more", {**FOUND, "z.png": proposals()}, 1)
     with pytest.raises(UserError, match=r"found 1 other images \(first: z.png\)"):
         open_given(more.folder, photos)
 
@@ -168,7 +152,7 @@ def test_names_need_no_ending_and_unreadable_photos_may_have_boxes(photos, tmp_p
     dataset = load_photos(SplitSettings(images=tmp_path / "photos"), name="train")
     assert [name for name, _ in dataset.bad] == ["broken.png"]
     bare = {Path(name).stem: found for name, found in FOUND.items()}
-    given = open_given(write_store(tmp_path / "given", {**bare, "broken": boxes()}, 1).folder, dataset)
+    given = open_given(write_store(tmp_path / "given", {**bare, "broken": proposals()}, 1).folder, dataset)
     assert given.name_of == {"a.png": "a", "b.png": "b", "c.png": "c"} and not given.knows_photos
     assert given.of(dataset.by_id["a.png"]).scores.tolist() == pytest.approx([0.9, 0.5, 0.2])
 
@@ -186,11 +170,11 @@ def test_photos_of_the_same_name_and_other_content_are_refused(photos, tmp_path)
 
 
 def test_boxes_outside_their_photo_are_refused(photos, tmp_path):
-    outside = {**FOUND, "b.png": boxes([0, 0, 10, 10, 1], [55, 0, 75, 40, 1])}  # 5 of 20 columns inside
+    outside = {**FOUND, "b.png": proposals([0, 0, 10, 10, 1], [55, 0, 75, 40, 1])}  # 5 of 20 columns inside
     given = open_given(write_store(tmp_path / "given", outside, 1).folder, photos)
     with pytest.raises(UserError, match=r"inside b.png \(60 x 40 pixels\) .* found 1 of 2 .* \(first: 55, 0, 75, 40\)"):
         given.of(photos.by_id["b.png"])
-    half = {**FOUND, "b.png": boxes([50, 0, 70, 40, 1])}
+    half = {**FOUND, "b.png": proposals([50, 0, 70, 40, 1])}
     given = open_given(write_store(tmp_path / "half", half, 1).folder, photos)
     assert given.of(photos.by_id["b.png"]).boxes.tolist() == [[50, 0, 60, 40]]
 

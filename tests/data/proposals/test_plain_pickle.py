@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 
+from tests.helpers import pickled
 from weaksam.config import UserError
 from weaksam.data.proposals.plain_pickle import read_plain_pickle
 
@@ -20,11 +21,6 @@ ARRAYS = [
     np.array(7),
     np.array([True, False]),
 ]
-
-
-def pickled(path, value, protocol=4):
-    path.write_bytes(pickle.dumps(value, protocol))
-    return path
 
 
 def written(path, *instructions: bytes):

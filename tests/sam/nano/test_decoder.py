@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.sam.nano.test_segmenter import FRESH, TOY
+from tests.helpers import TOY_NANO
 from weaksam.data.images import read_image
 from weaksam.sam.nano.decoder import NanoDecoder, denormals_as_zero, merge_padding
 from weaksam.sam.nano.frame import areas, frame_size, framed
@@ -14,25 +14,14 @@ from weaksam.sam.nano.model import NanoSam, draw_prompts, folded
 from weaksam.sam.nano.segmenter import SamNano, prompt_slots, stability, working_logits
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import boxes_in_photo
-from weaksam.scenes.part_scenes import render_part_scene
 from weaksam.stages.proposals import ProposalSettings, propose
 from weaksam.stages.proposals.prompts import grid_points
-
-
-@pytest.fixture(scope="module")
-def bundled() -> SamNano:
-    return SamNano.load()
 
 
 @pytest.fixture(scope="module")
 def plain() -> SamNano:
     """The network as it was trained, nothing rewritten."""
     return SamNano.load(fast=False)
-
-
-@pytest.fixture(scope="module")
-def photo() -> np.ndarray:
-    return render_part_scene(FRESH, 256).image[:192]  # 192 x 256: not square
 
 
 def some_prompts(kind: str, size: tuple[int, int]) -> Prompts:
@@ -70,7 +59,7 @@ def test_fast_decoding_equals_the_plain_network_on_a_real_photo(kind, bundled, p
 @pytest.mark.parametrize("encoder", ["conv", "vit"])
 def test_fast_decoding_follows_the_architecture(encoder, photo):
     torch.manual_seed(0)
-    model = NanoSam(dataclasses.replace(TOY, encoder=encoder)).eval()
+    model = NanoSam(dataclasses.replace(TOY_NANO, encoder=encoder)).eval()
     compare(SamNano(model, "0"), SamNano(model, "0", fast=False), photo, some_prompts("joint points", (192, 256)))
 
 
@@ -170,7 +159,7 @@ def test_framed_masks_equal_the_plain_measurements(covered):
 @pytest.mark.parametrize("encoder", ["conv", "vit"])
 def test_the_folded_encoder_computes_the_same_without_batch_norm(encoder):
     torch.manual_seed(0)
-    model = NanoSam(dataclasses.replace(TOY, encoder=encoder)).train().image_encoder
+    model = NanoSam(dataclasses.replace(TOY_NANO, encoder=encoder)).train().image_encoder
     with torch.no_grad():
         model(3 * torch.randn(2, 3, 256, 256) + 1)  # moves the running means and variances
     quick, image = folded(model.eval()), torch.randn(1, 3, 256, 256)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import FRESH_SCENE, TOY_NANO
 from weaksam.config import UserError
 from weaksam.sam.nano.loss import matched_loss, nano_losses, pair_iou, pair_losses
-from weaksam.sam.nano.model import Architecture, NanoSam, draw_prompts, sample_points
+from weaksam.sam.nano.model import NanoSam, draw_prompts, sample_points
 from weaksam.sam.nano.segmenter import BUNDLED, SamNano, prompt_slots, stability, working_logits
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Segmenter
@@ -17,23 +18,10 @@ from weaksam.scenes.part_prompts import sample_prompts
 from weaksam.scenes.part_scenes import render_part_scene
 from weaksam.store.weights import save_weights
 
-TOY = Architecture(dim=32, width=8, deep=32, depth=1)
-FRESH = 2_000_000_000  # scene numbers neither trained on nor used to watch training
-
 
 def toy(encoder: str = "conv", seed: int = 0) -> NanoSam:
     torch.manual_seed(seed)
-    return NanoSam(dataclasses.replace(TOY, encoder=encoder)).eval()
-
-
-@pytest.fixture(scope="module")
-def bundled() -> SamNano:
-    return SamNano.load()
-
-
-@pytest.fixture(scope="module")
-def photo() -> np.ndarray:
-    return render_part_scene(FRESH, 256).image[:192]  # 192 x 256: not square
+    return NanoSam(dataclasses.replace(TOY_NANO, encoder=encoder)).eval()
 
 
 @pytest.mark.parametrize("encoder", ["conv", "vit"])
@@ -196,7 +184,7 @@ def test_bundled_weights_reach_their_floor_on_fresh_scenes(bundled):
     """Best of three masks of a single point, and the trusted mask of a box, against rendered truth."""
     point_iou, box_iou = [], []
     for number in range(1, 4):
-        scene = render_part_scene(FRESH + number, 256)
+        scene = render_part_scene(FRESH_SCENE + number, 256)
         prompts = sample_prompts(scene.levels, 40, np.random.default_rng(number))
         coords, labels, targets, counts = (torch.from_numpy(getattr(prompts, name)) for name in PROMPT_FIELDS)
         truth = torch.nn.functional.interpolate(targets.float(), size=128) > 0

@@ -1,7 +1,5 @@
 """Our SAM against segment-anything's own predictor and mask generator, on the same random weights at toy size."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,26 +7,20 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 from torch.nn import functional as F
 
-from tests.sam.official.test_segmenter import TOY as SMALL
+from tests.helpers import noise_photo, random_sam
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
-from weaksam.sam.official.architecture import build_sam
 from weaksam.sam.official.encoder import FusedEncoder
 from weaksam.sam.official.segmenter import SegmentAnything
 from weaksam.sam.prompts import Prompts
 from weaksam.stages.proposals import ProposalSettings, propose
 from weaksam.stages.proposals.prompts import grid_points
 
-TOY = replace(SMALL, patch_size=4)
 SIZES = [(64, 64), (48, 80), (97, 40)]
 
 
 @pytest.fixture(scope="module")
 def sam():
-    generator = torch.Generator().manual_seed(5)
-    model = build_sam(TOY).requires_grad_(False)
-    model.load_state_dict(
-        {key: torch.randn(value.shape, generator=generator) for key, value in model.state_dict().items()}
-    )
+    model = random_sam(5, scale=1.0, patch_size=4).requires_grad_(False)
     last = model.mask_decoder.iou_prediction_head.layers[-1]
     last.weight.mul_(0.01), last.bias.fill_(0.5)  # predicted IoU in [0, 1], which random weights do not know
     return model
@@ -41,10 +33,6 @@ def between(values, share):
     low, high = ordered_values[at - 1 : at + 1].tolist()
     assert high - low > 1e-6
     return (low + high) / 2
-
-
-def photo_of(size):
-    return np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (300, 200), (90, 333), (17, 160)])
@@ -69,7 +57,7 @@ def test_masks_are_enlarged_and_measured_bit_for_bit_as_sam_does(size):
 @pytest.mark.parametrize("size", SIZES)
 def test_grid_equals_sams_mask_generator(sam, size, monkeypatch):
     """The same boxes and scores; no candidate lies within rounding of a threshold here."""
-    image, segmenter = photo_of(size), SegmentAnything(sam, "sam_vit_toy", "x")
+    image, segmenter = noise_photo(size, seed=1), SegmentAnything(sam, "sam_vit_toy", "x")
     prompts = Prompts.single_points(grid_points(size, 8))
     answer = segmenter.predict(segmenter.encode(image), prompts)
     # Sparse masks, whose boxes differ; above zero random masks cover every photo
@@ -113,7 +101,7 @@ def ordered(boxes, scores):
 @pytest.mark.parametrize("num_points", [1, 3, 12])
 def test_prompts_equal_sams_predictor(sam, size, num_points):
     """Masks at the photo's size, boxes on them and predicted IoU, also of more points than the fast decoder takes."""
-    image, segmenter = photo_of(size), SegmentAnything(sam, "sam_vit_toy", "x")
+    image, segmenter = noise_photo(size, seed=1), SegmentAnything(sam, "sam_vit_toy", "x")
     generator = torch.Generator().manual_seed(num_points)
     points = torch.rand(2, num_points, 2, generator=generator) * torch.tensor([size[1], size[0]])
     answer = segmenter.predict(segmenter.encode(image), Prompts(points))
@@ -131,7 +119,7 @@ def test_prompts_equal_sams_predictor(sam, size, num_points):
 
 
 def test_exact_and_plain_decoding_agree_and_padding_changes_nothing(sam):
-    image = photo_of((48, 80))
+    image = noise_photo((48, 80), seed=1)
     points = torch.tensor([[[10.0, 20.0], [60.0, 40.0]], [[30.0, 5.0], [0.0, 0.0]]])
     labels = torch.tensor([[1, 1], [1, -1]])
     exact, plain = (SegmentAnything(sam, "sam_vit_toy", "x", decoding) for decoding in ("exact", "plain"))
@@ -144,7 +132,7 @@ def test_exact_and_plain_decoding_agree_and_padding_changes_nothing(sam):
 
 
 def test_masks_nobody_wants_are_empty_and_the_others_unchanged(sam):
-    image, segmenter = photo_of((48, 80)), SegmentAnything(sam, "sam_vit_toy", "x")
+    image, segmenter = noise_photo((48, 80), seed=1), SegmentAnything(sam, "sam_vit_toy", "x")
     points = torch.rand(10, 1, 2, generator=torch.Generator().manual_seed(0)) * 48
     embedding = segmenter.encode(image)
     every = segmenter.predict(embedding, Prompts(points))
@@ -200,7 +188,8 @@ def test_precision_is_part_of_the_fingerprint_and_of_the_caches_key(sam):
 def test_photos_in_turn_do_not_answer_for_each_other(sam):
     """What prompts share is kept for one photo; another photo must not be answered from it."""
     segmenter = SegmentAnything(sam, "sam_vit_toy", "x")
-    first, second = (segmenter.encode(photo) for photo in (photo_of((48, 80)), photo_of((48, 80))[::-1].copy()))
+    image = noise_photo((48, 80), seed=1)
+    first, second = segmenter.encode(image), segmenter.encode(image[::-1].copy())
     points = torch.tensor([[[30.0, 20.0]]])
     for embedding in (first, second, first):
         alone = SegmentAnything(sam, "sam_vit_toy", "x").predict(embedding, Prompts(points))

@@ -7,28 +7,12 @@ import pytest
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 
-from weaksam.sam.official.architecture import SamArchitecture, build_sam, infer_architecture
+from tests.helpers import CPU, TOY_SAM, noise_photo, random_sam
+from weaksam.sam.official.architecture import build_sam, infer_architecture
 from weaksam.sam.official.segmenter import SegmentAnything
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Segmenter
 
-CPU = torch.device("cpu")
-TOY = SamArchitecture(
-    image_size=64,
-    patch_size=8,
-    embed_dim=32,
-    depth=2,
-    num_heads=2,
-    window_size=4,
-    global_blocks=(1,),
-    channels=32,
-    mask_channels=4,
-    num_masks=3,
-    decoder_depth=2,
-    decoder_mlp=32,
-    iou_depth=2,
-    iou_hidden=16,
-)
 LARGEST = {
     "vit_b": ("sam_vit_b", 12, (2, 5, 8, 11)),
     "vit_l": ("sam_vit_l", 16, (5, 11, 17, 23)),
@@ -38,12 +22,8 @@ LARGEST = {
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    generator = torch.Generator().manual_seed(3)
-    state = {
-        key: 0.3 * torch.randn(value.shape, generator=generator) for key, value in build_sam(TOY).state_dict().items()
-    }
     path = tmp_path_factory.mktemp("sam") / "toy.pth"
-    torch.save(state, path)
+    torch.save(random_sam(3).state_dict(), path)
     return path
 
 
@@ -54,7 +34,7 @@ def sam(checkpoint):
 
 @pytest.fixture(scope="module")
 def photo():
-    return np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)
+    return noise_photo((100, 160))
 
 
 @pytest.mark.parametrize("variant", LARGEST)
@@ -71,7 +51,7 @@ def test_each_official_variant_is_told_by_its_shapes(variant, tmp_path):
 
 def test_load_reads_the_architecture_and_the_fingerprint_off_the_file(sam, checkpoint):
     state = torch.load(checkpoint, weights_only=True)
-    assert infer_architecture(state, checkpoint) == TOY
+    assert infer_architecture(state, checkpoint) == TOY_SAM
     assert isinstance(sam, Segmenter)
     assert sam.name == "sam_32x2"
     assert sam.fingerprint.endswith(hashlib.sha256(checkpoint.read_bytes()).hexdigest())

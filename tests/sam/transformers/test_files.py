@@ -13,6 +13,7 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
+from tests.helpers import ROOT
 from tests.sam.transformers.toys import sam as toy_sam
 from tests.sam.transformers.toys import write_toy
 from weaksam.config import UserError
@@ -74,7 +75,7 @@ def test_settings_build_the_segmenter(folder):
 
 
 def test_transformers_is_imported_only_when_a_model_of_it_is_read():
-    for path in (Path(__file__).parents[3] / "weaksam").rglob("*.py"):
+    for path in (ROOT / "weaksam").rglob("*.py"):
         top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in top]
         assert not [name for name in names if str(name).split(".")[0] in ("transformers", "timm", "huggingface_hub")]

@@ -3,12 +3,12 @@
 import importlib.util
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 import transformers as tf
 from torch.nn import functional as F
 
+from tests.helpers import noise_photo
 from tests.sam.transformers.toys import TOYS, write_toy
 from tests.sam.transformers.toys import sam as toy_sam
 from weaksam.sam.batches import BatchEncoder
@@ -73,10 +73,6 @@ def official(folder):
     return cache(read)
 
 
-def photo(size):
-    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-
-
 def transformers_itself(network, processor, image, **prompts):
     """Low logits ``(P, 3, g, g)``, IoU and logits in the photo's size of transformers' own processor and network."""
     asked = {name: [rows.tolist()] for name, rows in prompts.items()}
@@ -91,7 +87,7 @@ def transformers_itself(network, processor, image, **prompts):
 @pytest.mark.parametrize("shape", PHOTOS)
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_answers_equal_those_of_transformers(model_type, shape, segmenter, official):
-    image, sam = photo(PHOTOS[shape]), segmenter(model_type)
+    image, sam = noise_photo(PHOTOS[shape]), segmenter(model_type)
     assert isinstance(sam, Segmenter)
     assert sam.name == OWN[model_type][2]
     embedding = sam.encode(image)
@@ -116,7 +112,7 @@ def test_answers_equal_those_of_transformers(model_type, shape, segmenter, offic
 
 def test_masks_cover_the_photo_and_boxes_and_stability_are_measured_in_its_pixels(segmenter):
     sam = segmenter("sam")
-    answer = sam.predict(sam.encode(photo((60, 100))), Prompts(POINTS))
+    answer = sam.predict(sam.encode(noise_photo((60, 100))), Prompts(POINTS))
     assert answer.masks.shape == (3, 3, 19, 32)  # 100 x 60 in a square of 32 is 32 x 19.2
     p, k = torch.ones(3, 3).nonzero().T
     fine = enlarge(answer.logits[p, k], answer.frame)
@@ -131,7 +127,7 @@ def test_masks_cover_the_photo_and_boxes_and_stability_are_measured_in_its_pixel
 
 def test_measure_of_a_hand_made_mask(segmenter):
     sam = segmenter("sam2")
-    frame = sam.encode(photo((32, 48))).frame  # logits of 16 x 16, stretched by 2 and 3
+    frame = sam.encode(noise_photo((32, 48))).frame  # logits of 16 x 16, stretched by 2 and 3
     logits = torch.full((2, 16, 16), -8.0)
     logits[0, 4:8, 5:10] = 8.0
     boxes, stability = measure(logits, frame)
@@ -146,7 +142,7 @@ def test_measure_of_a_hand_made_mask(segmenter):
 @pytest.mark.parametrize("model_type", ["sam", "sam_hq", "sam2"])
 def test_batches_equal_one_by_one(model_type, segmenter):
     sam = segmenter(model_type)
-    embedding = sam.encode(photo((60, 100)))
+    embedding = sam.encode(noise_photo((60, 100)))
     points = torch.rand(35, 1, 2, generator=torch.Generator().manual_seed(2)) * 60  # more than are put at once
     together = sam.predict(embedding, Prompts(points))
     for i in (0, 15, 16, 34):
@@ -157,7 +153,7 @@ def test_batches_equal_one_by_one(model_type, segmenter):
 
 def test_padding_changes_nothing(segmenter):
     sam = segmenter("sam2")
-    embedding = sam.encode(photo((60, 100)))
+    embedding = sam.encode(noise_photo((60, 100)))
     labels = torch.tensor([[1, 0], [-1, 1], [-1, -1]])
     together = sam.predict(embedding, Prompts(POINTS, labels))
     whole = sam.predict(embedding, Prompts(POINTS[:1], labels[:1]))
@@ -176,7 +172,7 @@ def test_photos_encoded_together_and_embeddings_from_disk_are_the_same(model_typ
     sam = segmenter(model_type)
     assert isinstance(sam, BatchEncoder)
     assert isinstance(sam, CacheableSegmenter)
-    images = [photo((60, 100)), photo((80, 80))]
+    images = [noise_photo((60, 100)), noise_photo((80, 80))]
     for image, together in zip(images, sam.encode_batch(images), strict=True):
         alone = sam.encode(image)
         assert together.frame == alone.frame
@@ -191,7 +187,7 @@ def test_photos_encoded_together_and_embeddings_from_disk_are_the_same(model_typ
 
 def test_masks_that_are_not_wanted_are_empty_and_the_others_unchanged(segmenter):
     sam = segmenter("sam")
-    embedding = sam.encode(photo((60, 100)))
+    embedding = sam.encode(noise_photo((60, 100)))
     every = sam.predict(embedding, Prompts(POINTS))
     threshold = every.iou.median().item()
     some = sam.predict(embedding, Prompts(POINTS), min_pred_iou=threshold)
@@ -207,7 +203,7 @@ def test_masks_that_are_not_wanted_are_empty_and_the_others_unchanged(segmenter)
 @pytest.mark.parametrize(("model_type", "frame"), [("sam", (20, 32)), ("sam2", (16, 16))])
 def test_no_prompt_gives_empty_tensors(model_type, frame, segmenter):
     sam = segmenter(model_type)
-    embedding = sam.encode(photo((40, 64)))
+    embedding = sam.encode(noise_photo((40, 64)))
     for prompts in (Prompts(torch.zeros(0, 1, 2)), Prompts(boxes=torch.zeros(0, 4))):
         answer = sam.predict(embedding, prompts)
         assert answer.masks.shape == (0, 3, *frame)
@@ -217,15 +213,15 @@ def test_no_prompt_gives_empty_tensors(model_type, frame, segmenter):
 
 def test_a_photo_as_high_as_it_has_channels_is_read_row_by_row(segmenter):
     sam = segmenter("sam2")
-    assert sam.encode(photo((3, 50))).size == (3, 50)
-    answer = sam.predict(sam.encode(photo((1, 1))), Prompts(torch.zeros(1, 1, 2)))
+    assert sam.encode(noise_photo((3, 50))).size == (3, 50)
+    answer = sam.predict(sam.encode(noise_photo((1, 1))), Prompts(torch.zeros(1, 1, 2)))
     assert answer.full(torch.tensor([0]), torch.tensor([1])).shape == (1, 1, 1)
 
 
 def test_sam_hq_draws_what_its_published_decoder_draws(segmenter):
     """SAM's masks of the tokens with the HQ token among them, plus the HQ token's mask over the fused features."""
     sam = segmenter("sam_hq")
-    embedding = sam.encode(photo((60, 100)))
+    embedding = sam.encode(noise_photo((60, 100)))
     network, decoder = sam.network, sam.network.mask_decoder
     # transformers' plain SAM decoder with the same weights, the HQ token given as the first prompt token
     plain = tf.SamModel(toy_sam()).eval().requires_grad_(False).mask_decoder
@@ -258,7 +254,7 @@ def test_sam_hq_draws_what_its_published_decoder_draws(segmenter):
 
 def test_bfloat16_stays_near_and_is_another_fingerprint(folder):
     exact, half = (TransformersSam.load(folder("sam2"), CPU, precision) for precision in ("float32", "bfloat16"))
-    image = photo((64, 64))
+    image = noise_photo((64, 64))
     one, other = exact.encode(image).features[-1], half.encode(image).features[-1]
     assert other.dtype == torch.float32
     assert not torch.equal(one, other)

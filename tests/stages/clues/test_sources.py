@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.stages.clues.test_stage import context, draw
+from tests.helpers import context, draw_discs
 from weaksam.config import UserError
 from weaksam.data.heat_maps import read_heat_maps
 from weaksam.models.cam.network import CamNetwork
@@ -29,7 +29,7 @@ WEAKTR = ClueSettings(source="weaktr", weaktr=TINY, weaktr_training=BRIEF, cross
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return draw(tmp_path_factory.mktemp("discs"), num=6)
+    return draw_discs(tmp_path_factory.mktemp("discs"), num=6)
 
 
 # Views and maps

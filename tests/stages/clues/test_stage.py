@@ -9,14 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers import DISC_COLOURS, NANO_BACKBONE, context, draw_discs
 from weaksam.config import UserError
-from weaksam.data.loading import SplitSettings, load_dataset
-from weaksam.engine.context import RunContext
-from weaksam.engine.log import RunLog
-from weaksam.models.backbones.build import BackboneSettings, backbone_fingerprint, build_features
+from weaksam.models.backbones.build import backbone_fingerprint, build_features
 from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.cam.tag_network import soft_maximum, vary_view
-from weaksam.sam.build import SegmenterSettings
 from weaksam.stages import clues
 from weaksam.stages.clues import ClueSettings, classes_to_map
 from weaksam.stages.clues.peaks import map_peaks
@@ -24,38 +21,13 @@ from weaksam.stages.wsod.photo_features import PhotoFeatures, principal_projecti
 from weaksam.structures.clue_points import COARSE
 from weaksam.structures.dataset import Dataset
 
-BACKBONE = BackboneSettings(name="sam_nano")
 SETTINGS = ClueSettings(long_side=256)
 TUNED = SETTINGS.model_copy(update={"finetune_epochs": 2, "finetune_batch": 4})
-COLOURS = {"red": (230, 20, 20), "blue": (20, 40, 230)}
-
-
-def draw(folder: Path, num: int = 12) -> Dataset:
-    """Photos of one red or one blue disc (every third: both) at a seeded place, with a tag file."""
-    rng, rows = np.random.default_rng(0), ["file,tags"]
-    (folder / "photos").mkdir(parents=True)
-    y, x = np.mgrid[:96, :128]
-    for number in range(num):
-        image = rng.integers(90, 150, (96, 128, 3), dtype=np.uint8)
-        names = ["red", "blue"] if number % 3 == 2 else [("red", "blue")[number % 3]]
-        for place, name in enumerate(names):
-            centre = rng.integers(20, 44) + 64 * place * (len(names) - 1), rng.integers(24, 72)
-            image[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < 17**2] = COLOURS[name]
-        Image.fromarray(image).save(folder / "photos" / f"{number:02d}.png")
-        rows.append(f"{number:02d}.png,{';'.join(names)}")
-    (folder / "tags.csv").write_text("\n".join(rows))
-    return load_dataset(SplitSettings(images=folder / "photos", tags=folder / "tags.csv"), name="train")
-
-
-def context(out: Path, dataset: Dataset, seed: int = 0) -> RunContext:
-    return RunContext(
-        out, seed, torch.device("cpu"), dataset, None, RunLog(None), BACKBONE, SegmenterSettings(family="tree")
-    )
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return draw(tmp_path_factory.mktemp("discs"))
+    return draw_discs(tmp_path_factory.mktemp("discs"))
 
 
 def test_only_tagged_classes_are_mapped_and_peaks_lie_on_their_discs(dataset: Dataset, tmp_path: Path) -> None:
@@ -73,7 +45,7 @@ def test_only_tagged_classes_are_mapped_and_peaks_lie_on_their_discs(dataset: Da
         for (x, y), label in zip(points.tolist(), labels.tolist(), strict=True):
             assert 0 <= x <= 128 and 0 <= y <= 96
             near = image[max(int(y) - 12, 0) : int(y) + 12, max(int(x) - 12, 0) : int(x) + 12]  # a cell is 16 pixels
-            hits.append((near == COLOURS[dataset.classes[label]]).all(axis=2).any())
+            hits.append((near == DISC_COLOURS[dataset.classes[label]]).all(axis=2).any())
     assert np.mean(hits) > 0.7
 
 
@@ -128,7 +100,7 @@ def test_principal_projection_by_hand() -> None:
 
 
 def test_cached_features_equal_computed_ones_and_the_mirror_view_is_mirrored(dataset: Dataset) -> None:
-    network = build_features(BACKBONE)
+    network = build_features(NANO_BACKBONE)
     kept = PhotoFeatures(network, 128, torch.device("cpu"), max_cache_gib=1.0)
     never = PhotoFeatures(network, 128, torch.device("cpu"), max_cache_gib=0.0)
     never.projection = kept.fit_projection(dataset, 16)
@@ -177,9 +149,9 @@ def test_a_backbone_trained_on_tags_is_what_later_stages_start_from(dataset: Dat
     store = clues.run(run_context, TUNED, dataset, "train")
     backbone = clues.adapted_backbone(run_context, TUNED)
     assert backbone.adapted is not None and backbone.adapted.is_file()
-    assert backbone_fingerprint(backbone) != backbone_fingerprint(BACKBONE)
+    assert backbone_fingerprint(backbone) != backbone_fingerprint(NANO_BACKBONE)
     image = torch.randn(1, 3, 64, 64)
-    plain, tuned = build_features(BACKBONE), build_features(backbone)
+    plain, tuned = build_features(NANO_BACKBONE), build_features(backbone)
     assert not torch.allclose(plain(image)["last"], tuned(image)["last"], atol=1e-3)
     history = json.loads((backbone.adapted.parent / "manifest.json").read_text())["history"]
     assert history[1]["tags"] < history[0]["tags"]
@@ -191,4 +163,4 @@ def test_a_backbone_trained_on_tags_is_what_later_stages_start_from(dataset: Dat
 
 
 def test_frozen_clues_leave_the_backbone_as_it_is(dataset: Dataset, tmp_path: Path) -> None:
-    assert clues.adapted_backbone(context(tmp_path, dataset), SETTINGS) == BACKBONE
+    assert clues.adapted_backbone(context(tmp_path, dataset), SETTINGS) == NANO_BACKBONE

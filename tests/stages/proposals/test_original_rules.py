@@ -1,14 +1,12 @@
 """``rules=original`` against the released code's sequence of calls, written out with segment-anything's own classes."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
-from tests.sam.official.test_segmenter import TOY
-from weaksam.sam.official.segmenter import SegmentAnything, build_sam
+from tests.helpers import noise_photo, random_sam
+from weaksam.sam.official.segmenter import SegmentAnything
 from weaksam.stages.proposals import ORIGINAL_RULES, ProposalSettings, propose
 from weaksam.structures.clue_points import COARSE, COARSE_JOINT, CROSS, FINE, FINE_JOINT, GRID, CluePoints
 
@@ -19,21 +17,11 @@ SIZES = [(48, 80), (90, 150)]
 @pytest.fixture(scope="module")
 def sam():
     """Random weights, scaled so that masks are sparse and differ, and predicted IoU lies about the threshold."""
-    model, generator = (
-        build_sam(dataclasses.replace(TOY, patch_size=4, decoder_depth=1)),
-        torch.Generator().manual_seed(1),
-    )
-    state = {key: torch.randn(v.shape, generator=generator) for key, v in model.state_dict().items()}
-    last = "mask_decoder.iou_prediction_head.layers.1."
-    state[last + "weight"] *= 0.01
-    state[last + "bias"].fill_(0.38)
-    model.load_state_dict(state)
+    model = random_sam(1, scale=1.0, patch_size=4, decoder_depth=1).requires_grad_(False)
+    last = model.mask_decoder.iou_prediction_head.layers[1]
+    last.weight.mul_(0.01), last.bias.fill_(0.38)
     model.mask_threshold = 250.0
     return model.eval().requires_grad_(False)
-
-
-def photo(size) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 def clues(size) -> CluePoints:
@@ -101,7 +89,7 @@ def original_sequence(sam, image, clues: CluePoints) -> dict[str, list[list[floa
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_original_rules_give_the_original_sequence(sam, size):
-    expected = original_sequence(sam, photo(size), clues(size))
+    expected = original_sequence(sam, noise_photo(size), clues(size))
     corners = [box for boxes in expected.values() for box in boxes]
     # The photo must put every rule to the test
     assert len(expected["grid"]) > 1
@@ -109,7 +97,7 @@ def test_the_original_rules_give_the_original_sequence(sam, size):
     assert [0, 0, 0, 0] in corners
     settings = ProposalSettings(rules="original", grid_side=SIDE, grid_nms_iou=0.7)
     points, labels, kinds = clues(size)
-    found = propose(SegmentAnything(sam, "sam_vit_toy", "x"), photo(size), points, labels, settings, kinds)
+    found = propose(SegmentAnything(sam, "sam_vit_toy", "x"), noise_photo(size), points, labels, settings, kinds)
     assert (found.boxes - torch.tensor([0.0, 0, 1, 1])).tolist() == corners
     sources = [GRID] * len(expected["grid"]) + [COARSE] * 8 + [COARSE_JOINT] * 4 + [FINE] * 4 + [FINE_JOINT] * 2
     assert found.sources.tolist() == sources + [CROSS] * len(expected["cross"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.stages.proposals.test_stage import candidates, context, paint
+from tests.helpers import block_photo, candidates, context
 from weaksam.config import UserError
 from weaksam.data.images import BadImage, read_image
 from weaksam.data.loading import SplitSettings, load_photos
@@ -76,7 +76,7 @@ def test_class_less_points_of_any_kind_are_not_joined():
 def test_proposals_do_not_depend_on_the_order_of_points_of_any_kind():
     points = torch.tensor([[60.0, 40], [120, 90], [50, 30], [35, 55], [110, 80], [62, 41]])
     labels, kinds = torch.tensor([1, 0, 1, 1, -1, -1]), torch.tensor([COARSE, FINE, COARSE, FINE, CROSS, CROSS])
-    arguments = RegionTreeSegmenter(), paint()
+    arguments = RegionTreeSegmenter(), block_photo()
     one = propose(*arguments, points, labels, ProposalSettings(), kinds)
     assert {COARSE_JOINT, CROSS, GRID} <= set(one.sources.tolist())
     order = torch.tensor([4, 2, 0, 5, 3, 1])
@@ -190,13 +190,13 @@ def test_a_full_device_gets_half_as_much_from_then_on():
 
 def test_a_device_too_small_for_one_says_so():
     with pytest.raises(UserError, match="one of the photos at a time"):
-        list(encode_all(Small(1, photos_room=0), [paint()] * 3, BatchLimit(4, "photos")))
+        list(encode_all(Small(1, photos_room=0), [block_photo()] * 3, BatchLimit(4, "photos")))
 
 
 def test_photos_are_encoded_in_batches_that_fit():
     segmenter, notes = Small(1, photos_room=2), []
     limit = BatchLimit(8, "photos", notes.append)
-    photos = [paint(seed)[: 60 + seed] for seed in range(9)]
+    photos = [block_photo(seed)[: 60 + seed] for seed in range(9)]
     assert [one.size for one in encode_all(segmenter, photos, limit)] == [(60 + seed, 160) for seed in range(9)]
     assert segmenter.encoded == [2, 2, 2, 2, 1] and len(notes) == 1
 
@@ -206,7 +206,7 @@ def dataset(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for seed in range(5):
-        Image.fromarray(paint(seed)[: 60 + 12 * seed]).save(folder / f"{seed}.png")
+        Image.fromarray(block_photo(seed)[: 60 + 12 * seed]).save(folder / f"{seed}.png")
     (folder / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     return load_photos(SplitSettings(images=folder), name="train")
 

@@ -1,52 +1,26 @@
 """Proposals: grid and clue prompts on one encoding, suppressed without a trace of the order."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.sam.official.test_segmenter import TOY
+from tests.helpers import block_photo, candidates, context, random_sam
 from weaksam.config import Settings
 from weaksam.data.loading import SplitSettings, load_dataset
-from weaksam.engine.context import RunContext
-from weaksam.engine.log import RunLog
-from weaksam.models.backbones.build import BackboneSettings
-from weaksam.sam.build import SegmenterSettings
-from weaksam.sam.official.segmenter import SegmentAnything, build_sam
+from weaksam.sam.official.segmenter import SegmentAnything
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.proposals import ProposalSettings, choose, grid_of, propose, run
-from weaksam.stages.proposals.candidates import Candidates, canonical_order
+from weaksam.stages.proposals.candidates import canonical_order
 from weaksam.structures.clue_points import COARSE, COARSE_JOINT, CluePoints
 from weaksam.structures.masks import mask_from_rle
 
 NO_POINTS = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
 
 
-def paint(seed: int = 0) -> np.ndarray:
-    """A grey photo (120, 160), a red block at rows 20-60 and columns 30-90, a blue one at 70-110 and 100-150."""
-    noise = np.random.default_rng(seed).normal(0, 2, (120, 160, 3))
-    image = np.full((120, 160, 3), 120.0) + noise
-    image[20:60, 30:90] += (100, -60, -60)
-    image[70:110, 100:150] += (-60, -40, 110)
-    return image.clip(0, 255).astype(np.uint8)
-
-
 def toy_sam() -> SegmentAnything:
-    model = build_sam(dataclasses.replace(TOY, decoder_depth=1))
-    generator = torch.Generator().manual_seed(5)
-    model.load_state_dict(
-        {key: 0.3 * torch.randn(v.shape, generator=generator) for key, v in model.state_dict().items()}
-    )
-    return SegmentAnything(model, "toy", "0")
-
-
-def candidates(boxes, scores, sources=None) -> Candidates:
-    boxes = torch.tensor(boxes, dtype=torch.float32)
-    sources = torch.zeros(len(boxes)) if sources is None else torch.tensor(sources)
-    return Candidates(boxes, torch.tensor(scores, dtype=torch.float32), sources.long(), torch.arange(len(boxes)))
+    return SegmentAnything(random_sam(5, decoder_depth=1), "toy", "0")
 
 
 def test_suppression_does_not_depend_on_the_order():
@@ -87,7 +61,7 @@ def test_the_grid_never_crowds_out_the_clues():
 def test_clues_find_their_objects_in_a_painted_photo():
     points, labels = torch.tensor([[60.0, 40.0], [120.0, 90.0]]), torch.tensor([1, 0])
     settings = ProposalSettings(grid_side=0, clue_masks=(0, 1, 2))
-    found = propose(RegionTreeSegmenter(), paint(), points, labels, settings)
+    found = propose(RegionTreeSegmenter(), block_photo(), points, labels, settings)
     assert found.mask_size == (120, 160)
     for wanted in ([30, 20, 90, 60], [100, 70, 150, 110]):
         at = (found.boxes - torch.tensor(wanted)).abs().amax(1).argmin()
@@ -102,9 +76,9 @@ def test_clues_find_their_objects_in_a_painted_photo():
 def test_the_order_of_the_points_does_not_matter():
     points = torch.tensor([[60.0, 40.0], [120.0, 90.0], [50.0, 30.0]])
     labels = torch.tensor([1, 0, 1])
-    one = propose(RegionTreeSegmenter(), paint(), points, labels, ProposalSettings())
+    one = propose(RegionTreeSegmenter(), block_photo(), points, labels, ProposalSettings())
     order = torch.tensor([2, 0, 1])
-    other = propose(RegionTreeSegmenter(), paint(), points[order], labels[order], ProposalSettings())
+    other = propose(RegionTreeSegmenter(), block_photo(), points[order], labels[order], ProposalSettings())
     assert torch.equal(one.boxes, other.boxes)
     assert torch.equal(one.sources, other.sources)
     assert one.rles == other.rles
@@ -120,7 +94,7 @@ def test_a_photo_is_encoded_once():
 
     segmenter = Counting()
     points = torch.tensor([[60.0, 40.0], [50.0, 30.0], [120.0, 90.0]])
-    propose(segmenter, paint(), points, torch.tensor([1, 1, 0]), ProposalSettings())
+    propose(segmenter, block_photo(), points, torch.tensor([1, 1, 0]), ProposalSettings())
     assert segmenter.encodings == 1
 
 
@@ -130,12 +104,12 @@ def test_nothing_found_is_no_proposal_and_not_the_whole_photo():
     assert found.boxes.shape == (0, 4)
     assert found.scores.shape == found.sources.shape == (0,)
     assert found.rles == ()
-    unprompted = propose(RegionTreeSegmenter(), paint(), *NO_POINTS, ProposalSettings(grid_side=0))
+    unprompted = propose(RegionTreeSegmenter(), block_photo(), *NO_POINTS, ProposalSettings(grid_side=0))
     assert unprompted.boxes.shape == (0, 4)
 
 
 def test_sam_is_prompted_with_grid_points_and_classes():
-    sam, image = toy_sam(), paint()
+    sam, image = toy_sam(), block_photo()
     points, labels = torch.tensor([[60.0, 40.0], [50.0, 30.0], [120.0, 90.0]]), torch.tensor([1, 1, 0])
     # Keep everything: 2 masks for each of 3 points and for the class with two points, as far as none is empty
     all_of_them = ProposalSettings(grid_side=0, min_side=0, nms_iou=1.0)
@@ -172,17 +146,12 @@ def test_the_grid_is_the_published_one_for_sam_and_milder_for_small_models():
     assert grid_of("sam_nano", ProposalSettings(grid_side=0, min_stability=0.5)).min_stability == 0.5
 
 
-def context(out, dataset) -> RunContext:
-    cpu = torch.device("cpu")
-    return RunContext(out, 0, cpu, dataset, None, RunLog(None), BackboneSettings(), SegmenterSettings())
-
-
 @pytest.fixture()
 def dataset(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(3):
-        Image.fromarray(paint(i)).save(folder / f"{i}.png")
+        Image.fromarray(block_photo(i)).save(folder / f"{i}.png")
     Image.new("RGB", (60, 40)).save(folder / "flat.png")
     names = [f"{i}.png" for i in range(3)] + ["flat.png"]
     (tmp_path / "tags.csv").write_text("image,tags\n" + "".join(f"{name},block\n" for name in names))
@@ -201,7 +170,7 @@ def test_run_fills_a_store_that_reads_back_what_propose_gives(dataset, tmp_path)
     store = run(context(tmp_path / "out", dataset), settings, segmenter, clues, dataset, "train")
     assert store.sealed
     assert [row["image_id"] for row in store.rows()] == list(dataset.image_ids)
-    expected = propose(segmenter, paint(2), *clues("2.png")[:2], settings)
+    expected = propose(segmenter, block_photo(2), *clues("2.png")[:2], settings)
     row = store["2.png"]
     assert torch.equal(row["boxes"], expected.boxes)
     assert torch.equal(row["sources"], expected.sources)

@@ -5,12 +5,9 @@ import json
 import pytest
 import torch
 
+from tests import helpers
 from weaksam.config import UserError
 from weaksam.data.detection_stores import detection_store
-from weaksam.engine.context import RunContext
-from weaksam.engine.log import RunLog
-from weaksam.models.backbones.build import BackboneSettings
-from weaksam.sam.build import SegmenterSettings
 from weaksam.stages.pseudo_gt.stage import (
     PseudoGtSettings,
     adaptive_pseudo_gt,
@@ -161,9 +158,7 @@ def make_context(out, tags):
         for number, (name, labels) in enumerate(sorted(tags.items()), start=5)
     )
     train = Dataset("train", ("cat", "dog"), (3, 7), samples)
-    return RunContext(
-        out, 0, torch.device("cpu"), train, None, RunLog(None), BackboneSettings(weights="none"), SegmenterSettings()
-    )
+    return helpers.context(out, train)
 
 
 TAGS = {"a.jpg": (0, 1), "b.jpg": (1,), "c.jpg": (0,)}

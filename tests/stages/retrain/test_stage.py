@@ -10,8 +10,9 @@ from PIL import Image
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import Matcher
 
+from tests import helpers
+from tests.helpers import UNTRAINED_BACKBONE
 from weaksam.config import UserError
-from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.engine.photos import AugmentSettings, TrainingPhotos, change_colours, fit_size, vary
 from weaksam.evaluation.voc import voc_ap
@@ -75,8 +76,8 @@ def squares(tmp_path_factory):
 
 
 def context(out, dataset, seed=0):
-    backbone = BackboneSettings(weights="none")
-    return RunContext(out, seed, torch.device("cpu"), dataset, dataset, RunLog(out / "log.jsonl"), backbone, None)
+    log = RunLog(out / "log.jsonl")
+    return helpers.context(out, dataset, seed, test=dataset, backbone=UNTRAINED_BACKBONE, log=log)
 
 
 def truth_of(dataset):

@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 from torchvision.models.detection import MaskRCNN
 
+from tests.helpers import context
 from weaksam.config import UserError
-from weaksam.engine.context import RunContext
-from weaksam.engine.log import RunLog
 from weaksam.models.backbones.build import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn, detect, training_losses
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, paste_masks, start_from_detector
@@ -165,11 +164,11 @@ def disc(tmp_path_factory):
 
 def test_a_run_from_boxes_to_masks(tmp_path, disc):
     dataset, inside = disc
-    context = RunContext(tmp_path, 0, torch.device("cpu"), dataset, dataset, RunLog(None), NONE, None)
+    run_context = context(tmp_path, dataset, test=dataset, backbone=NONE)
     pseudo = {"0.png": dataset.by_id["0.png"].truth.replace(scores=torch.tensor([0.75]))}
     detector = tmp_path / "detector.safetensors"
     save_weights(detector, build_faster_rcnn(NONE, TINY, 2).state_dict())
-    result = run(context, TINY, RegionTreeSegmenter(), pseudo, detector)
+    result = run(run_context, TINY, RegionTreeSegmenter(), pseudo, detector)
 
     content = json.loads((tmp_path / "wsis" / "pseudo_masks_train.json").read_text())
     assert [image["id"] for image in content["images"]] == [10, 11]
@@ -185,16 +184,16 @@ def test_a_run_from_boxes_to_masks(tmp_path, disc):
     found = result.detections("test")["0.png"]
     assert found.masks is not None and len(found.masks) == len(found) <= 5
 
-    again = run(context, TINY, RegionTreeSegmenter(), pseudo, detector)
+    again = run(run_context, TINY, RegionTreeSegmenter(), pseudo, detector)
     assert again.weights == result.weights and again.pseudo_masks.folder == result.pseudo_masks.folder
 
 
 def test_true_masks_are_kept_for_the_ceiling(tmp_path, disc):
     dataset, inside = disc
-    context = RunContext(tmp_path, 0, torch.device("cpu"), dataset, None, RunLog(None), NONE, None)
+    run_context = context(tmp_path, dataset, backbone=NONE)
     rle = rle_from_mask(inside)
     truth = {s.image_id: s.truth.replace(masks=(rle,)) for s in dataset}
-    result = run(context, TINY, Blind(), truth, name="wsis_ceiling")
+    result = run(run_context, TINY, Blind(), truth, name="wsis_ceiling")
     assert [row["rles"] for row in result.pseudo_masks.rows()] == [[rle], [rle]]
     assert dict(result.stores) == {}
     assert (tmp_path / "wsis_ceiling" / "pseudo_masks_train.json").is_file()

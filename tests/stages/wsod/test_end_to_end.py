@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.stages.clues.test_stage import context, draw
+from tests.helpers import ROOT, context, draw_discs
 from weaksam.config import UserError, load_settings
 from weaksam.data.detection_stores import instances_of
 from weaksam.data.read_ahead import Ahead
@@ -30,7 +30,7 @@ from weaksam.store.store import Store
 from weaksam.structures.boxes import clip
 from weaksam.structures.dataset import Dataset
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+CONFIGS = ROOT / "configs"
 SIDES = (64, 96)
 MIST = WsodSettings(
     mode="full",
@@ -60,7 +60,7 @@ def changed(settings: WsodSettings = MIST, **values: object) -> WsodSettings:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store]:
     """Six photos of discs and a store of twelve proposals each, among them the discs' surroundings."""
     folder = tmp_path_factory.mktemp("discs")
-    dataset = draw(folder, 6)
+    dataset = draw_discs(folder, 6)
     generator = torch.Generator().manual_seed(0)
     store = Store(
         folder / "proposals", stage="proposals", fingerprint="p" * 64, image_ids=dataset.image_ids,
@@ -79,7 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store]:
 
 
 def full_context(out: Path, dataset: Dataset, seed: int = 0) -> RunContext:
-    return replace(context(out, dataset, seed), backbone=BackboneSettings(name="mobilenet_v2", weights="none"))
+    return context(out, dataset, seed, backbone=BackboneSettings(name="mobilenet_v2", weights="none"))
 
 
 def train(made: tuple[Dataset, Store], out: Path, settings: WsodSettings = MIST) -> wsod.WsodResult:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.stages.clues.test_stage import SETTINGS as CLUES
-from tests.stages.clues.test_stage import context, draw
+from tests.helpers import context, draw_discs
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.data.tag_signal import tag_notes
@@ -23,6 +22,7 @@ from weaksam.stages.wsod.losses import photo_losses
 from weaksam.store.store import Store, stage_fingerprint
 from weaksam.structures.dataset import Dataset, Sample
 
+CLUES = clues.ClueSettings(long_side=256)
 TINY = WsodSettings(long_side=256, reduced=8, hidden=16, roi_size=2, num_epochs=1, warmup_steps=2, num_branches=2)
 
 
@@ -30,7 +30,7 @@ TINY = WsodSettings(long_side=256, reduced=8, hidden=16, roi_size=2, num_epochs=
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store, Store]:
     """Six photos of discs, their sealed proposals and clues."""
     folder = tmp_path_factory.mktemp("discs")
-    dataset = draw(folder, 6)
+    dataset = draw_discs(folder, 6)
     run_context = context(folder / "out", dataset)
     found = clues.run(run_context, CLUES, dataset, "train")
     segmenter, points = build_segmenter(SegmenterSettings(family="tree"), torch.device("cpu")), clues.clue_points(found)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.stages.clues.test_stage import COLOURS, context, draw
-from tests.stages.clues.test_stage import SETTINGS as CLUES
+from tests.helpers import DISC_COLOURS, context, draw_discs
 from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.models.wsod.head import HeadOutput
@@ -27,6 +26,7 @@ from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, rle_from_mask
 
+CLUES = clues.ClueSettings(long_side=256)
 TINY = WsodSettings(long_side=256, reduced=16, hidden=32, roi_size=3, num_epochs=3, warmup_steps=4, num_branches=2)
 
 
@@ -34,7 +34,7 @@ TINY = WsodSettings(long_side=256, reduced=16, hidden=32, roi_size=3, num_epochs
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path, Store, Store]:
     """Discs, the folder of a run, its sealed proposals and clues."""
     folder = tmp_path_factory.mktemp("discs")
-    dataset = draw(folder)
+    dataset = draw_discs(folder)
     run_context = context(folder / "out", dataset)
     found = clues.run(run_context, CLUES, dataset, "train")
     segmenter = build_segmenter(SegmenterSettings(family="tree"), torch.device("cpu"))
@@ -249,7 +249,7 @@ def disc_boxes(dataset: Dataset) -> dict[str, Instances]:
     truths = {}
     for sample in dataset:
         image = torch.from_numpy(read_image(sample.path))
-        masks = [(image == torch.tensor(COLOURS[dataset.classes[label]])).all(dim=2) for label in sample.tags]
+        masks = [(image == torch.tensor(DISC_COLOURS[dataset.classes[label]])).all(dim=2) for label in sample.tags]
         truths[sample.image_id] = Instances(boxes_from_masks(torch.stack(masks)), torch.tensor(sample.tags))
     return truths
 

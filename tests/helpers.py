@@ -1,0 +1,169 @@
+"""Build what several test files need: run contexts, instances, proposals, photos, drawn datasets and toy segmenters."""
+
+import multiprocessing
+import pickle
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from segment_anything.modeling import Sam
+
+from weaksam.data.loading import SplitSettings, load_dataset
+from weaksam.engine.context import RunContext
+from weaksam.engine.log import RunLog
+from weaksam.models.backbones.build import BackboneSettings
+from weaksam.sam.build import SegmenterSettings
+from weaksam.sam.nano.model import Architecture
+from weaksam.sam.official.architecture import SamArchitecture, build_sam
+from weaksam.stages.proposals.candidates import Candidates
+from weaksam.structures.dataset import Dataset
+from weaksam.structures.instances import Instances
+from weaksam.structures.proposals import Proposals
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository."""
+CPU = torch.device("cpu")
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Starts processes that share nothing with the tests' own, forked from a server that has imported the package once."""
+PROCESSES.set_forkserver_preload(["weaksam.pipeline"])
+
+# Values
+
+
+def instances(
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int] | None = None,
+    scores: Sequence[float] | None = None,
+    **marks: Sequence[bool] | None,
+) -> Instances:
+    """Instances of xyxy boxes in pixels, all of class 0 without ``labels``; ``marks`` such as ``difficult``."""
+    table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return Instances(
+        table,
+        torch.zeros(len(table), dtype=torch.int64) if labels is None else torch.tensor(labels, dtype=torch.int64),
+        None if scores is None else torch.tensor(scores, dtype=torch.float32),
+        **{name: torch.tensor(flags) for name, flags in marks.items() if flags is not None},
+    )
+
+
+def proposals(*rows: Sequence[float]) -> Proposals:
+    """Proposals from rows of x1, y1, x2, y2, score."""
+    table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    return Proposals.of(table[:, :4], table[:, 4])
+
+
+def candidates(
+    boxes: Sequence[Sequence[float]], scores: Sequence[float], sources: Sequence[int] | None = None
+) -> Candidates:
+    """Proposal candidates, prompted in this order; all of the grid without ``sources``."""
+    corners = torch.tensor(boxes, dtype=torch.float32)
+    source = torch.zeros(len(corners)) if sources is None else torch.tensor(sources)
+    return Candidates(corners, torch.tensor(scores, dtype=torch.float32), source.long(), torch.arange(len(corners)))
+
+
+def pickled(path: Path, value: object, protocol: int = 4) -> Path:
+    """Write ``value`` as a pickle, as other toolkits do, and return ``path``."""
+    path.write_bytes(pickle.dumps(value, protocol))
+    return path
+
+
+# Photos and datasets
+
+
+def noise_photo(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """A photo ``(H, W, 3)`` of noise."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def write_photo(path: Path, seed: int = 0, size: tuple[int, int] = (12, 16), **options: Any) -> Path:
+    """Write a photo of noise, with ``options`` of Pillow's ``save``, and return ``path``; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise_photo(size, seed)).save(path, **options)
+    return path
+
+
+def block_photo(seed: int = 0) -> np.ndarray:
+    """A grey photo (120, 160), a red block at rows 20-60 and columns 30-90, a blue one at 70-110 and 100-150."""
+    noise = np.random.default_rng(seed).normal(0, 2, (120, 160, 3))
+    image = np.full((120, 160, 3), 120.0) + noise
+    image[20:60, 30:90] += (100, -60, -60)
+    image[70:110, 100:150] += (-60, -40, 110)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+DISC_COLOURS = {"red": (230, 20, 20), "blue": (20, 40, 230)}
+
+
+def draw_discs(folder: Path, num: int = 12) -> Dataset:
+    """Photos of one red or one blue disc (every third: both) at a seeded place, with a tag file."""
+    rng, rows = np.random.default_rng(0), ["file,tags"]
+    (folder / "photos").mkdir(parents=True)
+    y, x = np.mgrid[:96, :128]
+    for number in range(num):
+        image = rng.integers(90, 150, (96, 128, 3), dtype=np.uint8)
+        names = ["red", "blue"] if number % 3 == 2 else [("red", "blue")[number % 3]]
+        for place, name in enumerate(names):
+            centre = rng.integers(20, 44) + 64 * place * (len(names) - 1), rng.integers(24, 72)
+            image[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < 17**2] = DISC_COLOURS[name]
+        Image.fromarray(image).save(folder / "photos" / f"{number:02d}.png")
+        rows.append(f"{number:02d}.png,{';'.join(names)}")
+    (folder / "tags.csv").write_text("\n".join(rows))
+    return load_dataset(SplitSettings(images=folder / "photos", tags=folder / "tags.csv"), name="train")
+
+
+# Runs
+
+NANO_BACKBONE = BackboneSettings(name="sam_nano")
+UNTRAINED_BACKBONE = BackboneSettings(weights="none")
+
+
+def context(
+    out: Path,
+    train: Dataset,
+    seed: int = 0,
+    *,
+    test: Dataset | None = None,
+    backbone: BackboneSettings = NANO_BACKBONE,
+    log: RunLog | None = None,
+) -> RunContext:
+    """What a stage gets of a run on the CPU, with frozen models that need no download; silent without ``log``."""
+    log = RunLog(None) if log is None else log
+    return RunContext(out, seed, CPU, train, test, log, backbone, SegmenterSettings(family="tree"))
+
+
+# Toy segmenters
+
+TOY_SAM = SamArchitecture(
+    image_size=64,
+    patch_size=8,
+    embed_dim=32,
+    depth=2,
+    num_heads=2,
+    window_size=4,
+    global_blocks=(1,),
+    channels=32,
+    mask_channels=4,
+    num_masks=3,
+    decoder_depth=2,
+    decoder_mlp=32,
+    iou_depth=2,
+    iou_hidden=16,
+)
+TOY_NANO = Architecture(dim=32, width=8, deep=32, depth=1)
+FRESH_SCENE = 2_000_000_000
+"""From here on scene numbers on which sam_nano was neither trained nor watched."""
+
+
+def random_sam(seed: int, scale: float = 0.3, **changes: Any) -> Sam:
+    """segment-anything's own network at toy size, ``changes`` applied to it, with normal weights times ``scale``."""
+    model = build_sam(replace(TOY_SAM, **changes))
+    generator = torch.Generator().manual_seed(seed)
+    state = model.state_dict()
+    model.load_state_dict(
+        {name: scale * torch.randn(value.shape, generator=generator) for name, value in state.items()}
+    )
+    return model
