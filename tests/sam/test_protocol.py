@@ -23,7 +23,7 @@ def test_boxes_are_half_open_in_photo_pixels_and_zero_for_an_empty_mask():
 def test_full_puts_the_wanted_mask_into_the_photo():
     masks = torch.zeros(2, 3, 4, 4, dtype=torch.bool)
     masks[1, 2, :, 2:] = True
-    answer = Masks.from_working(masks, torch.zeros(2, 3), torch.zeros(2, 3), (8, 12))
+    answer = Masks(masks, torch.zeros(2, 3), torch.zeros(2, 3), boxes_in_photo(masks, (8, 12)), (8, 12))
     full = answer.full(torch.tensor([1, 0]), torch.tensor([2, 2]))
     assert full.shape == (2, 8, 12)
     assert full[0].sum(0).tolist() == [0] * 6 + [8] * 6  # the right half, to the pixel

@@ -48,11 +48,6 @@ class Masks:
         """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` in the original photo's frame: bool ``(N, H, W)``."""
         return full_masks(self.masks[p_index, k_index], self.size)
 
-    @classmethod
-    def from_working(cls, masks: Tensor, iou: Tensor, stability: Tensor, size: tuple[int, int]) -> Masks:
-        """``Masks`` of bool ``(P, 3, h, w)`` with the boxes measured on them; ``size`` is the photo's ``(H, W)``."""
-        return cls(masks, iou, stability, boxes_in_photo(masks, size), size)
-
 
 @dataclass(frozen=True)
 class ListedRegions:

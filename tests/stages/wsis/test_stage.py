@@ -13,8 +13,6 @@ from weaksam.config import UserError
 from weaksam.models.backbones.build import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn, detect, training_losses
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, paste_masks, start_from_detector
-from weaksam.sam.box_masks import box_mask, choose_masks, masks_of_boxes
-from weaksam.sam.protocol import Masks
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.wsis.stage import WsisSettings, run
 from weaksam.store.weights import load_state, save_weights
@@ -38,52 +36,6 @@ TINY = WsisSettings(
     max_boxes=5,
 )
 NONE = BackboneSettings(weights="none")
-
-
-def one_prompt(shapes, iou, size=(8, 8)):
-    """``Masks`` of one prompt from three rectangles (x1, y1, x2, y2) in a frame of 8 x 8."""
-    masks = torch.zeros(1, 3, 8, 8, dtype=torch.bool)
-    for k, (x1, y1, x2, y2) in enumerate(shapes):
-        masks[0, k, y1:y2, x1:x2] = True
-    return Masks.from_working(masks, torch.tensor([iou]), torch.ones(1, 3), size)
-
-
-def test_the_choice_of_a_mask():
-    masks = one_prompt([(2, 2, 4, 4), (2, 2, 6, 6), (0, 0, 8, 8)], [0.7, 0.8, 0.9])
-    box = torch.tensor([[2.0, 2.0, 6.0, 5.0]])
-    assert choose_masks(masks, box, "predicted_iou").tolist() == [2]
-    assert choose_masks(masks, box, "box_agreement").tolist() == [1]  # IoU 4/12, 12/16, 12/64
-    nothing = (0, 0, 0, 0)
-    masks = one_prompt([nothing, (2, 2, 6, 6), nothing], [0.9, 0.1, 0.8])
-    for choice in ("predicted_iou", "box_agreement"):
-        assert choose_masks(masks, box, choice).tolist() == [1]
-
-
-def test_box_mask_covers_every_pixel_the_box_touches():
-    mask = box_mask(torch.tensor([1.5, -3.0, 3.2, 2.0]), (4, 6))
-    expected = torch.zeros(4, 6, dtype=torch.bool)
-    expected[0:2, 1:4] = True
-    assert torch.equal(mask, expected)
-
-
-class Blind:
-    """A segmenter that finds nothing, as any may on a box of plain sky."""
-
-    name = fingerprint = "blind"
-
-    def encode(self, image):
-        return image.shape[:2]
-
-    def predict(self, embedding, *, points=None, point_labels=None, boxes=None, min_pred_iou=None):
-        empty = torch.zeros(len(boxes), 3, 8, 8, dtype=torch.bool)
-        return Masks.from_working(empty, torch.full((len(boxes), 3), 0.9), torch.zeros(len(boxes), 3), embedding)
-
-
-def test_an_empty_mask_becomes_its_box():
-    boxes = torch.tensor([[2.0, 1.0, 6.0, 5.0]])
-    rles, predicted = masks_of_boxes(Blind(), np.zeros((10, 12, 3), np.uint8), boxes, "predicted_iou")
-    assert torch.equal(mask_from_rle(rles[0]), box_mask(boxes[0], (10, 12)))
-    assert predicted.tolist() == [0.0]
 
 
 def test_pasting_puts_a_full_mask_exactly_on_its_box():
@@ -188,12 +140,18 @@ def test_a_run_from_boxes_to_masks(tmp_path, disc):
     assert again.weights == result.weights and again.pseudo_masks.folder == result.pseudo_masks.folder
 
 
+class Unasked:
+    """A segmenter that cannot be asked."""
+
+    name = fingerprint = "unasked"
+
+
 def test_true_masks_are_kept_for_the_ceiling(tmp_path, disc):
     dataset, inside = disc
     run_context = context(tmp_path, dataset, backbone=NONE)
     rle = rle_from_mask(inside)
     truth = {s.image_id: s.truth.replace(masks=(rle,)) for s in dataset}
-    result = run(run_context, TINY, Blind(), truth, name="wsis_ceiling")
+    result = run(run_context, TINY, Unasked(), truth, name="wsis_ceiling")
     assert [row["rles"] for row in result.pseudo_masks.rows()] == [[rle], [rle]]
     assert dict(result.stores) == {}
     assert (tmp_path / "wsis_ceiling" / "pseudo_masks_train.json").is_file()
