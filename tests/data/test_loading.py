@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.helpers import write_photo
 from weaksam.config import UserError, did_you_mean
-from weaksam.data.image_names import NameMatcher
+from weaksam.data.image_names import ImageNames
 from weaksam.data.loading import DataSettings, SplitSettings, gives_tags, load_dataset, load_splits
 
 
@@ -127,16 +127,16 @@ def test_photos_in_folders_and_names_without_them(tmp_path) -> None:
     ],
 )
 def test_which_photo_a_name_means(name, found) -> None:
-    matcher = NameMatcher(["a.jpg", "sub/b.png", "IMG_jpg.rf.0a1.jpg", "same.jpg", "same.png"])
-    assert matcher.find(name, "tags.csv") == found
+    names = ImageNames(["a.jpg", "sub/b.png", "IMG_jpg.rf.0a1.jpg", "same.jpg", "same.png"])
+    assert names.find_name(name, "tags.csv") == found
 
 
 def test_the_literal_name_wins_over_a_similar_one() -> None:
-    assert NameMatcher(["a.jpg", "A.JPG"]).find("photos/a.jpg", "tags.csv") == "a.jpg"
-    assert NameMatcher(["a.jpg.png", "x/a.jpg"]).find("a.jpg", "tags.csv") == "x/a.jpg"
-    assert NameMatcher(["clip.gif"]).find("clip", "tags.csv") == "clip.gif"
+    assert ImageNames(["a.jpg", "A.JPG"]).find_name("photos/a.jpg", "tags.csv") == "a.jpg"
+    assert ImageNames(["a.jpg.png", "x/a.jpg"]).find_name("a.jpg", "tags.csv") == "x/a.jpg"
+    assert ImageNames(["clip.gif"]).find_name("clip", "tags.csv") == "clip.gif"
     with pytest.raises(UserError, match="wanted one photo for 'same'"):
-        NameMatcher(["same.jpg", "same.png"]).find("same", "tags.csv")
+        ImageNames(["same.jpg", "same.png"]).find_name("same", "tags.csv")
 
 
 def test_a_near_name_is_suggested_and_a_far_one_is_not() -> None:

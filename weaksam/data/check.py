@@ -1,5 +1,6 @@
 """List what is wrong with a dataset, one line each, and change nothing."""
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import Annotations, ImageTruth, tag_labels
 from weaksam.data.formats.tags import TagRows
-from weaksam.data.image_names import NameMatcher
+from weaksam.data.image_names import ImageNames
 from weaksam.data.loading import DataSettings, SplitSettings, images_folder, read_tag_rows
 from weaksam.data.photos import Photo, list_photos, verify_photos
 from weaksam.data.truth import read_truth, truth_classes
@@ -21,21 +22,25 @@ CONSTANT_SHARE = 0.9
 MIN_PHOTOS = 5
 """A class in fewer photos than this is hardly learned."""
 _MAGIC = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
+"""First bytes of each format of photos, and its usual ending."""
 _ALIASES = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg"}
+"""Other endings of the same format."""
 
 Value = TypeVar("Value")
 
 
 @dataclass
-class _Split:
-    """What could be read of one split, and the lines so far."""
+class _SplitCheck:
+    """The photos of one split that could be read, by image id, and the lines so far."""
 
     name: str
     folder: Path
+    photo_names: ImageNames
     photos: dict[str, Photo] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
+        """Add a line about this split."""
         self.lines.append(f"{self.name}: {text}")
 
     def attempt(self, read: Callable[..., Value], *arguments: Any) -> Value | None:
@@ -46,6 +51,20 @@ class _Split:
             self.say(str(error))
             return None
 
+    def photo_of(self, name: str, source: Path, absent: str | None) -> str | None:
+        """The image id that ``name`` in ``source`` means, or None and a line that says why there is none.
+
+        ``absent`` is what the line says of a name that no photo has (``"is named in"``); None leaves that line out.
+        """
+        try:
+            image_id = self.photo_names.find_name(name, str(source))
+        except UserError as error:
+            self.say(str(error))
+            return None
+        if image_id is None and absent is not None:
+            self.say(f"{name}: {absent} {source} but not in {self.folder}")
+        return image_id
+
 
 def check_data(data: DataSettings) -> list[str]:
     """Lines for both splits of a run, and for photos that are in both; nothing wrong gives no lines.
@@ -55,7 +74,8 @@ def check_data(data: DataSettings) -> list[str]:
     classes = data.classes
     if classes is None and data.train.truth is None and data.test is not None and data.test.truth is not None:
         # A broken truth file gets its line when the split itself is checked
-        classes = _Split("test", data.test.truth).attempt(truth_classes, data.test.truth)
+        with contextlib.suppress(UserError):
+            classes = truth_classes(data.test.truth)
     train = _checked(data.train, "train", classes)
     if data.test is None or data.test == SplitSettings():
         return train.lines
@@ -80,10 +100,11 @@ def check_dataset(split: SplitSettings, *, name: str = "data", classes: tuple[st
     return _checked(split, name, classes).lines
 
 
-def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -> _Split:
-    state = _Split(name, images_folder(split, name))
-    paths = list_photos(state.folder)
-    matcher = NameMatcher(list(paths))
+def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -> _SplitCheck:
+    """The lines of one split and the photos that they are about."""
+    folder = images_folder(split, name)
+    paths = list_photos(folder)
+    state = _SplitCheck(name, folder, ImageNames(list(paths)))
     bad: dict[str, str] = {}
     state.photos = verify_photos(paths, bad)
     for image_id, reason in bad.items():
@@ -97,18 +118,14 @@ def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -
     if split.tags is not None or split.truth is None:
         tags = state.attempt(read_tag_rows, split, state.folder, name)
     known = classes or (truth.classes if truth is not None else None)
-    tagged = {} if tags is None else _check_tags(state, tags, matcher, set(paths), split.tags or state.folder, known)
+    tagged = {} if tags is None else _check_tags(state, tags, set(paths), split.tags or state.folder, known)
     if truth is not None and split.truth is not None:
-        _check_truth(state, truth, matcher, split.truth, tagged, listed_only=tags is not None)
+        _check_truth(state, truth, split.truth, tagged, listed_only=tags is not None)
     return state
 
 
-def _find(matcher: NameMatcher, name: str, source: Path) -> str:
-    """The image id that ``name`` means, empty where no photo fits."""
-    return matcher.find(name, str(source)) or ""
-
-
-def _check_photos(state: _Split) -> None:
+def _check_photos(state: _SplitCheck) -> None:
+    """Say which photos are there twice, stored turned, or named by another format."""
     by_hash: dict[str, str] = {}
     for image_id, photo in state.photos.items():
         first = by_hash.setdefault(photo.sha256, image_id)
@@ -125,15 +142,15 @@ def _check_photos(state: _Split) -> None:
 
 
 def _held_suffix(path: Path) -> str:
+    """The usual ending of the format that a photo's first bytes show."""
     with path.open("rb") as stream:
         head = stream.read(4)
     return next(suffix for magic, suffix in _MAGIC if head.startswith(magic))
 
 
 def _check_tags(
-    state: _Split,
+    state: _SplitCheck,
     tags: TagRows,
-    matcher: NameMatcher,
     on_disk: set[str],
     source: Path,
     known: tuple[str, ...] | None,
@@ -141,11 +158,9 @@ def _check_tags(
     """Say what is wrong with the tags; class names by image id."""
     tagged: dict[str, set[str]] = defaultdict(set)
     for row, names in tags.rows.items():
-        image_id = state.attempt(_find, matcher, row, source)
-        if image_id:
+        image_id = state.photo_of(row, source, "is named in")
+        if image_id is not None:
             tagged[image_id] |= set(names)
-        elif image_id is not None:
-            state.say(f"{row}: is named in {source} but not in {state.folder}")
         for unknown in [name for name in names if known is not None and name not in known]:
             state.say(f"{row}: has the unknown class {unknown!r}{did_you_mean(unknown, known or ())}")
     if tags.complete:
@@ -157,7 +172,8 @@ def _check_tags(
     return dict(tagged)
 
 
-def _check_balance(state: _Split, tagged: Mapping[str, set[str]], classes: tuple[str, ...]) -> None:
+def _check_balance(state: _SplitCheck, tagged: Mapping[str, set[str]], classes: tuple[str, ...]) -> None:
+    """Say which classes are on nearly all photos, on very few, or look like a misspelling of a frequent one."""
     counts = Counter(name for names in tagged.values() for name in names)
     for name in classes:
         share = counts[name] / max(1, len(tagged))
@@ -165,26 +181,20 @@ def _check_balance(state: _Split, tagged: Mapping[str, set[str]], classes: tuple
             state.say(f"class {name!r}: is tagged in {counts[name]} of {len(tagged)} photos, almost constant")
         elif counts[name] < MIN_PHOTOS:
             state.say(f"class {name!r}: is tagged in only {counts[name]} of {len(tagged)} photos")
-        by_lower = {other.lower(): other for other in classes if counts[other] > 10 * counts[name]}
-        hint = did_you_mean(name, by_lower.values()) if counts[name] else ""
+        frequent = [other for other in classes if counts[other] > 10 * counts[name]]
+        hint = did_you_mean(name, frequent) if counts[name] else ""
         if hint:
             state.say(f"class {name!r}: is in {counts[name]} photos and looks like another{hint}")
 
 
 def _check_truth(
-    state: _Split,
-    truth: Annotations,
-    matcher: NameMatcher,
-    source: Path,
-    tagged: Mapping[str, set[str]],
-    listed_only: bool,
+    state: _SplitCheck, truth: Annotations, source: Path, tagged: Mapping[str, set[str]], listed_only: bool
 ) -> None:
+    """Say what is wrong with the truth; with ``listed_only`` only photos with a row of tags need an entry."""
     seen = set()
     for entry, image in truth.images.items():
-        image_id = state.attempt(_find, matcher, entry, source)
-        if not image_id:
-            if image_id is not None and not listed_only:
-                state.say(f"{entry}: is in {source} but not in {state.folder}")
+        image_id = state.photo_of(entry, source, None if listed_only else "is in")
+        if image_id is None:
             continue
         seen.add(image_id)
         if image_id in state.photos:
@@ -197,6 +207,7 @@ def _check_truth(
 
 
 def _truth_problems(image: ImageTruth, photo: Photo, classes: tuple[str, ...]) -> Iterator[str]:
+    """What is wrong with the true objects of one photo, a verb phrase each: another size, boxes outside or empty."""
     height, width = photo.size
     if image.size is not None and image.size != photo.size:
         stated = f"{image.size[1]} x {image.size[0]}"
@@ -214,11 +225,12 @@ def _truth_problems(image: ImageTruth, photo: Photo, classes: tuple[str, ...]) -
 
 
 def _check_agreement(
-    state: _Split, image_id: str, names: set[str], image: ImageTruth, classes: tuple[str, ...]
+    state: _SplitCheck, image_id: str, names: set[str], image: ImageTruth, classes: tuple[str, ...]
 ) -> None:
-    true = {classes[label] for label in tag_labels(image.instances)}
-    hard = {classes[label] for label in image.instances.labels.tolist()}
-    if names - hard:
-        state.say(f"{image_id}: is tagged {listed(sorted(names - hard))} but has no such true object")
-    if true - names:
-        state.say(f"{image_id}: has true objects of {listed(sorted(true - names))} but no such tag")
+    """Say where the tags ``names`` and the true objects disagree; a difficult object may be tagged or not."""
+    wanted = {classes[label] for label in tag_labels(image.instances)}
+    allowed = {classes[label] for label in image.instances.labels.tolist()}
+    if names - allowed:
+        state.say(f"{image_id}: is tagged {listed(sorted(names - allowed))} but has no such true object")
+    if wanted - names:
+        state.say(f"{image_id}: has true objects of {listed(sorted(wanted - names))} but no such tag")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import ObjectRows
 from weaksam.data.formats.coco import read_results
 from weaksam.data.image_names import ImageNames
+from weaksam.data.text_files import read_json, read_text
 from weaksam.store.files import atomic_file
 from weaksam.store.sealed import open_sealed
 from weaksam.structures.boxes import inclusive_from_xyxy, xyxy_from_inclusive
@@ -88,8 +88,9 @@ def run_classes(folder: Path) -> tuple[str, ...] | None:
     if above.name != "store":
         return None
     try:
-        return tuple(map(str, json.loads(path.read_text(encoding="utf-8"))["classes"])) or None
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_json(path, "the figures of a run")
+        return tuple(str(name) for name in record["classes"]) or None
+    except (UserError, KeyError, TypeError):
         return None
 
 
@@ -188,7 +189,7 @@ def write_voc_results(
 
 def _result_lines(path: Path) -> Iterator[tuple[str, list[float]]]:
     """Image name and ``score, x1, y1, x2, y2`` of every line."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, "VOC results").splitlines(), start=1):
         name, *values = line.rsplit(maxsplit=5) or [""]
         if not name:
             continue

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from weaksam.config import Settings, UserError, did_you_mean, listed
 from weaksam.data.annotations import tag_labels
 from weaksam.data.formats.tags import TagRows, is_class_folders, read_class_folders, read_tags
-from weaksam.data.image_names import NameMatcher
+from weaksam.data.image_names import ImageNames
 from weaksam.data.photos import Photo, list_photos, verify_photos
 from weaksam.data.truth import SplitTruth, read_split_truth, truth_classes
 from weaksam.structures.dataset import Dataset, Sample
@@ -96,16 +96,16 @@ def load_dataset(
     """
     folder = images_folder(split, name)
     paths = list_photos(folder)
-    matcher = NameMatcher(list(paths))
+    photo_names = ImageNames(list(paths))
     bad: dict[str, str] = {}
     tags = read_tag_rows(split, folder, name)
-    tagged = None if tags is None else _match_tags(tags, matcher, split.tags or folder, folder, bad)
+    tagged = None if tags is None else _match_tags(tags, photo_names, split.tags or folder, folder, bad)
     if tagged is not None and tags is not None and not tags.complete:
         paths = {image_id: path for image_id, path in paths.items() if image_id in tagged}
     photos = verify_photos(paths, bad)
     truth = None
     if split.truth is not None:
-        truth = read_split_truth(split.truth, photos, matcher, classes, tags.classes if tags else None)
+        truth = read_split_truth(split.truth, photos, photo_names, classes, tags.classes if tags else None)
     if tagged is None:
         assert truth is not None  # read_tag_rows refuses a split with neither
         bad.update({entry: f"is in {split.truth} but not in {folder}" for entry in truth.without_photo})
@@ -158,12 +158,12 @@ def read_tag_rows(split: SplitSettings, folder: Path, name: str) -> TagRows | No
 
 
 def _match_tags(
-    tags: TagRows, matcher: NameMatcher, source: Path, folder: Path, bad: dict[str, str]
+    tags: TagRows, photo_names: ImageNames, source: Path, folder: Path, bad: dict[str, str]
 ) -> dict[str, tuple[str, ...]]:
     """Class names by image id; a row whose photo is not on disk goes to ``bad``."""
     tagged: dict[str, tuple[str, ...]] = {}
     for row, names in tags.rows.items():
-        image_id = matcher.find(row, str(source))
+        image_id = photo_names.find_name(row, str(source))
         if image_id is None:
             bad[row] = f"is named in {source} but not in {folder}"
         else:

@@ -9,7 +9,7 @@ import torch
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import Annotations
 from weaksam.data.formats import coco, voc, yolo
-from weaksam.data.image_names import ImageNames, NameMatcher
+from weaksam.data.image_names import ImageNames
 from weaksam.data.images import image_size
 from weaksam.data.photos import Photo, list_photos
 from weaksam.structures.instances import Instances
@@ -99,7 +99,7 @@ def truth_classes(path: Path) -> tuple[str, ...] | None:
 def read_split_truth(
     path: Path,
     photos: Mapping[str, Photo],
-    matcher: NameMatcher,
+    photo_names: ImageNames,
     classes: tuple[str, ...] | None,
     tag_classes: tuple[str, ...] | None = None,
 ) -> SplitTruth:
@@ -115,7 +115,7 @@ def read_split_truth(
     numbers: dict[str, int] = {}
     without_photo = []
     for entry, truth in read.images.items():
-        image_id = matcher.find(entry, str(path))
+        image_id = photo_names.find_name(entry, str(path))
         if image_id is None:
             without_photo.append(entry)
             continue

@@ -357,7 +357,7 @@ def test_image_lists(tmp_path):
     (tmp_path / "list.json").write_text('{"boxes": []}')
     with pytest.raises(UserError, match="id and file_name"):
         read_image_list(tmp_path / "list.json")
-    with pytest.raises(UserError, match="found none"):
+    with pytest.raises(UserError, match=r"wanted a list of images .* found nothing there"):
         read_image_list(tmp_path / "absent.txt")
 
 

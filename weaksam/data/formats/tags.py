@@ -13,7 +13,7 @@ from weaksam.config import UserError, listed
 from weaksam.data.annotations import Annotations, tag_labels
 from weaksam.data.formats import coco, voc
 from weaksam.data.images import PHOTO_SUFFIXES
-from weaksam.data.text_files import read_json
+from weaksam.data.text_files import read_json, read_json_lines, read_text
 from weaksam.store.files import atomic_file
 
 _FILE_NAME = re.compile(
@@ -165,7 +165,7 @@ def _read_file(path: Path) -> TagRows:
         entries = content.items() if isinstance(content, dict) else (_entry(entry, path) for entry in content)
         return _gather((str(name), _names(value, path)) for name, value in entries)
     if suffix in (".jsonl", ".ndjson"):
-        return _gather(pair for line in _text(path).splitlines() if line.strip() for pair in _line_pairs(line, path))
+        return _gather(pair for entry in read_json_lines(path, "image tags") for pair in _line_pairs(entry, path))
     if suffix in (".csv", ".tsv", ".txt"):
         return _read_csv(path)
     raise UserError(f"wanted image tags as .csv, .json, .jsonl or a folder, found {path}: convert or rename it")
@@ -179,13 +179,8 @@ def _gather(pairs: Iterable[tuple[str, Sequence[str]]], classes: tuple[str, ...]
     return TagRows({name: tuple(tags) for name, tags in rows.items()}, classes)
 
 
-def _line_pairs(line: str, path: Path) -> Iterator[tuple[str, list[str]]]:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"wanted one JSON object per line in {path}, found {line[:60]!r} ({error.msg}): mend it"
-        ) from None
+def _line_pairs(entry: Any, path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Image name and tags of one line of JSONL: one ``{"file": ..., "tags": ...}``, or any number of ``name: tags``."""
     keys = {str(key).lower() for key in entry} if isinstance(entry, dict) else set()
     if keys and not any(map(_FILE_NAME.fullmatch, keys)):
         yield from ((str(name), _names(value, path)) for name, value in entry.items())
@@ -219,17 +214,8 @@ def _split_cell(cell: str) -> list[str]:
     return [name.strip() for name in re.split(r"[;|,]", cell) if name.strip()]
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"wanted image tags as UTF-8 text at {path}, found a file that cannot be read ({error})"
-        ) from None
-
-
 def _read_csv(path: Path) -> TagRows:
-    text = _text(path)
+    text = read_text(path, "image tags as UTF-8 text")
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = next((mark for mark in ("\t", ",", ";") if mark in first), ",")
     table = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=delimiter)]

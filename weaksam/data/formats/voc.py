@@ -10,6 +10,7 @@ from PIL import Image
 
 from weaksam.config import UserError, listed
 from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
+from weaksam.data.text_files import read_text
 from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import xyxy_from_inclusive
 from weaksam.structures.dataset import Dataset
@@ -67,7 +68,8 @@ def read_split(folder: Path, split: str) -> tuple[str, ...]:
     """
     path = folder / f"{split}.txt"
     if path.is_file():
-        return tuple(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = read_text(path, "a list of images").splitlines()
+        return tuple(line.split()[0] for line in lines if line.strip())
     flags = read_class_flags(folder, split)
     if not flags:
         found = listed(sorted(file.name for file in folder.glob("*.txt"))) or "no list"
@@ -83,7 +85,7 @@ def read_class_flags(folder: Path, split: str) -> dict[str, dict[str, int]]:
     flags = {}
     for path in sorted(folder.glob(f"*_{split}.txt")):
         rows = {}
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in read_text(path, "a list of images with flags").splitlines():
             parts = line.split()
             if not parts:
                 continue
@@ -157,7 +159,7 @@ def write_segmentation(class_png: Path, object_png: Path, instances: Instances, 
 def _parse(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, OSError, ValueError) as error:  # ValueError: an encoding that does not exist
         raise UserError(f"wanted VOC XML in {path}, found an error ({error}): mend or remove the file") from None
 
 

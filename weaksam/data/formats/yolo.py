@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import torch
-import yaml
 
 from weaksam.config import UserError
 from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
-from weaksam.data.image_names import NameMatcher
+from weaksam.data.image_names import ImageNames
+from weaksam.data.text_files import read_text, read_yaml
 from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import xyxy_from_yolo, yolo_from_xyxy
 from weaksam.structures.dataset import Dataset
@@ -33,11 +33,11 @@ def read_labels(
     paths = label_files(folder)
     if not paths:
         raise UserError(f"wanted YOLO labels (*.txt) in {folder}, found none: name the folder that holds them")
-    matcher = NameMatcher(list(sizes))
+    photo_names = ImageNames(list(sizes))
     parsed: dict[str, list[tuple[int, list[float]]]] = {image_id: [] for image_id in sizes}
     for path in paths:
         name = path.relative_to(folder).with_suffix("").as_posix()
-        parsed[matcher.find(name, str(folder)) or name] = _lines(path, len(names))
+        parsed[photo_names.find_name(name, str(folder)) or name] = _lines(path, len(names))
     with_masks = any(len(numbers) >= 6 for lines in parsed.values() for _, numbers in lines)
     images = {}
     for name, lines in parsed.items():
@@ -89,24 +89,22 @@ def write_labels(folder: Path, dataset: Dataset, instances: Mapping[str, Instanc
 
 
 def _names_in(path: Path) -> tuple[str, ...]:
-    text = path.read_text(encoding="utf-8-sig")
     if path.suffix in (".yaml", ".yml"):
-        try:
-            names = (yaml.safe_load(text) or {}).get("names")
-        except yaml.YAMLError as error:
-            raise UserError(f"wanted YAML with 'names' in {path}, found an error ({error}): mend it") from None
+        content = read_yaml(path, "YAML with 'names'")
+        names = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, dict):
             names = [names[number] for number in sorted(names)]
         if not isinstance(names, list):
             raise UserError(f"wanted 'names' in {path}, found none: list the classes there")
         return tuple(str(name).strip() for name in names)
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    lines = read_text(path, "class names (one a line)").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _lines(path: Path, num_classes: int) -> list[tuple[int, list[float]]]:
     """``(label, numbers)`` of every line of a label file, checked."""
     lines = []
-    for row, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for row, line in enumerate(read_text(path, "YOLO labels").splitlines(), start=1):
         if not line.strip():
             continue
         try:

@@ -17,7 +17,7 @@ import torch
 from weaksam.config import UserError, fingerprint_of, listed
 from weaksam.data.formats.coco import object_entries
 from weaksam.data.image_names import ImageNames, Key
-from weaksam.data.text_files import read_json
+from weaksam.data.text_files import parse_json, read_json
 from weaksam.store.files import atomic_file
 from weaksam.store.sealed import open_sealed
 from weaksam.store.store import Store
@@ -216,7 +216,8 @@ def read_flat_table(path: Path) -> Found:
         raise UserError(f"wanted the column {missing[0]!r} in {path}, found {', '.join(table.column_names[:8])}")
     ids = np.array(table.column("image_id").to_pylist(), dtype=object)
     numbers = {name: table.column(name).to_numpy() for name in table.column_names if name in _FLAT.names[1:]}
-    images = json.loads((table.schema.metadata or {}).get(_IMAGES_KEY, b"[]"))
+    metadata = table.schema.metadata or {}
+    images = parse_json(metadata[_IMAGES_KEY], path, "a list of images") if _IMAGES_KEY in metadata else []
     names, place = np.unique(ids.astype(str), return_inverse=True) if len(ids) else (ids, np.zeros(0, np.int64))
     pick = functools.partial(_flat_rows, numbers)
     order = np.argsort(place, kind="stable")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from weaksam.config import Settings, UserError, listed
 from weaksam.data.annotations import rle_from_box
 from weaksam.data.image_names import ImageNames
 from weaksam.data.proposals.files import open_store, stored_proposals
+from weaksam.data.text_files import read_json
 from weaksam.store.files import file_sha256, write_json_atomic
 from weaksam.store.store import Store
 from weaksam.structures.boxes import area, clip, pairwise_ioa, scale
@@ -197,10 +197,11 @@ def record_photos(folder: Path, hashes: Mapping[str, str]) -> None:
 
 def recorded_photos(folder: Path) -> dict[str, str]:
     """SHA-256 by image id of the photos that the store in ``folder`` was made from; empty where it does not say."""
-    try:
-        found = json.loads((folder / PHOTOS_FILE).read_text(encoding="utf-8"))
-        return {str(name): str(value) for name, value in found["sha256"].items()}
-    except FileNotFoundError:
+    path = folder / PHOTOS_FILE
+    if not path.exists():
         return {}
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise UserError(f"wanted the photos' SHA-256 in {folder / PHOTOS_FILE}, found {error}: delete it") from None
+    content = read_json(path, "the photos' SHA-256")
+    hashes = content.get("sha256") if isinstance(content, dict) else None
+    if not isinstance(hashes, dict):
+        raise UserError(f"wanted the photos' SHA-256 in {path}, found other JSON: delete it")
+    return {str(name): str(value) for name, value in hashes.items()}
