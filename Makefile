@@ -9,12 +9,14 @@ DEMO_ARGS ?=
 SYNTH_ARGS ?= --train 200 --test 60 body_variety=0 background_colour=0.1 max_distractors=1 max_clutter=15 \
   min_radius=0.18 max_radius=0.34 max_objects=3
 TEST_ARGS ?=
+# Processes that share the tests; those of one file stay together, for they share what the file trains
+TEST_WORKERS ?= 2
 
 .PHONY: help install dev demo test lint types clean
 
 help:
 	@echo "make demo   the whole pipeline, offline, on synthetic scenes (six to nine minutes on two cores, after installation)"
-	@echo "make test   the test suite"
+	@echo "make test   the test suite, in two processes"
 	@echo "make lint   ruff check and ruff format --check"
 	@echo "make types  mypy, strict where pyproject.toml says so"
 	@echo "make clean  remove the demo's data and results (never .venv)"
@@ -42,7 +44,7 @@ demo: install
 	  data.test.truth=$(DEMO_DATA)/instances_test.json out=$(DEMO_OUT) $(DEMO_ARGS)
 
 test: dev
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 lint: dev
 	$(BIN)/ruff check .

@@ -1,8 +1,13 @@
-"""Fixtures that every test file may use."""
+"""One thread per process, and the fixtures that every test file may use."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported: toy networks gain nothing from threads, and workers of pytest and processes that tests
+# start must round alike.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -18,7 +18,7 @@ from weaksam.models.backbones.build import BackboneSettings
 from weaksam.models.roi.box_deltas import decode_boxes
 from weaksam.models.wsod.head import mean_class_probabilities
 from weaksam.pipeline.settings import RunSettings
-from weaksam.stages import proposals, wsod
+from weaksam.stages import wsod
 from weaksam.stages.wsod import WsodSettings
 from weaksam.stages.wsod import end_to_end as full
 from weaksam.stages.wsod import end_to_end_batches as full_batches_module
@@ -29,6 +29,7 @@ from weaksam.stages.wsod.examples import make_lessons
 from weaksam.store.store import Store
 from weaksam.structures.boxes import clip
 from weaksam.structures.dataset import Dataset
+from weaksam.structures.proposals import PROPOSAL_COLUMNS
 
 CONFIGS = ROOT / "configs"
 SIDES = (64, 96)
@@ -64,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store]:
     generator = torch.Generator().manual_seed(0)
     store = Store(
         folder / "proposals", stage="proposals", fingerprint="p" * 64, image_ids=dataset.image_ids,
-        columns=proposals.COLUMNS,
+        columns=PROPOSAL_COLUMNS,
     )  # fmt: skip
 
     def row(image_id: str) -> dict[str, object]:

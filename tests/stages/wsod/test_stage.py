@@ -25,6 +25,7 @@ from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, rle_from_mask
+from weaksam.structures.proposals import PROPOSAL_COLUMNS
 
 CLUES = clues.ClueSettings(long_side=256)
 TINY = WsodSettings(long_side=256, reduced=16, hidden=32, roi_size=3, num_epochs=3, warmup_steps=4, num_branches=2)
@@ -236,7 +237,7 @@ def test_no_proposal_anywhere_is_one_sentence(made, tmp_path: Path) -> None:
         stage="proposals",
         fingerprint="0" * 64,
         image_ids=dataset.image_ids,
-        columns=proposals.COLUMNS,
+        columns=PROPOSAL_COLUMNS,
     )
     empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "rles": [], "mask_size": torch.tensor([0, 0])}
     none.fill(lambda image_id: {**empty, "sources": torch.zeros(0, dtype=torch.int64)})
