@@ -49,10 +49,10 @@ def test_panels_draw_the_best_and_no_near_repeats():
     # Source 0: the second repeats the best (IoU 0.95), the third is the best but one, the fourth one too many
     boxes = [[0, 0, 19, 20], [0, 0, 20, 20], [30, 30, 50, 50], [60, 0, 70, 20], [5, 5, 9, 9], [1, 1, 3, 3]]
     found = proposals(boxes, [0.8, 0.9, 0.7, 0.6, 0.1, 0.2], [0, 0, 0, 0, 4, 5])
-    panels = panels_of(found, most=2)
+    panels = panels_of(found, max_boxes=2)
     assert [(one.name, one.num_all, one.rows.tolist()) for one in panels] == [("grid", 4, [1, 2]), ("joint", 2, [5, 4])]
     assert [one.title for one in panels] == ["grid: 4, 2 drawn", "joint: 2"]
-    assert panels_of(Proposals.none(), most=2) == []
+    assert panels_of(Proposals.none(), max_boxes=2) == []
 
 
 def test_masks_are_tinted_and_large_ones_outlined_only():

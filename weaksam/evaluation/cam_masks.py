@@ -1,4 +1,4 @@
-"""Mean IoU of the masks that class maps make: each pixel goes to its strongest class, or to none below a threshold."""
+"""Measure the mean IoU of the masks that class maps make at a threshold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from weaksam.structures.masks import mask_from_rle, rle_area
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(2, 19))
 """0.10, 0.15, .., 0.90: heights of the normalised map."""
 IGNORED = -1
-Maps = Callable[[str], tuple[Tensor, Tensor]]
+"""The class of pixels that are not measured."""
+ClassMapsOf = Callable[[str], tuple[Tensor, Tensor]]
 """image_id -> labels ``(L,)`` and their maps ``(L, h, w)``."""
 
 
@@ -38,8 +39,10 @@ class CamMaskResult:
 
     @property
     def best(self) -> float:
-        """The threshold of the highest mean IoU, the lowest of equals."""
-        return self.thresholds[int(np.nanargmax(self.miou))] if not all(map(math.isnan, self.miou)) else math.nan
+        """The threshold of the highest mean IoU, the lowest of equals; nan where nothing was measured."""
+        if all(map(math.isnan, self.miou)):
+            return math.nan
+        return self.thresholds[int(np.nanargmax(self.miou))]
 
     def at(self, threshold: float) -> float:
         """Mean IoU at one of the thresholds."""
@@ -51,7 +54,8 @@ class CamMaskResult:
             "best": json_number(max(self.miou)),
             "best_threshold": json_number(self.best),
             "by_threshold": {
-                f"{one:g}": json_number(value) for one, value in zip(self.thresholds, self.miou, strict=True)
+                f"{threshold:g}": json_number(value)
+                for threshold, value in zip(self.thresholds, self.miou, strict=True)
             },
             "per_class": [json_number(value) for value in self.per_class],
             "protocol": str(self.protocol),
@@ -60,7 +64,7 @@ class CamMaskResult:
 
 def cam_mask_quality(
     truths: Mapping[str, Instances],
-    maps_of: Maps,
+    maps_of: ClassMapsOf,
     sizes: Mapping[str, tuple[int, int]],
     num_classes: int,
     thresholds: tuple[float, ...] = THRESHOLDS,
@@ -71,15 +75,15 @@ def cam_mask_quality(
     there, if that reaches the threshold, else to the background. Pixels of all images are counted together.
     """
     confusion = np.zeros((len(thresholds), num_classes + 1, num_classes + 1), dtype=np.int64)
-    for image_id, true in truths.items():
-        wanted = true_classes(true, sizes[image_id])
-        height, owner = strongest_class(*maps_of(image_id), sizes[image_id])
-        counted = wanted != IGNORED
+    for image_id, truth in truths.items():
+        true_pixels = true_classes(truth, sizes[image_id])
+        height, label = strongest_class(*maps_of(image_id), sizes[image_id])
+        is_counted = true_pixels != IGNORED
         for place, threshold in enumerate(thresholds):
-            found = np.where(height >= threshold, owner + 1, 0)
-            pairs = wanted[counted] * (num_classes + 1) + found[counted]
+            map_pixels = np.where(height >= threshold, label + 1, 0)
+            pairs = true_pixels[is_counted] * (num_classes + 1) + map_pixels[is_counted]
             confusion[place] += np.bincount(pairs, minlength=(num_classes + 1) ** 2).reshape(confusion.shape[1:])
-    ious = np.stack([_ious(one) for one in confusion])  # (T, C + 1)
+    ious = np.stack([_ious(at_threshold) for at_threshold in confusion])  # (T, C + 1)
     occurs = confusion[0].sum(axis=1) > 0
     miou = ious[:, occurs].mean(axis=1) if occurs.any() else np.full(len(thresholds), np.nan)
     best = ious[int(miou.argmax())]
@@ -91,25 +95,28 @@ def cam_mask_quality(
         f"thresholds {thresholds[0]:g} to {thresholds[-1]:g}",
         len(truths),
     )
-    per_class = tuple(float(value) if there else math.nan for value, there in zip(best, occurs, strict=True))
+    per_class = tuple(float(iou) if is_there else math.nan for iou, is_there in zip(best, occurs, strict=True))
     return CamMaskResult(thresholds, tuple(miou.tolist()), per_class, protocol)
 
 
-def true_classes(true: Instances, size: tuple[int, int]) -> np.ndarray:
-    """Class of every pixel ``(H, W)`` int64: 0 background, 1 + label, `IGNORED` under a crowd or difficult object."""
+def true_classes(truth: Instances, size: tuple[int, int]) -> np.ndarray:
+    """Class of every pixel ``(H, W)`` int64: 0 background, 1 + label, `IGNORED` under a crowd or difficult object.
+
+    Where objects overlap the smaller one counts.
+    """
     classes = np.zeros(size, dtype=np.int64)
-    if len(true) == 0:
+    if len(truth) == 0:
         return classes
-    assert true.masks is not None, "the caller sees to masks"
-    ignored = ignored_truths(true)
-    for row in rle_area(true.masks).argsort(descending=True, stable=True).tolist():
-        value = IGNORED if ignored[row] else int(true.labels[row]) + 1
-        classes[mask_from_rle(true.masks[row]).numpy()] = value
+    assert truth.masks is not None, "the caller sees to masks"
+    ignored = ignored_truths(truth)
+    for row in rle_area(truth.masks).argsort(descending=True, stable=True).tolist():
+        value = IGNORED if ignored[row] else int(truth.labels[row]) + 1
+        classes[mask_from_rle(truth.masks[row]).numpy()] = value
     return classes
 
 
 def strongest_class(labels: Tensor, maps: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The greatest of the normalised maps ``(L, h, w)`` at every pixel ``(H, W)``, and whose it is; 0 of no map."""
+    """The greatest of the normalised maps ``(L, h, w)`` at every pixel ``(H, W)``, and its label; 0 where L = 0."""
     if len(labels) == 0:
         return np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.int64)
     large = F.interpolate(maps[None].relu(), size=size, mode="bilinear", align_corners=False)[0]

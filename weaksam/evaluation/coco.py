@@ -1,4 +1,4 @@
-"""COCO box and mask AP through faster-coco-eval."""
+"""Measure COCO box and mask AP with faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class CocoResult:
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them, nan as null, with the protocol in words."""
-        figures = {one: json_number(getattr(self, one)) for one in FIGURES}
+        figures = {name: json_number(getattr(self, name)) for name in FIGURES}
         per_class = [json_number(value) for value in self.per_class]
         return {**figures, "per_class": per_class, "protocol": str(self.protocol)}
 
@@ -84,13 +84,13 @@ def coco_ap(
     check_labels(detections, num_classes, "detections")
     keep = keep or DetectionFilter()
     numbers = {image_id: number for number, image_id in enumerate(image_order(truths), start=1)}
-    found = [
+    results = [
         row
         for image_id, number in numbers.items()
         if image_id in detections
         for row in _result_rows(keep_detections(detections[image_id], keep), number, geometry)
     ]
-    evaluation = _evaluate(_dataset(truths, numbers, num_classes, geometry), found, geometry)
+    evaluation = _evaluate(_dataset(truths, numbers, num_classes, geometry), results, geometry)
     figures = {name: _or_nan(value) for name, value in zip(FIGURES, evaluation.stats, strict=False)}
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes
     return CocoResult(
@@ -107,10 +107,13 @@ def coco_ap(
     )
 
 
-def _evaluate(truth: dict[str, Any], found: list[dict[str, Any]], geometry: Geometry) -> COCOeval_faster:
-    true = COCO(truth, print_function=_silent)
-    kind = "bbox" if geometry == "boxes" else "segm"
-    evaluation = COCOeval_faster(true, true.loadRes(found), kind, print_function=_silent, rle_iou_max_workers=1)
+def _evaluate(truth: dict[str, Any], results: list[dict[str, Any]], geometry: Geometry) -> COCOeval_faster:
+    """The finished evaluation of a list of COCO results against a COCO dataset."""
+    dataset = COCO(truth, print_function=_silent)
+    iou_type = "bbox" if geometry == "boxes" else "segm"
+    evaluation = COCOeval_faster(
+        dataset, dataset.loadRes(results), iou_type, print_function=_silent, rle_iou_max_workers=1
+    )
     evaluation.params.maxDets = list(MAX_DETECTIONS)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -147,9 +150,9 @@ def _truth_rows(truth: Instances, number: int, geometry: Geometry) -> list[dict[
     return rows
 
 
-def _result_rows(found: Instances, number: int, geometry: Geometry) -> list[dict[str, Any]]:
-    rows = _shape_rows(found, geometry, "detections")
-    for row, label, score in zip(rows, found.labels.tolist(), require_scores(found).tolist(), strict=True):
+def _result_rows(detections: Instances, number: int, geometry: Geometry) -> list[dict[str, Any]]:
+    rows = _shape_rows(detections, geometry, "detections")
+    for row, label, score in zip(rows, detections.labels.tolist(), require_scores(detections).tolist(), strict=True):
         row.update(image_id=number, category_id=label + 1, score=score)
     return rows
 

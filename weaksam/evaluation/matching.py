@@ -1,4 +1,4 @@
-"""Pair detections with true objects the way PASCAL VOC does: each detection with the truth it overlaps most."""
+"""Pair each detection with the true object of its class that it overlaps most, as PASCAL VOC does."""
 
 from __future__ import annotations
 
@@ -74,41 +74,43 @@ def pair_detections(
     check_images(detections, truths, "detections")
     check_labels(truths, num_classes, "true objects")
     check_labels(detections, num_classes, "detections")
-    found = {
-        i: keep_detections(detections.get(i, Instances.empty()), keep or DetectionFilter()) for i in image_order(truths)
-    }
-    offset, iou, truth = 0, [], []
-    for image_id, instances in found.items():
-        best, index = _best_truth(instances, truths[image_id], geometry, pixel_inclusive)
-        iou.append(best)
-        truth.append(np.where(index >= 0, index + offset, -1))
-        offset += len(truths[image_id])
-    scores = _joined([_scores_or_ones(instances) for instances in found.values()], np.float64)
+    image_ids, keep = image_order(truths), keep or DetectionFilter()
+    kept = [keep_detections(detections.get(image_id, Instances.empty()), keep) for image_id in image_ids]
+    ordered_truths = [truths[image_id] for image_id in image_ids]
+    iou, truth, num_truths_before = [], [], 0
+    for image_detections, image_truth in zip(kept, ordered_truths, strict=True):
+        best_iou, index = _best_truth(image_detections, image_truth, geometry, pixel_inclusive)
+        iou.append(best_iou)
+        truth.append(np.where(index >= 0, index + num_truths_before, -1))
+        num_truths_before += len(image_truth)
+    scores = _joined([_scores_or_ones(image_detections) for image_detections in kept], np.float64)
     order = np.argsort(-scores, kind="stable")
     return Pairs(
         scores=scores[order],
-        labels=_joined([instances.labels.numpy() for instances in found.values()], np.int64)[order],
+        labels=_joined([image_detections.labels.numpy() for image_detections in kept], np.int64)[order],
         iou=_joined(iou, np.float64)[order],
         truth=_joined(truth, np.int64)[order],
-        truth_labels=_joined([truths[i].labels.numpy() for i in found], np.int64),
-        truth_ignored=_joined([ignored_truths(truths[i]).numpy() for i in found], np.bool_),
+        truth_labels=_joined([image_truth.labels.numpy() for image_truth in ordered_truths], np.int64),
+        truth_ignored=_joined([ignored_truths(image_truth).numpy() for image_truth in ordered_truths], np.bool_),
     )
 
 
-def overlaps(found: Instances, truth: Instances, geometry: Geometry = "boxes", pixel_inclusive: bool = False) -> Tensor:
-    """IoU ``(D, T)`` float64 of two sets of instances; 0 where both are empty.
+def overlaps(
+    detections: Instances, truth: Instances, geometry: Geometry = "boxes", pixel_inclusive: bool = False
+) -> Tensor:
+    """IoU ``(D, T)`` float64 of the boxes or masks of two sets of instances; 0 where both shapes are empty.
 
     ``pixel_inclusive`` reads x2 and y2 of both as the last pixel inside, as the `+1` of old VOC tools does.
     """
     if geometry == "masks":
-        for name, instances in (("detections", found), ("true objects", truth)):
+        for name, instances in (("detections", detections), ("true objects", truth)):
             if len(instances) and instances.masks is None:
                 raise UserError(
                     f"masks can only be compared where {name} have them, found boxes alone: compare boxes instead"
                 )
         # The float32 quotient is rounded back, so that 7/10 is not below 0.7
-        return pairwise_mask_iou(found.masks or (), truth.masks or ()).double().mul(1e7).round().div(1e7)
-    boxes, true_boxes = exact_boxes(found.boxes), exact_boxes(truth.boxes)
+        return pairwise_mask_iou(detections.masks or (), truth.masks or ()).double().mul(1e7).round().div(1e7)
+    boxes, true_boxes = exact_boxes(detections.boxes), exact_boxes(truth.boxes)
     if pixel_inclusive:
         boxes, true_boxes = xyxy_from_inclusive(boxes), xyxy_from_inclusive(true_boxes)
     return pairwise_iou(boxes, true_boxes)
@@ -132,15 +134,15 @@ def ignored_truths(truth: Instances) -> Tensor:
 
 
 def _best_truth(
-    found: Instances, truth: Instances, geometry: Geometry, inclusive: bool
+    detections: Instances, truth: Instances, geometry: Geometry, pixel_inclusive: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Highest IoU ``(D,)`` with a truth of the same class, and its index ``(D,)``, -1 where the class is not there."""
-    if len(found) == 0 or len(truth) == 0:
-        return np.zeros(len(found)), np.full(len(found), -1)
-    iou = overlaps(found, truth, geometry, inclusive)
-    iou[found.labels[:, None] != truth.labels] = -1
+    if len(detections) == 0 or len(truth) == 0:
+        return np.zeros(len(detections)), np.full(len(detections), -1)
+    iou = overlaps(detections, truth, geometry, pixel_inclusive)
+    iou[detections.labels[:, None] != truth.labels] = -1
     index = iou.numpy().argmax(axis=1)  # the first of equals
-    best = iou.numpy()[np.arange(len(found)), index]
+    best = iou.numpy()[np.arange(len(detections)), index]
     return best, np.where(best >= 0, index, -1)
 
 

@@ -1,4 +1,4 @@
-"""How good pseudo ground truth is: precision, recall and number of its boxes, per class."""
+"""Measure pseudo ground truth: precision, recall and number of its boxes or masks, per class."""
 
 from __future__ import annotations
 
@@ -78,17 +78,17 @@ def pseudo_gt_quality(
     check_iou(iou)
     pairs = pair_detections(truths, pseudo_gt, num_classes, geometry=geometry)
     hits, ignored = pairs.judge(iou)
-    boxes = np.bincount(pairs.labels[~ignored], minlength=num_classes)
-    found = np.bincount(pairs.labels[hits], minlength=num_classes)
-    overlap = np.bincount(pairs.labels[hits], weights=pairs.iou[hits], minlength=num_classes)
-    true = pairs.num_truths(num_classes)
+    num_boxes = np.bincount(pairs.labels[~ignored], minlength=num_classes)
+    num_hits = np.bincount(pairs.labels[hits], minlength=num_classes)
+    iou_sum = np.bincount(pairs.labels[hits], weights=pairs.iou[hits], minlength=num_classes)
+    num_truths = pairs.num_truths(num_classes)
     return PseudoGtResult(
-        precision=tuple(map(_ratio, found, boxes)),
-        recall=tuple(map(_ratio, found, true)),
-        overlap=tuple(map(_ratio, overlap, found)),
-        num_boxes=tuple(boxes.tolist()),
-        num_hits=tuple(found.tolist()),
-        num_truths=tuple(true.tolist()),
+        precision=tuple(map(_ratio, num_hits, num_boxes)),
+        recall=tuple(map(_ratio, num_hits, num_truths)),
+        overlap=tuple(map(_ratio, iou_sum, num_hits)),
+        num_boxes=tuple(num_boxes.tolist()),
+        num_hits=tuple(num_hits.tolist()),
+        num_truths=tuple(num_truths.tolist()),
         protocol=Protocol(
             metric=f"pseudo ground truth {geometry}",
             matching=f"one per object at IoU >= {iou:g}, best score first",

@@ -1,11 +1,11 @@
-"""Proposal recall: how many true objects some proposal covers, by IoU and by the number of proposals looked at."""
+"""Measure proposal recall: the share of true objects that a proposal covers, by IoU and number of proposals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +37,8 @@ class RecallResult:
 
     counts: the N; None stands for all proposals. ious: the thresholds. recall: ``(len(counts), len(ious))`` in [0, 1],
     nan where there is no truth. average_recall, best_overlap: per count, the mean recall over IoU 0.5:0.05:0.95 and the
-    mean IoU that objects reach. num_proposals: mean per image that was really looked at, per count. num_bare: images
-    without any proposal. per_class: the same for the objects of each class alone, where it was asked for.
+    mean IoU that objects reach. num_proposals: per count, the mean number of proposals that images really have.
+    num_bare: images without any proposal. per_class: the same for the objects of each class alone, where asked for.
     """
 
     counts: tuple[int | None, ...]
@@ -74,8 +74,9 @@ class RecallResult:
             }
             for row, count in enumerate(self.counts)
         ]
-        found = {"rows": rows, "num_truths": self.num_truths, "num_bare": self.num_bare, "protocol": str(self.protocol)}
-        return found | ({"per_class": [one.as_dict() for one in self.per_class]} if self.per_class else {})
+        counted = {"num_truths": self.num_truths, "num_bare": self.num_bare}
+        figures = {"rows": rows, **counted, "protocol": str(self.protocol)}
+        return figures | ({"per_class": [result.as_dict() for result in self.per_class]} if self.per_class else {})
 
     def __str__(self) -> str:
         last = ", ".join(f"recall@{iou:g} {value:.3f}" for iou, value in zip(self.ious, self.recall[-1], strict=True))
@@ -106,21 +107,11 @@ def proposal_recall(
     _check_thresholds(counts, ious)
     if num_classes is not None:
         check_labels(truths, num_classes, "true objects")
-    grid = np.array([*ious, *AR_IOUS])
-    found, reached, labels = [], [], []  # per image: bool (counts, T, I), IoU (counts, T), labels (T,)
-    used = np.zeros((len(truths), len(counts)))
-    for place, image_id in enumerate(truths):
-        truth = _counted(truths[image_id], count_difficult)
-        boxes = exact_boxes(proposals.get(image_id, torch.zeros(0, 4)))
-        used[place] = [len(boxes[:count]) for count in counts]
-        overlap = pairwise_iou(exact_boxes(truth.boxes), boxes).numpy()  # (T, P)
-        one_found, one_reached = _ASSIGN[assignment](overlap, counts, grid)
-        found.append(one_found)
-        reached.append(one_reached)
-        labels.append(truth.labels.numpy())
-    pooled = np.concatenate([np.zeros((len(counts), 0, len(grid)), bool), *found], axis=1)
-    best = np.concatenate([np.zeros((len(counts), 0)), *reached], axis=1)
-    label = np.concatenate([np.zeros(0, np.int64), *labels])
+    objects = [_counted(truth, count_difficult) for truth in truths.values()]
+    boxes = [proposals.get(image_id, torch.zeros(0, 4)) for image_id in truths]
+    pooled = _pooled_objects(objects, boxes, assignment, counts, np.array([*ious, *AR_IOUS]))
+    num_boxes = np.array([[len(image_boxes[:count]) for count in counts] for image_boxes in boxes], dtype=np.float64)
+    num_boxes = num_boxes.reshape(len(truths), len(counts))
     protocol = Protocol(
         metric="proposal recall",
         matching=MATCHING[assignment],
@@ -130,22 +121,24 @@ def proposal_recall(
         num_images=len(truths),
     )
 
-    def result(kept: np.ndarray, per_class: tuple[RecallResult, ...] = ()) -> RecallResult:
-        recall = _mean(pooled[:, kept])  # (counts, I)
+    def result(selected: np.ndarray, per_class: tuple[RecallResult, ...] = ()) -> RecallResult:
+        """The figures of the objects that are ``selected``, bool ``(T,)``."""
+        recall = _mean(pooled.is_found[:, selected])  # (counts, I)
         return RecallResult(
             counts=tuple(counts),
             ious=tuple(float(iou) for iou in ious),
             recall=tuple(map(tuple, recall[:, : len(ious)].tolist())),
             average_recall=tuple(math.fsum(row) / len(AR_IOUS) for row in recall[:, len(ious) :].tolist()),
-            best_overlap=tuple(_mean(best[:, kept]).tolist()),
-            num_proposals=tuple((used.sum(axis=0) / max(len(truths), 1)).tolist()),
-            num_truths=int(kept.sum()),
+            best_overlap=tuple(_mean(pooled.overlap[:, selected]).tolist()),
+            num_proposals=tuple((num_boxes.sum(axis=0) / max(len(truths), 1)).tolist()),
+            num_truths=int(selected.sum()),
             protocol=protocol,
-            num_bare=sum(len(proposals.get(image_id, ())) == 0 for image_id in truths),
+            num_bare=sum(len(image_boxes) == 0 for image_boxes in boxes),
             per_class=per_class,
         )
 
-    return result(np.ones(len(label), bool), tuple(result(label == one) for one in range(num_classes or 0)))
+    per_class = tuple(result(pooled.labels == label) for label in range(num_classes or 0))
+    return result(np.ones(len(pooled.labels), bool), per_class)
 
 
 def _check_thresholds(counts: Sequence[int | None], ious: Sequence[float]) -> None:
@@ -158,6 +151,7 @@ def _check_thresholds(counts: Sequence[int | None], ious: Sequence[float]) -> No
 
 
 def _counted(truth: Instances, count_difficult: bool) -> Instances:
+    """The objects of an image that are to be found."""
     without = truth.replace(difficult=None) if count_difficult else truth
     return truth[~ignored_truths(without)]
 
@@ -169,9 +163,38 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return values.mean(axis=1, dtype=np.float64)
 
 
+class _PooledObjects(NamedTuple):
+    """The T counted objects of all images, with ``labels (T,)``.
+
+    is_found: bool ``(counts, T, I)``, at each count and IoU. overlap: ``(counts, T)``, the IoU that an object reaches.
+    """
+
+    is_found: np.ndarray
+    overlap: np.ndarray
+    labels: np.ndarray
+
+
+def _pooled_objects(
+    objects: Sequence[Instances],
+    boxes: Sequence[Tensor],
+    assignment: Assignment,
+    counts: Sequence[int | None],
+    ious: np.ndarray,
+) -> _PooledObjects:
+    """Assign proposals to the objects of each image, both in the same order, and pool the objects of all images."""
+    is_found, overlap = [np.zeros((len(counts), 0, len(ious)), bool)], [np.zeros((len(counts), 0))]
+    for image_objects, image_boxes in zip(objects, boxes, strict=True):
+        iou = pairwise_iou(exact_boxes(image_objects.boxes), exact_boxes(image_boxes)).numpy()  # (T, P)
+        found_at, reached = _ASSIGN[assignment](iou, counts, ious)
+        is_found.append(found_at)
+        overlap.append(reached)
+    labels = [np.zeros(0, np.int64), *(image_objects.labels.numpy() for image_objects in objects)]
+    return _PooledObjects(np.concatenate(is_found, axis=1), np.concatenate(overlap, axis=1), np.concatenate(labels))
+
+
 Counts = Sequence[int | None]
 Assigned = tuple[np.ndarray, np.ndarray]
-"""Bool ``(counts, T, I)``: is the object found at this IoU; and ``(counts, T)``: the IoU it reaches."""
+"""Bool ``(counts, T, I)``: whether the object is found at this IoU; and ``(counts, T)``: the IoU it reaches."""
 
 
 def _by_best_match(overlap: np.ndarray, counts: Counts, ious: np.ndarray) -> Assigned:
@@ -196,7 +219,7 @@ def _by_closest_pair(overlap: np.ndarray, counts: Counts, ious: np.ndarray) -> A
 def _in_order(overlap: np.ndarray, counts: Counts, ious: np.ndarray) -> Assigned:
     """COCO's rule; the first N of a list are paired alike whatever follows, so one pass serves every count."""
     never = overlap.shape[1]
-    place_of = np.full((len(overlap), len(ious)), never)  # which proposal takes the object, (T, I)
+    place_of = np.full((len(overlap), len(ious)), never)  # the place of the proposal that takes the object, (T, I)
     column = np.arange(len(ious))
     for place in np.flatnonzero(overlap.max(axis=0, initial=0) >= ious.min()):
         iou = overlap[:, place, None]

@@ -1,4 +1,4 @@
-"""Average precision of image tags: how well class scores rank the photos that have a class before the others."""
+"""Measure the average precision of image tags: how well class scores rank the photos that have a class first."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ def tag_average_precision(scores: Tensor, tags: Tensor) -> Tensor:
     The mean, over the photos that have the class, of the share of such photos among all that score at least as much;
     photos of equal score count together, so order does not matter. NaN for a class without a photo.
     """
-    return torch.stack([_average_precision(one, has) for one, has in zip(scores.T, tags.bool().T, strict=True)])
+    per_class = zip(scores.T, tags.bool().T, strict=True)
+    return torch.stack([_average_precision(class_scores, has_class) for class_scores, has_class in per_class])
 
 
-def _average_precision(scores: Tensor, has: Tensor) -> Tensor:
+def _average_precision(scores: Tensor, has_class: Tensor) -> Tensor:
     """Average precision of one class, a scalar, from scores ``(N,)`` and bool ``(N,)``."""
-    all_scores, wanted = scores.sort().values, scores[has].sort().values
-    hits = len(wanted) - torch.searchsorted(wanted, wanted)  # photos with the class that score at least as much
-    reached = len(all_scores) - torch.searchsorted(all_scores, wanted)
+    all_scores, class_scores = scores.sort().values, scores[has_class].sort().values
+    # Photos with the class, and all photos, that score at least as much as each photo with the class
+    hits = len(class_scores) - torch.searchsorted(class_scores, class_scores)
+    reached = len(all_scores) - torch.searchsorted(all_scores, class_scores)
     return (hits / reached).mean()  # NaN of none
 
 

@@ -1,4 +1,4 @@
-"""Average precision as PASCAL VOC measures it, of boxes or of masks, at any IoU."""
+"""Measure average precision as PASCAL VOC does, of boxes or masks, at any IoU."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def voc_ap(
     """
     for iou in ious:
         check_iou(iou)
-    for one in detections.values():
-        require_scores(one)
+    for image_detections in detections.values():
+        require_scores(image_detections)
     keep = keep or DetectionFilter()
     pairs = pair_detections(
         truths, detections, num_classes, geometry=geometry, pixel_inclusive=pixel_inclusive, keep=keep
@@ -110,19 +110,21 @@ def average_precision(hits: np.ndarray, num_truths: int, interpolation: Interpol
         return math.nan
     if len(hits) == 0:
         return 0.0
-    found = np.cumsum(hits)
-    precision = found / np.arange(1, len(hits) + 1)
+    num_hits = np.cumsum(hits)
+    precision = num_hits / np.arange(1, len(hits) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if interpolation == "all-point":
         return float(envelope[hits].sum() / num_truths)
-    first = np.searchsorted(found / num_truths, np.linspace(0, 1, 11))  # where each level of recall is first reached
+    first = np.searchsorted(num_hits / num_truths, np.linspace(0, 1, 11))  # where each level of recall is first reached
     return float(envelope[first[first < len(hits)]].sum() / 11)
 
 
 def _per_class(pairs: Pairs, num_classes: int, iou: float, interpolation: Interpolation) -> tuple[float, ...]:
+    """Average precision of each class."""
     hits, ignored = pairs.judge(iou)
     num_truths = pairs.num_truths(num_classes)
     counted = [(pairs.labels == label) & ~ignored for label in range(num_classes)]
     return tuple(
-        average_precision(hits[mine], int(num_truths[label]), interpolation) for label, mine in enumerate(counted)
+        average_precision(hits[of_class], int(num_truths[label]), interpolation)
+        for label, of_class in enumerate(counted)
     )

@@ -27,7 +27,7 @@ from weaksam.pipeline.record import run_record
 from weaksam.pipeline.settings import RunSettings, without_tags
 from weaksam.pipeline.state import STAGE_NAMES, Run, open_run, require_finished
 from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
-from weaksam.report.gallery import Shown, galleries
+from weaksam.report.gallery import StageResults, galleries
 from weaksam.report.page import Page
 from weaksam.stages import clues
 from weaksam.store.files import write_json_atomic
@@ -151,12 +151,12 @@ def _finish(one: Run, made: list[StageReport]) -> dict[str, Any]:
     return metrics
 
 
-def _shown(one: Run) -> Shown:
+def _shown(one: Run) -> StageResults:
     """What the gallery can draw: the results of the stages that ran."""
     results = one.results
     titles = {"WSOD": "wsod", "retrained": "retrain", "masks": "wsis"}
     found = {title: detection_stores(results[name]) for title, name in titles.items() if name in results}
-    return Shown(
+    return StageResults(
         train=one.context.train,
         test=one.context.test,
         truths=one.truths,

@@ -1,4 +1,4 @@
-"""Render one self-contained HTML page per run: figures, pictures, protocol and settings, no external resource."""
+"""Render the HTML page of a run: figures, pictures, protocol and settings, without any external resource."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A titled row of photos per line, with a sentence that explains what is drawn."""
+    """Photos under a title, one a line, with a sentence that explains what is drawn."""
 
     title: str
     text: str
@@ -94,14 +94,14 @@ def subtitle(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 
 def headline_cards(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     """The figures to see first; only those that were measured."""
-    wanted = (
+    headlines = (
         ("wsod", "test_boxes", "WSOD, test AP50"),
         ("wsod", "train_corloc", "WSOD, train CorLoc"),
         ("retrain", "test_boxes", "retrained detector, test AP50"),
         ("wsis", "test_masks", "masks, test AP50"),
     )
     cards = []
-    for stage, name, label in wanted:
+    for stage, name, label in headlines:
         mean = figures_of(metrics, stage).get(name, {}).get("mean")
         value = mean.get("0.5") if isinstance(mean, Mapping) else mean
         if value is not None:

@@ -18,7 +18,7 @@ COLOURS = (
     "#e6194b", "#2f8be6", "#3cb44b", "#f58231", "#a54bd6", "#12b5b0", "#f032e6", "#9acd32", "#d4a017", "#ff7f9f",
     "#6a7bff", "#b5651d",
 )  # fmt: skip
-"""One colour per class, in turn."""
+"""Colours of the classes, by label."""
 
 
 def colour_of(label: int) -> str:

@@ -39,7 +39,7 @@ _GAP, _HEAD = 8, 26
 
 @dataclass(frozen=True)
 class Panel:
-    """What one panel shows: ``name`` and number of all its proposals above it, of which ``rows (K,)`` are drawn."""
+    """One panel: its ``name``, the number of all its proposals, and the ``rows (K,)`` of those that are drawn."""
 
     name: str
     num_all: int
@@ -53,39 +53,39 @@ class Panel:
 
 
 def panel_name(source: int) -> str:
-    """What a panel calls a source: in a word or two; all joint prompts share a panel."""
+    """The heading of a source in a word or two; all joint prompts share a panel."""
     if source == IMPORTED:
         return "imported"
     name = SOURCES[source] if 0 <= source < len(SOURCES) else f"source {source}"
     return "joint" if name.endswith("joint") else name
 
 
-def panels_of(found: Proposals, most: int) -> list[Panel]:
-    """A panel for every kind of source that ``found`` has, by number.
+def panels_of(proposals: Proposals, max_boxes: int) -> list[Panel]:
+    """A panel for every kind of source that ``proposals`` have, by number.
 
-    Drawn are its best-scored proposals, at most ``most``, without those that nearly repeat a better one.
+    Drawn are its best-scored proposals, at most ``max_boxes``, without those that nearly repeat a better one.
     """
     panels = []
-    for name in dict.fromkeys(map(panel_name, found.sources.unique().tolist())):
-        mine = torch.tensor([panel_name(source) == name for source in found.sources.tolist()])
-        rows = mine.nonzero()[:, 0]
-        best = nms(found.boxes[rows], found.scores[rows], DRAWN_NMS_IOU)[:most]
+    for name in dict.fromkeys(map(panel_name, proposals.sources.unique().tolist())):
+        in_panel = torch.tensor([panel_name(source) == name for source in proposals.sources.tolist()])
+        rows = in_panel.nonzero()[:, 0]
+        best = nms(proposals.boxes[rows], proposals.scores[rows], DRAWN_NMS_IOU)[:max_boxes]
         panels.append(Panel(name, len(rows), rows[best]))
     return panels
 
 
-def draw_panel(image: np.ndarray, found: Proposals, rows: Tensor) -> Canvas:
+def draw_panel(image: np.ndarray, proposals: Proposals, rows: Tensor) -> Canvas:
     """The photo, uint8 ``(H, W, 3)``, with the proposals ``rows``: the largest first, so that small ones lie on top."""
-    rows = rows[area(found.boxes[rows]).argsort(descending=True, stable=True)]
+    rows = rows[area(proposals.boxes[rows]).argsort(descending=True, stable=True)]
     colours = [place % len(COLOURS) for place in range(len(rows))]
     canvas = Canvas(image, PANEL_SIDE)
-    if found.rles:
-        drawn = list(zip((found.rles[row] for row in rows.tolist()), colours, strict=True))
+    if proposals.rles:
+        drawn = list(zip((proposals.rles[row] for row in rows.tolist()), colours, strict=True))
         filled = [(rle, colour) for rle, colour in drawn if rle_area([rle]).item() <= FILLED * math.prod(rle["size"])]
         size = (canvas.photo.height, canvas.photo.width)
         canvas.masks([rle for rle, _ in filled], [colour for _, colour in filled], opacity=0.4)
         canvas.masks([outline(rle, size) for rle, _ in drawn], colours, opacity=0.9)
-    return canvas.boxes(found.boxes[rows], colours, width=1)
+    return canvas.boxes(proposals.boxes[rows], colours, width=1)
 
 
 def outline(rle: Rle, size: tuple[int, int]) -> Rle:
@@ -96,9 +96,9 @@ def outline(rle: Rle, size: tuple[int, int]) -> Rle:
 
 def draw_proposals(
     image: np.ndarray,
-    found: Proposals,
+    proposals: Proposals,
     *,
-    most: int = 25,
+    max_boxes: int = 25,
     points: Mapping[str, Tensor] | None = None,
     columns: int = 3,
 ) -> Image.Image:
@@ -110,22 +110,22 @@ def draw_proposals(
     clues = points or {}
 
     def with_points(canvas: Canvas, *names: str) -> Image.Image:
-        for place, (name, one) in enumerate(clues.items()):
+        for place, (name, kind_points) in enumerate(clues.items()):
             if name in names:
-                canvas.points(one, [place] * len(one))
+                canvas.points(kind_points, [place] * len(kind_points))
         return canvas.photo
 
-    named = [(f"{name} {len(one)}", COLOURS[place]) for place, (name, one) in enumerate(clues.items())]
+    named = [(f"{name} {len(kind_points)}", COLOURS[place]) for place, (name, kind_points) in enumerate(clues.items())]
     legend = [("the photo" if not clues else "clue points:", "#202020"), *named]
     pictures = [(legend, with_points(Canvas(image, PANEL_SIDE), *clues))]
-    for panel in panels_of(found, most):
+    for panel in panels_of(proposals, max_boxes):
         kinds = JOINED if panel.name == "joint" else (panel.name,)
-        pictures.append(([(panel.title, "#202020")], with_points(draw_panel(image, found, panel.rows), *kinds)))
+        pictures.append(([(panel.title, "#202020")], with_points(draw_panel(image, proposals, panel.rows), *kinds)))
     return _arranged(pictures, columns)
 
 
 def _arranged(pictures: Sequence[tuple[list[tuple[str, str]], Image.Image]], columns: int) -> Image.Image:
-    """All pictures, which are of one size, row by row on white, each under its coloured words."""
+    """One sheet of the pictures, all of one size, row by row on white, each under its coloured words."""
     columns = min(columns, len(pictures))
     width, height = pictures[0][1].size
     rows = -(-len(pictures) // columns)
@@ -146,23 +146,24 @@ def _arranged(pictures: Sequence[tuple[list[tuple[str, str]], Image.Image]], col
 
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Write a picture as its name's ending says (.png or .jpg), whole or not at all."""
-    form = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
-    if form is None:
+    picture_format = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
+    if picture_format is None:
         raise UserError(f"wanted a picture named .png or .jpg, found {path}: rename it")
+    options = {"quality": 85, "optimize": True} if picture_format == "JPEG" else {}
     buffer = io.BytesIO()
-    picture.save(buffer, format=form, **({"quality": 85, "optimize": True} if form == "JPEG" else {}))
+    picture.save(buffer, format=picture_format, **options)
     with atomic_file(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
-def draw_stored(folder: Path, photos: Path, image: str, out: Path, most: int = 25) -> str:
+def draw_stored(folder: Path, photos: Path, image: str, out: Path, max_boxes: int = 25) -> str:
     """Draw the proposals of one photo of the store in ``folder``; ``image`` may lack ending and folders.
 
-    Returns what was written in words; raises `UserError`.
+    Returns a sentence that says what was written; raises `UserError`.
     """
     store = open_store(folder)
-    image_id, found = store_row(store, image)
+    image_id, proposals = store_row(store, image)
     path = list_photos(photos)[photo_ids([image_id], photos)[image_id]]
-    write_picture(out, draw_proposals(read_image(path), found, most=most))
-    by_source = ", ".join(f"{panel.name} {panel.num_all}" for panel in panels_of(found, most)) or "none"
+    write_picture(out, draw_proposals(read_image(path), proposals, max_boxes=max_boxes))
+    by_source = ", ".join(f"{panel.name} {panel.num_all}" for panel in panels_of(proposals, max_boxes)) or "none"
     return f"{out}: the proposals of {image_id} by source ({by_source})"

@@ -1,4 +1,4 @@
-"""The page's detailed tables, each made from ``metrics.json`` alone."""
+"""Make the page's detailed tables from the content of ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
 def clue_table(metrics: Mapping[str, Any]) -> Table:
     """Clue points by the kind of map they were found on."""
     figures = figures_of(metrics, "clues").get("train_clues") or {"points": {}, "masks": {}}
-    every = {name: one for name, one in figures["points"].items() if name != "all" or len(figures["points"]) != 2}
+    points = dict(figures["points"])
+    if len(points) == 2:  # one kind, which is all
+        points.pop("all")
+    shares = ("inside", "top_inside", "points_per_object", "hit")
     rows = [
         [
             name,
-            str(one["num_points"]),
-            number(one["inside"]),
-            number(one["top_inside"]),
-            number(one["points_per_object"]),
-            number(one["hit"]),
+            str(result["num_points"]),
+            *(number(result[share]) for share in shares),
             number(figures["masks"].get(name, {}).get("best")),
         ]
-        for name, one in every.items()
+        for name, result in points.items()
     ]
     columns = ["map", "points", "inside a true box", "highest inside", "per object", "objects hit", "mIoU of masks"]
     text = "Pointing game of the peaks of each kind of map; mIoU at the best threshold, where masks are known."
@@ -99,15 +99,14 @@ def corloc_table(metrics: Mapping[str, Any]) -> Table:
         ("whole image", "train_corloc_whole"),
         ("random proposal", "train_corloc_random"),
     )
-    found = [(label, figures[name]) for label, name in sources if figures.get(name)]
+    measured = {title: figures[name] for title, name in sources if figures.get(name)}
     rows = [
-        [name, *(number(one["per_class"][label]) for _, one in found)] for label, name in enumerate(metrics["classes"])
+        [name, *(number(result["per_class"][label]) for result in measured.values())]
+        for label, name in enumerate(metrics["classes"])
     ]
-    rows.append(["mean", *(number(one["mean"]) for _, one in found)])
+    rows.append(["mean", *(number(result["mean"]) for result in measured.values())])
     text = "Share of tagged training photos whose best box of the class is right; the baselines know no class."
-    return Table(
-        "CorLoc on the training photos", ["class", *(label for label, _ in found)], rows if found else [], text
-    )
+    return Table("CorLoc on the training photos", ["class", *measured], rows if measured else [], text)
 
 
 def pseudo_gt_table(metrics: Mapping[str, Any]) -> Table:
@@ -120,7 +119,7 @@ def pseudo_gt_table(metrics: Mapping[str, Any]) -> Table:
             number(figures[name]["precision"]),
             number(figures[name]["recall"]),
             str(figures[name]["number"]),
-            str(sum(one["num_truths"] for one in figures[name]["per_class"])),
+            str(sum(of_class["num_truths"] for of_class in figures[name]["per_class"])),
         ]
         for label, name in names
         if figures.get(name)
@@ -132,17 +131,14 @@ def pseudo_gt_table(metrics: Mapping[str, Any]) -> Table:
 
 def class_table(metrics: Mapping[str, Any]) -> Table:
     """AP at IoU 0.5 per class (rows) and per detector (columns), with the ceilings where they were trained."""
-    found = [
-        (label, figures)
-        for label, stage, name in DETECTORS
-        if (figures := figures_of(metrics, stage).get(name)) is not None
-    ]
+    figures = {title: figures_of(metrics, stage).get(name) for title, stage, name in DETECTORS}
+    measured = {title: result for title, result in figures.items() if result is not None}
     rows: list[list[Any]] = [
-        [name, *(bar(figures["per_class"]["0.5"][label]) for _, figures in found)]
+        [name, *(bar(result["per_class"]["0.5"][label]) for result in measured.values())]
         for label, name in enumerate(metrics["classes"])
     ]
-    rows.append(["mean", *(bar(figures["mean"]["0.5"]) for _, figures in found)])
-    return Table("Test AP50 per class", ["class", *(label for label, _ in found)], rows if found else [])
+    rows.append(["mean", *(bar(result["mean"]["0.5"]) for result in measured.values())])
+    return Table("Test AP50 per class", ["class", *measured], rows if measured else [])
 
 
 def mask_table(metrics: Mapping[str, Any]) -> Table:
