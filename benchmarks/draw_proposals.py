@@ -113,7 +113,7 @@ def main() -> None:
     clues = stand_in_clues(masks, labels, np.random.default_rng(args.seed))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     segmenter = build_segmenter(SegmenterSettings(family=args.segmenter, weights=args.weights), device)
-    found = propose(segmenter, image, clues.points, clues.labels, ProposalSettings(nms_iou=args.nms_iou), clues.kinds)
+    found = propose(segmenter, image, clues, ProposalSettings(nms_iou=args.nms_iou))
     proposals = Proposals(found.boxes, found.scores, found.sources, tuple(found.rles), found.mask_size)
     write_picture(args.out, draw_proposals(image, proposals, max_boxes=args.most, points=by_kind(clues)))
     print(f"{args.out}: {len(proposals)} proposals of {segmenter.name}, {args.out.stat().st_size // 1024} KiB")

@@ -66,8 +66,7 @@ def labelled(photo: Path, labels: Path) -> Sample:
 def grid_proposals(segmenter: Segmenter, min_side: float) -> Propose:
     """The stage's own proposals without clues, with its defaults."""
     settings = ProposalSettings(max_proposals=2 * max(COUNTS), nms_iou=1.0, min_side=min_side)
-    nowhere = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
-    return lambda image: propose(segmenter, image, *nowhere, settings).boxes
+    return lambda image: propose(segmenter, image, settings=settings).boxes
 
 
 def recall_row(label: str, photos: list[Sample], boxes_of: Propose) -> str:

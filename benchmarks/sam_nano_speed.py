@@ -35,7 +35,7 @@ def clocked(action: Callable[[], object]) -> tuple[float, object]:
 
 
 def proposals_of(segmenter: SamNano, image: np.ndarray, settings: ProposalSettings) -> Proposals:
-    return propose(segmenter, image, torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), settings)
+    return propose(segmenter, image, settings=settings)
 
 
 @torch.inference_mode()

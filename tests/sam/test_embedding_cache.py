@@ -24,9 +24,10 @@ from weaksam.sam.official.segmenter import SegmentAnything
 from weaksam.sam.protocol import Segmenter
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.proposals import ProposalSettings, propose
+from weaksam.structures.clue_points import CluePoints
 
 SETTINGS = ProposalSettings(grid_side=4, min_pred_iou=0.0, min_stability=0.0, min_side=0)
-POINTS = torch.tensor([[30.0, 20.0], [12.0, 40.0]]), torch.tensor([0, 0])
+CLUES = CluePoints.of(torch.tensor([[30.0, 20.0], [12.0, 40.0]]), torch.tensor([0, 0]))
 NUM = 16384  # float32 numbers of a test entry: 64 KiB
 
 
@@ -56,10 +57,10 @@ def same(one, other) -> bool:
 
 @pytest.mark.parametrize("make", [toy_sam, SamNano.load], ids=["segment_anything", "nano"])
 def test_a_hit_gives_identical_proposals(make, tmp_path):
-    plain = propose(make(), photo(), *POINTS, SETTINGS)
+    plain = propose(make(), photo(), CLUES, SETTINGS)
     for _ in range(2):
         cached = CachedSegmenter(make(), EmbeddingCache(tmp_path, 2**30))
-        assert same(propose(cached, photo(), *POINTS, SETTINGS), plain)
+        assert same(propose(cached, photo(), CLUES, SETTINGS), plain)
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 

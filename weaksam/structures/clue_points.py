@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ GRID, COARSE, FINE, CROSS, COARSE_JOINT, FINE_JOINT = range(6)
 
 SOURCES = ("grid", "coarse", "fine", "cross", "coarse joint", "fine joint")
 """Names of what prompted a proposal, by its number."""
+
+KindName = Literal["coarse", "fine", "cross"]
+"""A kind of clue points as settings name it."""
+
 
 KINDS = {"coarse": COARSE, "fine": FINE, "cross": CROSS}
 """Kinds of clue points by name; a point's kind is the source of what it prompts alone."""

@@ -16,6 +16,7 @@ from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import boxes_in_photo
 from weaksam.stages.proposals import ProposalSettings, propose
 from weaksam.stages.proposals.prompts import grid_points
+from weaksam.structures.clue_points import CluePoints
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +98,8 @@ def test_fast_proposals_are_the_plain_ones_on_a_real_photo(bundled, plain, real_
 
 def same_proposals(fast: SamNano, plain: SamNano, image: np.ndarray) -> None:
     settings = ProposalSettings(grid_side=10, min_stability=0.05, grid_nms_iou=0.9, min_side=4)
-    clues = torch.tensor([[60.0, 50.0], [90.0, 80.0], [10.0, 150.0]]), torch.tensor([0, 0, 1])
-    mine, theirs = (propose(segmenter, image, *clues, settings) for segmenter in (fast, plain))
+    clues = CluePoints.of(torch.tensor([[60.0, 50.0], [90.0, 80.0], [10.0, 150.0]]), torch.tensor([0, 0, 1]))
+    mine, theirs = (propose(segmenter, image, clues, settings) for segmenter in (fast, plain))
     assert len(mine.boxes) > 10 and torch.equal(mine.boxes, theirs.boxes) and torch.equal(mine.sources, theirs.sources)
     assert torch.allclose(mine.scores, theirs.scores, atol=1e-4)
 

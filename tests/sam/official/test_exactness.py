@@ -80,8 +80,7 @@ def test_grid_equals_sams_mask_generator(sam, size, monkeypatch):
         min_stability=min_stability,
         grid_nms_iou=0.9,
     )
-    nothing = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
-    found = propose(segmenter, image, *nothing, settings)
+    found = propose(segmenter, image, settings=settings)
     boxes = np.array([record["bbox"] for record in expected], dtype=np.float32)
     boxes[:, 2:] += boxes[:, :2] + 1  # inclusive width and height -> half-open corners
     scores = np.array([record["predicted_iou"] for record in expected])

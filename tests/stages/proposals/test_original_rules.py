@@ -62,8 +62,9 @@ def prompted_boxes(sam, image, points: np.ndarray, labels: np.ndarray, class_awa
         boxes += [tight_box(mask) for mask in masks[1:]]
     for label in np.unique(labels) if class_aware else []:
         predictor.set_image(image)
-        mine = points[labels == label]
-        masks, _, _ = predictor.predict(point_coords=mine, point_labels=np.ones(len(mine)), multimask_output=True)
+        of_class = points[labels == label]
+        foreground = np.ones(len(of_class))
+        masks, _, _ = predictor.predict(point_coords=of_class, point_labels=foreground, multimask_output=True)
         boxes += [tight_box(mask) for mask in masks[1:]]
     return boxes
 
@@ -79,12 +80,12 @@ def suppressed_in_order(boxes: list[list[float]], limit: float = 0.9) -> list[li
 
 
 def original_sequence(sam, image, clues: CluePoints) -> dict[str, list[list[float]]]:
-    found = {"grid": generated_boxes(sam, image)}
+    boxes = {"grid": generated_boxes(sam, image)}
     for name, kind in (("coarse", COARSE), ("fine", FINE), ("cross", CROSS)):
-        mine = clues.select(clues.kinds == kind)
-        found[name] = prompted_boxes(sam, image, mine.points.numpy(), mine.labels.numpy(), class_aware=kind != CROSS)
-    found["cross"] = suppressed_in_order(found["cross"])
-    return found
+        points, labels, _ = (part.numpy() for part in clues.select(clues.kinds == kind))
+        boxes[name] = prompted_boxes(sam, image, points, labels, class_aware=kind != CROSS)
+    boxes["cross"] = suppressed_in_order(boxes["cross"])
+    return boxes
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -96,15 +97,14 @@ def test_the_original_rules_give_the_original_sequence(sam, size):
     assert len(expected["cross"]) < 2 * 10
     assert [0, 0, 0, 0] in corners
     settings = ProposalSettings(rules="original", grid_side=SIDE, grid_nms_iou=0.7)
-    points, labels, kinds = clues(size)
-    found = propose(SegmentAnything(sam, "sam_vit_toy", "x"), noise_photo(size), points, labels, settings, kinds)
-    assert (found.boxes - torch.tensor([0.0, 0, 1, 1])).tolist() == corners
+    proposals = propose(SegmentAnything(sam, "sam_vit_toy", "x"), noise_photo(size), clues(size), settings)
+    assert (proposals.boxes - torch.tensor([0.0, 0, 1, 1])).tolist() == corners
     sources = [GRID] * len(expected["grid"]) + [COARSE] * 8 + [COARSE_JOINT] * 4 + [FINE] * 4 + [FINE_JOINT] * 2
-    assert found.sources.tolist() == sources + [CROSS] * len(expected["cross"])
+    assert proposals.sources.tolist() == sources + [CROSS] * len(expected["cross"])
 
 
 def test_golden_suppression_in_order():
-    """The published example and its reverse (specification, section 2.3)."""
+    """The published example and its reverse (docs/method.md, Proposals)."""
     boxes = [[0, 0, 99, 99], [0, 0, 95, 99], [0, 0, 80, 99], [200, 200, 250, 250]]
     assert suppressed_in_order(boxes) == [boxes[0], boxes[2], boxes[3]]
     assert suppressed_in_order(boxes[::-1]) == [boxes[3], boxes[2], boxes[1]]

@@ -12,12 +12,12 @@ from weaksam.data.loading import SplitSettings, load_photos
 from weaksam.data.read_ahead import read_ahead
 from weaksam.sam.batches import BatchLimit, encode_all, in_batches
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
-from weaksam.stages.proposals import ProposalSettings, choose, propose, run
+from weaksam.stages.proposals import ProposalSettings, choose_candidates, propose, run
 from weaksam.stages.proposals.prompts import clue_prompts
-from weaksam.stages.proposals.suppression import deduped, sized, suppress_duplicates
+from weaksam.stages.proposals.suppression import drop_equal_corners, filter_by_size, suppress_duplicates
 from weaksam.structures.clue_points import COARSE, COARSE_JOINT, CROSS, FINE, FINE_JOINT, GRID, SOURCES, CluePoints
 
-# The published example (specification, section 2.3), its inclusive corners made half-open: IoU 0.96, 0.81, 0.84
+# The published example (docs/method.md, Proposals), its inclusive corners made half-open: IoU 0.96, 0.81, 0.84
 GOLDEN = [[0, 0, 100, 100], [0, 0, 96, 100], [0, 0, 81, 100], [200, 200, 251, 251]]
 ALL_KINDS = ("coarse", "fine", "cross")
 
@@ -67,28 +67,25 @@ def test_kinds_and_joint_prompts_can_be_chosen():
 
 def test_class_less_points_of_any_kind_are_not_joined():
     points = CluePoints.of(torch.rand(3, 2), torch.tensor([-1, -1, 5]), COARSE)
-    assert [one[0] for one in described(clue_prompts(points, ALL_KINDS, ALL_KINDS, True)).values()] == [
-        *[COARSE] * 3,
-        COARSE_JOINT,
-    ]
+    prompts = described(clue_prompts(points, ALL_KINDS, ALL_KINDS, True))
+    assert [source for source, _ in prompts.values()] == [*[COARSE] * 3, COARSE_JOINT]
 
 
 def test_proposals_do_not_depend_on_the_order_of_points_of_any_kind():
     points = torch.tensor([[60.0, 40], [120, 90], [50, 30], [35, 55], [110, 80], [62, 41]])
     labels, kinds = torch.tensor([1, 0, 1, 1, -1, -1]), torch.tensor([COARSE, FINE, COARSE, FINE, CROSS, CROSS])
-    arguments = RegionTreeSegmenter(), block_photo()
-    one = propose(*arguments, points, labels, ProposalSettings(), kinds)
-    assert {COARSE_JOINT, CROSS, GRID} <= set(one.sources.tolist())
-    order = torch.tensor([4, 2, 0, 5, 3, 1])
-    other = propose(*arguments, points[order], labels[order], ProposalSettings(), kinds[order])
-    assert torch.equal(one.boxes, other.boxes)
-    assert torch.equal(one.sources, other.sources)
-    assert one.rles == other.rles
+    clues = CluePoints(points, labels, kinds)
+    proposals = propose(RegionTreeSegmenter(), block_photo(), clues)
+    assert {COARSE_JOINT, CROSS, GRID} <= set(proposals.sources.tolist())
+    reordered = propose(RegionTreeSegmenter(), block_photo(), clues.select(torch.tensor([4, 2, 0, 5, 3, 1])))
+    assert torch.equal(proposals.boxes, reordered.boxes)
+    assert torch.equal(proposals.sources, reordered.sources)
+    assert proposals.rles == reordered.rles
 
 
 def kept(order, **settings) -> list[list[float]]:
-    found = candidates([GOLDEN[i] for i in order], [0.5] * 4, [CROSS] * 4)
-    return choose(found, (300, 300), ProposalSettings(rules="original", **settings)).boxes.tolist()
+    regions = candidates([GOLDEN[i] for i in order], [0.5] * 4, [CROSS] * 4)
+    return choose_candidates(regions, (300, 300), ProposalSettings(rules="original", **settings)).boxes.tolist()
 
 
 def test_first_seen_suppression_gives_the_golden_values_and_depends_on_the_order():
@@ -98,19 +95,19 @@ def test_first_seen_suppression_gives_the_golden_values_and_depends_on_the_order
 
 
 def test_suppression_starts_above_the_limit():
-    found = candidates([[0, 0, 100, 10], [0, 0, 90, 10]], [0.5, 0.5], [CROSS] * 2)  # IoU 0.9 to the pixel
+    regions = candidates([[0, 0, 100, 10], [0, 0, 90, 10]], [0.5, 0.5], [CROSS] * 2)  # IoU 0.9 to the pixel
     everything = torch.ones(2, dtype=torch.bool)
-    assert len(suppress_duplicates(found, everything, 0.9, "first_seen")) == 2
-    assert len(suppress_duplicates(found, everything, 0.899, "first_seen")) == 1
+    assert len(suppress_duplicates(regions, everything, 0.9, "first_seen")) == 2
+    assert len(suppress_duplicates(regions, everything, 0.899, "first_seen")) == 1
 
 
 def test_only_cross_boxes_are_suppressed_where_that_is_set():
     sources = [GRID, COARSE, FINE_JOINT, CROSS, CROSS]
-    found = candidates([GOLDEN[0]] * 5, [0.1, 0.2, 0.3, 0.4, 0.5], sources)
-    original = choose(found, (300, 300), ProposalSettings(rules="original"))
+    regions = candidates([GOLDEN[0]] * 5, [0.1, 0.2, 0.3, 0.4, 0.5], sources)
+    original = choose_candidates(regions, (300, 300), ProposalSettings(rules="original"))
     assert original.sources.tolist() == [GRID, COARSE, FINE_JOINT, CROSS]
     assert original.rows.tolist() == [0, 1, 2, 3]
-    ours = choose(found, (300, 300), ProposalSettings())
+    ours = choose_candidates(regions, (300, 300), ProposalSettings())
     assert ours.rows.tolist() == [4] and ours.sources.tolist() == [FINE_JOINT]  # the highest it stands for
 
 
@@ -120,32 +117,32 @@ def test_only_cross_boxes_are_suppressed_where_that_is_set():
 )
 def test_size_rules_of_the_published_detectors(rule, fits):
     sides = [1, 2, 19, 20, 21]
-    found = candidates([[5, 5, 5 + side, 200] for side in sides], [0.5] * 5)
-    left = sized(found, (300, 300), rule, 16, 1.0).boxes
+    regions = candidates([[5, 5, 5 + side, 200] for side in sides], [0.5] * 5)
+    left = filter_by_size(regions, (300, 300), ProposalSettings(size_rule=rule)).boxes
     assert (left[:, 2] - left[:, 0]).tolist() == fits
 
 
 def test_rounding_drops_later_boxes_of_the_same_cell():
     # Inclusive corners: the second rounds to the first's cells of 8 pixels, the third does not
     boxes = [[16, 16, 65, 65], [19, 13, 62, 67], [16, 16, 70, 65], [16.4, 16, 65, 65.4]]
-    found = candidates(boxes, [0.5] * 4)
-    assert deduped(found, "eighth").rows.tolist() == [0, 2]
-    assert deduped(found, "pixel").rows.tolist() == [0, 1, 2]
-    assert deduped(found, "none").rows.tolist() == [0, 1, 2, 3]
+    regions = candidates(boxes, [0.5] * 4)
+    assert drop_equal_corners(regions, "eighth").rows.tolist() == [0, 2]
+    assert drop_equal_corners(regions, "pixel").rows.tolist() == [0, 1, 2]
+    assert drop_equal_corners(regions, "none").rows.tolist() == [0, 1, 2, 3]
 
 
 def test_rounding_does_not_collide_on_large_photos():
     # x1 + 1e3 y1 + 1e6 x2 + 1e9 y2 of the original is the same for both
-    found = candidates([[1000, 0, 1201, 1201], [0, 1, 1201, 1201]], [0.5, 0.5])
-    assert len(deduped(found, "pixel")) == 2
+    regions = candidates([[1000, 0, 1201, 1201], [0, 1, 1201, 1201]], [0.5, 0.5])
+    assert len(drop_equal_corners(regions, "pixel")) == 2
 
 
 def test_in_the_original_order_sizes_come_after_suppression():
     # The narrow box is seen first and stands for the wide one, then a detector finds it too narrow
     boxes, sources = [[0, 0, 20, 100], [0, 0, 21, 100]], [CROSS, CROSS]
-    found = candidates(boxes, [0.9, 0.8], sources)
-    assert len(choose(found, (300, 300), ProposalSettings(rules="original", size_rule="oicr"))) == 0
-    assert choose(found, (300, 300), ProposalSettings(size_rule="oicr")).boxes.tolist() == [boxes[1]]
+    regions = candidates(boxes, [0.9, 0.8], sources)
+    assert len(choose_candidates(regions, (300, 300), ProposalSettings(rules="original", size_rule="oicr"))) == 0
+    assert choose_candidates(regions, (300, 300), ProposalSettings(size_rule="oicr")).boxes.tolist() == [boxes[1]]
 
 
 # Batches, and devices that are full
@@ -274,9 +271,9 @@ def test_photos_without_tags_are_a_dataset_without_classes(dataset):
 @pytest.mark.parametrize("num_ahead", [0, 1, 3, 50])
 def test_photos_come_in_order(dataset, num_ahead):
     paths = [sample.path for sample in dataset] * 3
-    found = list(read_ahead(paths, num_ahead))
-    assert len(found) == 15
-    assert all(np.array_equal(one, read_image(path)) for one, path in zip(found, paths, strict=True))
+    photos = list(read_ahead(paths, num_ahead))
+    assert len(photos) == 15
+    assert all(np.array_equal(photo, read_image(path)) for photo, path in zip(photos, paths, strict=True))
     assert list(read_ahead([], num_ahead)) == []
 
 

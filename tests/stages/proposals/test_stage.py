@@ -6,17 +6,15 @@ import torch
 from PIL import Image
 
 from tests.helpers import block_photo, candidates, context, random_sam
-from weaksam.config import Settings
+from weaksam.config import Settings, UserError
 from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.sam.official.segmenter import SegmentAnything
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
-from weaksam.stages.proposals import ProposalSettings, choose, grid_of, propose, run
+from weaksam.stages.proposals import ProposalSettings, choose_candidates, grid_of, propose, run
 from weaksam.stages.proposals.candidates import canonical_order
 from weaksam.structures.clue_points import COARSE, COARSE_JOINT, CluePoints
 from weaksam.structures.masks import mask_from_rle
-
-NO_POINTS = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)
 
 
 def toy_sam() -> SegmentAnything:
@@ -28,13 +26,15 @@ def test_suppression_does_not_depend_on_the_order():
     boxes = [[0, 0, 100, 100], [0, 0, 96, 100], [0, 0, 81, 100], [200, 200, 251, 251]]
     settings = ProposalSettings(nms_iou=0.9, min_side=1)
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
-        tied = choose(candidates([boxes[i] for i in order], [0.5] * 4), (300, 300), settings)
+        tied = choose_candidates(candidates([boxes[i] for i in order], [0.5] * 4), (300, 300), settings)
         # Among equals the first by coordinates stays: of the pair at 0.96 the one that ends at 96
         assert tied.boxes.tolist() == [boxes[2], boxes[1], boxes[3]]
         scores = [0.9, 0.8, 0.7, 0.6]
-        scored = choose(candidates([boxes[i] for i in order], [scores[i] for i in order]), (300, 300), settings)
+        scored = choose_candidates(
+            candidates([boxes[i] for i in order], [scores[i] for i in order]), (300, 300), settings
+        )
         assert scored.boxes.tolist() == [boxes[0], boxes[2], boxes[3]]
-        again = choose(scored, (300, 300), settings)
+        again = choose_candidates(scored, (300, 300), settings)
         assert torch.equal(again.boxes, scored.boxes)
 
 
@@ -46,42 +46,40 @@ def test_of_equal_boxes_the_clue_prompts_stays():
 def test_small_and_large_boxes_are_dropped_at_the_limits():
     boxes = [[0, 0, 16, 50], [0, 0, 15.9, 50], [10, 0, 100, 90], [0, 0, 100, 91]]
     settings = ProposalSettings(min_side=16, max_area=0.81, nms_iou=1.0)
-    kept = choose(candidates(boxes, [0.9, 0.8, 0.7, 0.6]), (100, 100), settings)
+    kept = choose_candidates(candidates(boxes, [0.9, 0.8, 0.7, 0.6]), (100, 100), settings)
     assert kept.boxes.tolist() == [boxes[0], boxes[2]]
 
 
 def test_the_grid_never_crowds_out_the_clues():
     boxes = [[i * 20, 0, i * 20 + 18, 18] for i in range(5)]
-    found = candidates(boxes, [0.9, 0.8, 0.7, 0.2, 0.1], [0, 0, 0, 1, 2])
-    kept = choose(found, (100, 100), ProposalSettings(max_proposals=3))
+    regions = candidates(boxes, [0.9, 0.8, 0.7, 0.2, 0.1], [0, 0, 0, 1, 2])
+    kept = choose_candidates(regions, (100, 100), ProposalSettings(max_proposals=3))
     assert kept.sources.tolist() == [0, 1, 2]
     assert kept.scores.tolist() == pytest.approx([0.9, 0.2, 0.1])
 
 
 def test_clues_find_their_objects_in_a_painted_photo():
-    points, labels = torch.tensor([[60.0, 40.0], [120.0, 90.0]]), torch.tensor([1, 0])
+    clues = CluePoints.of(torch.tensor([[60.0, 40.0], [120.0, 90.0]]), torch.tensor([1, 0]))
     settings = ProposalSettings(grid_side=0, clue_masks=(0, 1, 2))
-    found = propose(RegionTreeSegmenter(), block_photo(), points, labels, settings)
-    assert found.mask_size == (120, 160)
+    proposals = propose(RegionTreeSegmenter(), block_photo(), clues, settings)
+    assert proposals.mask_size == (120, 160)
     for wanted in ([30, 20, 90, 60], [100, 70, 150, 110]):
-        at = (found.boxes - torch.tensor(wanted)).abs().amax(1).argmin()
-        assert (found.boxes[at] - torch.tensor(wanted)).abs().max() <= 1
-        mask = mask_from_rle(found.rles[at])
+        at = (proposals.boxes - torch.tensor(wanted)).abs().amax(1).argmin()
+        assert (proposals.boxes[at] - torch.tensor(wanted)).abs().max() <= 1
+        mask = mask_from_rle(proposals.rles[at])
         x1, y1, x2, y2 = wanted
         assert mask[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].all()
         assert mask.sum() <= (x2 - x1 + 2) * (y2 - y1 + 2)
-    assert set(found.sources.tolist()) == {1}  # one point per class: nothing to join
+    assert set(proposals.sources.tolist()) == {1}  # one point per class: nothing to join
 
 
 def test_the_order_of_the_points_does_not_matter():
-    points = torch.tensor([[60.0, 40.0], [120.0, 90.0], [50.0, 30.0]])
-    labels = torch.tensor([1, 0, 1])
-    one = propose(RegionTreeSegmenter(), block_photo(), points, labels, ProposalSettings())
-    order = torch.tensor([2, 0, 1])
-    other = propose(RegionTreeSegmenter(), block_photo(), points[order], labels[order], ProposalSettings())
-    assert torch.equal(one.boxes, other.boxes)
-    assert torch.equal(one.sources, other.sources)
-    assert one.rles == other.rles
+    clues = CluePoints.of(torch.tensor([[60.0, 40.0], [120.0, 90.0], [50.0, 30.0]]), torch.tensor([1, 0, 1]))
+    proposals = propose(RegionTreeSegmenter(), block_photo(), clues)
+    reordered = propose(RegionTreeSegmenter(), block_photo(), clues.select(torch.tensor([2, 0, 1])))
+    assert torch.equal(proposals.boxes, reordered.boxes)
+    assert torch.equal(proposals.sources, reordered.sources)
+    assert proposals.rles == reordered.rles
 
 
 def test_a_photo_is_encoded_once():
@@ -94,26 +92,50 @@ def test_a_photo_is_encoded_once():
 
     segmenter = Counting()
     points = torch.tensor([[60.0, 40.0], [50.0, 30.0], [120.0, 90.0]])
-    propose(segmenter, block_photo(), points, torch.tensor([1, 1, 0]), ProposalSettings())
+    propose(segmenter, block_photo(), CluePoints.of(points, torch.tensor([1, 1, 0])))
     assert segmenter.encodings == 1
 
 
 def test_nothing_found_is_no_proposal_and_not_the_whole_photo():
     flat = np.full((60, 80, 3), 7, dtype=np.uint8)
-    found = propose(RegionTreeSegmenter(), flat, *NO_POINTS, ProposalSettings())
-    assert found.boxes.shape == (0, 4)
-    assert found.scores.shape == found.sources.shape == (0,)
-    assert found.rles == ()
-    unprompted = propose(RegionTreeSegmenter(), block_photo(), *NO_POINTS, ProposalSettings(grid_side=0))
+    proposals = propose(RegionTreeSegmenter(), flat)
+    assert proposals.boxes.shape == (0, 4)
+    assert proposals.scores.shape == proposals.sources.shape == (0,)
+    assert proposals.rles == ()
+    unprompted = propose(RegionTreeSegmenter(), block_photo(), settings=ProposalSettings(grid_side=0))
     assert unprompted.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (block_photo().astype(np.float32), r"float32 \(120, 160, 3\)"),
+        (block_photo()[..., 0], r"uint8 \(120, 160\)"),
+        (np.zeros((9, 9, 4), np.uint8), r"uint8 \(9, 9, 4\)"),
+    ],
+)
+def test_a_photo_of_another_kind_is_refused_in_one_sentence(image, found):
+    with pytest.raises(UserError, match=rf"wanted a photo as uint8 \(H, W, 3\), found {found}: convert it"):
+        propose(RegionTreeSegmenter(), image)
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "kinds"),
+    [((2, 2), (3,), (2,)), ((2, 2), (2,), (1,)), ((2, 3), (2,), (2,)), ((2,), (), ()), ((1, 1, 2), (1, 1), (1, 1))],
+)
+def test_clue_points_that_do_not_fit_together_are_refused(points, labels, kinds):
+    clues = CluePoints(torch.zeros(points), torch.zeros(labels).long(), torch.ones(kinds).long())
+    with pytest.raises(UserError, match=r"wanted clue points \(P, 2\) with labels and kinds \(P,\), found"):
+        propose(RegionTreeSegmenter(), block_photo(), clues)
 
 
 def test_sam_is_prompted_with_grid_points_and_classes():
     sam, image = toy_sam(), block_photo()
-    points, labels = torch.tensor([[60.0, 40.0], [50.0, 30.0], [120.0, 90.0]]), torch.tensor([1, 1, 0])
+    points = torch.tensor([[60.0, 40.0], [50.0, 30.0], [120.0, 90.0]])
+    clues = CluePoints.of(points, torch.tensor([1, 1, 0]))
     # Keep everything: 2 masks for each of 3 points and for the class with two points, as far as none is empty
     all_of_them = ProposalSettings(grid_side=0, min_side=0, nms_iou=1.0)
-    found = propose(sam, image, points, labels, all_of_them)
+    proposals = propose(sam, image, clues, all_of_them)
     embedding = sam.encode(image)
     single = sam.predict(embedding, Prompts.single_points(points))
     joint = sam.predict(embedding, Prompts(points[None, :2]))
@@ -121,18 +143,18 @@ def test_sam_is_prompted_with_grid_points_and_classes():
         larger = answer.boxes[:, 1:].reshape(-1, 4)
         wanted = larger[larger[:, 2] > 0]
         assert len(wanted) > 0
-        assert all((found.boxes == box).all(1).any() for box in wanted)
-        assert (found.sources == source).any()
-    assert len(found.boxes) <= 2 * 3 + 2 * 1
-    assert (found.sources > 0).all()
+        assert all((proposals.boxes == box).all(1).any() for box in wanted)
+        assert (proposals.sources == source).any()
+    assert len(proposals.boxes) <= 2 * 3 + 2 * 1
+    assert (proposals.sources > 0).all()
     # With the grid on, its thresholds hold for the grid alone
     strict = ProposalSettings(grid_side=4, min_pred_iou=1.0, min_side=0, nms_iou=1.0)
     loose = ProposalSettings(
         grid_side=4, min_pred_iou=0.0, min_stability=0.0, grid_nms_iou=1.0, min_side=0, nms_iou=1.0
     )
-    num_strict = len(propose(sam, image, points, labels, strict).boxes)
-    num_loose = len(propose(sam, image, points, labels, loose).boxes)
-    assert num_loose > num_strict >= len(found.boxes)
+    num_strict = len(propose(sam, image, clues, strict).boxes)
+    num_loose = len(propose(sam, image, clues, loose).boxes)
+    assert num_loose > num_strict >= len(proposals.boxes)
 
 
 def test_the_grid_is_the_published_one_for_sam_and_milder_for_small_models():
@@ -170,7 +192,7 @@ def test_run_fills_a_store_that_reads_back_what_propose_gives(dataset, tmp_path)
     store = run(context(tmp_path / "out", dataset), settings, segmenter, clues, dataset, "train")
     assert store.sealed
     assert [row["image_id"] for row in store.rows()] == list(dataset.image_ids)
-    expected = propose(segmenter, block_photo(2), *clues("2.png")[:2], settings)
+    expected = propose(segmenter, block_photo(2), clues("2.png"), settings)
     row = store["2.png"]
     assert torch.equal(row["boxes"], expected.boxes)
     assert torch.equal(row["sources"], expected.sources)

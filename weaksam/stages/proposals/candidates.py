@@ -1,4 +1,4 @@
-"""Candidate regions of one photo: boxes with scores and sources at hand, masks laid aside until some are kept."""
+"""Collect candidate regions of one photo: boxes with scores and sources, and their masks until some are kept."""
 
 from __future__ import annotations
 
@@ -44,8 +44,10 @@ class MaskPile:
 
 @dataclass(frozen=True)
 class Candidates:
-    """N regions: half-open ``boxes (N, 4)`` in photo pixels, ``scores (N,)`` predicted IoU, ``sources (N,)`` that
-    prompted them (see ``prompts.SOURCES``) and the ``rows (N,)`` of their masks in the photo's `MaskPile`.
+    """N regions of one photo that may become proposals.
+
+    ``boxes (N, 4)`` half-open xyxy in photo pixels, ``scores (N,)`` predicted IoU, ``sources (N,)`` int64 of the
+    prompts (see ``structures.clue_points.SOURCES``) and ``rows (N,)`` int64 of the masks in the photo's `MaskPile`.
     """
 
     boxes: Tensor
@@ -69,45 +71,44 @@ class Candidates:
     def cat(cls, parts: Sequence[Candidates]) -> Candidates:
         """All ``parts`` in order; none of none."""
         parts = [cls.none(), *parts]
-        return cls(*(torch.cat([getattr(p, name) for p in parts]) for name in ("boxes", "scores", "sources", "rows")))
+        columns = ("boxes", "scores", "sources", "rows")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in columns))
 
-    def from_source(self, sources: Tensor) -> Candidates:
+    def with_sources(self, sources: Tensor) -> Candidates:
         """The same candidates with other ``sources (N,)``."""
         return replace(self, sources=sources)
 
 
-def candidates_of(
-    answer: Masks,
-    sources: Tensor,
-    which: Sequence[int],
-    pile: MaskPile,
-    good: Tensor | None = None,
-    empty: bool = False,
-) -> tuple[Candidates, Tensor]:
-    """The masks numbered ``which`` of each prompt, prompt by prompt, and the prompt ``(N,)`` that each answers.
+def masks_numbered(answer: Masks, numbers: Sequence[int]) -> Tensor:
+    """Bool ``(P, 3)`` on the CPU, true for the masks ``numbers`` (0 the smallest) of each of P prompts."""
+    chosen = torch.zeros(answer.iou.shape, dtype=torch.bool)
+    chosen[:, list(numbers)] = True
+    return chosen
 
-    ``sources (P,)`` of the prompts; of the masks only those that are ``good (P, 3)`` (all, if not given) are taken and
-    laid on the ``pile``. An empty mask is left out, or with ``empty`` gets the box of the photo's first pixel, as in
-    the original, where its inclusive corners are 0, 0, 0, 0.
+
+def candidates_of(
+    answer: Masks, wanted: Tensor, sources: Tensor, pile: MaskPile, keep_empty: bool = False
+) -> tuple[Candidates, Tensor]:
+    """The ``wanted (P, 3)`` masks of P prompts, prompt by prompt, and the prompt ``(N,)`` int64 that each answers.
+
+    ``sources (P,)`` of the prompts; the masks are laid on the ``pile``. An empty mask is left out, or with
+    ``keep_empty`` gets the box of the photo's first pixel, as in the original, where its inclusive corners are
+    0, 0, 0, 0.
     """
-    wanted = torch.zeros(answer.iou.shape, dtype=torch.bool)
-    wanted[:, list(which)] = True
     boxes = answer.boxes.cpu()
     is_empty = boxes[..., 2] <= boxes[..., 0]
-    if good is not None:
-        wanted &= good.cpu()
-    if empty:
+    if keep_empty:
         boxes = torch.where(is_empty[..., None], boxes.new_tensor([0.0, 0.0, 1.0, 1.0]), boxes)
     else:
-        wanted &= ~is_empty
+        wanted = wanted & ~is_empty
     prompts = wanted.nonzero()[:, 0]
     rows = pile.add(answer.masks[wanted.to(answer.masks.device)].cpu())
     scores = answer.iou.cpu()[wanted].float()
     return Candidates(boxes[wanted], scores, sources[prompts], rows), prompts
 
 
-def canonical_order(found: Candidates) -> Candidates:
+def canonical_order(candidates: Candidates) -> Candidates:
     """Best score first, ties by box coordinates, then the higher source first: no trace of the input order."""
-    keys = (-found.sources, *found.boxes.flip(1).T, -found.scores)  # the last key counts most
+    keys = (-candidates.sources, *candidates.boxes.flip(1).T, -candidates.scores)  # the last key counts most
     order = np.lexsort([key.numpy() for key in keys])
-    return found[torch.from_numpy(order)]
+    return candidates[torch.from_numpy(order)]

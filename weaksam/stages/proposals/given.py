@@ -1,4 +1,4 @@
-"""Take finished proposals instead of prompting, by the settings that decide about boxes."""
+"""Take finished proposals from a store instead of prompting, as far as the settings about boxes keep them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 from weaksam.data.proposals.given import given_store, photo_hashes, record_photos
 from weaksam.engine.context import RunContext
 from weaksam.stages.proposals.candidates import Candidates
-from weaksam.stages.proposals.prompting import of_size
 from weaksam.stages.proposals.settings import USED_WITH_GIVEN, ProposalSettings
-from weaksam.stages.proposals.suppression import deduped
+from weaksam.stages.proposals.suppression import drop_equal_corners, filter_by_size
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.boxes import nms
 from weaksam.structures.dataset import Dataset, Sample
@@ -42,12 +41,12 @@ def run_given(context: RunContext, settings: ProposalSettings, dataset: Dataset,
     return store.fill(row, progress=f"proposals ({split})")
 
 
-def choose_given(found: Proposals, sample: Sample, settings: ProposalSettings) -> Proposals:
+def choose_given(given: Proposals, sample: Sample, settings: ProposalSettings) -> Proposals:
     """Of a photo's given proposals, best score first, those that stay, in order.
 
     Sizes, then suppression best first, then equal corners, then the first ``max_proposals``; sources stay as they are.
     """
-    every = Candidates(found.boxes, found.scores, found.sources, torch.arange(len(found)))
-    left = of_size(every, sample.size, settings)
-    left = left[nms(left.boxes, left.scores, settings.nms_iou)]
-    return found[deduped(left, settings.dedupe).rows[: settings.max_proposals]]
+    candidates = Candidates(given.boxes, given.scores, given.sources, torch.arange(len(given)))
+    candidates = filter_by_size(candidates, sample.size, settings)
+    candidates = candidates[nms(candidates.boxes, candidates.scores, settings.nms_iou)]
+    return given[drop_equal_corners(candidates, settings.dedupe).rows[: settings.max_proposals]]

@@ -1,4 +1,4 @@
-"""Arrange points as prompts: the dense grid, one prompt per point, all points of a class as one."""
+"""Plan the prompts of a photo: the dense grid, each clue point alone, all points of a class together."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from weaksam.structures.clue_points import CLASSLESS, GRID, JOINT_OF, KINDS, Clu
 
 
 class PlannedPrompts(NamedTuple):
-    """P prompts of K foreground points each: ``points (P, K, 2)`` xy in photo pixels, ``sources (P,)``.
+    """P prompts of K foreground points each: ``points (P, K, 2)`` xy in photo pixels, ``sources (P,)`` int64.
 
-    ``places (P,)`` is each prompt's turn among all prompts of the photo.
+    A source is one of the numbers of ``structures.clue_points``; ``places (P,)`` int64 is each prompt's position among
+    all prompts of the photo in the published order.
     """
 
     points: Tensor
@@ -26,6 +27,10 @@ class PlannedPrompts(NamedTuple):
     def prompts(self) -> Prompts:
         """What the segmenter is asked."""
         return Prompts(self.points)
+
+    def between(self, start: int, end: int) -> PlannedPrompts:
+        """The prompts from number ``start`` to ``end`` (not included)."""
+        return PlannedPrompts(self.points[start:end], self.sources[start:end], self.places[start:end])
 
 
 def grid_points(size: tuple[int, int], grid_side: int) -> Tensor:
@@ -48,34 +53,35 @@ def grid_prompts(size: tuple[int, int], grid_side: int) -> PlannedPrompts:
 def clue_prompts(
     clues: CluePoints, kinds: Sequence[str], joint_kinds: Sequence[str], joint_of_one: bool
 ) -> list[PlannedPrompts]:
-    """Every clue point alone, then all points of a class jointly (WeakSAM section 2.2), as few batches as it takes.
+    """Every clue point alone and all points of a kind and class jointly, grouped by the number of points of a prompt.
 
-    Kinds in the order of ``KINDS``, as far as named in ``kinds``; joint prompts for the ``joint_kinds`` among them, by
-    class, ascending. Class-less points and cross-attention points are never joined. A class with one point is joined
-    only if ``joint_of_one``: its joint prompt is the single one. ``places`` tell the published order: per kind the
-    points, then the classes.
+    The prompts of WeakSAM (docs/method.md, Proposals). Of the kinds those named in ``kinds``, in the order of
+    ``KINDS``; joint prompts for the ``joint_kinds`` among them, by class, ascending. Points without a class and
+    cross-attention points are never joined. A class with one point is joined only if ``joint_of_one``, since its joint
+    prompt is the single one again. ``places`` hold the published order: per kind the points, then the classes. No
+    point: no prompt.
     """
-    wanted = [number for name, number in KINDS.items() if name in kinds]
-    joined = {number for name, number in KINDS.items() if name in joint_kinds and number in JOINT_OF}
+    wanted_kinds = [number for name, number in KINDS.items() if name in kinds]
+    joined_kinds = {number for name, number in KINDS.items() if name in joint_kinds and number in JOINT_OF}
     singles: list[PlannedPrompts] = []
     joints: list[PlannedPrompts] = []
     place = 0
-    for kind in wanted:
-        mine = clues.select(clues.kinds == kind)
-        num = len(mine.points)
-        turn = torch.arange(place, place + num)
-        singles.append(PlannedPrompts(mine.points[:, None], torch.full((num,), kind), turn))
+    for kind in wanted_kinds:
+        of_kind = clues.select(clues.kinds == kind)
+        num = len(of_kind.points)
+        places = torch.arange(place, place + num)
+        singles.append(PlannedPrompts(of_kind.points[:, None], torch.full((num,), kind), places))
         place += num
-        for label in mine.labels[mine.labels != CLASSLESS].unique() if kind in joined else ():
-            points = mine.points[mine.labels == label]
+        for label in of_kind.labels[of_kind.labels != CLASSLESS].unique() if kind in joined_kinds else ():
+            points = of_kind.points[of_kind.labels == label]
             if len(points) > 1 or joint_of_one:
                 joints.append(PlannedPrompts(points[None], torch.tensor([JOINT_OF[kind]]), torch.tensor([place])))
                 place += 1
-    return [*_joined(singles), *_joined(joints)]
+    return [*_grouped_by_length(singles), *_grouped_by_length(joints)]
 
 
-def _joined(prompts: Sequence[PlannedPrompts]) -> list[PlannedPrompts]:
+def _grouped_by_length(plans: Sequence[PlannedPrompts]) -> list[PlannedPrompts]:
     """Prompts of the same number of points together; never padded, since SAM's decoder sees padding as a token."""
-    lengths = sorted({one.points.shape[1] for one in prompts if len(one.points)})
-    groups = ([one for one in prompts if one.points.shape[1] == length] for length in lengths)
+    lengths = sorted({plan.points.shape[1] for plan in plans if len(plan.points)})
+    groups = ([plan for plan in plans if plan.points.shape[1] == length] for length in lengths)
     return [PlannedPrompts(*(torch.cat(column) for column in zip(*group, strict=True))) for group in groups]

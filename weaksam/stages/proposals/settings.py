@@ -1,4 +1,4 @@
-"""Settings of the proposals: which prompts are put, which answers stay, and the presets behind them."""
+"""Settings of the proposals: which prompts are put, which answers stay, and the presets of both."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 
 from weaksam.config import Settings
 from weaksam.data.proposals.given import GivenSettings
-from weaksam.stages.proposals.suppression import Dedupe, SizeRule, Suppression
+from weaksam.structures.clue_points import KindName
 
-Kind = Literal["coarse", "fine", "cross"]
+SizeRule = Literal["none", "min_side", "oicr", "mist_voc", "mist_coco"]
+Dedupe = Literal["none", "pixel", "eighth"]
+Suppression = Literal["best_first", "first_seen"]
 
 ORIGINAL_RULES: Mapping[str, Any] = {
     "grid_side": 32,
@@ -28,7 +30,8 @@ ORIGINAL_RULES: Mapping[str, Any] = {
     "size_rule": "none",
     "max_proposals": None,
 }
-"""What ``rules=original`` sets, as far as it is not set itself: the released WeakSAM's sequence (section 2)."""
+"""What ``rules=original`` sets, as far as it is not set itself: the sequence of WeakSAM's released code
+(docs/method.md, Proposals)."""
 GIVEN_RULES: Mapping[str, Any] = {"size_rule": "none", "nms_iou": 1.0}
 """What is preset for given boxes: who made them chose sizes and suppression; 1 suppresses nothing."""
 USED_WITH_GIVEN = frozenset({"size_rule", "min_side", "max_area", "nms_iou", "dedupe", "max_proposals"})
@@ -55,8 +58,8 @@ class ProposalSettings(Settings):
         default="half_open", description="corners whose IoU that suppression measures; SAM's generator: inclusive"
     )
     ask_for_regions: bool = Field(default=True, description="a segmenter that lists its regions is not put the grid")
-    kinds: tuple[Kind, ...] = Field(default=("coarse", "fine", "cross"), description="clue points that prompt")
-    joint_kinds: tuple[Kind, ...] = Field(
+    kinds: tuple[KindName, ...] = Field(default=("coarse", "fine", "cross"), description="clue points that prompt")
+    joint_kinds: tuple[KindName, ...] = Field(
         default=("coarse", "fine"), description="kinds whose points of a class also prompt together; never cross"
     )
     joint_of_one: bool = Field(default=False, description="join a class with one point too, for the same boxes again")
@@ -109,7 +112,7 @@ class Grid:
 _MILD = Grid(16, 0.1, 0.0, 0.7)
 GRID_DEFAULTS = {"sam_nano": _MILD, "tree": _MILD, "": Grid(32, 0.3, 0.3, 0.3)}
 """By the beginning of the segmenter's name: milder for the offline ones, whose predicted IoU ranks less well, with a
-quarter of the points; as published for every SAM (section 2.1)."""
+quarter of the points; WeakSAM's for every SAM (docs/method.md, Proposals)."""
 
 
 def grid_of(segmenter_name: str, settings: ProposalSettings) -> Grid:

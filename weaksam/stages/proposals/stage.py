@@ -1,4 +1,4 @@
-"""The stage: every photo's proposals into a store."""
+"""Run the proposal stage: propose for every photo that the store does not hold yet."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from weaksam.structures.dataset import Dataset
 from weaksam.structures.proposals import PROPOSAL_COLUMNS
 
 CUDA_PHOTOS_AT_ONCE = 8
+"""Photos encoded at a time on a GPU where the settings leave it open."""
 CluesOf = Callable[[str], CluePoints]
 """image_id -> the clue points of that photo."""
 
@@ -57,7 +58,7 @@ def run(
     def rows(image_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         images = read_ahead([dataset.by_id[image_id].path for image_id in image_ids], settings.read_ahead)
         for image_id, embedding in zip(image_ids, encode_all(segmenter, images, photos), strict=True):
-            found = propose_encoded(segmenter, embedding, clues_of(image_id), settings, prompts)
-            yield {"image_id": image_id, **found.as_row()}
+            proposals = propose_encoded(segmenter, embedding, clues_of(image_id), settings, prompts)
+            yield {"image_id": image_id, **proposals.as_row()}
 
     return store.fill_parts(rows, progress=f"proposals ({split})")
