@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from weaksam.models.backbones.build import normalise
+from weaksam.models.backbones.features import normalise
 
 _SHORTEST_INPUT = 32
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weaksam.models.backbones.build import FeatureExtractor
+from weaksam.models.backbones.features import FeatureExtractor
 
 
 def soft_maximum(maps: Tensor, sharpness: float) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weaksam.models.backbones.build import (
+from weaksam.models.backbones.features import (
     BackboneSettings,
     FeatureExtractor,
     build_features,

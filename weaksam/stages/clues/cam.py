@@ -12,7 +12,7 @@ from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.data.tag_signal import check_tags
 from weaksam.engine.context import RunContext
-from weaksam.models.backbones.build import backbone_fingerprint, build_features
+from weaksam.models.backbones.features import backbone_fingerprint, build_features
 from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.cam.classifier import TagClassifier, train_tag_classifier
 from weaksam.models.cam.network import CamNetwork, network_fingerprint

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weaksam.data.images import read_image
-from weaksam.models.backbones.build import FeatureExtractor
+from weaksam.models.backbones.features import FeatureExtractor
 from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.roi.align import numbered, roi_align
 from weaksam.store.progress import progress

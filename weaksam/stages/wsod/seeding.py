@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from weaksam.engine.context import RunContext
-from weaksam.models.backbones.build import build_features
+from weaksam.models.backbones.features import build_features
 from weaksam.stages.wsod.examples import Lesson
 from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.region_features import region_features

@@ -9,7 +9,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from weaksam.config import UserError
 from weaksam.models.backbones.batch_norm import fold_batch_norm
-from weaksam.models.backbones.build import (
+from weaksam.models.backbones.features import (
     BackboneSettings,
     backbone_fingerprint,
     build_features,

@@ -15,7 +15,7 @@ from weaksam.config import UserError
 from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import write_results
 from weaksam.engine.context import RunContext
-from weaksam.engine.photos import AugmentSettings, Batch, ResizedPhoto, TrainingPhotos, load_photo
+from weaksam.engine.detectors.batches import AugmentSettings, Batch, ResizedPhoto, TrainingPhotos, load_photo
 from weaksam.engine.schedules import warmup_cosine
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
