@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from weaksam.engine.mixed_precision import ScaledAdam, autocast
-from weaksam.models.backbones.features import BackboneSettings
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, pad_together, parameter_groups, wsod_trunk
 from weaksam.models.wsod.refinement import empty_seeds

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from weaksam.engine.log import RunLog
-from weaksam.models.backbones.features import BackboneSettings
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.sam.build import SegmenterSettings
 from weaksam.structures.dataset import Dataset
 

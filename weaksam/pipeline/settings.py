@@ -10,7 +10,7 @@ from pydantic import Field
 from weaksam.config import Settings
 from weaksam.data.loading import DataSettings
 from weaksam.evaluation.settings import EvaluationSettings
-from weaksam.models.backbones.features import BackboneSettings
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.embedding_cache import EmbeddingCacheSettings
 from weaksam.stages.clues import ClueSettings

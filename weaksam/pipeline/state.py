@@ -22,7 +22,7 @@ from weaksam.engine.distributed import MOST_WORKERS, own_device, processors, wor
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import seed_everything
 from weaksam.evaluation.truth import Truth
-from weaksam.models.backbones.features import backbone_fingerprint
+from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.pipeline.settings import RunSettings
 from weaksam.sam.build import build_segmenter
 from weaksam.sam.embedding_cache import with_cache

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from weaksam.models.backbones.features import BackboneSettings
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.wsod.network import WsodNetwork, load_hidden_layers, pad_together, parameter_groups, wsod_trunk
 from weaksam.store.weights import save_weights
 

@@ -16,7 +16,7 @@ from weaksam.config import UserError
 from weaksam.data.tag_signal import check_tags
 from weaksam.engine.mixed_precision import ScaledAdamW, autocast, forward_dtype
 from weaksam.evaluation.tag_ap import tag_average_precision, tag_mean_average_precision
-from weaksam.models.backbones.features import normalise
+from weaksam.models.backbones.inputs import normalise
 from weaksam.models.weaktr.build import WeakTr, WeakTrSettings, save_weaktr
 from weaksam.models.weaktr.losses import class_scores
 from weaksam.stages.clues.weaktr_training import (

@@ -14,7 +14,7 @@ from weaksam.config import UserError, load_settings
 from weaksam.data.detection_stores import instances_of
 from weaksam.data.read_ahead import Ahead
 from weaksam.engine.context import RunContext
-from weaksam.models.backbones.features import BackboneSettings
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.roi.box_deltas import decode_boxes
 from weaksam.models.wsod.head import mean_class_probabilities
 from weaksam.pipeline.settings import RunSettings

@@ -17,7 +17,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from weaksam.config import Settings
-from weaksam.models.backbones.features import BackboneSettings, fpn_backbone, normalise
+from weaksam.models.backbones.inputs import normalise
+from weaksam.models.backbones.pyramid import fpn_backbone
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances

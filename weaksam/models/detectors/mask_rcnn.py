@@ -11,7 +11,7 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from weaksam.models.backbones.features import BackboneSettings
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, detector_parts, finish_detector
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.store.weights import load_into

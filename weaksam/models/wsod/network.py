@@ -9,13 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from weaksam.models.backbones.features import (
-    BackboneSettings,
-    FeatureExtractor,
-    build_features,
-    first_modules_of_stages,
-    published_state,
-)
+from weaksam.models.backbones.architectures import first_modules_of_stages
+from weaksam.models.backbones.features import FeatureExtractor, build_features
+from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.backbones.weights import published_state
 from weaksam.models.roi.pooling import pool_rois
 from weaksam.models.wsod.drop_block import ConcreteDropBlock
 from weaksam.models.wsod.head import HeadOutput, WsodStreams, hidden_layers

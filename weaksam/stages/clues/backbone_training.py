@@ -15,8 +15,10 @@ from weaksam.engine.schedules import warmup_cosine
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
-from weaksam.models.backbones.features import BackboneSettings, backbone_fingerprint, build_features
+from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.inputs import input_photo
+from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.models.cam.tag_network import TagNetwork, tag_loss, vary_view
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.store.store import stage_fingerprint, store_folder

@@ -12,8 +12,9 @@ from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.data.tag_signal import check_tags
 from weaksam.engine.context import RunContext
-from weaksam.models.backbones.features import backbone_fingerprint, build_features
+from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.inputs import input_photo
+from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.models.cam.classifier import TagClassifier, train_tag_classifier
 from weaksam.models.cam.network import CamNetwork, network_fingerprint
 from weaksam.models.cam.tag_network import soft_maximum

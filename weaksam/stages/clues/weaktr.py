@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.engine.context import RunContext
-from weaksam.models.backbones.features import normalise
+from weaksam.models.backbones.inputs import normalise
 from weaksam.models.weaktr.build import WeakTr, build_weaktr, weaktr_fingerprint
 from weaksam.stages.clues.maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
 from weaksam.stages.clues.settings import ClueSettings

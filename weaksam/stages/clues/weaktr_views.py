@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 from weaksam.config import Settings
 from weaksam.data.images import read_image
 from weaksam.engine.seeds import derive_seed
-from weaksam.models.backbones.features import normalise
+from weaksam.models.backbones.inputs import normalise
 from weaksam.structures.dataset import Sample
 
 _BICUBIC = InterpolationMode.BICUBIC

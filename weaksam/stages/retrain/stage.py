@@ -9,9 +9,10 @@ from pathlib import Path
 from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import instances_key, instances_of
 from weaksam.engine.context import RunContext
-from weaksam.engine.detectors.training import TrainableSettings, detect_splits, train_detector, training_fingerprint
+from weaksam.engine.detectors.detecting import detect_splits
+from weaksam.engine.detectors.training import TrainableSettings, train_detector, training_fingerprint
 from weaksam.engine.seeds import derive_seed, seed_everything
-from weaksam.models.backbones.features import backbone_fingerprint
+from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
 from weaksam.store.files import file_sha256
 from weaksam.store.store import Store, store_folder

@@ -15,9 +15,10 @@ from weaksam.data.detection_stores import instances_key, instances_of
 from weaksam.data.formats.coco import write_instances
 from weaksam.data.images import read_image
 from weaksam.engine.context import RunContext
-from weaksam.engine.detectors.training import TrainableSettings, detect_splits, train_detector, training_fingerprint
+from weaksam.engine.detectors.detecting import detect_splits
+from weaksam.engine.detectors.training import TrainableSettings, train_detector, training_fingerprint
 from weaksam.engine.seeds import derive_seed, seed_everything
-from weaksam.models.backbones.features import backbone_fingerprint
+from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings, build_mask_rcnn, start_from_detector
 from weaksam.sam.box_masks import masks_of_boxes
 from weaksam.sam.protocol import Segmenter

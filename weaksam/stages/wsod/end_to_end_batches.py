@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from weaksam.data.images import read_image
 from weaksam.data.read_ahead import Ahead
-from weaksam.engine.detectors.batches import fit_size
+from weaksam.engine.detectors.photos import fit_size
 from weaksam.stages.wsod.end_to_end_settings import ColourSettings, FullSettings
 from weaksam.stages.wsod.examples import Batch, Lesson
 from weaksam.structures.boxes import hflip, scale

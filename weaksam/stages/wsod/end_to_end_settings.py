@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from weaksam.config import Settings
 from weaksam.engine.mixed_precision import Precision
-from weaksam.models.backbones.features import IMAGENET_MEAN, IMAGENET_STD
+from weaksam.models.backbones.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 Sides = tuple[int, ...]
 

@@ -14,7 +14,7 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import fit
 from weaksam.engine.training_state import load_trained
-from weaksam.models.backbones.features import backbone_fingerprint
+from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.stages.wsod.end_to_end import FullDetector
 from weaksam.stages.wsod.examples import ClassMaps, best_proposals, make_lessons
 from weaksam.stages.wsod.frozen import DraftDetector

@@ -1,0 +1,69 @@
+"""Vary a training photo with its boxes and masks: mirror, resize, change colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
+
+from weaksam.config import Settings
+from weaksam.structures import boxes as box_ops
+from weaksam.structures.instances import Instances
+from weaksam.structures.masks import mask_from_rle
+
+
+class AugmentSettings(Settings):
+    """How training photos are varied; every photo's draw follows from the seed, its id and the epoch."""
+
+    flip: bool = True
+    """Mirror half of the photos left to right."""
+    smallest_scale: float = Field(0.7, gt=0.1, le=1)
+    """Photos are resized once more by a factor between this ..."""
+    largest_scale: float = Field(1.1, ge=1, le=4)
+    """... and this."""
+    colour_jitter: float = Field(0.2, ge=0, lt=1)
+    """Brightness, contrast and saturation each change by at most this share."""
+
+
+def vary(
+    image: Tensor, instances: Instances, augment: AugmentSettings, generator: torch.Generator
+) -> tuple[Tensor, Instances, Tensor | None]:
+    """One random view: float image ``(3, h', w')`` in 0..1, its boxes, and its masks bool ``(N, h', w')`` if any.
+
+    The draws are always made in the same order, whether they are used or not.
+    """
+    draws = torch.rand(5, generator=generator).tolist()
+    scale = augment.smallest_scale + draws[0] * (augment.largest_scale - augment.smallest_scale)
+    size = (max(32, round(image.shape[1] * scale)), max(32, round(image.shape[2] * scale)))
+    view = image.float()[None] / 255.0
+    view = F.interpolate(view, size, mode="bilinear", antialias=scale < 1, align_corners=False)[0]
+    boxes = box_ops.scale(instances.boxes, size[1] / image.shape[2], size[0] / image.shape[1])
+    masks = _scaled_masks(instances, size)
+    if augment.flip and draws[1] < 0.5:
+        view, boxes = view.flip(-1), box_ops.hflip(boxes, size[1])
+        masks = None if masks is None else masks.flip(-1)
+    return change_colours(view, draws[2:], augment.colour_jitter), instances.replace(boxes=boxes, masks=None), masks
+
+
+def change_colours(image: Tensor, draws: Sequence[float], strength: float) -> Tensor:
+    """Brightness, contrast and saturation of a 0..1 photo times ``1 - strength .. 1 + strength``; draws in [0, 1)."""
+    if strength == 0:
+        return image
+    brightness, contrast, saturation = (1 + strength * (2 * draw - 1) for draw in draws)
+    image = TF.adjust_brightness(image, brightness)
+    image = TF.adjust_contrast(image, contrast)
+    return TF.adjust_saturation(image, saturation)
+
+
+def _scaled_masks(instances: Instances, size: tuple[int, int]) -> Tensor | None:
+    """Masks of the instances at ``size`` (h, w), bool ``(N, h, w)``; None where they carry none."""
+    if instances.masks is None:
+        return None
+    if not instances.masks:
+        return torch.zeros((0, *size), dtype=torch.bool)
+    masks = torch.stack([mask_from_rle(rle) for rle in instances.masks]).float()
+    return F.interpolate(masks[:, None], size, mode="bilinear", align_corners=False)[:, 0] >= 0.5

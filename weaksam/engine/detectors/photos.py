@@ -1,0 +1,50 @@
+"""Load photos at the detector's size, and move their instances into that frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
+
+from weaksam.data.images import read_image
+from weaksam.structures import boxes as box_ops
+from weaksam.structures.dataset import Sample
+from weaksam.structures.instances import Instances
+from weaksam.structures.masks import mask_from_rle, rle_from_mask
+
+
+@dataclass(frozen=True)
+class ResizedPhoto:
+    """One photo at the detector's size: ``image`` uint8 ``(3, h, w)``, ``size`` ``(H, W)`` of the original."""
+
+    image_id: str
+    image: Tensor
+    size: tuple[int, int]
+
+
+def fit_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
+    """``(h, w)`` of a photo of ``size`` (H, W) resized to ``short_side``, or less so that ``long_side`` is kept."""
+    factor = min(short_side / min(size), long_side / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def load_photo(sample: Sample, short_side: int, long_side: int) -> ResizedPhoto:
+    """Decode one photo and resize it (antialiased) to the detector's size."""
+    image = torch.from_numpy(read_image(sample.path)).permute(2, 0, 1)  # (3, H, W)
+    size = (image.shape[1], image.shape[2])
+    resized = TF.resize(image, list(fit_size(size, short_side, long_side)), antialias=True)
+    return ResizedPhoto(sample.image_id, resized.contiguous(), size)
+
+
+def shrink(instances: Instances, photo: ResizedPhoto) -> Instances:
+    """Instances of the original photo in the frame of the resized one; masks are shrunk once and kept as RLE."""
+    h, w = photo.image.shape[1:]
+    boxes = box_ops.scale(box_ops.clip(instances.boxes, photo.size), w / photo.size[1], h / photo.size[0])
+    if instances.masks is None:
+        return Instances(boxes, instances.labels)
+    masks = [mask_from_rle(rle)[None, None].float() for rle in instances.masks]
+    small = [F.interpolate(mask, (h, w), mode="bilinear", antialias=True)[0, 0] >= 0.5 for mask in masks]
+    return Instances(boxes, instances.labels, masks=tuple(rle_from_mask(mask) for mask in small))

@@ -1,0 +1,46 @@
+"""Put a feature pyramid on a backbone for torchvision's detectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from weaksam.config import UserError
+from weaksam.models.backbones.architectures import first_modules_of_stages
+from weaksam.models.backbones.batch_norm import fold_batch_norm
+from weaksam.models.backbones.features import build_features
+from weaksam.models.backbones.settings import BackboneSettings
+
+_FPN_MAPS = {
+    "mobilenet_v2": ("c3", "c4", "last"),
+    "resnet50": ("c3", "mid", "last"),
+    "vgg16": ("c3", "last"),
+    "sam_nano": ("c3", "last"),
+}
+
+
+def fpn_backbone(settings: BackboneSettings, *, out_channels: int, trainable_layers: int) -> BackboneWithFPN:
+    """A feature pyramid for torchvision's detectors: levels of stride 8, 16, 32 (vgg16: 8, 16) and a pooled one.
+
+    ``trainable_layers`` counts stages from the deepest one (0 = only the pyramid trains); the frozen stages have
+    their batch-norm folded into the convolutions, the others keep it frozen.
+    """
+    features = build_features(settings, dilate=False, maps=_FPN_MAPS[settings.name], frozen=False)
+    stages = first_modules_of_stages(settings.name)
+    if not 0 <= trainable_layers <= len(stages):
+        raise UserError(
+            f"trainable_layers counts the stages of {settings.name} that train, 0 to {len(stages)}, "
+            f"but it is {trainable_layers}: choose one in that range."
+        )
+    first_trained = stages[len(stages) - trainable_layers] if trainable_layers else len(features.body)
+    for module in features.body[:first_trained]:
+        fold_batch_norm(module).requires_grad_(False)
+    return BackboneWithFPN(
+        nn.Sequential(*features.body),
+        return_layers={str(index): str(level) for level, index in enumerate(features.taps.values())},
+        in_channels_list=[features.channels[name] for name in features.taps],
+        out_channels=out_channels,
+        extra_blocks=LastLevelMaxPool(),
+    ).to(memory_format=torch.channels_last)
