@@ -21,7 +21,7 @@ from weaksam.evaluation.stage_summaries import (
 )
 from weaksam.pipeline.state import Run
 from weaksam.stages import clues, proposals, wsod
-from weaksam.stages.pseudo_gt import stage as pseudo_gt
+from weaksam.stages.pseudo_gt import adaptive as pseudo_gt
 from weaksam.stages.retrain import stage as retrain
 from weaksam.stages.wsis import stage as wsis
 from weaksam.store.store import Store
