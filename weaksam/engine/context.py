@@ -1,4 +1,4 @@
-"""What every stage of one run shares: where it writes, its seed, device, data and frozen models' settings."""
+"""Hold what every stage of one run shares: output folder, seed, device, data, log and backbone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ import torch
 
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones.settings import BackboneSettings
-from weaksam.sam.build import SegmenterSettings
 from weaksam.structures.dataset import Dataset
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run: output folder, seed, device, the train set, the test set (or none), log and shared settings."""
+    """One run as its stages see it."""
 
     out: Path
+    """Folder that every stage writes below."""
     seed: int
+    """At least 0; every random number of the run follows from it."""
     device: torch.device
+    """Where networks are trained and used."""
     train: Dataset
+    """The training photos."""
     test: Dataset | None
+    """The test photos; None where there are none."""
     log: RunLog
+    """Events of the run."""
     backbone: BackboneSettings
-    segmenter_settings: SegmenterSettings
+    """The network that clues, weak detector and detectors start from."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from weaksam.data.detection_stores import instances_of
+from weaksam.engine.detectors.result import DetectorResult
 from weaksam.evaluation.protocol import DetectionFilter
 from weaksam.evaluation.stage_summaries import (
     StageSummary,
@@ -20,10 +21,7 @@ from weaksam.evaluation.stage_summaries import (
     wsod_summary,
 )
 from weaksam.pipeline.state import Run
-from weaksam.stages import clues, proposals, wsod
-from weaksam.stages.pseudo_gt import adaptive as pseudo_gt
-from weaksam.stages.retrain import stage as retrain
-from weaksam.stages.wsis import stage as wsis
+from weaksam.stages import clues, proposals, pseudo_gt, retrain, wsis, wsod
 from weaksam.store.store import Store
 from weaksam.structures.clue_points import CluePoints
 from weaksam.structures.instances import Instances
@@ -71,12 +69,12 @@ def _make_proposals(run: Run) -> dict[str, Any]:
     return made
 
 
-def _make_wsod(run: Run) -> wsod.WsodResult:
+def _make_wsod(run: Run) -> DetectorResult:
     found = run.results["clues"]
     return wsod.run(run.context, run.settings.wsod, run.results["proposals"], found, clues.class_maps(found))
 
 
-def _make_wsod_ceiling(run: Run) -> wsod.WsodResult:
+def _make_wsod_ceiling(run: Run) -> DetectorResult:
     found, truths = run.results["clues"], run.true_train.truths
     arguments = (run.context, run.settings.wsod, run.results["proposals"], found, clues.class_maps(found))
     return wsod.run(*arguments, truths=truths, name="wsod_ceiling")
@@ -87,7 +85,7 @@ def _make_pseudo_gt(run: Run) -> dict[str, Instances]:
     return instances_of(store)
 
 
-def _make_retrain(run: Run) -> retrain.RetrainResult:
+def _make_retrain(run: Run) -> DetectorResult:
     return retrain.run(run.context, run.settings.retrain, run.results["pseudo_gt"])
 
 
@@ -96,7 +94,7 @@ def _make_wsis(run: Run) -> wsis.WsisResult:
     return wsis.run(run.context, run.settings.wsis, run.mask_segmenter, run.results["pseudo_gt"], weights)
 
 
-def _make_retrain_ceiling(run: Run) -> retrain.RetrainResult:
+def _make_retrain_ceiling(run: Run) -> DetectorResult:
     return retrain.run(run.context, run.settings.retrain, run.true_train.truths, name="retrain_ceiling")
 
 

@@ -15,9 +15,9 @@ from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.embedding_cache import EmbeddingCacheSettings
 from weaksam.stages.clues import ClueSettings
 from weaksam.stages.proposals import ProposalSettings
-from weaksam.stages.pseudo_gt.adaptive import PseudoGtSettings
-from weaksam.stages.retrain.stage import RetrainSettings
-from weaksam.stages.wsis.stage import WsisSettings
+from weaksam.stages.pseudo_gt.settings import PseudoGtSettings
+from weaksam.stages.retrain.settings import RetrainSettings
+from weaksam.stages.wsis.settings import WsisSettings
 from weaksam.stages.wsod import WsodSettings
 
 

@@ -14,6 +14,7 @@ from weaksam.config import UserError, load_settings
 from weaksam.data.detection_stores import instances_of
 from weaksam.data.read_ahead import Ahead
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.roi.box_deltas import decode_boxes
 from weaksam.models.wsod.head import mean_class_probabilities
@@ -83,7 +84,7 @@ def full_context(out: Path, dataset: Dataset, seed: int = 0) -> RunContext:
     return context(out, dataset, seed, backbone=BackboneSettings(name="mobilenet_v2", weights="none"))
 
 
-def train(made: tuple[Dataset, Store], out: Path, settings: WsodSettings = MIST) -> wsod.WsodResult:
+def train(made: tuple[Dataset, Store], out: Path, settings: WsodSettings = MIST) -> DetectorResult:
     dataset, store = made
     return wsod.run(full_context(out, dataset), settings, {"train": store}, store, no_maps)
 

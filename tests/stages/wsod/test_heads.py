@@ -10,6 +10,7 @@ from tests.helpers import context, draw_discs
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.data.tag_signal import tag_notes
+from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.models.wsod.refinement import Seeds
 from weaksam.sam.build import SegmenterSettings, build_segmenter
@@ -38,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store, Stor
     return dataset, made, found
 
 
-def train(made: tuple[Dataset, Store, Store], out: Path, **changes: object) -> wsod.WsodResult:
+def train(made: tuple[Dataset, Store, Store], out: Path, **changes: object) -> DetectorResult:
     dataset, found, maps = made
     settings = WsodSettings(**{**TINY.model_dump(), **changes})
     return wsod.run(context(out, dataset), settings, {"train": found}, maps, clues.class_maps(maps))

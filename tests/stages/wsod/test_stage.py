@@ -9,6 +9,7 @@ import torch
 from tests.helpers import DISC_COLOURS, context, draw_discs
 from weaksam.config import UserError
 from weaksam.data.images import read_image
+from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.refinement import Seeds
 from weaksam.sam.build import SegmenterSettings, build_segmenter
@@ -48,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path, Store
     )
 
 
-def train(made, out: Path, settings: WsodSettings = TINY, seed: int = 0) -> wsod.WsodResult:
+def train(made, out: Path, settings: WsodSettings = TINY, seed: int = 0) -> DetectorResult:
     dataset, _, found, maps = made
     return wsod.run(context(out, dataset, seed), settings, {"train": found}, maps, clues.class_maps(maps))
 

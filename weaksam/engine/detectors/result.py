@@ -1,4 +1,4 @@
-"""Hold what a stage that trains a detector leaves: its weights and its detections."""
+"""Train a detector, detect with it, and hold where its weights and detections lie."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+
 from weaksam.data.detection_stores import instances_of
-from weaksam.store.store import Store
+from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.detecting import detect_splits
+from weaksam.engine.detectors.training import TrainableSettings, train_detector, training_fingerprint
+from weaksam.engine.training_job import TrainingJob
+from weaksam.models.backbones.weights import backbone_fingerprint
+from weaksam.store.store import Store, store_folder
 from weaksam.structures.instances import Instances
 
 
@@ -25,3 +32,33 @@ class DetectorResult:
     def detections(self, split: str) -> dict[str, Instances]:
         """Detections of ``test`` or ``train`` by image id, with masks where the detector gives them."""
         return instances_of(self.stores[split])
+
+
+def train_and_detect(
+    context: RunContext,
+    settings: TrainableSettings,
+    model: GeneralizedRCNN,
+    instances: Mapping[str, Instances],
+    inputs: Mapping[str, str],
+    name: str,
+) -> DetectorResult:
+    """Train ``model`` on ``instances`` (by image id) of the training photos and detect on the test photos.
+
+    ``inputs``: fingerprints of all that the weights depend on besides settings, training photos, backbone and seed.
+    Detections are made on the training photos too where ``settings.detect_train`` says so. Weights and detections lie
+    in ``OUT/<name>``. What was finished before is only read, and an interrupted training goes on.
+
+    Raises:
+        UserError: no box at all to train on.
+    """
+    of_every_detector = {
+        "train": context.train.fingerprint,
+        "backbone": backbone_fingerprint(context.backbone),
+        "seed": str(context.seed),
+    }
+    fingerprint = training_fingerprint(name, settings, {**of_every_detector, **inputs})
+    folder = store_folder(context.out, name, "weights", fingerprint)
+    job = TrainingJob(folder, fingerprint, name, context.seed, num_epochs=settings.num_epochs, log=context.log)
+    train_detector(model, instances, settings, context, job)
+    stores = detect_splits(context, settings, model, name, fingerprint)
+    return DetectorResult(folder / "weights.safetensors", fingerprint, stores)

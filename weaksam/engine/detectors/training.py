@@ -1,9 +1,8 @@
-"""Train a torchvision detector on given instances, and detect into a store."""
+"""Train a torchvision detector on given instances."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -59,20 +58,18 @@ def train_detector(
     instances: Mapping[str, Instances],
     settings: TrainableSettings,
     context: RunContext,
-    folder: Path,
-    fingerprint: str,
-    label: str,
+    job: TrainingJob,
 ) -> None:
-    """Train ``model`` in place on ``instances`` of the training photos; it ends with the weights sealed in ``folder``.
+    """Train ``model`` in place on ``instances`` of the training photos; its weights end up sealed in ``job.folder``.
 
     Goes on where a killed run stopped. Raises:
         UserError: there is nothing to train on.
     """
     model.to(context.device)
-    job = TrainingJob(folder, fingerprint, label, context.seed, num_epochs=settings.num_epochs, log=context.log)
     if load_trained(model, job):
         return
-    if not any(len(found) for found in instances.values()):
+    label = job.label
+    if not any(len(of_photo) for of_photo in instances.values()):
         raise UserError(f"{label} wants at least one box to train on, found none: look at the pseudo ground truth")
     photos = TrainingPhotos(context.train, instances, settings.short_side, settings.long_side, label)
     context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
@@ -92,19 +89,22 @@ def train_detector(
 
 
 def _losses(model: GeneralizedRCNN, batch: DetectorBatch, device: torch.device) -> dict[str, Tensor]:
+    """Torchvision's named losses of a batch, computed on ``device``."""
     targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
     return training_losses(model, [image.to(device) for image in batch.images], targets)
 
 
 def training_fingerprint(label: str, settings: TrainableSettings, inputs: Mapping[str, str]) -> str:
-    """Fingerprint of the trained weights: what only matters when detecting is left at its default."""
-    of_training = type(settings)(**settings.model_dump(exclude=settings.when_detecting))
-    return stage_fingerprint(label, of_training, inputs)
+    """Fingerprint of the trained weights; settings that only matter when detecting do not change it."""
+    training_settings = type(settings)(**settings.model_dump(exclude=settings.when_detecting))
+    return stage_fingerprint(label, training_settings, inputs)
 
 
 def _optimizer(model: GeneralizedRCNN, settings: TrainableSettings) -> torch.optim.Optimizer:
-    body = [p for p in model.backbone.body.parameters() if p.requires_grad]
-    rest = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("backbone.body.")]
+    """The chosen optimizer over what trains; the backbone's own group has a lower learning rate."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    body = [parameter for name, parameter in trained.items() if name.startswith("backbone.body.")]
+    rest = [parameter for name, parameter in trained.items() if not name.startswith("backbone.body.")]
     groups = [{"params": rest, "lr": settings.lr}]
     if body:
         groups.append({"params": body, "lr": settings.lr * settings.backbone_lr_factor})

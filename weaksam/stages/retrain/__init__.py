@@ -1,1 +1,6 @@
-"""The retraining stage: a detector trained on pseudo ground truth."""
+"""The retrain stage: train Faster R-CNN on the pseudo ground truth and detect with it."""
+
+from weaksam.stages.retrain.settings import RetrainSettings
+from weaksam.stages.retrain.stage import run
+
+__all__ = ["RetrainSettings", "run"]

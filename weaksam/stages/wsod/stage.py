@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.detection_stores import detection_store, instances_key, instances_of
 from weaksam.data.formats.coco import write_results
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.result import DetectorResult
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import fit
 from weaksam.engine.training_state import load_trained
@@ -28,19 +27,6 @@ from weaksam.structures.instances import Instances
 Detector = DraftDetector | FullDetector
 
 
-@dataclass(frozen=True)
-class WsodResult:
-    """The sealed weights, their fingerprint, and the sealed detections of ``train`` and, if there is one, ``test``."""
-
-    weights: Path
-    fingerprint: str
-    stores: Mapping[str, Store]
-
-    def detections(self, split: str) -> dict[str, Instances]:
-        """Detections of ``test`` or ``train`` by image id."""
-        return instances_of(self.stores[split])
-
-
 def run(
     context: RunContext,
     settings: WsodSettings,
@@ -51,7 +37,7 @@ def run(
     truths: Mapping[str, Instances] | None = None,
     name: str = "wsod",
     photos: PhotoFeatures | None = None,
-) -> WsodResult:
+) -> DetectorResult:
     """Train on ``context.train`` and detect on it and on the test photos; weights and detections end up sealed.
 
     ``proposals`` maps ``train`` (and ``test``) to sealed stores; ``class_maps`` answers from ``clue_store``. Writes
@@ -96,7 +82,7 @@ def run(
         split: _detect(context, settings, detector, store, split, fingerprint, name)
         for split, store in proposals.items()
     }
-    return WsodResult(folder / "weights.safetensors", fingerprint, stores)
+    return DetectorResult(folder / "weights.safetensors", fingerprint, stores)
 
 
 def _detect(
