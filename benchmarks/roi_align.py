@@ -21,7 +21,7 @@ from weaksam.models.roi.align import roi_align
 CASES = {
     "box head of Faster R-CNN": (4, 128, 32, 32, 256, 7),
     "mask head of Mask R-CNN": (4, 128, 32, 32, 64, 14),
-    "WSOD draft, one photo": (1, 256, 28, 28, 100, 5),
+    "WSOD on frozen features, one photo": (1, 256, 28, 28, 100, 5),
     "WSOD on VGG-16, one photo": (1, 512, 86, 115, 2000, 7),
 }
 """Photos, channels, height, width, RoIs in all, cells a side."""
@@ -37,35 +37,44 @@ def scene(photos: int, channels: int, height: int, width: int, num: int) -> tupl
 
 
 def milliseconds(action: Callable[[], object], repeats: int) -> float:
-    took = []
+    """Median CPU time of ``action``."""
+    times = []
     for _ in range(repeats):
         start = time.process_time()
         action()
-        took.append(1000 * (time.process_time() - start))
-    return median(took)
+        times.append(1000 * (time.process_time() - start))
+    return median(times)
+
+
+def require_same(ours: Callable[[], Tensor], torchvisions: Callable[[], Tensor], maps: Tensor, grad: Tensor) -> None:
+    """AssertionError unless values and gradients agree."""
+    values = ours(), torchvisions()
+    gradients = [torch.autograd.grad(pooled, maps, grad)[0] for pooled in values]
+    for first, second in (values, gradients):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
 
 def row(name: str, repeats: int) -> str:
     """One line of the table."""
     *shape, num, size = CASES[name]
     maps, rois = scene(*shape, num)
+    grad = torch.randn(num, shape[1] * size**2)
 
     def ours() -> Tensor:
         return roi_align(maps, rois, scale=1.0, size=size).flatten(1)
 
-    def theirs() -> Tensor:
+    def torchvisions() -> Tensor:
         return torch.ops.torchvision.roi_align(maps, rois, 1.0, size, size, 2, True).flatten(1)
 
-    cells, grad = [name, str(num)], torch.randn(num, shape[1] * size**2)
-    one, other = ((pooled, *torch.autograd.grad(pooled, maps, grad)) for pooled in (ours(), theirs()))
-    for mine, wanted in zip(one, other, strict=True):
-        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-4)
-    times = [
-        (milliseconds(pool, repeats), milliseconds(lambda: torch.autograd.grad(pool(), maps, grad), repeats))  # noqa: B023
-        for pool in (ours, theirs)
+    require_same(ours, torchvisions, maps, grad)
+    cells = [name, str(num)]
+    forward = [milliseconds(pool, repeats) for pool in (ours, torchvisions)]
+    both_ways = [
+        milliseconds(lambda pool=pool: torch.autograd.grad(pool(), maps, grad), repeats)  # type: ignore[misc]
+        for pool in (ours, torchvisions)
     ]
-    for mine, wanted in zip(*times, strict=True):
-        cells += [f"{mine:.1f}", f"{wanted:.1f}", f"{wanted / mine:.1f}"]
+    for our_time, their_time in (forward, both_ways):
+        cells += [f"{our_time:.1f}", f"{their_time:.1f}", f"{their_time / our_time:.1f}"]
     return "| " + " | ".join(cells) + " |"
 
 

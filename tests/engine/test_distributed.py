@@ -1,4 +1,4 @@
-"""Helper processes: they get their rank and threads, and one that fails stops nobody."""
+"""Ranks are read from the environment; helper processes get theirs, and one that fails stops nobody."""
 
 import os
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from weaksam.engine.distributed import helped_by
+from weaksam.engine.distributed import helped_by, own_device, started_together, worker_rank
 
 
 def leave_a_file(folder):
@@ -53,3 +53,21 @@ def test_no_helper_starts_no_process(tmp_path):
     with helped_by(0, leave_a_file, tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_ranks_are_those_of_torchrun_or_slurm(monkeypatch):
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    assert worker_rank() == 0 and not started_together()
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    assert worker_rank() == 2 and not started_together()
+    monkeypatch.setenv("RANK", "0")
+    assert worker_rank() == 0 and started_together()
+
+
+def test_a_process_of_its_own_takes_the_device_as_it_is_named(monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    assert own_device("auto") == "auto"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert own_device("cpu") == "cpu"

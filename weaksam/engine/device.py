@@ -1,4 +1,4 @@
-"""Which device a run computes on, and how it is described in ``run.json``."""
+"""Pick the device that a run computes on, and describe it for ``run.json``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Further processes on this machine that share a job whose parts lie in a store."""
+"""Tell the processes of one job apart by their ranks, and start helper processes on this machine."""
 
 from __future__ import annotations
 
@@ -12,19 +12,42 @@ from typing import Any
 import torch
 
 MOST_WORKERS = 4
+"""Processes that a job is shared by at most where nobody sets their number."""
+
+
+def started_together() -> bool:
+    """Whether a launcher (torchrun, or `helped_by`) started this process as one of several."""
+    return "RANK" in os.environ
+
+
+def worker_rank() -> int:
+    """Number of this process among those that were started together: torchrun's or Slurm's; 0 where it is alone."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def own_device(name: str) -> str:
+    """The GPU of this process for ``auto`` where several run on a machine; every other name as it is.
+
+    Processes of one machine are numbered by torchrun's LOCAL_RANK or Slurm's SLURM_LOCALID, and share its GPUs in turn.
+    """
+    local_rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    if name != "auto" or local_rank is None or not torch.cuda.is_available():
+        return name
+    return f"cuda:{int(local_rank) % torch.cuda.device_count()}"
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def helped_by(number: int, work: Callable[..., Any], *arguments: Any) -> Iterator[None]:
-    """While the block runs, ``number`` processes call ``work(*arguments)``, with ``RANK`` 1, 2, ... in the environment.
+    """Start ``number`` processes that call ``work(*arguments)`` while the block runs, and wait for them at its end.
 
-    They and this process divide torch's threads among them. What they print is dropped: this process says it all. One
-    that fails or is killed leaves its share to the others. After a block that raises they are stopped.
+    Their `worker_rank` is 1, 2, ...; they and this process divide torch's threads among them. The work is shared by a
+    store whose missing parts each of them takes; one that fails or is killed leaves its parts to the others. What they
+    print is dropped, since this process prints the same. A block that raises stops them.
     """
     if number < 1:
         yield
@@ -33,7 +56,8 @@ def helped_by(number: int, work: Callable[..., Any], *arguments: Any) -> Iterato
     share = max(1, threads // (number + 1))
     context = multiprocessing.get_context("spawn")
     helpers = [
-        context.Process(target=_help, args=(rank, share, work, arguments), daemon=True) for rank in range(1, number + 1)
+        context.Process(target=_run_helper, args=(rank, share, work, arguments), daemon=True)
+        for rank in range(1, number + 1)
     ]
     for helper in helpers:
         helper.start()
@@ -48,24 +72,12 @@ def helped_by(number: int, work: Callable[..., Any], *arguments: Any) -> Iterato
             helper.terminate()
 
 
-def _help(rank: int, threads: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _run_helper(rank: int, threads: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """What a helper process does: take its rank and threads, fall silent, and work."""
     os.environ["RANK"] = str(rank)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's to answer, which then stops this one
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the first process stops this one
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
     torch.set_num_threads(threads)
     work(*arguments)
-
-
-def worker_rank() -> int:
-    """Which of several processes started together this is (torchrun's or Slurm's number); 0 where it is alone."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
-
-
-def own_device(name: str) -> str:
-    """``auto`` as the GPU of this process where several were started on a machine; every other name as it is."""
-    local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
-    if name != "auto" or local is None or not torch.cuda.is_available():
-        return name
-    return f"cuda:{int(local) % torch.cuda.device_count()}"

@@ -1,4 +1,4 @@
-"""The run's log: one JSON object per line, readable while the run goes on."""
+"""Write the run's log: one JSON object per line, readable while the run goes on."""
 
 from __future__ import annotations
 

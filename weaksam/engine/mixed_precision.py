@@ -1,4 +1,4 @@
-"""Train in 16 bits where the device can: which kind, and Adam with the loss scale that float16 needs."""
+"""Choose the precision of a forward pass, and give Adam the loss scale that float16 needs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ class ScaledAdam(torch.optim.Adam):
             super().step(closure)
             return
         scale, state = self.loss_scale, self._scale_state()
-        gradients = [one.grad for group in self.param_groups for one in group["params"] if one.grad is not None]
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         for gradient in gradients:
             gradient.div_(scale)
         if all(bool(gradient.isfinite().all()) for gradient in gradients):
@@ -87,7 +88,7 @@ class ScaledAdam(torch.optim.Adam):
             state[_SCALE], state[_GOOD_STEPS] = scale / 2, 0
 
     def _scale_state(self) -> dict[str, Any]:
-        """Where the scale is kept: a state that belongs to no parameter, or to one in states of older versions."""
+        """The state that holds the scale: of no parameter, or of one in files of older versions."""
         kept = next((state for state in self.state.values() if _SCALE in state), None)
         if kept is None:
             kept = self.state["scale"] = {_SCALE: _FIRST_SCALE, _GOOD_STEPS: 0}  # type: ignore[index]

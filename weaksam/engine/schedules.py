@@ -1,4 +1,4 @@
-"""How the learning rate goes with the steps of a training: factors of it, for ``lr_factor`` of `fit`."""
+"""Change the learning rate over the steps of a training, by factors for ``Objective.lr_factor``."""
 
 from __future__ import annotations
 

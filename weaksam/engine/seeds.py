@@ -1,4 +1,4 @@
-"""Randomness from one seed: every image's and epoch's own, whatever the order of the work."""
+"""Derive the random numbers of every image and epoch from one seed, whatever the order of the work."""
 
 from __future__ import annotations
 

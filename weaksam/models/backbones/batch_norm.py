@@ -1,4 +1,4 @@
-"""Batch-norm of a network that is used but not trained: frozen, folded into convolutions, or given statistics."""
+"""Freeze batch-norm, fold it into convolutions, or give it statistics, in networks that do not train it."""
 
 from __future__ import annotations
 

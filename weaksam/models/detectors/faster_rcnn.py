@@ -1,4 +1,4 @@
-"""Torchvision's Faster R-CNN with a feature pyramid, sized for small sets and few cores."""
+"""Build torchvision's Faster R-CNN with a feature pyramid, compute its losses and run it."""
 
 from __future__ import annotations
 
@@ -61,8 +61,11 @@ class DetectorSettings(Settings):
 
 
 class IncompleteLabelsMatcher(Matcher):
-    """Torchvision's matcher of regions to boxes, which ignores regions far from every box instead of calling them
-    background: their best IoU is below ``background_iou``."""
+    """Torchvision's matcher of regions to boxes, which ignores regions far from every box.
+
+    Regions whose best IoU is below ``background_iou`` are ignored instead of called background (docs/method.md,
+    Retraining).
+    """
 
     def __init__(self, foreground_iou: float, background_iou: float) -> None:
         super().__init__(foreground_iou, foreground_iou, allow_low_quality_matches=False)
@@ -137,7 +140,7 @@ def target_of(instances: Instances, masks: Tensor | None = None) -> dict[str, Te
 
     Boxes under one pixel wide or high are left out.
     """
-    sides = instances.boxes[:, 2:] - instances.boxes[:, :2]
+    sides = instances.boxes[:, 2:] - instances.boxes[:, :2]  # (N, 2)
     kept = (sides >= 1).all(dim=1)
     target = {"boxes": instances.boxes[kept], "labels": instances.labels[kept] + 1}
     return target if masks is None else target | {"masks": masks[kept].to(torch.uint8)}

@@ -1,4 +1,4 @@
-"""Torchvision's Mask R-CNN on the same body and heads as the Faster R-CNN, so that it can start from its weights."""
+"""Build torchvision's Mask R-CNN on the parts of the Faster R-CNN, and paste its masks into the photo."""
 
 from __future__ import annotations
 

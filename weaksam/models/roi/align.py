@@ -1,4 +1,4 @@
-"""RoIAlign over one map or a pyramid: on the CPU as a bag of embeddings, elsewhere torchvision's."""
+"""Pool RoIs by RoIAlign from one map or a pyramid: on the CPU as a bag of embeddings, elsewhere by torchvision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def roi_align(
 
     RoIAlign (He et al., ICCV 2017) of float ``maps`` (B, C, h, w) with ``scale`` cells per input pixel and
     ``sampling_ratio`` samples a side of each output cell. ``aligned`` moves by half a cell, as it should be; without
-    it RoIs are at least one cell wide, as torchvision's detectors are used to. No RoI: ``(0, C, size, size)``.
+    it RoIs are at least one cell wide, as in torchvision's detectors. No RoI: ``(0, C, size, size)``.
 
     Every output cell is a weighted sum of few map cells. torchvision's CPU code adds them channel by channel, and
     their gradients one atomic addition at a time; here all channels of a cell lie side by side and the sums are those
@@ -28,7 +28,7 @@ def roi_align(
     if maps.device.type != "cpu":
         return torch.ops.torchvision.roi_align(maps, rois, scale, size, size, sampling_ratio, aligned)
     level = torch.zeros(len(rois), dtype=torch.int64)
-    return _bags([maps], rois, level, [scale], size, sampling_ratio, aligned)
+    return _bag_align([maps], rois, level, [scale], size, sampling_ratio, aligned)
 
 
 class PyramidAlign(MultiScaleRoIAlign):
@@ -49,16 +49,18 @@ class PyramidAlign(MultiScaleRoIAlign):
         if maps[0].device.type != "cpu":
             return super().forward(x, boxes, image_shapes)
         (size, _), scales = self.output_size, [1 / stride for stride in self.strides]
-        return _bags(maps, numbered(boxes), self.level_of(boxes), scales, size, self.sampling_ratio, aligned=False)
+        return _bag_align(maps, numbered(boxes), self.level_of(boxes), scales, size, self.sampling_ratio, aligned=False)
 
 
 def numbered(boxes: Sequence[Tensor]) -> Tensor:
     """Rows ``(sum R_i, 5)`` of photo number, x1, y1, x2, y2 of at least one photo's boxes (R_i, 4)."""
-    rows = [torch.cat([torch.full_like(one[:, :1], photo), one], dim=1) for photo, one in enumerate(boxes)]
+    rows = [
+        torch.cat([torch.full_like(of_photo[:, :1], number), of_photo], dim=1) for number, of_photo in enumerate(boxes)
+    ]
     return torch.cat(rows)
 
 
-def _bags(
+def _bag_align(
     maps: Sequence[Tensor],
     rois: Tensor,
     level: Tensor,
@@ -69,12 +71,15 @@ def _bags(
 ) -> Tensor:
     """RoIAlign of each RoI on the map of its ``level`` (R,): rows of one table of all maps' cells, summed in bags."""
     channels = maps[0].shape[1]
-    cell, weight = sampled_cells(rois, level, [one.shape for one in maps], scales, size, sampling_ratio, aligned)
-    cell, weight = (one.transpose(2, 3).reshape(-1, (2 * sampling_ratio) ** 2) for one in (cell, weight))
-    rows = [one.permute(0, 2, 3, 1).reshape(-1, channels) for one in maps]
-    table = rows[0] if len(rows) == 1 else torch.cat(rows)
-    found = embedding_bag(cell, table, mode="sum", per_sample_weights=weight.to(table))
-    return found.view(len(rois), size, size, channels).permute(0, 3, 1, 2)
+    shapes = [level_map.shape for level_map in maps]
+    cell, weight = sampled_cells(rois, level, shapes, scales, size, sampling_ratio, aligned)
+    samples_per_cell = (2 * sampling_ratio) ** 2
+    cell = cell.transpose(2, 3).reshape(-1, samples_per_cell)  # (R * size * size, samples)
+    weight = weight.transpose(2, 3).reshape(-1, samples_per_cell)
+    rows = [level_map.permute(0, 2, 3, 1).reshape(-1, channels) for level_map in maps]
+    table = rows[0] if len(rows) == 1 else torch.cat(rows)  # (cells of all maps, C)
+    pooled = embedding_bag(cell, table, mode="sum", per_sample_weights=weight.to(table))
+    return pooled.view(len(rois), size, size, channels).permute(0, 3, 1, 2)
 
 
 def sampled_cells(
@@ -91,9 +96,9 @@ def sampled_cells(
     Cells are counted over all maps of the first level's ``shapes`` (B, C, h, w), then the next level's, row by row.
     Of each output cell there are n = ``sampling_ratio`` samples along y and along x, each between two cells.
     """
-    height, width = (torch.tensor([one[axis] for one in shapes], device=rois.device)[level] for axis in (2, 3))
-    sizes = [one[0] * one[2] * one[3] for one in shapes]
-    first = torch.tensor([sum(sizes[:place]) for place in range(len(sizes))], device=rois.device)[level]
+    height, width = (torch.tensor([shape[axis] for shape in shapes], device=rois.device)[level] for axis in (2, 3))
+    num_cells = [shape[0] * shape[2] * shape[3] for shape in shapes]
+    first = torch.tensor([sum(num_cells[:index]) for index in range(len(num_cells))], device=rois.device)[level]
     edges = rois[:, 1:] * torch.tensor(scales, device=rois.device, dtype=rois.dtype)[level, None]
     near, far = edges.unflatten(1, (2, 2)).unbind(1)  # (R, 2): x and y
     near, far = (near - 0.5, far - 0.5) if aligned else (near, far.maximum(near + 1))
@@ -114,11 +119,11 @@ def _along_axis(start: Tensor, end: Tensor, size: int, num: int, length: Tensor)
     step = (end - start)[:, None, None] / size
     output_cell = torch.arange(size, device=start.device)[:, None]
     sample = torch.arange(num, device=start.device) + 0.5
-    place = start[:, None, None] + output_cell * step + sample * step / num  # (R, size, num)
-    counts = (place >= -1) & (place <= length)
-    place = place.clamp(min=0).minimum((length - 1).to(place))
-    below = place.long()
-    above_share = (place - below).double()
+    position = start[:, None, None] + output_cell * step + sample * step / num  # (R, size, num)
+    counts = (position >= -1) & (position <= length)
+    position = position.clamp(min=0).minimum((length - 1).to(position))
+    below = position.long()
+    above_share = (position - below).double()
     weight = torch.stack([1 - above_share, above_share], dim=-1) * counts[..., None] / num
     cell = torch.stack([below, (below + 1).minimum(length - 1)], dim=-1)
     return cell.flatten(2), weight.flatten(2)

@@ -1,14 +1,11 @@
-"""Offsets from a proposal to the object it belongs to: encode, decode, learn."""
+"""Encode and decode the offsets from a proposal to the object it belongs to."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from weaksam.models.wsod.refinement import Targets
 
 SHIFT_STRETCH, GROWTH_STRETCH = 10.0, 5.0
 """Factors of the offsets in x and y, and in width and height (Fast R-CNN)."""
@@ -43,23 +40,6 @@ def decode_boxes(proposals: Tensor, deltas: Tensor) -> Tensor:
 def mirrored_deltas(deltas: Tensor) -> Tensor:
     """Offsets ``(..., 4)`` seen in the photo mirrored left to right: the shift in x changes its sign."""
     return torch.cat([-deltas[..., :1], deltas[..., 1:]], dim=-1)
-
-
-def box_loss(deltas: Tensor, targets: Targets, boxes: Tensor, wanted: Tensor | None = None) -> Tensor:
-    """``sum over foreground of (w_r * smooth L1 of the target class's offsets) / R``, a scalar.
-
-    ``deltas`` (R, C + 1, 4), background in column 0, ``boxes`` (R, 4) xyxy of the RoIs, ``wanted`` the xyxy boxes that
-    ``targets.seed`` numbers (the RoIs themselves if not given; at least one if there are RoIs). WeakSAM's MIST
-    (specification, section 3.2): beta 1, summed over the four numbers, divided by all RoIs. Without RoIs or foreground
-    it is 0.
-    """
-    if len(boxes) == 0:
-        return deltas.sum()
-    chosen = deltas[torch.arange(len(boxes), device=deltas.device), targets.target]  # (R, 4)
-    offsets = encode_boxes(boxes, (boxes if wanted is None else wanted)[targets.seed])
-    each = F.smooth_l1_loss(chosen, offsets, reduction="none", beta=1.0).sum(dim=1)
-    weight = targets.weight.masked_fill(targets.target == 0, 0.0)
-    return (weight * each).sum() / len(boxes)
 
 
 def _centre_and_side(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Pool RoIs from feature maps, on request with a gradient that does not depend on the order of additions."""
+"""Pool RoIs from feature maps by RoIPool or RoIAlign, on request with a gradient that is the same in every run."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ def pool_rois(
     adds it up in whatever order threads come (torchvision issue 7457, detectron2 issue 4723). It has a repeatable
     RoIAlign only for compiled code, and no RoIPool.
 
-    :raises ValueError: there is not one tensor of boxes per photo, or ``size`` or ``sampling_ratio`` is below 1.
+    Raises:
+        ValueError: there is not one tensor of boxes per photo, or ``size`` or ``sampling_ratio`` is below 1.
     """
     if len(boxes) != len(features):
         raise ValueError(f"{len(features)} feature maps need as many tensors of boxes, but there are {len(boxes)}")
     if size < 1 or sampling_ratio < 1:
         raise ValueError(f"size and sampling_ratio must be at least 1, but are {size} and {sampling_ratio}")
     maps = features if features.dtype == torch.float64 else features.float()
-    rois = numbered([one.to(maps) for one in boxes]) if boxes else maps.new_zeros(0, 5)
+    rois = numbered([of_photo.to(maps) for of_photo in boxes]) if boxes else maps.new_zeros(0, 5)
     if method == "align" and deterministic:
         return _RepeatableAlign.apply(maps, rois, 1 / stride, size, sampling_ratio).to(features.dtype)
     if method == "align":
@@ -105,14 +106,14 @@ class _RepeatableAlign(torch.autograd.Function):
             cell, weight = sampled_cells(some_rois, level, [ctx.shape], [scale], size, sampling_ratio, aligned=True)
             steps = (some_grad.double() / unit).transpose(0, 1)[:, :, :, None, :, None] * weight  # (C, r, s, 2n, s, 2n)
             total.scatter_add_(1, cell.flatten().expand(channels, -1), steps.round_().flatten(1))
-        found = (total * unit).to(grad.dtype).view(channels, photos, height, width).transpose(0, 1)
-        return found.contiguous(), *([None] * 4)
+        gradient = (total * unit).to(grad.dtype).view(channels, photos, height, width).transpose(0, 1)
+        return gradient.contiguous(), None, None, None, None
 
 
 def _unit(grad: Tensor, num: int) -> Tensor:
     """A power of two: whole multiples of it, ``num`` of them up to the largest of ``grad``, add exactly in float64.
 
-    A sum without rounding has no order. Nothing waits for the device; NaN and infinity pass through such sums.
+    A sum without rounding does not depend on its order. Nothing waits for the device; NaN and infinity stay in it.
     """
     if grad.numel() == 0:
         return torch.ones((), dtype=torch.float64, device=grad.device)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from weaksam.models.roi.box_deltas import box_loss
+from weaksam.models.wsod.box_regression import box_loss
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.refinement import Seeds, Targets, refine_loss, separate_seeds, top_share_seeds
 from weaksam.models.wsod.wsddn import wsddn_loss

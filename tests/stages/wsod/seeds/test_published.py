@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from weaksam.models.roi.box_deltas import box_loss, decode_boxes, encode_boxes, mirrored_deltas
+from weaksam.models.roi.box_deltas import decode_boxes, encode_boxes, mirrored_deltas
+from weaksam.models.wsod.box_regression import box_loss
 from weaksam.models.wsod.refinement import Seeds, Targets, refine_loss, top_share_seeds
 from weaksam.stages.wsod.seeds.overlaps import Overlaps
 from weaksam.stages.wsod.seeds.published import (
