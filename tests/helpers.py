@@ -15,8 +15,7 @@ from segment_anything.modeling import Sam
 from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
-from weaksam.models.backbones.build import BackboneSettings
-from weaksam.sam.build import SegmenterSettings
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.sam.nano.model import Architecture
 from weaksam.sam.official.architecture import SamArchitecture, build_sam
 from weaksam.stages.proposals.candidates import Candidates
@@ -132,7 +131,7 @@ def context(
 ) -> RunContext:
     """What a stage gets of a run on the CPU, with frozen models that need no download; silent without ``log``."""
     log = RunLog(None) if log is None else log
-    return RunContext(out, seed, CPU, train, test, log, backbone, SegmenterSettings(family="tree"))
+    return RunContext(out, seed, CPU, train, test, log, backbone)
 
 
 # Toy segmenters

@@ -6,14 +6,14 @@ import torch
 import torchvision
 from PIL import Image
 from torchvision.ops.misc import FrozenBatchNorm2d
-from weaksam.models.backbones.pyramid import fpn_backbone
-from weaksam.models.backbones.weights import backbone_fingerprint
 
 from weaksam.config import UserError
 from weaksam.models.backbones.batch_norm import fold_batch_norm
 from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.inputs import normalise
+from weaksam.models.backbones.pyramid import fpn_backbone
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.store.weights import load_state, save_weights
 
 MOBILENET = "weights/mobilenet_v2_imagenet.safetensors"

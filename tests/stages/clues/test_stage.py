@@ -11,8 +11,9 @@ from PIL import Image
 
 from tests.helpers import DISC_COLOURS, NANO_BACKBONE, context, draw_discs
 from weaksam.config import UserError
-from weaksam.models.backbones.build import backbone_fingerprint, build_features
+from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.inputs import input_photo
+from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.models.cam.tag_network import soft_maximum, vary_view
 from weaksam.stages import clues
 from weaksam.stages.clues import ClueSettings, classes_to_map

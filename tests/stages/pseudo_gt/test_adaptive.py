@@ -8,14 +8,8 @@ import torch
 from tests import helpers
 from weaksam.config import UserError
 from weaksam.data.detection_stores import detection_store
-from weaksam.stages.pseudo_gt.stage import (
-    PseudoGtSettings,
-    adaptive_pseudo_gt,
-    drop_contained,
-    normalised_scores,
-    run,
-    top1_pseudo_gt,
-)
+from weaksam.stages.pseudo_gt import PseudoGtSettings, adaptive_pseudo_gt, run, top1_pseudo_gt
+from weaksam.stages.pseudo_gt.adaptive import drop_contained, normalised_scores
 from weaksam.structures.boxes import pairwise_ioa
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances

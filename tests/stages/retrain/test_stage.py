@@ -13,10 +13,12 @@ from torchvision.models.detection._utils import Matcher
 from tests import helpers
 from tests.helpers import UNTRAINED_BACKBONE
 from weaksam.config import UserError
+from weaksam.engine.detectors.augmentation import AugmentSettings, change_colours, vary
+from weaksam.engine.detectors.batches import TrainingPhotos
+from weaksam.engine.detectors.photos import fit_size
 from weaksam.engine.log import RunLog
-from weaksam.engine.photos import AugmentSettings, TrainingPhotos, change_colours, fit_size, vary
 from weaksam.evaluation.voc import voc_ap
-from weaksam.models.backbones.build import BackboneSettings
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import (
     IncompleteLabelsMatcher,
     build_faster_rcnn,
@@ -25,7 +27,7 @@ from weaksam.models.detectors.faster_rcnn import (
     target_of,
     training_losses,
 )
-from weaksam.stages.retrain.stage import RetrainSettings, run
+from weaksam.stages.retrain import RetrainSettings, run
 from weaksam.store.weights import load_state
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances

@@ -10,11 +10,11 @@ from torchvision.models.detection import MaskRCNN
 
 from tests.helpers import context
 from weaksam.config import UserError
-from weaksam.models.backbones.build import BackboneSettings
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn, detect, training_losses
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, paste_masks, start_from_detector
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
-from weaksam.stages.wsis.stage import WsisSettings, run
+from weaksam.stages.wsis import WsisSettings, run
 from weaksam.store.weights import load_state, save_weights
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
