@@ -18,7 +18,7 @@ from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.data.photos import list_photos
 from weaksam.data.proposals.exchange import photo_ids
-from weaksam.data.proposals.files import open_store, store_row
+from weaksam.data.proposals.files import find_proposals, open_store
 from weaksam.report.pictures import COLOURS, Canvas
 from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import area, nms
@@ -162,7 +162,7 @@ def draw_stored(folder: Path, photos: Path, image: str, out: Path, max_boxes: in
     Returns a sentence that says what was written; raises `UserError`.
     """
     store = open_store(folder)
-    image_id, proposals = store_row(store, image)
+    image_id, proposals = find_proposals(store, image)
     path = list_photos(photos)[photo_ids([image_id], photos)[image_id]]
     write_picture(out, draw_proposals(read_image(path), proposals, max_boxes=max_boxes))
     by_source = ", ".join(f"{panel.name} {panel.num_all}" for panel in panels_of(proposals, max_boxes)) or "none"

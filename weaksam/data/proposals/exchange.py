@@ -1,17 +1,18 @@
-"""Bring proposals of other tools into a store, and a store's proposals to other tools."""
+"""Import the proposals of other tools into a store, and export a store's proposals to other tools."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from weaksam.config import UserError, listed
 from weaksam.data.image_names import ImageNames, Key, read_image_list
 from weaksam.data.images import image_size
 from weaksam.data.photos import list_photos
 from weaksam.data.proposals.files import (
-    Found,
+    ProposalsByKey,
     open_store,
     read_proposals,
     store_rows,
@@ -29,7 +30,11 @@ _TABLES = (".json", ".parquet")
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import found: its ``about`` in words, images, boxes, and what it had to leave out."""
+    """What an import wrote into ``folder``, and what it had to leave out; as text, one line for each of these.
+
+    ``about``: the source's layout in words. ``num_dropped``: boxes that were none. ``left_out``: images without a
+    photo. ``num_bare``: images without a proposal.
+    """
 
     folder: Path
     about: str
@@ -66,33 +71,52 @@ def import_proposals(
     recorded beside the store, and without a list images that have no photo are left out. Raises `UserError` where
     neither is given but needed, and where nothing fits.
     """
-    is_table = source.suffix.lower() in _TABLES
     names = _names(source, image_list, photos, needed=source.suffix.lower() != ".parquet")
-    if is_table:
-        found, about, inclusive, dropped = read_proposals(source), f"from {source.name}", False, 0
-        companion = companion_names(source)
-        found = found if companion is None else _renamed(found, companion, source)
-    else:
-        foreign = read_foreign_proposals(source, layout, corners)
-        if image_list is None and any(key is None for key, _ in foreign.images):
-            raise UserError(
-                f"wanted the list of images that {source} was made with, since {foreign.layout} keeps proposals in its "
-                "order, found none: give --list FILE"
-            )
-        found, inclusive, dropped = foreign.by_key(names.names, str(source)), foreign.inclusive, foreign.num_dropped
-        about = f"{foreign.layout}, corners {'inclusive' if inclusive else 'half-open'} there, half-open here"
-    key_of = names.find_all(list(found), str(source)) if names.names else {str(key): key for key in found}
-    _check_list(key_of, found, names, source, image_list)
+    content = _read_source(source, names, image_list, layout, corners)
+    proposals = content.proposals
+    key_of = names.find_all(list(proposals), str(source)) if names.names else {str(key): key for key in proposals}
+    _check_list(key_of, proposals, names, source, image_list)
     ids = photo_ids(list(key_of), photos)
-    proposals = {ids[name]: found[key] for name, key in key_of.items()}
-    write_store(out, proposals, {"file": file_sha256(source), "inclusive": inclusive, "images": sorted(proposals)})
+    by_id = {ids[name]: proposals[key] for name, key in key_of.items()}
+    write_store(out, by_id, {"file": file_sha256(source), "inclusive": content.inclusive, "images": sorted(by_id)})
     if photos is not None:
         paths = list_photos(photos)
-        record_photos(out, {image_id: file_sha256(paths[image_id]) for image_id in proposals})
+        record_photos(out, {image_id: file_sha256(paths[image_id]) for image_id in by_id})
     known = set(key_of.values())
-    left_out = tuple(str(key) for key in found if key not in known)
-    boxes, bare = sum(map(len, proposals.values())), sum(len(one) == 0 for one in proposals.values())
-    return Imported(out, about, len(proposals), boxes, dropped, left_out, bare)
+    return Imported(
+        out,
+        content.about,
+        num_images=len(by_id),
+        num_boxes=sum(map(len, by_id.values())),
+        num_dropped=content.num_dropped,
+        left_out=tuple(str(key) for key in proposals if key not in known),
+        num_bare=sum(len(image_proposals) == 0 for image_proposals in by_id.values()),
+    )
+
+
+class _Source(NamedTuple):
+    """What a file to import holds: proposals by its own keys, its layout in words, and how its boxes were read."""
+
+    proposals: ProposalsByKey
+    about: str
+    inclusive: bool = False
+    num_dropped: int = 0
+
+
+def _read_source(
+    source: Path, names: ImageNames, image_list: Path | None, layout: Layout | None, corners: Corners
+) -> _Source:
+    """The proposals in a table or in a pickle of another tool; ``names`` give the order of a file without names."""
+    if source.suffix.lower() in _TABLES:
+        return _Source(_read_named(source), f"from {source.name}")
+    foreign = read_foreign_proposals(source, layout, corners)
+    if image_list is None and any(key is None for key, _ in foreign.images):
+        raise UserError(
+            f"wanted the list of images that {source} was made with, since {foreign.layout} keeps proposals in its "
+            "order, found none: give --list FILE"
+        )
+    about = f"{foreign.layout}, corners {'inclusive' if foreign.inclusive else 'half-open'} there, half-open here"
+    return _Source(foreign.by_key(names.names, str(source)), about, foreign.inclusive, foreign.num_dropped)
 
 
 def export_proposals(
@@ -119,11 +143,15 @@ def export_proposals(
         write_flat_table(out, rows, ids)
         return f"{out}: the boxes of {len(ids)} images"
     numbers, note = _numbers(ids, image_list, out)
-    paths = {} if photos is None else list_photos(photos)
-    where = photo_ids(ids, photos) if masks else {}
-    sizes = {image_id: image_size(paths[where[image_id]]) for image_id in where} if masks else None
+    sizes = _photo_sizes(ids, photos) if masks and photos is not None else None
     write_coco_results(out, rows, numbers, category_id=category_id, sizes=sizes)
     return f"{out}: the {'masks' if masks else 'boxes'} of {len(ids)} images{note}"
+
+
+def _photo_sizes(ids: Sequence[str], photos: Path) -> dict[str, tuple[int, int]]:
+    """(H, W) of the photo in the folder ``photos`` for each of ``ids``."""
+    paths = list_photos(photos)
+    return {image_id: image_size(paths[photo]) for image_id, photo in photo_ids(ids, photos).items()}
 
 
 def named_proposals(source: Path, names: ImageNames) -> tuple[dict[str, Proposals], int]:
@@ -131,12 +159,10 @@ def named_proposals(source: Path, names: ImageNames) -> tuple[dict[str, Proposal
 
     Raises `UserError`, also where it has proposals for none of them.
     """
-    found = read_proposals(source)
-    companion = companion_names(source)
-    found = found if companion is None else _renamed(found, companion, source)
-    key_of = names.find_all(list(found), str(source))
-    _check_list(key_of, found, names, source, None)
-    return {name: found[key] for name, key in key_of.items()}, len(found) - len(key_of)
+    proposals = _read_named(source)
+    key_of = names.find_all(list(proposals), str(source))
+    _check_list(key_of, proposals, names, source, None)
+    return {name: proposals[key] for name, key in key_of.items()}, len(proposals) - len(key_of)
 
 
 def companion_names(source: Path) -> ImageNames | None:
@@ -149,14 +175,14 @@ def photo_ids(names: Sequence[str], photos: Path | None) -> dict[str, str]:
     """The file name in the folder ``photos`` for each of ``names``; themselves without a folder. Raises `UserError`."""
     if photos is None:
         return {name: name for name in names}
-    known = ImageNames(list(list_photos(photos)))
-    found = {name: known.find(name, str(photos)) for name in names}
-    lost = [name for name, photo in found.items() if photo is None]
+    photo_names = ImageNames(list(list_photos(photos)))
+    photo_of = {name: photo_names.find(name, str(photos)) for name in names}
+    lost = [name for name, photo in photo_of.items() if photo is None]
     if lost:
         raise UserError(
             f"wanted a photo in {photos} for every image, found none for {listed(lost, 3)}: mend the folder"
         )
-    return {name: photo for name, photo in found.items() if photo is not None}
+    return {name: photo for name, photo in photo_of.items() if photo is not None}
 
 
 def _names(source: Path, image_list: Path | None, photos: Path | None, needed: bool) -> ImageNames:
@@ -176,19 +202,25 @@ def _names(source: Path, image_list: Path | None, photos: Path | None, needed: b
     return ImageNames([])
 
 
-def _renamed(found: Found, companion: ImageNames, source: Path) -> Found:
-    named: dict[Key, Proposals] = {name: Proposals.none() for name in companion.names}
-    return named | {name: found[key] for name, key in companion.find_all(list(found), str(source)).items()}
+def _read_named(source: Path) -> ProposalsByKey:
+    """The proposals of a store or table, by name where a companion beside it names the images it numbers."""
+    proposals = read_proposals(source)
+    companion = companion_names(source)
+    if companion is None:
+        return proposals
+    by_name: ProposalsByKey = {name: Proposals.none() for name in companion.names}
+    key_of = companion.find_all(list(proposals), str(source))
+    return by_name | {name: proposals[key] for name, key in key_of.items()}
 
 
 def _check_list(
-    key_of: Mapping[str, Key], found: Found, names: ImageNames, source: Path, image_list: Path | None
+    key_of: Mapping[str, Key], proposals: ProposalsByKey, names: ImageNames, source: Path, image_list: Path | None
 ) -> None:
     """`UserError` where no image fits, or where a list was given and does not fit exactly."""
     known = set(key_of.values())
-    strange = [str(key) for key in found if key not in known]
+    strange = [str(key) for key in proposals if key not in known]
     lacking = [name for name in names.names if name not in key_of]
-    if found and (not key_of or (image_list is not None and strange)):
+    if proposals and (not key_of or (image_list is not None and strange)):
         raise UserError(
             f"wanted {source} to speak of the {len(names.names)} images given, found {len(strange)} others "
             f"({listed(strange, 3)}): give the list or the folder that belongs to it"
@@ -203,21 +235,19 @@ def _check_list(
 def _rows_of(source: Path, masks: bool) -> tuple[list[str], Iterable[tuple[str, Proposals]]]:
     """All image ids in order, and their proposals: of a store one part at a time."""
     if not source.is_dir():
-        found = read_proposals(source)
-        companion = companion_names(source)
-        if companion is not None:
-            found = _renamed(found, companion, source)
-        named = {str(key): one for key, one in found.items()}
-        return list(named), named.items()
+        by_name = {str(key): proposals for key, proposals in _read_named(source).items()}
+        return list(by_name), by_name.items()
     store = open_store(source)
-    return list(store.image_ids), _checked(store_rows(store, masks), source) if masks else store_rows(store, False)
+    rows = store_rows(store, masks)
+    return list(store.image_ids), _with_masks(rows, source) if masks else rows
 
 
-def _checked(rows: Iterator[tuple[str, Proposals]], source: Path) -> Iterator[tuple[str, Proposals]]:
-    for image_id, one in rows:
-        if len(one.rles) != len(one):
+def _with_masks(rows: Iterator[tuple[str, Proposals]], source: Path) -> Iterator[tuple[str, Proposals]]:
+    """The same rows; raises `UserError` at the first with proposals that have no masks."""
+    for image_id, proposals in rows:
+        if not proposals.has_masks:
             raise UserError(f"wanted masks in {source}, found boxes alone for {image_id}: export without masks")
-        yield image_id, one
+        yield image_id, proposals
 
 
 def _numbers(ids: Sequence[str], image_list: Path | None, out: Path) -> tuple[dict[str, int], str]:
@@ -230,11 +260,11 @@ def _numbers(ids: Sequence[str], image_list: Path | None, out: Path) -> tuple[di
     names = read_image_list(image_list)
     if names.numbers is None:
         raise UserError(f"wanted a COCO file with the images' numbers, found {image_list} without: leave it out")
-    found = {image_id: names.find(image_id, str(image_list)) for image_id in ids}
-    lost = [image_id for image_id, name in found.items() if name is None]
+    name_of = {image_id: names.find(image_id, str(image_list)) for image_id in ids}
+    lost = [image_id for image_id, name in name_of.items() if name is None]
     if lost:
         raise UserError(
             f"wanted every image of the proposals in {image_list}, found {len(lost)} that it lacks "
             f"({listed(lost, 3)}): give the file that numbers them all"
         )
-    return {image_id: names.numbers[name] for image_id, name in found.items() if name is not None}, ""
+    return {image_id: names.numbers[name] for image_id, name in name_of.items() if name is not None}, ""

@@ -1,8 +1,7 @@
-"""Class-free proposals on disk: sealed stores, COCO result lists and flat Parquet tables, read and written."""
+"""Read and write class-free proposals: sealed stores, COCO results lists and flat Parquet tables."""
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,22 +25,25 @@ from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_from_mask
 from weaksam.structures.proposals import IMPORTED, PROPOSAL_COLUMNS, Proposals
 
-_FLAT = pa.schema(
+ProposalsByKey = dict[Key, Proposals]
+"""Proposals by what a file calls each image: a name, or a number in COCO results."""
+
+_CORNERS = ("x1", "y1", "x2", "y2")
+_TABLE_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
-        *((name, pa.float32()) for name in ("x1", "y1", "x2", "y2", "score")),
+        *((name, pa.float32()) for name in (*_CORNERS, "score")),
         ("source", pa.int16()),
     ]
 )
+"""Columns of a flat table, one line per box."""
 _IMAGES_KEY = b"weaksam_images"
+"""Where a flat table's metadata names all its images, as JSON."""
 _ROWS_AT_ONCE = 65536
+"""Lines of a flat table that are written together."""
 
 
-Found = dict[Key, Proposals]
-"""Proposals by what a file calls each image: a name, or a number in COCO results."""
-
-
-def read_proposals(path: Path) -> Found:
+def read_proposals(path: Path) -> ProposalsByKey:
     """The boxes of a sealed store's folder, a COCO results list (``.json``) or a flat table (``.parquet``), no masks.
 
     Raises `UserError` for anything else; pickles of other tools are imported first.
@@ -55,7 +57,7 @@ def read_proposals(path: Path) -> Found:
         return read_flat_table(path)
     if path.suffix.lower() == ".json":
         return read_coco_results(path)
-    return {image_id: found for image_id, found in store_rows(open_store(path), masks=False)}
+    return dict(store_rows(open_store(path), masks=False))
 
 
 # Stores
@@ -74,13 +76,16 @@ def open_store(folder: Path) -> Store:
 
 
 def store_rows(store: Store, masks: bool = True) -> Iterator[tuple[str, Proposals]]:
-    """Image id and proposals of every row, one part in memory at a time."""
+    """Image id and proposals of every row, in the order of the ids, one part in memory at a time."""
     for row in store.rows(*_columns(masks)):
         yield row["image_id"], Proposals.from_row(row)
 
 
-def store_row(store: Store, image: str) -> tuple[str, Proposals]:
-    """The image id that ``image`` means, with or without ending and folders, and its proposals with their masks."""
+def find_proposals(store: Store, image: str) -> tuple[str, Proposals]:
+    """The image id that ``image`` means, with or without ending and folders, and its proposals with their masks.
+
+    Raises `UserError` where the store has no such image.
+    """
     image_id = ImageNames(store.image_ids).find(image, str(store.folder))
     if image_id is None:
         known = f"{len(store)} others ({listed(store.image_ids, 3)})"
@@ -112,8 +117,7 @@ def write_store(folder: Path, proposals: Mapping[str, Proposals], made_from: Any
         command="weaksam boxes import",
     )
     if store.sealed:
-        store.manifest  # noqa: B018  (is it the same?)
-
+        store.manifest  # noqa: B018  (raises where the sealed store is another)
     return store.fill(lambda image_id: proposals[image_id].as_row(), progress="import")
 
 
@@ -135,19 +139,22 @@ def write_coco_results(
     """
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         separator = "["
-        for image_id, one in rows:
-            for entry in _coco_entries(one, numbers[image_id], category_id, None if sizes is None else sizes[image_id]):
+        for image_id, proposals in rows:
+            size = None if sizes is None else sizes[image_id]
+            for entry in _coco_entries(proposals, numbers[image_id], category_id, size):
                 file.write(separator + json.dumps(entry))
                 separator = ",\n"
         file.write("[]\n" if separator == "[" else "]\n")
 
 
 def _coco_entries(
-    one: Proposals, number: int, category_id: int, size: tuple[int, int] | None
+    proposals: Proposals, number: int, category_id: int, size: tuple[int, int] | None
 ) -> Iterator[dict[str, Any]]:
-    masks = None if size is None or not one.rles else tuple(resized_rle(rle, size) for rle in one.rles)
-    objects = Instances(one.boxes, torch.zeros(len(one), dtype=torch.int64), one.scores, masks)
-    for entry, source in zip(object_entries(objects, [category_id]), one.sources.tolist(), strict=True):
+    """One entry of a results list per proposal; with masks where a photo ``size`` (H, W) is given."""
+    masks = None if size is None or not proposals.rles else tuple(resized_rle(rle, size) for rle in proposals.rles)
+    labels = torch.zeros(len(proposals), dtype=torch.int64)
+    objects = Instances(proposals.boxes, labels, proposals.scores, masks)
+    for entry, source in zip(object_entries(objects, [category_id]), proposals.sources.tolist(), strict=True):
         yield {"image_id": number, **entry, "source": source}
 
 
@@ -156,24 +163,25 @@ def resized_rle(rle: Rle, size: tuple[int, int]) -> Rle:
     return rle_from_mask(full_masks(mask_from_rle(rle)[None], size)[0])
 
 
-def read_coco_results(path: Path) -> Found:
+def read_coco_results(path: Path) -> ProposalsByKey:
     """Boxes by image number (or name, where a file has names) of a COCO results list, in the file's order.
 
     Without ``score`` a box scores 1. Raises `UserError` for other JSON or a box that is not four numbers.
     """
     content = read_json(path, "a COCO results list")
-    if not isinstance(content, list) or not all(isinstance(one, dict) and "image_id" in one for one in content):
+    if not isinstance(content, list) or not all(isinstance(entry, dict) and "image_id" in entry for entry in content):
         raise UserError(f"wanted a COCO results list (entries with image_id and bbox) in {path}, found other JSON")
     rows: dict[Key, list[tuple[float, ...]]] = defaultdict(list)
-    for one in content:
-        box = one.get("bbox")
+    for entry in content:
+        box = entry.get("bbox")
         if not isinstance(box, list) or len(box) != 4:
             raise UserError(f"wanted a bbox of four numbers in every entry of {path}, found {box!r}: mend the file")
-        rows[one["image_id"]].append((*box, one.get("score", 1.0), one.get("source", IMPORTED)))
+        rows[entry["image_id"]].append((*box, entry.get("score", 1.0), entry.get("source", IMPORTED)))
     return {key: _from_xywh_rows(values, path) for key, values in rows.items()}
 
 
 def _from_xywh_rows(values: list[tuple[float, ...]], path: Path) -> Proposals:
+    """Proposals of one image from rows of ``x, y, width, height, score, source``."""
     try:
         table = torch.tensor(values, dtype=torch.float64)  # (N, 6)
     except (TypeError, ValueError):
@@ -191,42 +199,53 @@ def write_flat_table(path: Path, rows: Iterable[tuple[str, Proposals]], image_id
 
     ``image_ids`` are all images, kept in the file's metadata: one without a box has no line.
     """
-    schema = _FLAT.with_metadata({_IMAGES_KEY: json.dumps(list(image_ids)).encode()})
+    schema = _TABLE_SCHEMA.with_metadata({_IMAGES_KEY: json.dumps(list(image_ids)).encode()})
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         waiting: list[pa.RecordBatch] = []
         num_waiting = 0
-        for image_id, one in rows:
-            columns = [*one.boxes.T.numpy(), one.scores.numpy(), one.sources.numpy().astype(np.int16)]
-            waiting.append(pa.record_batch([pa.array([image_id] * len(one), pa.string()), *columns], schema=schema))
-            num_waiting += len(one)
+        for image_id, proposals in rows:
+            names = pa.array([image_id] * len(proposals), pa.string())
+            sources = proposals.sources.numpy().astype(np.int16)
+            columns = [names, *proposals.boxes.T.numpy(), proposals.scores.numpy(), sources]
+            waiting.append(pa.record_batch(columns, schema=schema))
+            num_waiting += len(proposals)
             if num_waiting >= _ROWS_AT_ONCE:
                 writer.write_table(pa.Table.from_batches(waiting, schema))
                 waiting, num_waiting = [], 0
         writer.write_table(pa.Table.from_batches(waiting, schema))
 
 
-def read_flat_table(path: Path) -> Found:
+def read_flat_table(path: Path) -> ProposalsByKey:
     """Boxes by image of a flat table, in its order; ``score`` and ``source`` may be missing. Raises `UserError`."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"wanted a Parquet table of boxes at {path}, found none ({error}): name another file") from None
-    missing = [name for name in ("image_id", "x1", "y1", "x2", "y2") if name not in table.column_names]
+    missing = [name for name in ("image_id", *_CORNERS) if name not in table.column_names]
     if missing:
         raise UserError(f"wanted the column {missing[0]!r} in {path}, found {', '.join(table.column_names[:8])}")
-    ids = np.array(table.column("image_id").to_pylist(), dtype=object)
-    numbers = {name: table.column(name).to_numpy() for name in table.column_names if name in _FLAT.names[1:]}
+    numbers = {name: table.column(name).to_numpy() for name in _TABLE_SCHEMA.names[1:] if name in table.column_names}
     metadata = table.schema.metadata or {}
     images = parse_json(metadata[_IMAGES_KEY], path, "a list of images") if _IMAGES_KEY in metadata else []
-    names, place = np.unique(ids.astype(str), return_inverse=True) if len(ids) else (ids, np.zeros(0, np.int64))
-    pick = functools.partial(_flat_rows, numbers)
-    order = np.argsort(place, kind="stable")
-    groups = np.split(order, np.cumsum(np.bincount(place, minlength=len(names)))[:-1]) if len(names) else []
-    found: Found = {str(name): Proposals.none() for name in images}
-    return found | {str(name): pick(group) for name, group in zip(names, groups, strict=True)}
+    proposals: ProposalsByKey = {str(name): Proposals.none() for name in images}
+    for name, lines in _lines_by_image(table.column("image_id").to_pylist()).items():
+        proposals[name] = _flat_rows(numbers, lines)
+    return proposals
 
 
-def _flat_rows(numbers: Mapping[str, np.ndarray], rows: np.ndarray) -> Proposals:
-    boxes = np.stack([numbers[name][rows] for name in ("x1", "y1", "x2", "y2")], axis=1)
-    score, source = (torch.from_numpy(numbers[name][rows]) if name in numbers else None for name in ("score", "source"))
-    return Proposals.of(torch.from_numpy(boxes.astype(np.float32)), score, source)
+def _lines_by_image(image_ids: list[Any]) -> dict[str, np.ndarray]:
+    """The numbers of each image's lines in a flat table, ascending, by image id in alphabetical order."""
+    if not image_ids:
+        return {}
+    names, group = np.unique(np.array(image_ids, dtype=object).astype(str), return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    ends = np.cumsum(np.bincount(group))
+    return {str(name): lines for name, lines in zip(names, np.split(order, ends[:-1]), strict=True)}
+
+
+def _flat_rows(numbers: Mapping[str, np.ndarray], lines: np.ndarray) -> Proposals:
+    """The proposals in some lines of a flat table, given as its columns of numbers."""
+    boxes = np.stack([numbers[name][lines] for name in _CORNERS], axis=1)
+    scores = torch.from_numpy(numbers["score"][lines]) if "score" in numbers else None
+    sources = torch.from_numpy(numbers["source"][lines]) if "source" in numbers else None
+    return Proposals.of(torch.from_numpy(boxes.astype(np.float32)), scores, sources)

@@ -1,4 +1,4 @@
-"""Use a finished store of proposals on a run's photos: prove that it belongs to them, and read its rows for them."""
+"""Take the proposals of a run's photos from a finished store, after checking that it was made from these photos."""
 
 from __future__ import annotations
 
@@ -71,10 +71,11 @@ class GivenProposals:
 
         Boxes without area in the photo are left out. Raises `UserError` where a box lies mostly outside of it.
         """
-        found = stored_proposals(self.store, self.name_of[sample.image_id])
-        _refuse_boxes_outside(found.boxes, sample, self.store.folder)
-        found = replace(found, boxes=clip(found.boxes, sample.size))
-        return with_box_masks(found[(area(found.boxes) > 0).nonzero()[:, 0]].by_score(), sample.size)
+        proposals = stored_proposals(self.store, self.name_of[sample.image_id])
+        _refuse_boxes_outside(proposals.boxes, sample, self.store.folder)
+        clipped = replace(proposals, boxes=clip(proposals.boxes, sample.size))
+        with_area = clipped[(area(clipped.boxes) > 0).nonzero()[:, 0]]
+        return with_box_masks(with_area.by_score(), sample.size)
 
 
 def given_store(given: GivenSettings, dataset: Dataset, split: str) -> GivenProposals:
@@ -100,10 +101,10 @@ def open_given(folder: Path, dataset: Dataset) -> GivenProposals:
     """
     store = open_store(folder)
     set_aside = [name for name, _ in dataset.bad]
-    found = ImageNames([*dataset.image_ids, *set_aside]).find_all(store.image_ids, str(folder))
-    name_of = {name: str(key) for name, key in found.items() if name in dataset.by_id}
+    key_of = ImageNames([*dataset.image_ids, *set_aside]).find_all(store.image_ids, str(folder))
+    name_of = {image_id: str(key) for image_id, key in key_of.items() if image_id in dataset.by_id}
     missing = [image_id for image_id in dataset.image_ids if image_id not in name_of]
-    known = set(found.values())
+    known = set(key_of.values())
     extra = [name for name in store.image_ids if name not in known]
     if missing or extra:
         raise UserError(
@@ -116,6 +117,7 @@ def open_given(folder: Path, dataset: Dataset) -> GivenProposals:
 
 
 def _differences(missing: Sequence[str], extra: Sequence[str]) -> str:
+    """Which images a store lacks and which others it has, in words."""
     parts = [f"none for {len(missing)} of them (first: {missing[0]})"] if missing else []
     return " and ".join(parts + ([f"{len(extra)} other images (first: {extra[0]})"] if extra else []))
 
@@ -123,7 +125,7 @@ def _differences(missing: Sequence[str], extra: Sequence[str]) -> str:
 def _refuse_other_photos(recorded: Mapping[str, str | None], dataset: Dataset, folder: Path) -> None:
     """`UserError` where the store was made from photos of the same name and other content."""
     hashes = photo_hashes(dataset) if any(recorded.values()) else {}
-    others = [image_id for image_id, found in recorded.items() if found and found != hashes[image_id]]
+    others = [image_id for image_id, sha256 in recorded.items() if sha256 and sha256 != hashes[image_id]]
     if others:
         raise UserError(
             f"wanted proposals made from the {len(dataset)} {dataset.name} photos, found that {folder} was made from "
@@ -146,15 +148,15 @@ def _refuse_boxes_outside(boxes: Tensor, sample: Sample, folder: Path) -> None:
         )
 
 
-def with_box_masks(found: Proposals, size: tuple[int, int]) -> Proposals:
-    """``found`` as it is where it has masks; else each box filled, in a frame of the photo ``(H, W)`` scaled to 256.
+def with_box_masks(proposals: Proposals, size: tuple[int, int]) -> Proposals:
+    """The same proposals where they have masks; else each box filled, in a frame of the photo ``(H, W)`` scaled to 256.
 
     Boxes must lie in the photo. A mask holds every pixel of the frame that its box touches, so none is empty.
     """
-    if len(found) and len(found.rles) == len(found):
-        return found
+    if len(proposals) and proposals.has_masks:
+        return proposals
     frame = mask_frame(size)
-    return replace(found, rles=tuple(box_masks(found.boxes, size, frame)), mask_size=frame)
+    return replace(proposals, rles=tuple(box_masks(proposals.boxes, size, frame)), mask_size=frame)
 
 
 def mask_frame(size: tuple[int, int]) -> tuple[int, int]:
@@ -186,10 +188,10 @@ def record_photos(folder: Path, hashes: Mapping[str, str]) -> None:
 
     Raises `UserError` where it names others.
     """
-    found = recorded_photos(folder)
-    if not found:
+    recorded = recorded_photos(folder)
+    if not recorded:
         write_json_atomic(folder / PHOTOS_FILE, {"sha256": dict(sorted(hashes.items()))}, indent=0)
-    elif found != dict(hashes):
+    elif recorded != dict(hashes):
         raise UserError(
             f"wanted a store made from these photos in {folder}, found one made from others: name another folder"
         )

@@ -1,4 +1,4 @@
-"""Proposal pickles of wetectron, mmdet and detectron: what lies in each, as boxes and scores per image."""
+"""Read the proposals in pickles of wetectron, mmdet and detectron as half-open boxes and scores per image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from weaksam.config import UserError
 from weaksam.data.image_names import Key, first_repeat
-from weaksam.data.proposals.files import Found
+from weaksam.data.proposals.files import ProposalsByKey
 from weaksam.data.proposals.plain_pickle import read_plain_pickle
 from weaksam.structures.boxes import xyxy_from_inclusive, xyxy_from_xywh
 from weaksam.structures.proposals import Proposals
@@ -44,16 +44,16 @@ class ForeignProposals:
     inclusive: bool
     num_dropped: int
 
-    def by_key(self, in_order: Sequence[str], source: str) -> Found:
+    def by_key(self, in_order: Sequence[str], source: str) -> ProposalsByKey:
         """Proposals by key; a file without keys takes those of ``in_order``, of which there must be as many."""
         if all(key is not None for key, _ in self.images):
-            return {key: one for key, one in self.images if key is not None}
+            return {key: proposals for key, proposals in self.images if key is not None}
         if len(self.images) != len(in_order):
             raise UserError(
                 f"wanted the proposals of {len(in_order)} images in {source}, found {len(self.images)}: give the list "
                 "that the file was made with, in its order"
             )
-        return {key: one for key, (_, one) in zip(in_order, self.images, strict=True)}
+        return {key: proposals for key, (_, proposals) in zip(in_order, self.images, strict=True)}
 
 
 def read_foreign_proposals(path: Path, layout: Layout | None = None, corners: Corners = "auto") -> ForeignProposals:
@@ -65,33 +65,38 @@ def read_foreign_proposals(path: Path, layout: Layout | None = None, corners: Co
         if value is not None and value not in choices:
             raise UserError(f"wanted the {word} to be one of {', '.join(choices)}, found {value!r}: name one of them")
     content = read_plain_pickle(path, _WANTED)
-    found = _layout_of(content, path)
-    if layout is not None and layout != found:
-        raise UserError(f"wanted the layout {layout} in {path}, found {found}: leave the layout out or name another")
+    content_layout = _layout_of(content, path)
+    if layout is not None and layout != content_layout:
+        raise UserError(
+            f"wanted the layout {layout} in {path}, found {content_layout}: leave the layout out or name another"
+        )
     keys: Sequence[Key | None]
     if isinstance(content, Mapping):
         keys, boxes, scores = _dictionary(content, path)
     else:
         keys, (boxes, scores) = [None] * len(content), _listed(content)
     modern = isinstance(content, Mapping) and ("objectness_logits" in content or "bbox_mode" in content)
-    inclusive = corners == "inclusive" or (corners == "auto" and found in INCLUSIVE_LAYOUTS and not modern)
+    inclusive = corners == "inclusive" or (corners == "auto" and content_layout in INCLUSIVE_LAYOUTS and not modern)
     xywh = isinstance(content, Mapping) and _is_xywh(content, path)
     images: list[tuple[Key | None, Proposals]] = []
-    dropped = 0
-    for key, box, score in zip(keys, boxes, scores, strict=True):
-        one, bad = _proposals(box, score, inclusive, xywh, f"image {len(images) if key is None else key} of {path}")
-        images.append((key, one))
-        dropped += bad
-    return ForeignProposals(images, found, inclusive, dropped)
+    num_dropped = 0
+    for key, image_boxes, image_scores in zip(keys, boxes, scores, strict=True):
+        where = f"image {len(images) if key is None else key} of {path}"
+        proposals, num_bad = _proposals(image_boxes, image_scores, inclusive, xywh, where)
+        images.append((key, proposals))
+        num_dropped += num_bad
+    return ForeignProposals(images, content_layout, inclusive, num_dropped)
 
 
 def _layout_of(content: Any, path: Path) -> Layout:
+    """Whose file the content is of; raises `UserError` where it is of none."""
     if isinstance(content, (list, tuple)):
         return "mmdet"
     if isinstance(content, Mapping) and "boxes" in content:
-        for layout, key in (("wetectron", "indexes"), ("detectron", "ids")):
-            if key in content:
-                return layout  # type: ignore[return-value]
+        if "indexes" in content:
+            return "wetectron"
+        if "ids" in content:
+            return "detectron"
     shown = (
         f"a dictionary of {sorted(map(str, content))[:6]}" if isinstance(content, Mapping) else type(content).__name__
     )
@@ -120,6 +125,7 @@ def _dictionary(content: Mapping[str, Any], path: Path) -> tuple[list[Key], Sequ
 
 
 def _whole(key: Any, path: Path) -> int:
+    """The image number that ``key`` is, also where it was written as a float."""
     if not isinstance(key, (int, float)) or not float(key).is_integer():
         raise UserError(f"wanted a name or a whole number for each image of {path}, found {str(key)[:40]!r}")
     return int(key)

@@ -171,12 +171,12 @@ def _plain(value: Any, seen: dict[int, Any], depth: int) -> Any:
         return value
     if id(value) not in seen:
         if isinstance(value, _Array):
-            found = _plain(value.value, seen, depth + 1)
+            plain = _plain(value.value, seen, depth + 1)
         elif isinstance(value, dict):
-            found = {key: _plain(one, seen, depth + 1) for key, one in value.items()}
+            plain = {key: _plain(item, seen, depth + 1) for key, item in value.items()}
         else:
-            found = type(value)(_plain(one, seen, depth + 1) for one in value)
-        seen[id(value)] = found
+            plain = type(value)(_plain(item, seen, depth + 1) for item in value)
+        seen[id(value)] = plain
     return seen[id(value)]
 
 
