@@ -16,6 +16,7 @@ from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.pipeline.summary import StageReport, metrics_dict
 from weaksam.sam.nano.model import Architecture
 from weaksam.sam.official.architecture import SamArchitecture, build_sam
 from weaksam.stages.proposals.candidates import Candidates
@@ -166,3 +167,14 @@ def random_sam(seed: int, scale: float = 0.3, **changes: Any) -> Sam:
         {name: scale * torch.randn(value.shape, generator=generator) for name, value in state.items()}
     )
     return model
+
+
+def small_metrics() -> dict[str, Any]:
+    """The content of ``metrics.json`` after one measured stage: two classes, of which one has no true object."""
+    figures = {
+        "mean": {"0.5": 0.5, "0.75": 0.25},
+        "per_class": {"0.5": [0.5, None], "0.75": [0.25, None]},
+        "protocol": "VOC",
+    }
+    reports = [StageReport("wsod", "made", "good", 1.6, {"test_boxes": figures})]
+    return metrics_dict("run", ["cat", "<dog>"], reports, {"train": 2}, {"train": [("x.jpg", "is empty")]}, "A note.")

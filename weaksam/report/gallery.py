@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weaksam.data.images import read_image
 from weaksam.evaluation.truth import Truth
-from weaksam.report.page import Gallery, Photo, Picture
+from weaksam.report.page import Gallery, GalleryPhoto, Picture
 from weaksam.report.pictures import Canvas
 from weaksam.structures.clue_points import CLASSLESS, KIND_NAMES, KindMapsOf, PeaksOf
 from weaksam.structures.dataset import Dataset, Sample
@@ -75,7 +75,7 @@ def spread(samples: Sequence[Sample], count: int = NUM_PHOTOS) -> list[Sample]:
     return [samples[place] for place in places]
 
 
-def _train_photo(results: StageResults, sample: Sample) -> Photo:
+def _train_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
     image, pictures = read_image(sample.path), []
     if results.peaks is not None:
         peaks = results.peaks(sample.image_id)
@@ -94,10 +94,10 @@ def _train_photo(results: StageResults, sample: Sample) -> Photo:
         masks = results.pseudo_masks[sample.image_id]
         pictures.append(Picture(counted(len(masks), "pseudo mask"), Canvas(image).instances(masks).uri()))
     tags = ", ".join(results.train.classes[label] for label in sample.tags)
-    return Photo(sample.image_id, tags, pictures)
+    return GalleryPhoto(sample.image_id, tags, pictures)
 
 
-def _clue_photo(results: StageResults, sample: Sample) -> Photo:
+def _clue_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
     """A photo's maps, a picture for each class and kind, with the peaks found on them."""
     assert results.maps is not None and results.peaks is not None
     image, pictures = read_image(sample.path), []
@@ -110,16 +110,16 @@ def _clue_photo(results: StageResults, sample: Sample) -> Photo:
             canvas.points(peaks.points[on_map], peaks.labels[on_map].tolist())
             caption = f"{results.train.classes[label]}, {KIND_NAMES[kind]} map: {counted(int(on_map.sum()), 'peak')}"
             pictures.append(Picture(caption, canvas.uri()))
-    return Photo(sample.image_id, ", ".join(results.train.classes[label] for label in sample.tags), pictures)
+    return GalleryPhoto(sample.image_id, ", ".join(results.train.classes[label] for label in sample.tags), pictures)
 
 
-def _test_photo(results: StageResults, sample: Sample) -> Photo:
+def _test_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
     image, pictures = read_image(sample.path), []
     for title, detections in results.detections.items():
         kept = confident(detections[sample.image_id])
         canvas = _true_boxes(results, "test", sample, Canvas(image)).instances(kept, captions=_scores(kept))
         pictures.append(Picture(f"{title}: {len(kept)} shown{_true_count(results, 'test', sample)}", canvas.uri()))
-    return Photo(sample.image_id, "", pictures)
+    return GalleryPhoto(sample.image_id, "", pictures)
 
 
 def confident(detections: Instances) -> Instances:

@@ -27,7 +27,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Photo:
+class GalleryPhoto:
     """The pictures made of one photo, side by side."""
 
     name: str
@@ -41,7 +41,7 @@ class Gallery:
 
     title: str
     text: str
-    photos: list[Photo]
+    photos: list[GalleryPhoto]
 
 
 @dataclass
