@@ -20,7 +20,7 @@ from weaksam.pipeline.summary import StageReport, metrics_dict
 from weaksam.sam.nano.model import Architecture
 from weaksam.sam.official.architecture import SamArchitecture, build_sam
 from weaksam.stages.proposals.candidates import Candidates
-from weaksam.structures.dataset import Dataset
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.proposals import Proposals
 
@@ -113,6 +113,28 @@ def draw_discs(folder: Path, num: int = 12) -> Dataset:
         rows.append(f"{number:02d}.png,{';'.join(names)}")
     (folder / "tags.csv").write_text("\n".join(rows))
     return load_dataset(SplitSettings(images=folder / "photos", tags=folder / "tags.csv"), name="train")
+
+
+SQUARE_COLOURS = ((220, 30, 30), (30, 60, 220))
+
+
+def draw_squares(folder: Path) -> Dataset:
+    """Six photos of 96 x 64 or 64 x 96 pixels with one or two squares; the last has a tag but nothing in it."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for number in range(6):
+        size = (64, 96) if number % 2 else (96, 64)
+        image = rng.integers(100, 140, (*size, 3), dtype=np.uint8)
+        boxes = []
+        for label in range(0 if number == 5 else 1 + number % 2):
+            x, y = 4 + 30 * label, 6 + 5 * number
+            image[y : y + 26, x : x + 26] = SQUARE_COLOURS[label]
+            boxes.append((x, y, x + 26, y + 26))
+        path = folder / f"{number}.png"
+        Image.fromarray(image).save(path)
+        truth = instances(boxes, list(range(len(boxes))))
+        samples.append(Sample(path.name, path, size, tuple(truth.labels.tolist()) or (0,), truth, number + 1))
+    return Dataset("squares", ("red", "blue"), (3, 7), tuple(samples), ())
 
 
 # Runs

@@ -162,10 +162,10 @@ def test_halves_of_a_batch_teach_what_the_whole_does(tmp_path):
         return model
 
     whole, halves = trained("whole", 1), trained("halves", 2)
-    for wanted, found in zip(whole.parameters(), halves.parameters(), strict=True):
-        torch.testing.assert_close(found, wanted)
-    (wanted,), (found,) = training_history(tmp_path / "whole"), training_history(tmp_path / "halves")
-    assert found == pytest.approx(wanted)
+    for wanted, parameter in zip(whole.parameters(), halves.parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted)
+    (of_whole,), (of_halves,) = training_history(tmp_path / "whole"), training_history(tmp_path / "halves")
+    assert of_halves == pytest.approx(of_whole)
 
 
 @pytest.mark.parametrize("parts", [[], [{}]])

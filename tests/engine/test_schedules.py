@@ -9,8 +9,8 @@ from weaksam.engine.schedules import warmup_steps
 
 def test_a_rise_from_a_given_share_by_hand():
     """From 1/3 over four steps: 1/3 + 2/3 of 0, 1/4, 2/4, 3/4; then 1."""
-    found = [warmup_steps(step, 100, warmup=4, start_ratio=1 / 3) for step in range(6)]
-    assert found == pytest.approx([1 / 3, 1 / 2, 2 / 3, 5 / 6, 1, 1])
+    factors = [warmup_steps(step, 100, warmup=4, start_ratio=1 / 3) for step in range(6)]
+    assert factors == pytest.approx([1 / 3, 1 / 2, 2 / 3, 5 / 6, 1, 1])
     assert warmup_steps(0, 100, warmup=500, start_ratio=1e-3) == 1e-3
     assert warmup_steps(0, 100, warmup=0, start_ratio=1e-3) == 1.0
 
@@ -22,8 +22,8 @@ def test_the_rise_without_a_share_stays_as_it_was():
 def test_a_rate_may_grow_at_the_milestones():
     """MIST's drop-block: times 3 at 20,000 and at 26,700 of 30,000 steps (specification, section 3.2)."""
     shares = (20_000 / 30_000, 26_700 / 30_000)
-    found = [warmup_steps(step, 30_000, 200, shares, 3.0, 1 / 3) for step in (19_999, 20_000, 26_699, 26_700, 29_999)]
-    assert found == pytest.approx([1, 3, 3, 9, 9])
+    factors = [warmup_steps(step, 30_000, 200, shares, 3.0, 1 / 3) for step in (19_999, 20_000, 26_699, 26_700, 29_999)]
+    assert factors == pytest.approx([1, 3, 3, 9, 9])
 
 
 def test_a_milestone_is_met_at_its_very_step():

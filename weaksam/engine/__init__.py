@@ -1,1 +1,1 @@
-"""Training loop, checkpoints, seeds, progress and logs; knows no method."""
+"""Training loop, state, precision, schedules, ranks, seeds and log, and the training of detectors; knows no method."""

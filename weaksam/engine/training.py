@@ -1,4 +1,4 @@
-"""Train any model on any losses, so that a killed run resumed equals an unbroken one bit for bit."""
+"""Train any model on any losses, so that a killed and resumed run equals an unbroken one bit for bit."""
 
 from __future__ import annotations
 

@@ -5,15 +5,11 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from weaksam.config import UserError
-from weaksam.models.backbones.batch_norm import fold_batch_norm
 from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.inputs import normalise
-from weaksam.models.backbones.pyramid import fpn_backbone
 from weaksam.models.backbones.settings import BackboneSettings
-from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.store.weights import load_state, save_weights
 
 MOBILENET = "weights/mobilenet_v2_imagenet.safetensors"
@@ -34,13 +30,6 @@ def written(tmp_path_factory):
     return path, network
 
 
-def test_normalise_is_the_imagenet_one_for_both_kinds_of_numbers():
-    white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
-    expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
-    assert normalise(white).flatten().tolist() == pytest.approx(expected)
-    assert torch.equal(normalise(white), normalise(torch.ones(1, 3, 1, 1)))
-
-
 @torch.inference_mode()
 def test_maps_equal_torchvisions_layers(written):
     path, network = written
@@ -55,10 +44,10 @@ def test_maps_equal_torchvisions_layers(written):
             expected["mid"] = layer.conv[0](hidden)
         hidden = layer(hidden)
         expected[{3: "c2", 6: "c3", 13: "c4", 17: "last", 18: "head"}.get(index, "-")] = hidden
-    for name, found in maps.items():
-        torch.testing.assert_close(found, expected[name], rtol=1e-3, atol=1e-3)
-        assert found.shape[1] == extractor.channels[name]
-        assert found.shape[2] == 64 // extractor.strides[name]
+    for name, feature_map in maps.items():
+        torch.testing.assert_close(feature_map, expected[name], rtol=1e-3, atol=1e-3)
+        assert feature_map.shape[1] == extractor.channels[name]
+        assert feature_map.shape[2] == 64 // extractor.strides[name]
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50"])
@@ -81,24 +70,10 @@ def test_strides_and_channels_are_those_of_the_maps_and_nothing_trains(name):
     names = ("c2", "c3", "mid", "last")
     for dilate in (True, False):
         extractor = build_features(BackboneSettings(name=name, weights="none"), dilate=dilate, maps=names)
-        for key, found in extractor(torch.randn(1, 3, 64, 64)).items():
-            assert found.shape == (1, extractor.channels[key], *2 * (64 // extractor.strides[key],))
+        for key, feature_map in extractor(torch.randn(1, 3, 64, 64)).items():
+            assert feature_map.shape == (1, extractor.channels[key], *2 * (64 // extractor.strides[key],))
         assert not any(parameter.requires_grad for parameter in extractor.parameters())
         assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in extractor.modules())
-
-
-@torch.inference_mode()
-def test_folding_changes_nothing_but_the_number_of_modules():
-    torch.manual_seed(0)
-    norm = FrozenBatchNorm2d(4)
-    for buffer in norm.buffers():
-        torch.nn.init.uniform_(buffer, 0.5, 2.0)
-    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), norm, torch.nn.ReLU())
-    images = torch.randn(1, 3, 9, 9)
-    before = plain(images)
-    folded = fold_batch_norm(plain)
-    torch.testing.assert_close(folded(images), before, rtol=1e-5, atol=1e-5)
-    assert isinstance(folded[1], torch.nn.Identity) and folded[0].bias is not None
 
 
 def test_the_bundled_test_weights_recognise_a_cat(shared_data):
@@ -111,25 +86,6 @@ def test_the_bundled_test_weights_recognise_a_cat(shared_data):
     scores = (pooled @ state["classifier.1.weight"].T + state["classifier.1.bias"]).softmax(1)[0]
     assert int(scores.argmax()) == 285  # Egyptian cat
     assert float(scores[285]) > 0.6
-
-
-@pytest.mark.parametrize(("name", "levels"), [("mobilenet_v2", 4), ("resnet50", 4), ("vgg16", 3)])
-def test_the_pyramid_halves_at_every_level_and_trains_only_what_was_asked(name, levels):
-    settings = BackboneSettings(name=name, weights="none")
-    pyramid = fpn_backbone(settings, out_channels=16, trainable_layers=0)
-    maps = pyramid(torch.randn(1, 3, 128, 64))
-    assert [tuple(found.shape) for found in maps.values()] == [(1, 16, 16 >> i, 8 >> i) for i in range(levels)]
-    assert not any(p.requires_grad for p in pyramid.body.parameters())
-    assert all(p.requires_grad for p in pyramid.fpn.parameters())
-    trained = [
-        sum(
-            p.numel()
-            for p in fpn_backbone(settings, out_channels=16, trainable_layers=n).body.parameters()
-            if p.requires_grad
-        )
-        for n in (0, 1, 2, 3)
-    ]
-    assert trained == sorted(set(trained)) and trained[0] == 0
 
 
 def test_wrong_weights_are_one_sentence_each(tmp_path, written):
@@ -148,8 +104,8 @@ def test_wrong_weights_are_one_sentence_each(tmp_path, written):
         ("resnet50", path, "backbone resnet50"),
         ("vgg16", path, "backbone vgg16"),
     ]
-    for name, file, said in cases:
-        with pytest.raises(UserError, match=said) as caught:
+    for name, file, message in cases:
+        with pytest.raises(UserError, match=message) as caught:
             build_features(BackboneSettings(name=name, weights=str(file)))
         assert "\n" not in str(caught.value)
 
@@ -172,36 +128,6 @@ def test_no_network_for_the_download_is_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_map_or_stage_names_what_there_is():
-    settings = BackboneSettings(name="vgg16", weights="none")
+def test_an_unknown_map_names_what_there_is():
     with pytest.raises(UserError, match="c2, c3, mid, last"):
-        build_features(settings, maps=("head",))
-    with pytest.raises(UserError, match="0 to 5"):
-        fpn_backbone(settings, out_channels=8, trainable_layers=9)
-
-
-def test_the_fingerprint_follows_the_bytes_and_the_name(tmp_path, written):
-    path, _ = written
-    first = backbone_fingerprint(BackboneSettings(weights=str(path)))
-    copy = tmp_path / "copy.safetensors"
-    copy.write_bytes(path.read_bytes())
-    assert backbone_fingerprint(BackboneSettings(weights=str(copy))) == first
-    changed = bytearray(path.read_bytes())
-    changed[-1] ^= 1
-    copy.write_bytes(bytes(changed))
-    assert backbone_fingerprint(BackboneSettings(weights=str(copy))) != first
-    names = {backbone_fingerprint(BackboneSettings(name=n, weights="none")) for n in ("mobilenet_v2", "vgg16")}
-    assert len(names) == 2
-    with pytest.raises(UserError, match="not a file"):
-        backbone_fingerprint(BackboneSettings(weights=str(tmp_path / "absent")))
-
-
-def test_torchvisions_other_weights_are_taken_by_name() -> None:
-    def fingerprint(name: str, weights: str) -> str:
-        return backbone_fingerprint(BackboneSettings(name=name, weights=weights))
-
-    first, second = (fingerprint("resnet50", f"IMAGENET1K_V{number}") for number in (1, 2))
-    assert first == fingerprint("resnet50", "imagenet") != second
-    assert fingerprint("vgg16", "imagenet1k_features") not in {first, second, fingerprint("vgg16", "imagenet")}
-    with pytest.raises(UserError, match="IMAGENET1K_V9, which is not a file"):
-        fingerprint("resnet50", "IMAGENET1K_V9")
+        build_features(BackboneSettings(name="vgg16", weights="none"), maps=("head",))

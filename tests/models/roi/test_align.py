@@ -28,12 +28,12 @@ def maps(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def test_equals_torchvision(size: int, sampling_ratio: int, aligned: bool) -> None:
     features, rois = maps(2, 3, 7, 10), numbered([AWKWARD, AWKWARD.flip(0)[:4] + 3])
     options = {"sampling_ratio": sampling_ratio, "aligned": aligned}
-    found = roi_align(features, rois, scale=1 / 8, size=size, **options)
+    pooled = roi_align(features, rois, scale=1 / 8, size=size, **options)
     wanted = torchvision_align(features, rois, size, 1 / 8, **options)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
-    mine, theirs = (torch.autograd.grad(one, features, grad)[0] for one in (found, wanted))
-    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pooled, wanted, rtol=1e-5, atol=1e-6)
+    grad = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1))
+    gradient, wanted_gradient = (torch.autograd.grad(values, features, grad)[0] for values in (pooled, wanted))
+    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_channels_last_maps_give_the_same() -> None:
@@ -47,7 +47,7 @@ def test_the_gradient_is_right_to_the_last_digits_of_float64() -> None:
     features, rois = maps(2, 2, 4, 5, dtype=torch.float64), numbered([AWKWARD.double(), AWKWARD[:2].double()])
     for aligned in (True, False):
         assert torch.autograd.gradcheck(
-            lambda one, aligned=aligned: roi_align(one, rois, scale=1 / 16, size=2, aligned=aligned), (features,)
+            lambda values, aligned=aligned: roi_align(values, rois, scale=1 / 16, size=2, aligned=aligned), (features,)
         )
 
 
@@ -79,18 +79,20 @@ def test_a_pyramid_equals_torchvision(strides: tuple[int, ...]) -> None:
     names = [str(level) for level in range(len(strides))]
     levels = {name: maps(2, 4, *size) for name, size in zip(names, sizes, strict=True)}
     boxes, shapes = [boxes_of_all_sizes(40), boxes_of_all_sizes(15)], [(832, 700), (800, 768)]
-    found = PyramidAlign(names, strides, size=3)(levels, boxes, shapes)
+    pooled = PyramidAlign(names, strides, size=3)(levels, boxes, shapes)
     wanted = MultiScaleRoIAlign(names, 3, 2)(levels, boxes, shapes)
-    assert found.shape == (55, 4, 3, 3)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
-    mine, theirs = (torch.autograd.grad(one, list(levels.values()), grad) for one in (found, wanted))
-    for one, other in zip(mine, theirs, strict=True):
-        assert other.any()
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert pooled.shape == (55, 4, 3, 3)
+    torch.testing.assert_close(pooled, wanted, rtol=1e-5, atol=1e-6)
+    grad = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1))
+    gradients, wanted_gradients = (
+        torch.autograd.grad(values, list(levels.values()), grad) for values in (pooled, wanted)
+    )
+    for gradient, wanted_gradient in zip(gradients, wanted_gradients, strict=True):
+        assert wanted_gradient.any()
+        torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-5, atol=1e-5)
 
 
 def test_a_pyramid_without_rois() -> None:
     levels = {"0": maps(2, 4, 8, 8), "1": maps(2, 4, 4, 4)}
-    found = PyramidAlign(["0", "1"], (8, 16), size=3)(levels, [torch.zeros(0, 4)] * 2, [(64, 64)] * 2)
-    assert found.shape == (0, 4, 3, 3)
+    pooled = PyramidAlign(["0", "1"], (8, 16), size=3)(levels, [torch.zeros(0, 4)] * 2, [(64, 64)] * 2)
+    assert pooled.shape == (0, 4, 3, 3)

@@ -27,8 +27,8 @@ def maps(photos: int = 2, channels: int = 3, dtype: torch.dtype = torch.float32)
     return torch.randn(photos, channels, 7, 10, dtype=dtype).requires_grad_()
 
 
-def theirs(features: Tensor, boxes: list[Tensor], method: Method, size: int) -> Tensor:
-    boxes = [one.to(features) for one in boxes]
+def torchvisions(features: Tensor, boxes: list[Tensor], method: Method, size: int) -> Tensor:
+    boxes = [of_photo.to(features) for of_photo in boxes]
     if method == "align":
         return roi_align(features, boxes, size, 1 / STRIDE, sampling_ratio=2, aligned=True)
     return roi_pool(features, boxes, size, 1 / STRIDE)
@@ -46,14 +46,14 @@ def crowd(num: int, seed: int = 1) -> Tensor:
 def test_values_and_gradient_equal_torchvision(method: Method, size: int, deterministic: bool) -> None:
     boxes = [torch.cat([AWKWARD, crowd(20)]), crowd(15, seed=2)]
     features = maps()
-    found = pool_rois(features, boxes, size=size, stride=STRIDE, method=method, deterministic=deterministic)
-    wanted = theirs(features, boxes, method, size)
-    assert found.shape == (45, 3, size, size)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    grad = torch.randn(found.shape, generator=torch.Generator().manual_seed(3))
-    (mine,) = torch.autograd.grad(found, features, grad)
-    (yours,) = torch.autograd.grad(wanted, features, grad)
-    torch.testing.assert_close(mine, yours, rtol=1e-5, atol=1e-5)
+    pooled = pool_rois(features, boxes, size=size, stride=STRIDE, method=method, deterministic=deterministic)
+    wanted = torchvisions(features, boxes, method, size)
+    assert pooled.shape == (45, 3, size, size)
+    torch.testing.assert_close(pooled, wanted, rtol=1e-5, atol=1e-6)
+    grad = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(3))
+    (gradient,) = torch.autograd.grad(pooled, features, grad)
+    (wanted_gradient,) = torch.autograd.grad(wanted, features, grad)
+    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("sampling_ratio", [1, 3])
@@ -72,7 +72,7 @@ def test_the_gradient_is_right_to_the_last_digits_of_float64(method: Method) -> 
     features = maps(channels=2, dtype=torch.float64)
     boxes = [AWKWARD, crowd(4)]
     assert torch.autograd.gradcheck(
-        lambda one: pool_rois(one, boxes, size=2, stride=STRIDE, method=method, deterministic=True), (features,)
+        lambda values: pool_rois(values, boxes, size=2, stride=STRIDE, method=method, deterministic=True), (features,)
     )
 
 
@@ -83,8 +83,8 @@ def test_a_photo_gets_the_gradient_of_its_own_rois(method: Method) -> None:
     pooled = pool_rois(features, boxes, **options)
     (together,) = torch.autograd.grad(pooled.square().sum(), features)
     for photo in range(2):
-        one = features[photo : photo + 1]
-        (alone,) = torch.autograd.grad(pool_rois(one, [boxes[photo]], **options).square().sum(), features)
+        own_map = features[photo : photo + 1]
+        (alone,) = torch.autograd.grad(pool_rois(own_map, [boxes[photo]], **options).square().sum(), features)
         torch.testing.assert_close(together[photo], alone[photo])
     (first_only,) = torch.autograd.grad(pool_rois(features, boxes, **options)[: len(AWKWARD)].sum(), features)
     assert first_only[0].any() and not first_only[1].any()
@@ -105,10 +105,10 @@ def test_the_repeatable_gradient_is_the_same_to_the_bit_in_any_order_and_the_pla
     grad = torch.randn(300, 4, 4, 4, generator=generator) * torch.logspace(-6, 6, 300)[:, None, None, None]
     grad = grad.to(dtype)
     orders = [torch.arange(300), *(torch.randperm(300, generator=generator) for _ in range(3))]
-    exact = [shuffled_gradient(features, boxes, grad, one, method=method, deterministic=True) for one in orders]
-    plain = [shuffled_gradient(features, boxes, grad, one, method=method) for one in orders]
-    assert all(torch.equal(exact[0], one) for one in exact)
-    assert not all(torch.equal(plain[0], one) for one in plain)
+    exact = [shuffled_gradient(features, boxes, grad, order, method=method, deterministic=True) for order in orders]
+    plain = [shuffled_gradient(features, boxes, grad, order, method=method) for order in orders]
+    assert all(torch.equal(exact[0], gradient) for gradient in exact)
+    assert not all(torch.equal(plain[0], gradient) for gradient in plain)
 
 
 def test_parts_of_another_length_add_up_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_half_formats_are_pooled_in_float32(method: Method, deterministic: bool,
     features = maps().detach().to(dtype).requires_grad_()
     exact = features.detach().float().requires_grad_()
     pooled = pool_rois(features, [AWKWARD, crowd(5)], size=2, stride=STRIDE, method=method, deterministic=deterministic)
-    wanted = theirs(exact, [AWKWARD, crowd(5)], method, 2)
+    wanted = torchvisions(exact, [AWKWARD, crowd(5)], method, 2)
     torch.testing.assert_close(pooled, wanted.to(dtype), rtol=2**-7, atol=1e-3)
     (grad,) = torch.autograd.grad(pooled.float().sum(), features)
     (wanted_grad,) = torch.autograd.grad(wanted.sum(), exact)
@@ -158,11 +158,11 @@ def test_a_gradient_that_is_not_finite_stays_visible_where_it_is(method: Method,
     )
     grad = torch.full_like(pooled, 1e-30)
     grad[0, 1, 0, 0] = bad
-    (found,) = torch.autograd.grad(pooled, features, grad)
-    assert not found[0, 1].isfinite().all()
-    assert found[0, 1, 3:].isfinite().all()
+    (gradient,) = torch.autograd.grad(pooled, features, grad)
+    assert not gradient[0, 1].isfinite().all()
+    assert gradient[0, 1, 3:].isfinite().all()
     for channel in (0, 2):
-        assert found[0, channel].sum().item() == pytest.approx(4e-30, rel=1e-5, abs=0)  # one per output cell
+        assert gradient[0, channel].sum().item() == pytest.approx(4e-30, rel=1e-5, abs=0)  # one per output cell
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -171,8 +171,8 @@ def test_gradients_of_any_size_keep_their_digits(method: Method, factor: float) 
     features, boxes = maps(photos=1), [torch.tensor([[0.0, 0, 40, 40]])]
     pooled = pool_rois(features, boxes, size=2, stride=STRIDE, method=method, deterministic=True)
     (plain,) = torch.autograd.grad(pooled.sum(), features, retain_graph=True)
-    (found,) = torch.autograd.grad(pooled, features, torch.full_like(pooled, factor))
-    torch.testing.assert_close(found, plain * factor, rtol=1e-5, atol=0.0 if factor > 1e-35 else 1e-44)
+    (gradient,) = torch.autograd.grad(pooled, features, torch.full_like(pooled, factor))
+    torch.testing.assert_close(gradient, plain * factor, rtol=1e-5, atol=0.0 if factor > 1e-35 else 1e-44)
 
 
 def test_a_sample_between_cells_by_hand() -> None:
@@ -183,7 +183,7 @@ def test_a_sample_between_cells_by_hand() -> None:
     assert features.grad is not None and features.grad.tolist() == [[[[0.375, 0.375], [0.125, 0.125]]]]
 
 
-def test_wrong_arguments_are_told() -> None:
+def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="2 feature maps need as many tensors of boxes, but there are 1"):
         pool_rois(maps(), [AWKWARD], size=2, stride=STRIDE)
     with pytest.raises(ValueError, match="size and sampling_ratio must be at least 1"):

@@ -1,0 +1,44 @@
+"""Views of a training photo: boxes and masks move with the pixels, and the draw follows from the generator."""
+
+import torch
+
+from tests.helpers import instances
+from weaksam.engine.detectors.augmentation import AugmentSettings, change_colours, vary
+from weaksam.structures.instances import Instances
+from weaksam.structures.masks import rle_from_mask
+
+
+def test_a_view_moves_boxes_and_masks_with_the_pixels():
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    image[:, 10:20, 30:50] = 255
+    mask = image[0] > 0
+    box = instances([[30, 10, 50, 20]], [1]).replace(masks=(rle_from_mask(mask),))
+    views = set()
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        settings = AugmentSettings(smallest_scale=0.5, largest_scale=2.0, colour_jitter=0)
+        view, moved, masks = vary(image, box, settings, generator)
+        x1, y1, x2, y2 = moved.boxes[0].round().int().tolist()
+        bright = view[0] > 0.5
+        inside = torch.zeros_like(bright)
+        inside[y1:y2, x1:x2] = True
+        # Box, mask and bright pixels are the same region, up to the rounding of one pixel at each border
+        assert (bright ^ inside).sum() <= 2 * ((x2 - x1) + (y2 - y1))
+        assert (bright ^ masks[0]).sum() <= 2 * ((x2 - x1) + (y2 - y1))
+        views.add(bool(x1 < view.shape[2] / 3))  # mirrored: 10..30 of 60; not mirrored: 30..50
+    assert views == {True, False}
+
+
+def test_the_draw_of_a_view_follows_from_the_generator_alone():
+    image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
+    views = [vary(image, Instances.empty(), AugmentSettings(), torch.Generator().manual_seed(s))[0] for s in (1, 1, 2)]
+    assert torch.equal(views[0], views[1])
+    assert views[0].shape != views[2].shape or not torch.equal(views[0], views[2])
+
+
+def test_colours_change_by_the_stated_share():
+    image = torch.full((3, 2, 2), 0.5)
+    # Draws 1, 0.5, 0.5: brightness times 1.2, contrast and saturation unchanged; a grey photo stays grey
+    torch.testing.assert_close(change_colours(image, (1.0, 0.5, 0.5), 0.2), torch.full((3, 2, 2), 0.6))
+    torch.testing.assert_close(change_colours(image, (0.0, 0.5, 0.5), 0.2), torch.full((3, 2, 2), 0.4))
+    assert change_colours(image, (1.0, 1.0, 1.0), 0.0) is image

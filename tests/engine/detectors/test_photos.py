@@ -1,0 +1,26 @@
+"""Photos at the detector's size: by hand, with the boxes and masks that shrink with them."""
+
+import pytest
+import torch
+
+from tests.helpers import instances
+from weaksam.engine.detectors.photos import ResizedPhoto, fit_size, shrink
+from weaksam.structures.masks import mask_from_rle, rle_from_mask
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((480, 640), (288, 384)), ((640, 480), (384, 288)), ((100, 400), (104, 416)), ((288, 300), (288, 300))],
+)
+def test_resizing_keeps_the_short_side_unless_the_long_one_would_be_too_long(size, expected):
+    assert fit_size(size, 288, 416) == expected
+
+
+def test_boxes_and_masks_shrink_with_the_photo():
+    full = torch.zeros(96, 64, dtype=torch.bool)
+    full[32:64, 16:48] = True
+    photo = ResizedPhoto("0.png", torch.zeros(3, 48, 32, dtype=torch.uint8), (96, 64))
+    small = shrink(instances([[16, 32, 48, 64]]).replace(masks=(rle_from_mask(full),)), photo)
+    assert small.boxes.tolist() == [[8, 16, 24, 32]]
+    mask = mask_from_rle(small.masks[0])
+    assert mask.shape == (48, 32) and mask[16:32, 8:24].all() and int(mask.sum()) == 256

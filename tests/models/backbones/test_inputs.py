@@ -1,0 +1,24 @@
+"""A photo as a backbone's input: ImageNet's mean and deviation, sides by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from weaksam.models.backbones.inputs import input_photo, normalise
+
+
+def test_normalise_is_the_imagenet_one_for_both_kinds_of_numbers():
+    white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+    expected = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    assert normalise(white).flatten().tolist() == pytest.approx(expected)
+    assert torch.equal(normalise(white), normalise(torch.ones(1, 3, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((100, 200), (32, 64)), ((200, 100), (64, 32)), ((4, 400), (32, 64)), ((64, 64), (64, 64))]
+)
+def test_the_longer_side_is_as_asked_and_the_shorter_holds_two_cells(size, expected):
+    photo = np.full((*size, 3), 255, dtype=np.uint8)
+    pixels = input_photo(photo, 64)
+    assert pixels.shape == (1, 3, *expected)
+    torch.testing.assert_close(pixels[0, :, :1, :1], normalise(torch.ones(3, 1, 1)))

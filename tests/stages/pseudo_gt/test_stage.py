@@ -1,0 +1,71 @@
+"""The stage of pseudo ground truth: the store and the file it leaves, and what makes another store."""
+
+import json
+
+import pytest
+
+from tests.helpers import context, instances
+from weaksam.data.detection_stores import detection_store
+from weaksam.stages.pseudo_gt import PseudoGtSettings, run
+from weaksam.structures.dataset import Dataset, Sample
+
+
+def make_context(out, tags):
+    samples = tuple(
+        Sample(name, out / name, (100, 120), labels, None, number, sha256=name)
+        for number, (name, labels) in enumerate(sorted(tags.items()), start=5)
+    )
+    train = Dataset("train", ("cat", "dog"), (3, 7), samples)
+    return context(out, train)
+
+
+TAGS = {"a.jpg": (0, 1), "b.jpg": (1,), "c.jpg": (0,)}
+APART = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]]
+DETECTIONS = {
+    "a.jpg": instances(APART, [0, 0, 0, 1], [0.9, 0.8, 0.1, 0.5]),
+    "b.jpg": instances([APART[0], [1, 2, 31, 42]], [0, 1], [0.9, 0.25]),
+}  # nothing was found in c.jpg
+
+
+def test_run_writes_a_row_per_image_and_a_coco_file(tmp_path):
+    store = run(make_context(tmp_path, TAGS), PseudoGtSettings(), DETECTIONS)
+    rows = {row["image_id"]: row for row in store.rows()}
+    assert rows["a.jpg"]["labels"].tolist() == [0, 0, 1]
+    assert rows["a.jpg"]["scores"].tolist() == pytest.approx([0.9, 0.8, 0.5])
+    assert rows["b.jpg"]["boxes"].tolist() == [[1, 2, 31, 42]]
+    assert rows["c.jpg"]["boxes"].shape == (0, 4)
+    content = json.loads((tmp_path / "pseudo_gt" / "train.json").read_text())
+    assert [image["id"] for image in content["images"]] == [5, 6, 7]  # the image without a box is there
+    assert [category["id"] for category in content["categories"]] == [3, 7]
+    boxes = [(row["image_id"], row["category_id"], row["bbox"]) for row in content["annotations"]]
+    assert boxes[-1] == (6, 7, [1, 2, 30, 40]) and len(boxes) == 4
+    assert content["annotations"][-1]["score"] == pytest.approx(0.25)
+
+
+def test_run_reads_a_store_and_settings_make_another(tmp_path):
+    run_context = make_context(tmp_path, TAGS)
+    source = detection_store(tmp_path / "wsod", "wsod", "f" * 64, run_context.train, masks=False)
+    for part in source.missing_parts():
+        source.write(part, (_row(name) for name in part.image_ids))
+    source.seal()
+    adaptive = run(run_context, PseudoGtSettings(), source)
+    top1 = run(run_context, PseudoGtSettings(method="top1"), source)
+    assert adaptive.folder != top1.folder
+    assert adaptive["a.jpg"]["labels"].tolist() == [0, 0, 1] and top1["a.jpg"]["labels"].tolist() == [0, 1]
+    plain = json.loads((tmp_path / "pseudo_gt" / "train.json").read_text())
+    assert len(plain["annotations"]) == 3  # the file is of the last run
+    stamp = (adaptive.folder / "manifest.json").stat().st_mtime_ns
+    again = run(run_context, PseudoGtSettings(), source)
+    assert again.folder == adaptive.folder and (again.folder / "manifest.json").stat().st_mtime_ns == stamp
+
+
+def _row(name):
+    detections = DETECTIONS.get(name, instances([], scores=[]))
+    return {"image_id": name, "boxes": detections.boxes, "labels": detections.labels, "scores": detections.scores}
+
+
+def test_other_detections_make_another_store(tmp_path):
+    run_context = make_context(tmp_path, TAGS)
+    changed = {**DETECTIONS, "c.jpg": instances(APART[:1], [0], [0.5])}
+    first, second = run(run_context, PseudoGtSettings(), DETECTIONS), run(run_context, PseudoGtSettings(), changed)
+    assert first.fingerprint != second.fingerprint and len(second["c.jpg"]["boxes"]) == 1
