@@ -1,5 +1,6 @@
 """Build what several test files need: run contexts, instances, proposals, photos, drawn datasets and toy segmenters."""
 
+import json
 import multiprocessing
 import pickle
 from collections.abc import Sequence
@@ -155,6 +156,11 @@ def context(
     """What a stage gets of a run on the CPU, with frozen models that need no download; silent without ``log``."""
     log = RunLog(None) if log is None else log
     return RunContext(out, seed, CPU, train, test, log, backbone)
+
+
+def training_history(folder: Path) -> list[dict[str, float]]:
+    """Mean of every loss per epoch, from a folder that a training sealed."""
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["history"]
 
 
 # Toy segmenters

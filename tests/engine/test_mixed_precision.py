@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers import training_history
 from weaksam.engine.mixed_precision import ScaledAdam, ScaledAdamW
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
-from weaksam.engine.training_state import training_history
 
 
 def make_model() -> nn.Sequential:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.helpers import training_history
 from weaksam.config import UserError
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
-from weaksam.engine.training_state import training_history
 
 
 class Players(nn.Module):

@@ -16,12 +16,13 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from tests.helpers import training_history
 from weaksam.config import UserError
 from weaksam.engine import loss_values
 from weaksam.engine.schedules import warmup_cosine
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
-from weaksam.engine.training_state import RandomState, training_history
+from weaksam.engine.training_state import RandomState
 from weaksam.store.weights import load_state, read_metadata
 
 NUM_EPOCHS, NUM_STEPS = 3, 4

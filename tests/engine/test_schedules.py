@@ -20,7 +20,7 @@ def test_the_rise_without_a_share_stays_as_it_was():
 
 
 def test_a_rate_may_grow_at_the_milestones():
-    """MIST's drop-block: times 3 at 20,000 and at 26,700 of 30,000 steps (specification, section 3.2)."""
+    """Concrete DropBlock of MIST (Ren et al., CVPR 2020): times 3 at 20,000 and at 26,700 of 30,000 steps."""
     shares = (20_000 / 30_000, 26_700 / 30_000)
     factors = [warmup_steps(step, 30_000, 200, shares, 3.0, 1 / 3) for step in (19_999, 20_000, 26_699, 26_700, 29_999)]
     assert factors == pytest.approx([1, 3, 3, 9, 9])

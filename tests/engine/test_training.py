@@ -15,13 +15,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import PROCESSES
+from tests.helpers import PROCESSES, training_history
 from weaksam.config import UserError
 from weaksam.engine.log import RunLog
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
-from weaksam.engine.training_state import training_history
 
 NUM_EPOCHS, NUM_STEPS = 3, 4
 

@@ -73,6 +73,7 @@ class LossValues:
             self._add_to_sums(losses, list(itertools.islice(values, len(losses.values))))
 
     def _add_to_sums(self, losses: _StepLosses, values: Sequence[float]) -> None:
+        """Add one step's ``values`` (of the losses, then of the gradient's norm if it is checked) if all are finite."""
         for name, value in zip((*losses.names, "gradient norm"), values, strict=False):
             if not math.isfinite(value):
                 raise UserError(

@@ -33,6 +33,7 @@ def warmup_steps(
 
 
 def _rise(step: int, warmup: int, start_ratio: float | None) -> float:
+    """Factor of the warm-up alone: 1 from step ``warmup`` on."""
     if step >= warmup:
         return 1.0
     if start_ratio is None:

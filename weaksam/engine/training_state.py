@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from weaksam.store.files import file_sha256, write_json_atomic
 from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
 History = list[dict[str, float]]
+"""Mean of every loss by name, epoch after epoch."""
 
 _MODEL, _RANDOM = "model.", "random."
 
@@ -129,12 +129,6 @@ def load_trained(model: nn.Module, job: TrainingJob) -> bool:
     return True
 
 
-def training_history(folder: Path) -> History:
-    """Mean of every loss per epoch, from a folder that `fit` sealed; empty if it has not."""
-    path = folder / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8"))["history"] if path.is_file() else []
-
-
 def seal(model: nn.Module, job: TrainingJob, history: History) -> None:
     """Write the trained weights and their manifest, and remove the state."""
     path = job.folder / "weights.safetensors"
@@ -156,6 +150,7 @@ def _key(number: int) -> str:
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix``, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -173,6 +168,7 @@ def _pack(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, 
 
 
 def _unpack(optimizer: Optimizer, tensors: dict[str, Tensor], numbers: dict[str, dict[str, Any]]) -> None:
+    """Load what `_pack` gave into the optimizer."""
     state: dict[int | str, dict[str, Any]] = {_index(name): dict(items) for name, items in numbers.items()}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
@@ -186,6 +182,7 @@ def _index(name: str) -> int | str:
 
 
 def _check_fingerprint(found: str | None, job: TrainingJob) -> None:
+    """UserError where a file in the job's folder has another fingerprint than the job."""
     if found != job.fingerprint:
         raise UserError(
             f"{job.folder} holds {job.label} trained with other settings (fingerprint {str(found)[:12]}, wanted "

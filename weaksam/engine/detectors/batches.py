@@ -69,11 +69,13 @@ class TrainingPhotos:
             yield self._batch(batches[index], epoch, augment, seed)
 
     def _groups(self) -> list[list[int]]:
+        """Numbers of the upright and of the wide photos, without empty groups."""
         upright = [i for i, photo in enumerate(self.photos) if photo.image.shape[1] > photo.image.shape[2]]
         wide = [i for i, photo in enumerate(self.photos) if photo.image.shape[1] <= photo.image.shape[2]]
         return [group for group in (upright, wide) if group]
 
     def _batch(self, indices: Sequence[int], epoch: int, augment: AugmentSettings, seed: int) -> DetectorBatch:
+        """The photos of these numbers, each varied by the draw of (seed, image id, epoch)."""
         images, targets = [], []
         for index in indices:
             photo = self.photos[index]

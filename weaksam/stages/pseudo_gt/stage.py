@@ -51,6 +51,7 @@ def _choose(detections: Instances, tags: tuple[int, ...], settings: PseudoGtSett
 
 
 def _fingerprint(detections: Store | Mapping[str, Instances]) -> str:
+    """Of a store its own, of instances one over boxes, labels and scores."""
     if isinstance(detections, Store):
         return detections.fingerprint
     rows = {
