@@ -21,7 +21,7 @@ import torch
 from weaksam.data.images import read_image
 from weaksam.sam.nano.decoder import denormals_as_zero
 from weaksam.sam.nano.frame import areas, framed
-from weaksam.sam.nano.segmenter import CHUNK, SamNano, prompt_slots
+from weaksam.sam.nano.segmenter import PROMPTS_AT_ONCE, SamNano, prompt_slots
 from weaksam.sam.prompts import Prompts
 from weaksam.stages.proposals import Proposals, ProposalSettings, propose
 from weaksam.stages.proposals.prompts import grid_points
@@ -46,7 +46,7 @@ def seconds_by_part(segmenter: SamNano, image: np.ndarray, grid_side: int) -> di
     parts = dict.fromkeys(("encoding", "transformer", "upscaling", "masks, boxes, stability"), 0.0)
     parts["encoding"], embedding = clocked(lambda: segmenter.encode(image))
     coords, labels = prompt_slots(embedding, Prompts.single_points(grid_points(embedding.size, grid_side)))
-    for chunk in zip(coords.split(CHUNK), labels.split(CHUNK), strict=True):
+    for chunk in zip(coords.split(PROMPTS_AT_ONCE), labels.split(PROMPTS_AT_ONCE), strict=True):
         with denormals_as_zero():
             seconds, decoded = clocked(lambda c=chunk: decoder.decode(embedding.features, embedding.shared, *c))
         parts["transformer"] += seconds

@@ -1,4 +1,4 @@
-"""Send as much through a segmenter at once as its memory takes: batches that halve where the device runs out."""
+"""Encode photos and decode prompts in batches, which are halved where the device runs out of memory."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ def encode_all(segmenter: Segmenter, images: Iterable[np.ndarray], limit: BatchL
 
     A segmenter without ``encode_batch`` gets one after the other. At most one batch of photos and embeddings is held.
     """
-    waiting = iter(images)
+    remaining = iter(images)
     if not isinstance(segmenter, BatchEncoder):
-        yield from (segmenter.encode(image) for image in waiting)
+        yield from (segmenter.encode(image) for image in remaining)
         return
-    while batch := list(islice(waiting, limit.size)):
+    while batch := list(islice(remaining, limit.size)):
         for embeddings in in_batches(len(batch), limit, lambda part: segmenter.encode_batch(batch[part])):
             yield from embeddings

@@ -1,4 +1,4 @@
-"""Turn segmenter settings into a segmenter."""
+"""Build the segmenter that the settings name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from weaksam.config import Settings, UserError
-from weaksam.sam.protocol import Segmenter
+from weaksam.sam.protocol import EncoderPrecision, Segmenter
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter, RegionTreeSettings
 
 OFFLINE_DEFAULT: Literal["tree", "nano"] = "tree"  # measured: benchmarks/proposal_recall.py
@@ -35,7 +35,7 @@ class SegmenterSettings(Settings):
         description="an official SAM .pth file; or a model of transformers, as its folder or hub id, such as "
         "facebook/sam2.1-hiera-tiny; or other weights of the nano family",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: EncoderPrecision = Field(
         default="float32",
         description="numbers in the image encoder of SAM and of the transformers family; bfloat16 takes half the time "
         "or less on CUDA and on processors that have it",
@@ -60,35 +60,14 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
         UserError: the family needs weights and has none, needs none and has some, or they cannot be read.
     """
     family = family_of(settings)
-    for key, (default, *served) in SERVED.items():
-        if (value := getattr(settings, key)) != default and family not in served:
-            raise UserError(
-                f"segmenter.{key}={value} is only for the family {' or '.join(map(str, served))}, but the family is "
-                f"{family}: remove it."
-            )
+    _check_served(settings, family)
     if family == "tree":
-        if settings.weights is not None:
-            raise UserError(
-                f"The region tree takes no weights, but segmenter.weights is {settings.weights}: remove it, or set "
-                "segmenter.family=segment_anything."
-            )
-        return RegionTreeSegmenter(settings.tree)
+        return _region_tree(settings)
     if family == "nano":
         from weaksam.sam.nano.segmenter import SamNano
 
         return SamNano.load(settings.weights, device)
-    if family == "transformers":
-        return _of_transformers(settings, device)
-    if settings.weights is None:
-        raise UserError(
-            "segmenter.family=segment_anything needs a checkpoint, but segmenter.weights is empty: set it to an "
-            "official sam_vit_b, sam_vit_l or sam_vit_h .pth file."
-        )
-    from weaksam.sam.official.segmenter import SegmentAnything
-
-    return SegmentAnything.load(
-        settings.weights, device, settings.decoding, settings.precision, compiled=settings.compile
-    )
+    return _of_transformers(settings, device) if family == "transformers" else _official(settings, device)
 
 
 def family_of(settings: SegmenterSettings) -> Literal["nano", "tree", "segment_anything", "transformers"]:
@@ -100,6 +79,38 @@ def family_of(settings: SegmenterSettings) -> Literal["nano", "tree", "segment_a
     from weaksam.sam.transformers.files import names_transformers_model
 
     return "transformers" if names_transformers_model(settings.weights) else "segment_anything"
+
+
+def _check_served(settings: SegmenterSettings, family: str) -> None:
+    """Refuse a setting that the family does not serve, see ``SERVED``."""
+    for key, (default, *served) in SERVED.items():
+        if (value := getattr(settings, key)) != default and family not in served:
+            raise UserError(
+                f"segmenter.{key}={value} is only for the family {' or '.join(map(str, served))}, but the family is "
+                f"{family}: remove it."
+            )
+
+
+def _region_tree(settings: SegmenterSettings) -> Segmenter:
+    if settings.weights is not None:
+        raise UserError(
+            f"The region tree takes no weights, but segmenter.weights is {settings.weights}: remove it, or set "
+            "segmenter.family=segment_anything."
+        )
+    return RegionTreeSegmenter(settings.tree)
+
+
+def _official(settings: SegmenterSettings, device: torch.device) -> Segmenter:
+    if settings.weights is None:
+        raise UserError(
+            "segmenter.family=segment_anything needs a checkpoint, but segmenter.weights is empty: set it to an "
+            "official sam_vit_b, sam_vit_l or sam_vit_h .pth file."
+        )
+    from weaksam.sam.official.segmenter import SegmentAnything
+
+    return SegmentAnything.load(
+        settings.weights, device, settings.decoding, settings.precision, compiled=settings.compile
+    )
 
 
 def _of_transformers(settings: SegmenterSettings, device: torch.device) -> Segmenter:

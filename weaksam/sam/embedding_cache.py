@@ -1,4 +1,4 @@
-"""Keep photo embeddings on disk, so that a photo goes through a large image encoder once and not once per run."""
+"""Keep photo embeddings on disk, so that a photo is encoded once and not once per run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class CacheableSegmenter(Segmenter, Protocol):
         ...
 
     def unpack(self, tensors: Mapping[str, Tensor]) -> Embedding:
-        """The embedding that ``pack`` took apart, bit by bit the same, on this segmenter's device."""
+        """The embedding of packed ``tensors``, bit for bit the same, on this segmenter's device."""
         ...
 
 
@@ -105,7 +105,7 @@ class EmbeddingCache:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._alone():
+            with self._locked():
                 if self._make_room(size):
                     save_weights(self._path(key), tensors, _metadata(key, tensors))
                     os.utime(self._path(key), (time.time(),) * 2)
@@ -118,7 +118,7 @@ class EmbeddingCache:
         return self.folder / f"{key}.safetensors"
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Hold the folder's lock, which the system takes back from a process that dies."""
         descriptor = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
         try:
@@ -145,8 +145,8 @@ class EmbeddingCache:
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, str]]:
     """When each entry was last used, its bytes and its path."""
-    with os.scandir(folder) as found:
-        for entry in found:
+    with os.scandir(folder) as entries:
+        for entry in entries:
             if entry.name.endswith(".safetensors") and not entry.name.startswith("."):
                 with contextlib.suppress(FileNotFoundError):  # a reader removed a damaged one
                     stat = entry.stat()
@@ -195,16 +195,16 @@ class CachedSegmenter:
     def encode_batch(self, images: Sequence[np.ndarray]) -> list[Embedding]:
         """The same for several photos; those not in the cache go through the encoder together if it takes that."""
         keys = [self.key(image) for image in images]
-        found: dict[int, Embedding] = {}
-        for place, key in enumerate(keys):
+        embeddings: dict[int, Embedding] = {}
+        for index, key in enumerate(keys):
             tensors = self.cache.load(key)
             if tensors is not None:
-                found[place] = self.segmenter.unpack(tensors)
-        missing = [place for place in range(len(images)) if place not in found]
-        for place, embedding in zip(missing, self._encoded([images[place] for place in missing]), strict=True):
-            self.cache.save(keys[place], self.segmenter.pack(embedding))
-            found[place] = embedding
-        return [found[place] for place in range(len(images))]
+                embeddings[index] = self.segmenter.unpack(tensors)
+        missing = [index for index in range(len(images)) if index not in embeddings]
+        for index, embedding in zip(missing, self._encoded([images[index] for index in missing]), strict=True):
+            self.cache.save(keys[index], self.segmenter.pack(embedding))
+            embeddings[index] = embedding
+        return [embeddings[index] for index in range(len(images))]
 
     def _encoded(self, images: list[np.ndarray]) -> list[Embedding]:
         if isinstance(self.segmenter, BatchEncoder) and len(images) > 1:
@@ -235,8 +235,8 @@ def with_cache(
                 "disk reads: remove embedding_cache.enabled"
             )
         return segmenter
-    wanted = segmenter.costly_encoding and device.type == "cpu" if settings.enabled is None else settings.enabled
-    if not wanted:
+    by_default = segmenter.costly_encoding and device.type == "cpu"
+    if not (by_default if settings.enabled is None else settings.enabled):
         return segmenter
     cache = EmbeddingCache(settings.folder or out / "embeddings", int(settings.max_gib * 2**30), note)
     return CachedSegmenter(segmenter, cache)

@@ -1,4 +1,4 @@
-"""Boxes and stability of SAM's mask logits, measured in the photo as SAM's mask generator does."""
+"""Measure boxes and stability of SAM's mask logits in the photo, as SAM's mask generator does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from weaksam.structures.boxes import scale
 
 STABILITY_OFFSET = 1.0  # logits, as in SAM's automatic mask generator
-ON_CPU, ELSEWHERE = 2, 64  # masks enlarged at once: few stay in a CPU's cache
+MASKS_ON_CPU, MASKS_ELSEWHERE = 2, 64  # masks enlarged at once: few stay in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def measure(logits: Tensor, frame: Frame, threshold: float = 0.0) -> tuple[Tenso
 
     On the enlarged masks, as ``SamAutomaticMaskGenerator`` does, a few at a time. An empty mask has a box of zeros.
     """
-    at_once = ON_CPU if logits.device.type == "cpu" else ELSEWHERE
+    at_once = MASKS_ON_CPU if logits.device.type == "cpu" else MASKS_ELSEWHERE
     boxes, stability = logits.new_zeros(len(logits), 4), logits.new_zeros(len(logits))
     for start in range(0, len(logits), at_once):
         part = slice(start, start + at_once)
@@ -79,7 +79,7 @@ def measure_in_input(logits: Tensor, frame: Frame, threshold: float = 0.0) -> tu
 
 
 def _span(hit: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last-plus-one place of True in ``(M, L)``; zeros where there is none."""
-    length, found = hit.shape[1], hit.any(1)
+    """Index of the first True in ``(M, L)``, and one more than that of the last; zeros where there is none."""
+    length = hit.shape[1]
     last = length - hit.flip(1).int().argmax(1)
-    return hit.int().argmax(1), torch.where(found, last, 0)
+    return hit.int().argmax(1), torch.where(hit.any(1), last, 0)

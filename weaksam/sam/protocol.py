@@ -1,9 +1,9 @@
-"""What every promptable segmenter offers: encode a photo once, then answer points and boxes with three masks each."""
+"""Define what a promptable segmenter offers: encode a photo once, then answer each prompt with three masks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +13,8 @@ from weaksam.structures.boxes import scale
 from weaksam.structures.masks import boxes_from_masks, full_masks
 
 NUM_MASKS = 3
+EncoderPrecision = Literal["float32", "bfloat16"]
+"""Arithmetic of an image encoder; prompts are always decoded in float32."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class RegionLister(Protocol):
-    """A segmenter that can list its regions itself, so that a grid of prompts would be wasted on it."""
+    """A segmenter that can list the regions of a photo itself, where others need a grid of prompts."""
 
     def regions(self, embedding: Embedding, num: int) -> ListedRegions:
         """At most ``num`` regions of the photo, best first; the same in any run."""

@@ -1,4 +1,4 @@
-"""Decode many prompts on one photo with sam_nano's weights, sharing what they share; equal to ``NanoSam.prompted``.
+"""Decode many prompts on one photo with sam_nano, computing once what they share; equal to ``NanoSam.prompted``.
 
 Rewritten without changing the answers beyond float rounding:
 
@@ -220,7 +220,7 @@ class NanoDecoder:
             if number + 1 < len(layers):
                 tokens = self._among_tokens(layers[number + 1], tokens, start, repeats)
                 into = layers[number + 1].cross_attn_token_to_image
-            else:  # nobody looks at the prompts' own tokens after the last attention
+            else:  # the prompts' own tokens are not used after the last attention
                 tokens, start = tokens[:, : len(own)], start[:, : len(own)]
                 into = self.transformer.final_attn_token_to_image
             to_image = TokenToImage(self.heads, into, tokens + start, self.keys[number + 1])
@@ -236,10 +236,10 @@ class NanoDecoder:
         """By parts, the prompts ``(n,)`` that are ``wanted (P,)``, and their mask logits ``(n, 3, 64, 64)``."""
         kernels = self._kernels(decoded.tokens)
         for part, cells in enumerate(decoded.cells):
-            mine = wanted[part * PART : part * PART + PART].nonzero()[:, 0]
-            if len(mine):
-                cells = cells if len(mine) == len(cells) else cells[mine]
-                yield part * PART + mine, self._upscaled(shared, cells, kernels[part * PART + mine])
+            rows = wanted[part * PART : part * PART + PART].nonzero()[:, 0]
+            if len(rows):
+                cells = cells if len(rows) == len(cells) else cells[rows]
+                yield part * PART + rows, self._upscaled(shared, cells, kernels[part * PART + rows])
 
     def _upscaled(self, shared: SharedFeatures, cells: Tensor, kernels: Tensor) -> Tensor:
         """Logits ``(n, 3, 64, 64)`` of ``cells (n, 256, dim)`` with ``kernels (n, 3, c)``."""

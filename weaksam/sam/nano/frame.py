@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from weaksam.sam.mask_geometry import STABILITY_OFFSET
 from weaksam.sam.nano.model import INPUT_SIZE, MASK_SIZE
 from weaksam.structures.boxes import scale
 
 FRAME_SIZE = 128  # long side of the working frame, pixels
-STABILITY_OFFSET = 1.0  # SAM's: areas at logits above and below the threshold by this are compared
 WORD = 8  # flags in one 64-bit word
 
 

@@ -1,4 +1,4 @@
-"""SAM's training loss (focal, dice and predicted IoU) for one to three nested targets per prompt."""
+"""Compute SAM's training loss (focal, dice and predicted IoU) for one to three nested targets per prompt."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def pair_losses(logits: Tensor, targets: Tensor) -> Tensor:
     probability = logits.sigmoid()
     positive = F.softplus(-logits) * (1 - probability) ** 2
     negative = F.softplus(logits) * probability**2
-    there = targets.transpose(1, 2)  # (N, pixels, T)
-    focal = ((positive - negative) @ there + negative.sum(2, keepdim=True)) / logits.shape[2]
-    overlap = probability @ there
+    columns = targets.transpose(1, 2)  # (N, pixels, T)
+    focal = ((positive - negative) @ columns + negative.sum(2, keepdim=True)) / logits.shape[2]
+    overlap = probability @ columns
     total = probability.sum(2)[:, :, None] + targets.sum(2)[:, None, :]
     dice = 1 - (2 * overlap + 1) / (total + 1)
     return FOCAL_WEIGHT * focal + DICE_WEIGHT * dice
@@ -57,15 +57,15 @@ def nano_losses(logits: Tensor, iou: Tensor, targets: Tensor, counts: Tensor) ->
     """
     logits, iou = logits.float(), iou.float()
     used = torch.arange(targets.shape[1], device=counts.device) < counts[:, None]  # (N, T)
-    some = (counts > 0).to(logits.dtype)
-    num = some.sum().clamp(min=1)
+    has_target = (counts > 0).to(logits.dtype)
+    num = has_target.sum().clamp(min=1)
     pairs = pair_losses(logits, targets)
     nearest = pairs.masked_fill(~used[:, None], float("inf")).amin(2)  # (N, O)
     nearest = nearest.masked_fill(~nearest.isfinite(), 0)
     with torch.no_grad():
         true_iou = (pair_iou(logits, targets) * used[:, None]).amax(2)
     return {
-        "mask": (matched_loss(pairs, counts) * some).sum() / num,
-        "spare": SPARE_WEIGHT * (nearest.mean(1) * some).sum() / num,
-        "iou": IOU_WEIGHT * (((iou - true_iou) ** 2).mean(1) * some).sum() / num,
+        "mask": (matched_loss(pairs, counts) * has_target).sum() / num,
+        "spare": SPARE_WEIGHT * (nearest.mean(1) * has_target).sum() / num,
+        "iou": IOU_WEIGHT * (((iou - true_iou) ** 2).mean(1) * has_target).sum() / num,
     }

@@ -1,4 +1,4 @@
-"""The network of sam_nano: SAM's prompt encoder and mask decoder at toy size over a small image encoder."""
+"""Build the network of sam_nano: SAM's prompt encoder and mask decoder at toy size over a small image encoder."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def folded(encoder: NanoEncoder) -> NanoEncoder:
 
 
 class NanoPromptEncoder(PromptEncoder):  # type: ignore[misc]  # untyped library
-    """SAM's prompt encoder with two additions that let a toy learn fast.
+    """SAM's prompt encoder with two additions that let a small network learn fast.
 
     Every point also brings the image features under it, and points and boxes are drawn as SAM's mask prompt.
     """
@@ -149,10 +149,10 @@ class NanoPromptEncoder(PromptEncoder):  # type: ignore[misc]  # untyped library
         return self.tokens(coords, labels, features, image_index), self.mask_downscaling(draw_prompts(coords, labels))
 
     def tokens(self, coords: Tensor, labels: Tensor, features: Pyramid, image_index: Tensor) -> Tensor:
-        """The tokens of ``embed``: where each slot is, what kind it is of, and the image under it."""
+        """The tokens of ``embed``: the position of each slot, the embedding of its label, and the image under it."""
         tokens = self.pe_layer.forward_with_coords(coords, self.input_image_size)
-        kinds = torch.stack([embed.weight[0] for embed in self.point_embeddings])  # (4, dim)
-        tokens = tokens + kinds[labels.clamp(min=0)] + self._under(coords, features, image_index)
+        by_label = torch.stack([embed.weight[0] for embed in self.point_embeddings])  # (4, dim)
+        tokens = tokens + by_label[labels.clamp(min=0)] + self._under(coords, features, image_index)
         return torch.where((labels < 0)[..., None], self.not_a_point_embed.weight[0], tokens)
 
     def _under(self, coords: Tensor, features: Pyramid, image_index: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""sam_nano, the bundled small segmenter: for offline use and tests; real work takes segment-anything's weights."""
+"""Serve the bundled sam_nano as a segmenter, for offline use and tests; real work takes segment-anything's weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, boxes_in_photo
 from weaksam.store.weights import load_into, load_state, read_metadata
 
 BUNDLED = Path(__file__).parents[1] / "weights" / "sam_nano.safetensors"
-CHUNK = 64  # prompts decoded at once
-MASKS = 24  # masks enlarged and measured at once: 1.5 MiB of logits
+PROMPTS_AT_ONCE = 64  # decoded
+MASKS_AT_ONCE = 24  # enlarged and measured: 1.5 MiB of logits
 MIN_SLOTS = 3  # the decoder was trained with three prompt slots
 
 
@@ -43,7 +43,7 @@ class NanoEmbedding(Embedding):
 class SamNano:
     """Segmenter with a network small enough to ship, trained by ``tools/train_sam_nano.py`` on rendered scenes.
 
-    Masks are answered in a frame of 128 pixels on the long side. ``fast`` (see ``nano_decode``) changes the answers by
+    Masks are answered in a frame of 128 pixels on the long side. ``fast`` (see ``NanoDecoder``) changes the answers by
     float rounding only; without it the network runs as it was trained, several times slower.
     """
 
@@ -120,8 +120,8 @@ class SamNano:
         coords, labels = prompt_slots(embedding, prompts)
         limit = -torch.inf if min_pred_iou is None else min_pred_iou
         answer = _empty_answer(embedding, len(coords))
-        for start in range(0, len(coords), CHUNK):
-            rows = slice(start, start + CHUNK)
+        for start in range(0, len(coords), PROMPTS_AT_ONCE):
+            rows = slice(start, start + PROMPTS_AT_ONCE)
             chunk = coords[rows].to(self.device), labels[rows].to(self.device)
             if self.decoder is None or embedding.shared is None:
                 self._answer(answer, rows, embedding, *chunk)
@@ -152,18 +152,16 @@ class SamNano:
         drawn = list(self.decoder.draw(embedding.shared, decoded, (iou > limit).any(1)))
         if not drawn:
             return
-        drawn_rows = torch.cat([part for part, _ in drawn]).cpu() + rows.start
+        prompts = torch.cat([part for part, _ in drawn]).cpu() + rows.start
         logits = torch.cat([part for _, part in drawn]).float().cpu()
         order = areas(logits).argsort(dim=1, stable=True)
-        answer.iou[drawn_rows] = answer.iou[drawn_rows].gather(1, order)
-        row, number = (answer.iou[drawn_rows] > limit).nonzero(as_tuple=True)
+        answer.iou[prompts] = answer.iou[prompts].gather(1, order)
+        row, number = (answer.iou[prompts] > limit).nonzero(as_tuple=True)
         flat, source = logits.flatten(0, 1), row * NUM_MASKS + order[row, number]
-        for place, which, chosen in zip(
-            drawn_rows[row].split(MASKS), number.split(MASKS), source.split(MASKS), strict=True
-        ):
-            masks, steady, boxes = framed(flat[chosen], embedding.covered, embedding.size)
-            answer.masks[place, which], answer.stability[place, which] = masks, steady
-            answer.boxes[place, which] = boxes
+        for p, k, chosen in zip(*(index.split(MASKS_AT_ONCE) for index in (prompts[row], number, source)), strict=True):
+            answer.masks[p, k], answer.stability[p, k], answer.boxes[p, k] = framed(
+                flat[chosen], embedding.covered, embedding.size
+            )
 
 
 def _empty_answer(embedding: NanoEmbedding, num: int) -> Masks:
@@ -198,6 +196,7 @@ def prompt_slots(embedding: NanoEmbedding, prompts: Prompts) -> tuple[Tensor, Te
         labels.append(prompts.point_labels.long())
     height, width = embedding.size
     ratio = torch.tensor([embedding.covered[1] / width, embedding.covered[0] / height])
-    slots, kinds = torch.cat([c.cpu() for c in coords], 1) * ratio, torch.cat([n.cpu() for n in labels], 1)
+    slots = torch.cat([xy.cpu() for xy in coords], 1) * ratio
+    slot_labels = torch.cat([label.cpu() for label in labels], 1)
     missing = max(0, MIN_SLOTS - slots.shape[1])
-    return F.pad(slots, (0, 0, 0, missing)), F.pad(kinds, (0, missing), value=PADDING)
+    return F.pad(slots, (0, 0, 0, missing)), F.pad(slot_labels, (0, missing), value=PADDING)

@@ -1,4 +1,4 @@
-"""Tell an official Segment Anything model by the shapes of its tensors, and build it."""
+"""Infer the architecture of an official Segment Anything checkpoint from its tensor shapes, and build it."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def _infer(state: Mapping[str, Tensor]) -> SamArchitecture:
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
     """Number of modules in the list ``prefix``; KeyError where there is none."""
-    found = {key[len(prefix) + 1 :].split(".")[0] for key in state if key.startswith(prefix + ".")}
-    if not found:
+    modules = {key[len(prefix) + 1 :].split(".")[0] for key in state if key.startswith(prefix + ".")}
+    if not modules:
         raise KeyError(prefix)
-    return len(found)
+    return len(modules)
 
 
 def build_sam(architecture: SamArchitecture) -> Sam:

@@ -1,4 +1,4 @@
-"""SAM's mask decoder without the work that its prompts share: the same numbers for a fraction of the arithmetic.
+"""Decode prompts as SAM's mask decoder does, computing once what the prompts of a photo share.
 
 Per prompt the plain decoder projects all N image positions (4,096 in SAM) ten times from C channels and enlarges the
 result, 1.75 GMAC. Yet what a prompt adds to the image side is, at every position, a mix of its few tokens: the output
@@ -9,7 +9,8 @@ one over the standard deviation, all per prompt but for U:
     keys1 = d1 (U + w1 V1) G1 + b1,    keys2 = d2 (d1 (U' + w1 V1') + c + w2 V2) G2 + b2
 
 so that any linear map W of the keys splits into a part of the photo (U W, computed once) and parts of rank R
-(w V W). Variances split the same way into Gram matrices. Nothing of size N x C is ever made for a prompt. This is ours.
+(w V W). Variances split the same way into Gram matrices. Nothing of size N x C is ever made for a prompt. The factoring
+is this project's own; its answers are SAM's up to float rounding (docs/fast_decoding.md).
 """
 
 from __future__ import annotations
@@ -86,11 +87,12 @@ class PromptSide:
 class LayerSide:
     """What P prompts add to the image side in one two-way layer (R = H n).
 
-    ``spoken (P, H, n, d)``: values of the tokens; ``weights (P, R, N)``: attention of positions to tokens; ``values
-    (P, R, C)``: what a token's head adds there, centred; ``scale (P, 1, N)``: one over the standard deviation.
+    ``head_values (P, H, n, d)``: the tokens' values; ``weights (P, R, N)``: attention of positions to tokens;
+    ``values (P, R, C)``: what a token's head adds there, centred; ``scale (P, 1, N)``: one over the standard deviation
+    before the layer's last norm.
     """
 
-    spoken: Tensor
+    head_values: Tensor
     weights: Tensor
     values: Tensor
     scale: Tensor
@@ -204,9 +206,10 @@ class FastDecoder:
         attention = layer.cross_attn_image_to_token
         key = self._by_head(attention.k_proj(queries + tokens), scaled=True)
         weights = self._to_tokens(self._scores(photo.q1, key))
-        spoken = self._by_head(attention.v_proj(queries))
-        values = self._values(spoken, self.out1)
-        return queries, LayerSide(spoken, weights, values, self._scale1(photo, weights, spoken, values))
+        head_values = self._by_head(attention.v_proj(queries))
+        values = self._values(head_values, self.out1)
+        scale = self._scale1(photo, weights, head_values, values)
+        return queries, LayerSide(head_values, weights, values, scale)
 
     def _second_layer(
         self, photo: PhotoSide, tokens: Tensor, queries: Tensor, layer1: LayerSide
@@ -228,9 +231,10 @@ class FastDecoder:
         scores = self._later_scores(photo.q2, key, layer1, low1, attention.q_proj)
         constant = (first.norm4.bias @ attention.q_proj.weight.T + attention.q_proj.bias).unflatten(0, (self.heads, -1))
         weights = self._to_tokens(scores.add_(torch.einsum("phnd,hd->phn", key, constant).flatten(1, 2)[..., None]))
-        spoken = self._by_head(attention.v_proj(queries))
-        values = self._values(spoken, self.out2)
-        return queries, LayerSide(spoken, weights, values, self._scale2(photo, layer1, weights, spoken, values))
+        head_values = self._by_head(attention.v_proj(queries))
+        values = self._values(head_values, self.out2)
+        scale = self._scale2(photo, layer1, weights, head_values, values)
+        return queries, LayerSide(head_values, weights, values, scale)
 
     def _by_head(self, x: Tensor, *, scaled: bool = False) -> Tensor:
         """``(P, n, H d)`` -> ``(P, H, n, d)``, divided by the root of d where ``scaled``."""
@@ -257,27 +261,29 @@ class FastDecoder:
         """Softmax of ``(P, R, N)`` over the tokens of each head."""
         return scores.unflatten(1, (self.heads, -1)).softmax(2).flatten(1, 2)
 
-    def _values(self, spoken: Tensor, out: Tensor) -> Tensor:
-        """What each token and head ``spoken (P, H, n, d)`` adds to a position: ``(P, R, C)``, by ``out (H d, C)``."""
-        return (spoken @ out.unflatten(0, (self.heads, -1))).flatten(1, 2)
+    def _values(self, head_values: Tensor, out: Tensor) -> Tensor:
+        """What each head of a token adds to a position, ``(P, R, C)``: ``head_values (P, H, n, d) @ out (H d, C)``."""
+        return (head_values @ out.unflatten(0, (self.heads, -1))).flatten(1, 2)
 
-    def _scale1(self, photo: PhotoSide, weights: Tensor, spoken: Tensor, values: Tensor) -> Tensor:
+    def _scale1(self, photo: PhotoSide, weights: Tensor, head_values: Tensor, values: Tensor) -> Tensor:
         """One over the standard deviation before the first norm, ``(P, 1, N)``."""
-        cross = self._scores(photo.values1, spoken)
+        cross = self._scores(photo.values1, head_values)
         squares = photo.norm1 + (torch.baddbmm(cross, values @ values.mT, weights, beta=2) * weights).sum(1)
         norm = self.layers[0].norm4
         return torch.rsqrt(squares / values.shape[-1] + norm.eps)[:, None]
 
-    def _scale2(self, photo: PhotoSide, layer1: LayerSide, weights: Tensor, spoken: Tensor, values: Tensor) -> Tensor:
+    def _scale2(
+        self, photo: PhotoSide, layer1: LayerSide, weights: Tensor, head_values: Tensor, values: Tensor
+    ) -> Tensor:
         """One over the standard deviation before the second norm, ``(P, 1, N)``."""
         weights1, values1 = layer1.weights, layer1.values @ self.inner  # as the second norm sees them
         c, s = self.constant, layer1.scale[:, 0]
-        own = torch.baddbmm(self._scores(photo.cross1, layer1.spoken), values1 @ values1.mT, weights1, beta=2)
+        own = torch.baddbmm(self._scores(photo.cross1, layer1.head_values), values1 @ values1.mT, weights1, beta=2)
         linear = torch.einsum("prc,c->pr", values1, c)[..., None]
         first = (own * weights1).sum(1)  # (P, N)
         along = photo.along_c + (linear * weights1).sum(1)
         squares = s * s * (photo.norm2 + first) + 2 * s * along + c.square().sum()
-        across = torch.baddbmm(self._scores(photo.cross2, spoken), values @ values1.mT, weights1)
+        across = torch.baddbmm(self._scores(photo.cross2, head_values), values @ values1.mT, weights1)
         across = across.mul_(2 * layer1.scale)
         across = across.baddbmm_(values @ values.mT, weights).add_(2 * (values @ c)[..., None])
         squares = squares + (across * weights).sum(1)

@@ -1,8 +1,6 @@
-"""SAM's image encoder with fused attention: the same numbers, less memory traffic, optionally in bfloat16."""
+"""Run SAM's image encoder with fused attention: the same numbers, less memory traffic, optionally in bfloat16."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
@@ -10,17 +8,19 @@ from segment_anything.modeling.image_encoder import Attention, Block, get_rel_po
 from torch import Tensor
 from torch.nn import functional as F
 
-Precision = Literal["float32", "bfloat16"]
+from weaksam.sam.protocol import EncoderPrecision
 
 
 class FusedEncoder:
-    """Runs ``encoder`` (whose weights stay where they are) with torch's scaled dot-product attention.
+    """Run ``encoder`` (whose weights stay where they are) with torch's scaled dot-product attention.
 
     ``precision``: bfloat16 computes the matrix products in it, under autocast. ``compiled``: through ``torch.compile``,
     for which the first photo takes a minute; photos have one fixed size here, so that it happens once.
     """
 
-    def __init__(self, encoder: ImageEncoderViT, precision: Precision = "float32", *, compiled: bool = False) -> None:
+    def __init__(
+        self, encoder: ImageEncoderViT, precision: EncoderPrecision = "float32", *, compiled: bool = False
+    ) -> None:
         self.encoder = encoder
         self.precision = precision
         self.compiled = compiled

@@ -1,4 +1,4 @@
-"""The official Segment Anything models behind the segmenter protocol: any ViT-B, L or H ``.pth`` file."""
+"""Serve the official Segment Anything models as a segmenter: any ViT-B, L or H ``.pth`` file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.official.architecture import build_sam, infer_architecture
 from weaksam.sam.official.decoder import MAX_TOKENS, FastDecoder, PhotoSide
-from weaksam.sam.official.encoder import FusedEncoder, Precision
+from weaksam.sam.official.encoder import FusedEncoder
 from weaksam.sam.prompts import Prompts, of_equal_length
-from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks
+from weaksam.sam.protocol import NUM_MASKS, Embedding, EncoderPrecision, Masks
 from weaksam.store.files import file_sha256
 from weaksam.store.weights import load_into, load_state
 from weaksam.structures.boxes import inclusive_from_xyxy
@@ -68,7 +68,7 @@ class SegmentAnything:
         name: str,
         fingerprint: str,
         decoding: Decoding = "exact",
-        precision: Precision = "float32",
+        precision: EncoderPrecision = "float32",
         *,
         compiled: bool = False,
     ) -> None:
@@ -89,11 +89,11 @@ class SegmentAnything:
         path: Path,
         device: torch.device,
         decoding: Decoding = "exact",
-        precision: Precision = "float32",
+        precision: EncoderPrecision = "float32",
         *,
         compiled: bool = False,
     ) -> SegmentAnything:
-        """Read an official checkpoint; which variant it is, its tensors tell.
+        """Read an official checkpoint; the shapes of its tensors tell which variant it is.
 
         Raises:
             UserError: the file is missing, cut short, a web page, or no segment-anything checkpoint.
@@ -116,11 +116,11 @@ class SegmentAnything:
         if not images:
             return []
         resized = [torch.from_numpy(self.transform.apply_image(image)).permute(2, 0, 1).float() for image in images]
-        pixels = torch.stack([self.sam.preprocess(one.to(self.sam.device)) for one in resized])  # (B, 3, S, S)
+        pixels = torch.stack([self.sam.preprocess(photo.to(self.sam.device)) for photo in resized])  # (B, 3, S, S)
         features = self.encoder(pixels).split(1)
         return [
-            SamEmbedding((image.shape[0], image.shape[1]), feature, (one.shape[1], one.shape[2]))
-            for image, one, feature in zip(images, resized, features, strict=True)
+            SamEmbedding((image.shape[0], image.shape[1]), feature, (photo.shape[1], photo.shape[2]))
+            for image, photo, feature in zip(images, resized, features, strict=True)
         ]
 
     @property

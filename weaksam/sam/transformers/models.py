@@ -1,4 +1,4 @@
-"""Load a network of the SAM families that transformers maintains, with every tensor accounted for."""
+"""Load a network of the SAM families that transformers maintains, and account for every tensor."""
 
 from __future__ import annotations
 
@@ -190,14 +190,14 @@ def _check_sizes(config: Any, processor: Any, family: Family, source: ModelSourc
     """The side of the square input, on which network and preprocessing must agree; three masks are wanted besides."""
     wanted = config.prompt_encoder_config.image_size
     square = processor.pad_size if family.padded else processor.size
-    found = {getattr(square, "height", None), getattr(square, "width", None)}
+    sides = {getattr(square, "height", None), getattr(square, "width", None)}
     if family.padded:
-        found.add(getattr(processor.size, "longest_edge", None))
-    if found != {wanted}:
-        made = " and ".join(sorted(str(side) for side in found))
+        sides.add(getattr(processor.size, "longest_edge", None))
+    if sides != {wanted}:
+        produced = " and ".join(sorted(str(side) for side in sides))
         raise UserError(
-            f"The preprocessing in {source.name} makes images of {made} pixels, but its network takes {wanted}: give "
-            "preprocessor_config.json and config.json of the same model."
+            f"The preprocessing in {source.name} makes images of {produced} pixels, but its network takes {wanted}: "
+            "give preprocessor_config.json and config.json of the same model."
         )
     if config.mask_decoder_config.num_multimask_outputs != NUM_MASKS:
         raise UserError(

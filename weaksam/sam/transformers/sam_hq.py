@@ -1,4 +1,4 @@
-"""Mend what transformers' SAM-HQ decoder does otherwise than the original and than the segmenter protocol."""
+"""Correct transformers' SAM-HQ decoder where it differs from the original and from the segmenter protocol."""
 
 from __future__ import annotations
 

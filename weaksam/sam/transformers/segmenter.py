@@ -1,4 +1,4 @@
-"""SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3's tracker, as transformers maintains them, behind the segmenter protocol."""
+"""Serve SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3's tracker, as transformers maintains them, as a segmenter."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,16 +15,14 @@ from torch import Tensor
 from weaksam.config import fingerprint_of
 from weaksam.sam.mask_geometry import Frame, enlarge, measure
 from weaksam.sam.prompts import Prompts, of_equal_length
-from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks
+from weaksam.sam.protocol import NUM_MASKS, Embedding, EncoderPrecision, Masks
 from weaksam.sam.transformers.files import find_model
 from weaksam.sam.transformers.models import HfModel, load_model
 from weaksam.structures.boxes import inclusive_from_xyxy
 
-Precision = Literal["float32", "bfloat16"]
-
 PROMPTS_ON_CPU, PROMPTS_ELSEWHERE = 4, 32  # decoded at once: few stay in a CPU's cache
 MASKS_AT_ONCE = 8  # enlarged to the photo's size together
-EMPTY_LOGIT = -32.0  # of masks that nobody will look at
+EMPTY_LOGIT = -32.0  # of masks whose predicted IoU is not above min_pred_iou
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class TransformersSam:
 
     costly_encoding: ClassVar[bool] = True
 
-    def __init__(self, model: HfModel, device: torch.device, precision: Precision = "float32") -> None:
+    def __init__(self, model: HfModel, device: torch.device, precision: EncoderPrecision = "float32") -> None:
         self.network: Any = model.network.to(device)
         self.device = device
         self.model = model
@@ -67,7 +65,7 @@ class TransformersSam:
         self.fingerprint = fingerprint_of({"model": model.fingerprint, "precision": precision})
 
     @classmethod
-    def load(cls, weights: Path, device: torch.device, precision: Precision = "float32") -> TransformersSam:
+    def load(cls, weights: Path, device: torch.device, precision: EncoderPrecision = "float32") -> TransformersSam:
         """Read the model in the folder ``weights``, or with that id (``owner/name``) on the hub.
 
         Raises:
@@ -85,13 +83,13 @@ class TransformersSam:
         """Embed several photos together, uint8 ``(H, W, 3)`` of any sizes; as one by one, up to rounding."""
         if not images:
             return []
-        made = self.model.processor(images=list(images), input_data_format="channels_last", return_tensors="pt")
-        pixels = made["pixel_values"].to(self.device, torch.float32)  # (B, 3, S, S)
+        inputs = self.model.processor(images=list(images), input_data_format="channels_last", return_tensors="pt")
+        pixels = inputs["pixel_values"].to(self.device, torch.float32)  # (B, 3, S, S)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             embedded = self.network.get_image_embeddings(pixels)
         levels = [level.float().contiguous().split(1) for level in self._levels(embedded)]
         whole = [tuple(pixels.shape[-2:])] * len(images)
-        covered = made["reshaped_input_sizes"] if self.model.family.padded else whole
+        covered = inputs["reshaped_input_sizes"] if self.model.family.padded else whole
         return [
             self._embedding((image.shape[0], image.shape[1]), (int(h), int(w)), features)
             for image, (h, w), *features in zip(images, covered, *levels, strict=True)
@@ -125,7 +123,7 @@ class TransformersSam:
         return [embedded] if isinstance(embedded, Tensor) else list(embedded)
 
     def _decoder_inputs(self, features: tuple[Tensor, ...]) -> dict[str, Any]:
-        """The same as arguments of the network."""
+        """A photo's features as arguments of the network."""
         if self.model.family.name == "sam":
             return {"image_embeddings": features[0]}
         if self.model.family.name == "sam_hq":
