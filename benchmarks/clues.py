@@ -44,33 +44,33 @@ def recall(arguments: argparse.Namespace) -> dict[str, Any]:
     """Recall of the grid alone, with the clue points, and with as many extra grid points."""
     settings = load_settings(RunSettings, arguments.config, arguments.overrides)
     run_pipeline(settings, until="clues")
-    one = open_run(settings)
-    train = one.context.train
-    points_of = clue_points(clue_stage.run(one.context, settings.clues, train, "train"))
-    truth = one.truths["train"]
+    run = open_run(settings)
+    train = run.context.train
+    points_of = clue_points(clue_stage.run(run.context, settings.clues, train, "train"))
+    truth = run.truths["train"]
     assert truth is not None, "the config names no true boxes"
     image_ids = [image_id for image_id in train.image_ids[:: arguments.step] if image_id in truth.instances]
-    segmenter = build_segmenter(SegmenterSettings(family="nano"), one.context.device)
+    segmenter = build_segmenter(SegmenterSettings(family="nano"), run.context.device)
     proposing = ProposalSettings(grid_side=arguments.side, max_proposals=None)
     alone = proposing.model_copy(update={"joint_kinds": ()})
     names = ("grid", "grid and clues", "grid and clues, each alone", "grid and extra grid")
-    found: dict[str, dict[str, torch.Tensor]] = {name: {} for name in names}
-    added = 0
+    boxes: dict[str, dict[str, torch.Tensor]] = {name: {} for name in names}
+    num_added = 0
     for image_id in image_ids:
         sample = train.by_id[image_id]
         embedding = segmenter.encode(read_image(sample.path))
         clues = points_of(image_id)
         extra = extra_points(sample.size, arguments.side, len(clues.points), image_id)
-        added += len(clues.points)
+        num_added += len(clues.points)
         # Extra points prompt like class-less clues: the same masks are kept, and none is asked for its predicted IoU
         others = CluePoints.of(extra, torch.full((len(extra),), CLASSLESS), CROSS)
         prompts = ((CluePoints.none(), alone), (clues, proposing), (clues, alone), (others, alone))
         for name, (points, how) in zip(names, prompts, strict=True):
-            found[name][image_id] = propose_encoded(segmenter, embedding, points, how).boxes
+            boxes[name][image_id] = propose_encoded(segmenter, embedding, points, how).boxes
     truths = {image_id: truth.instances[image_id] for image_id in image_ids}
-    result: dict[str, Any] = {"photos": len(image_ids), "points_added_per_photo": added / len(image_ids)}
-    for name, boxes in found.items():
-        measured = proposal_recall(truths, boxes, counts=(None,), ious=IOUS)
+    result: dict[str, Any] = {"photos": len(image_ids), "points_added_per_photo": num_added / len(image_ids)}
+    for name, proposals in boxes.items():
+        measured = proposal_recall(truths, proposals, counts=(None,), ious=IOUS)
         result[name] = {f"recall@{iou:g}": round(measured.at(iou), 4) for iou in IOUS}
         result[name]["boxes"] = round(measured.num_proposals[-1], 1)
         result["objects"], result["protocol"] = measured.num_truths, str(measured.protocol)
@@ -79,9 +79,9 @@ def recall(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def extra_points(size: tuple[int, int], side: int, count: int, image_id: str) -> torch.Tensor:
     """``count`` points ``(count, 2)`` of the grid twice as fine, drawn from the image's own random numbers."""
-    every = grid_points(size, 2 * side)
+    fine_grid = grid_points(size, 2 * side)
     generator = torch.Generator().manual_seed(derive_seed(0, image_id))
-    return every[torch.randperm(len(every), generator=generator)[:count]]
+    return fine_grid[torch.randperm(len(fine_grid), generator=generator)[:count]]
 
 
 @torch.inference_mode()
@@ -114,27 +114,27 @@ def seconds(arguments: argparse.Namespace) -> dict[str, Any]:
         spent["one by one"].append(clock() - began)
         began = clock()
         maps = {kind: tuple(scales) for kind, scales in kinds.items()}
-        found = peaks_of(ClassMaps(labels, torch.zeros(0), maps, (height, width), (height, width)), settings)
+        peaks = peaks_of(ClassMaps(labels, torch.zeros(0), maps, (height, width), (height, width)), settings)
         spent["peaks"].append(clock() - began)
     about = {"photo": [height, width], "classes": arguments.classes, "tags": arguments.tags, "device": arguments.device}
-    return {**about, "points": len(found.points), **{name: round(min(one), 2) for name, one in spent.items()}}
+    return {**about, "points": len(peaks.points), **{name: round(min(times), 2) for name, times in spent.items()}}
 
 
 def main() -> None:
     """Run one measurement and print it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = parser.add_subparsers(dest="what", required=True)
-    one = kinds.add_parser("recall")
-    one.add_argument("config", type=Path)
-    one.add_argument("overrides", nargs="*", metavar="key=value")
-    one.add_argument("--step", type=int, default=6, help="every how manyth photo")
-    one.add_argument("--side", type=int, default=16, help="points a side of the grid")
-    other = kinds.add_parser("seconds")
-    other.add_argument("--size", type=int, nargs=2, default=(375, 500), help="height and width of the photo")
-    other.add_argument("--width", type=int, default=384, help="384 is DeiT-S")
-    other.add_argument("--classes", type=int, default=20)
-    other.add_argument("--tags", type=int, default=2)
-    other.add_argument("--device", default="cpu")
+    commands = parser.add_subparsers(dest="what", required=True)
+    recall_parser = commands.add_parser("recall")
+    recall_parser.add_argument("config", type=Path)
+    recall_parser.add_argument("overrides", nargs="*", metavar="key=value")
+    recall_parser.add_argument("--step", type=int, default=6, help="measure every STEP-th photo")
+    recall_parser.add_argument("--side", type=int, default=16, help="points a side of the grid")
+    seconds_parser = commands.add_parser("seconds")
+    seconds_parser.add_argument("--size", type=int, nargs=2, default=(375, 500), help="height and width of the photo")
+    seconds_parser.add_argument("--width", type=int, default=384, help="384 is DeiT-S")
+    seconds_parser.add_argument("--classes", type=int, default=20)
+    seconds_parser.add_argument("--tags", type=int, default=2)
+    seconds_parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

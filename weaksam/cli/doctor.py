@@ -12,11 +12,11 @@ REINSTALL = "pip install --force-reinstall torch torchvision"
 
 
 class Finding(NamedTuple):
-    """The result of one check: its name, whether it works, what was found, and the command that mends it."""
+    """The result of one check: its name, whether it works, details, and the command that mends it."""
 
     name: str
     works: bool
-    found: str
+    detail: str
     remedy: str = ""
 
 
@@ -27,7 +27,7 @@ def diagnose(say: Callable[[str], None]) -> bool:
         healthy &= finding.works
         mark = "ok  " if finding.works else "FAIL"
         remedy = f"  ->  {finding.remedy}" if finding.remedy else ""
-        say(f"{mark}  {finding.name}: {finding.found}{remedy}")
+        say(f"{mark}  {finding.name}: {finding.detail}{remedy}")
     return healthy
 
 
@@ -63,8 +63,8 @@ def _torchvision() -> Finding:
 
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]])
     kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5).tolist()
-    found = f"torch {torch.__version__}, torchvision {torchvision.__version__}, compiled operators answer"
-    return Finding("torch and torchvision", kept == [0], found, "" if kept == [0] else REINSTALL)
+    detail = f"torch {torch.__version__}, torchvision {torchvision.__version__}, compiled operators answer"
+    return Finding("torch and torchvision", kept == [0], detail, "" if kept == [0] else REINSTALL)
 
 
 def _packages() -> Finding:
@@ -131,8 +131,8 @@ def _segmenter() -> Finding:
 def _nano() -> Finding:
     folder = Path(__file__).parents[1] / "sam" / "weights"
     files = sorted(folder.glob("*.safetensors"))
-    found = ", ".join(f"{file.name} ({file.stat().st_size / 2**20:.1f} MiB)" for file in files)
-    return Finding("bundled sam_nano", bool(files), found or f"no weights in {folder}")
+    detail = ", ".join(f"{file.name} ({file.stat().st_size / 2**20:.1f} MiB)" for file in files)
+    return Finding("bundled sam_nano", bool(files), detail or f"no weights in {folder}")
 
 
 def _imagenet() -> Finding:

@@ -1,1 +1,1 @@
-"""The field's measures: VOC AP, CorLoc, COCO AP, proposal recall, pseudo-ground-truth quality, mask AP."""
+"""Measure results against true objects: the metrics of the field, the stages of a run, and files of any tool."""

@@ -112,14 +112,7 @@ def proposal_recall(
     pooled = _pooled_objects(objects, boxes, assignment, counts, np.array([*ious, *AR_IOUS]))
     num_boxes = np.array([[len(image_boxes[:count]) for count in counts] for image_boxes in boxes], dtype=np.float64)
     num_boxes = num_boxes.reshape(len(truths), len(counts))
-    protocol = Protocol(
-        metric="proposal recall",
-        matching=MATCHING[assignment],
-        difficult="crowd ignored, difficult counted" if count_difficult else "difficult and crowd truths ignored",
-        average="over all objects, an image without proposals counted as missed",
-        detections="the first N proposals of each image",
-        num_images=len(truths),
-    )
+    protocol = _protocol(assignment, count_difficult, len(truths))
 
     def result(selected: np.ndarray, per_class: tuple[RecallResult, ...] = ()) -> RecallResult:
         """The figures of the objects that are ``selected``, bool ``(T,)``."""
@@ -139,6 +132,17 @@ def proposal_recall(
 
     per_class = tuple(result(pooled.labels == label) for label in range(num_classes or 0))
     return result(np.ones(len(pooled.labels), bool), per_class)
+
+
+def _protocol(assignment: Assignment, count_difficult: bool, num_images: int) -> Protocol:
+    return Protocol(
+        metric="proposal recall",
+        matching=MATCHING[assignment],
+        difficult="crowd ignored, difficult counted" if count_difficult else "difficult and crowd truths ignored",
+        average="over all objects, an image without proposals counted as missed",
+        detections="the first N proposals of each image",
+        num_images=num_images,
+    )
 
 
 def _check_thresholds(counts: Sequence[int | None], ious: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""Settings of the evaluation."""
+"""Hold the settings of the evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run reports of itself: one row per stage, as a table on the terminal and as ``metrics.json``."""
+"""Describe a run's stages for ``metrics.json``, a row each, and show them as a table on the terminal."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ WIDTH = 140
 
 @dataclass(frozen=True)
 class StageReport:
-    """One stage: what it made and how good that is, each in a few words; its seconds; its figures as JSON holds them.
+    """One stage: what it made and how good that is, in a few words each, its seconds, its figures as JSON holds them.
 
     ``figures`` maps a name (``test_boxes``, ``train_corloc``) to a result's ``as_dict()``; empty where nothing could
-    be measured. ``seconds`` is the time of the run that made the stage, whatever later runs found finished.
+    be measured. ``seconds`` is the time of the run that made the stage, however many runs found it finished since.
     """
 
     stage: str

@@ -1,1 +1,1 @@
-"""One self-contained HTML page per run."""
+"""Render the HTML page of a run and draw its pictures."""
