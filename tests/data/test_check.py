@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.helpers import write_photo
 from weaksam.config import UserError
-from weaksam.data.check import check_data, check_dataset
+from weaksam.data.check import check_data
 from weaksam.data.loading import DataSettings, SplitSettings
 
 
@@ -46,7 +46,7 @@ def change_truth(folder: Path, change) -> None:
 
 def lines(folder: Path) -> list[str]:
     split = SplitSettings(images=folder / "photos", tags=folder / "tags.json", truth=folder / "truth.json")
-    return check_dataset(split, name="train")
+    return check_data(DataSettings(train=split))
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -106,8 +106,8 @@ def test_truth_faults(clean) -> None:
         "train: 03.png: is 16 x 12 but the truth says 99 x 12",
         f"train: 11.png: has no entry in {clean / 'truth.json'}",
     ]
-    alone = check_dataset(SplitSettings(images=clean / "photos", truth=clean / "truth.json"), name="test")
-    assert f"test: other.png: is in {clean / 'truth.json'} but not in {clean / 'photos'}" in alone
+    alone = check_data(DataSettings(train=SplitSettings(images=clean / "photos", truth=clean / "truth.json")))
+    assert f"train: other.png: is in {clean / 'truth.json'} but not in {clean / 'photos'}" in alone
 
 
 def test_tags_almost_constant_and_look_alike_classes(clean) -> None:
@@ -116,7 +116,7 @@ def test_tags_almost_constant_and_look_alike_classes(clean) -> None:
     tags = {f"{number:02d}.png": ["fig", "apple"] if number < 8 else ["fig"] for number in range(24)}
     tags["23.png"] = ["figs"]
     write(clean, tags)
-    found = check_dataset(SplitSettings(images=clean / "photos", tags=clean / "tags.json"), name="train")
+    found = check_data(DataSettings(train=SplitSettings(images=clean / "photos", tags=clean / "tags.json")))
     assert found == [
         "train: class 'fig': is tagged in 23 of 24 photos, almost constant",
         "train: class 'figs': is tagged in only 1 of 24 photos",
@@ -149,7 +149,7 @@ def test_photos_that_are_in_both_splits(clean) -> None:
 
 def test_a_missing_folder_stops_and_nothing_is_changed(clean) -> None:
     with pytest.raises(UserError, match="wanted a folder of photos"):
-        check_dataset(SplitSettings(images=clean / "nowhere", tags=clean / "tags.json"))
+        check_data(DataSettings(train=SplitSettings(images=clean / "nowhere", tags=clean / "tags.json")))
     (clean / "photos" / "00.png").write_bytes(b"")
     before = snapshot(clean)
     assert lines(clean)
@@ -158,12 +158,11 @@ def test_a_missing_folder_stops_and_nothing_is_changed(clean) -> None:
 
 def test_the_real_sets_show_their_known_quirks(shared_data) -> None:
     folder = shared_data / "bccd3"
-    found = check_dataset(
-        SplitSettings(tags=folder / "ImageSets/Main/trainval.txt", truth=folder / "Annotations"), name="bccd3"
-    )
+    split = SplitSettings(tags=folder / "ImageSets/Main/trainval.txt", truth=folder / "Annotations")
+    found = check_data(DataSettings(train=split))
     assert [line for line in found if "almost constant" not in line] == [
-        "bccd3: BloodImage_00338.jpg: has a box of 'RBC' no more than one pixel wide or high (503, 336, 504, 337)",
-        "bccd3: BloodImage_00343.jpg: has a box of 'RBC' no more than one pixel wide or high (180, 328, 181, 329)",
+        "train: BloodImage_00338.jpg: has a box of 'RBC' no more than one pixel wide or high (503, 336, 504, 337)",
+        "train: BloodImage_00343.jpg: has a box of 'RBC' no more than one pixel wide or high (180, 328, 181, 329)",
     ]
     assert [line.split("'")[1] for line in found if "almost constant" in line] == ["RBC", "WBC"]
 

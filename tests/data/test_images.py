@@ -217,9 +217,12 @@ def test_sizes_of_the_real_photos_agree_with_their_pixels(shared_data) -> None:
     folder = shared_data / "fruit3" / "images" / "train"
     # PNG under a .jpg name: one RGBA and one palette among them, and JPEG
     odd = [path for path in sorted(folder.iterdir()) if path.read_bytes()[:4] == b"\x89PNG"]
-    modes = {Image.open(path).mode for path in odd}
+    modes = set()
+    for path in odd:
+        with Image.open(path) as image:
+            modes.add(image.mode)
     assert {"RGBA", "P"} <= modes
     for path in odd[:12] + sorted(folder.iterdir())[:12]:
-        image = read_image(path)
-        assert image.shape == (*image_size(path), 3)
-        assert verify_image(path.read_bytes(), path)[0] == image.shape[:2]
+        pixels = read_image(path)
+        assert pixels.shape == (*image_size(path), 3)
+        assert verify_image(path.read_bytes(), path)[0] == pixels.shape[:2]

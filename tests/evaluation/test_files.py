@@ -10,8 +10,9 @@ from PIL import Image
 
 from tests.helpers import instances
 from weaksam.config import UserError
-from weaksam.data.detection_files import read_detections, voc_result_files, write_voc_results
+from weaksam.data.detection_files import read_detections
 from weaksam.data.detection_stores import detection_store, instances_of
+from weaksam.data.formats import voc_results
 from weaksam.data.formats.coco import object_entries, read_results, write_instances
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.formats.yolo import write_labels
@@ -79,7 +80,7 @@ def write_detections(folder: Path, dataset: Dataset, found: dict[str, Instances]
     write_json_atomic(folder / "endings.json", [{**one, "image_id": f"{one['image_id']}.jpg"} for one in names])
     numbers = {Path(sample.image_id).stem: sample.number for sample in dataset}
     write_json_atomic(folder / "numbers.json", [{**one, "image_id": numbers[one["image_id"]]} for one in names])
-    write_voc_results(folder / "comp4", dataset, found)
+    voc_results.write_results(folder / "comp4", dataset, found)
     store = detection_store(folder / "OUT/wsod/store/detections_test-1", "wsod", "1", dataset, masks=False)
     store.fill(lambda image_id: {n: getattr(found[image_id], n) for n in ("boxes", "labels", "scores")})
 
@@ -132,13 +133,13 @@ def test_voc_result_files_there_and_back(forms):
 def test_voc_result_files_are_told_by_their_names(tmp_path):
     for name in ("comp4_det_test_cat.txt", "comp3-1f_b_det_val_traffic_light.txt", "labels.txt", "comp6_test_cls.txt"):
         (tmp_path / name).write_text("")
-    assert {name: path.name for name, path in voc_result_files(tmp_path).items()} == {
+    assert {name: path.name for name, path in voc_results.result_files(tmp_path).items()} == {
         "cat": "comp4_det_test_cat.txt",
         "traffic_light": "comp3-1f_b_det_val_traffic_light.txt",
     }
     (tmp_path / "comp4_det_val_cat.txt").write_text("")
     with pytest.raises(UserError, match=r"found comp4_det_test_cat.txt and comp4_det_val_cat.txt: keep"):
-        voc_result_files(tmp_path)
+        voc_results.result_files(tmp_path)
 
 
 @pytest.mark.parametrize("line", ["2008_000001 0.5 1 2 3", "2008_000001 0.5 1 2 3 x", "2008_000001 nan 1 2 3 4"])
@@ -255,7 +256,7 @@ def located(tmp_path):
     dataset = Dataset("train", ("cat", "dog"), (1, 2), tuple(samples))
     write_annotations(tmp_path / "voc", dataset, truths)
     found = {"a.jpg": objects([[0, 0, 0, 100, 50]], [0.9]), "b.jpg": objects([[1, 50, 50, 90, 88]], [0.8])}
-    write_voc_results(tmp_path / "comp4", dataset, found)
+    voc_results.write_results(tmp_path / "comp4", dataset, found)
     proposals = {
         "a": Proposals.of(torch.tensor([[0.0, 0, 100, 55], [0, 0, 10, 10], [90, 90, 95, 95], [0, 0, 100, 60]])),
         "b": Proposals.of(torch.tensor([[10.0, 10, 20, 20], [50, 50, 90, 90]])),
@@ -358,7 +359,7 @@ def test_published_values_from_files(shared_data, tmp_path):
         return {n: one.replace(boxes=one.boxes + torch.tensor([0.0, 0, 1, 1])) for n, one in values.items()}
 
     write_annotations(tmp_path / "voc", dataset, half_open(truths))
-    write_voc_results(tmp_path / "comp4", dataset, half_open(found))
+    voc_results.write_results(tmp_path / "comp4", dataset, half_open(found))
     from_text = evaluate_files(tmp_path / "voc", tmp_path / "comp4", ["voc", "voc11"])
     for measured in (figures, from_text):
         assert measured["voc"]["mean"] == {"0.5": pytest.approx(0.0222222222, abs=1e-9), "0.75": 0.0}
@@ -373,7 +374,7 @@ def test_real_truth_in_three_forms(shared_data, tmp_path):
     for path in sorted((folder / "dets/abs_xyx2y2").glob("*.txt")):
         table = torch.tensor([[float(v) for v in line.split()] for line in path.read_text().splitlines()])
         found[path.stem] = Instances(table[:, 2:].clone(), table[:, 0].long(), table[:, 1].clone())
-    write_voc_results(tmp_path / "comp4", voc, found)
+    voc_results.write_results(tmp_path / "comp4", voc, found)
     write_json_atomic(
         tmp_path / "found.json",
         [{"image_id": n, **e} for n, o in found.items() for e in object_entries(o, range(1, 21))],

@@ -1,1 +1,1 @@
-"""Files on disk to images, tags and instances, and back."""
+"""Read photos, tags, truth, detections and proposals from files of any format, and write them."""

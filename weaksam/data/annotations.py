@@ -1,4 +1,4 @@
-"""What every annotation reader returns, and how its file names are matched to photos on disk."""
+"""Hold what every reader of annotations returns: classes, and the objects of each image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,27 +63,32 @@ class ObjectRows:
         self.crowd.append(crowd)
 
     def instances(self, *, with_masks: bool, size: tuple[int, int]) -> Instances:
-        """The finished value; an object without a mask among others with one gets its box as mask."""
+        """The objects as one value; ``size`` is the image's (H, W), used for masks only.
+
+        Scores are None unless every object has one. With ``with_masks`` an object that has no mask gets its box as one.
+        """
         scored = bool(self.scores) and all(score is not None for score in self.scores)
+        masks = None
+        if with_masks:
+            pairs = zip(self.masks, self.boxes, strict=True)
+            masks = tuple(mask or rle_from_box(box, size) for mask, box in pairs)
         return Instances(
             boxes=torch.tensor(self.boxes, dtype=torch.float64).reshape(-1, 4).float(),
             labels=torch.tensor(self.labels, dtype=torch.int64),
             scores=torch.tensor(self.scores, dtype=torch.float32) if scored else None,
-            masks=tuple(mask or rle_from_box(box, size) for mask, box in zip(self.masks, self.boxes, strict=True))
-            if with_masks
-            else None,
+            masks=masks,
             difficult=torch.tensor(self.difficult, dtype=torch.bool),
             crowd=torch.tensor(self.crowd, dtype=torch.bool),
         )
 
 
 def rle_from_box(box: Sequence[float], size: tuple[int, int]) -> Rle:
-    """The filled rectangle of a half-open xyxy ``box`` in an image of ``size`` (H, W)."""
+    """RLE of the filled rectangle of a half-open xyxy ``box`` in pixels, in an image of ``size`` (H, W)."""
     x1, y1, x2, y2 = box
     return rle_from_polygons([[x1, y1, x2, y1, x2, y2, x1, y2]], size)
 
 
 def tag_labels(objects: Instances) -> tuple[int, ...]:
-    """Sorted labels present in an image, as a tagger would say: objects marked difficult do not count."""
+    """Sorted labels of an image's objects, without those marked difficult, as a tagger would say; no objects: none."""
     labels = objects.labels if objects.difficult is None else objects.labels[~objects.difficult]
     return tuple(sorted(set(labels.tolist())))

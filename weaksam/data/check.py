@@ -15,12 +15,11 @@ from weaksam.data.formats.tags import TagRows
 from weaksam.data.image_names import ImageNames
 from weaksam.data.loading import DataSettings, SplitSettings, images_folder, read_tag_rows
 from weaksam.data.photos import Photo, list_photos, verify_photos
+from weaksam.data.tag_signal import MIN_PHOTOS
 from weaksam.data.truth import read_truth, truth_classes
 
 CONSTANT_SHARE = 0.9
 """A class in more than this share of the photos, or absent from all, teaches little from tags."""
-MIN_PHOTOS = 5
-"""A class in fewer photos than this is hardly learned."""
 _MAGIC = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 """First bytes of each format of photos, and its usual ending."""
 _ALIASES = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg"}
@@ -67,9 +66,12 @@ class _SplitCheck:
 
 
 def check_data(data: DataSettings) -> list[str]:
-    """Lines for both splits of a run, and for photos that are in both; nothing wrong gives no lines.
+    """Lines ``<split>: <photo or file>: <what is wrong>`` on the splits of a run; nothing wrong gives no lines.
 
-    Raises `UserError` only where a folder of photos is missing.
+    Photos: unreadable, there twice, named by another format, turned by EXIF, in both splits. Tags: rows without a
+    photo, photos without a row, unknown or look-alike classes, classes in nearly all or very few photos. Truth: entries
+    without a photo, sizes that differ, boxes outside or without area, tags that disagree. Raises `UserError` only where
+    a folder of photos is missing or empty.
     """
     classes = data.classes
     if classes is None and data.train.truth is None and data.test is not None and data.test.truth is not None:
@@ -87,17 +89,6 @@ def check_data(data: DataSettings) -> list[str]:
         if photo.sha256 in owner
     ]
     return [*train.lines, *test.lines, *shared]
-
-
-def check_dataset(split: SplitSettings, *, name: str = "data", classes: tuple[str, ...] | None = None) -> list[str]:
-    """Lines ``<name>: <photo or file>: <what is wrong>`` for one split; nothing wrong gives no lines.
-
-    Photos: unreadable, there twice, named by another format, turned by EXIF. Tags: rows without a photo, photos
-    without a row, unknown or look-alike classes, classes in nearly all or very few photos. Truth: entries without a
-    photo, sizes that differ, boxes outside or without area, tags that disagree. Raises `UserError` only where the
-    folder of photos is missing or empty.
-    """
-    return _checked(split, name, classes).lines
 
 
 def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -> _SplitCheck:

@@ -1,9 +1,8 @@
-"""Detections on disk: a run's sealed store, VOC's result files or a COCO results list, read for a dataset's images."""
+"""Read detections on a dataset's images: from a run's sealed store, VOC's result files or a COCO results list."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,16 +10,12 @@ import torch
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import ObjectRows
 from weaksam.data.formats.coco import read_results
+from weaksam.data.formats.voc_results import read_result_file, result_files
 from weaksam.data.image_names import ImageNames
-from weaksam.data.text_files import read_json, read_text
-from weaksam.store.files import atomic_file
+from weaksam.data.text_files import read_json
 from weaksam.store.sealed import open_sealed
-from weaksam.structures.boxes import inclusive_from_xyxy, xyxy_from_inclusive
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
-
-_VOC_FILE = re.compile(r"(?:comp[^_]*_)(?:.*_)?det_(?P<split>[^_]+)_(?P<name>.+)\.txt")
-"""comp4_det_test_cat.txt; tools put a random mark after ``comp4``."""
 
 
 def read_detections(path: Path, dataset: Dataset) -> dict[str, Instances]:
@@ -32,7 +27,7 @@ def read_detections(path: Path, dataset: Dataset) -> dict[str, Instances]:
     """
     if path.suffix.lower() == ".json":
         return read_results(path, dataset)
-    files = voc_result_files(path)
+    files = result_files(path)
     if files:
         return _filled(read_voc_results(files, dataset), dataset)
     if path.is_dir():
@@ -43,9 +38,10 @@ def read_detections(path: Path, dataset: Dataset) -> dict[str, Instances]:
     )
 
 
-def _filled(found: Mapping[str, Instances], dataset: Dataset) -> dict[str, Instances]:
-    none = Instances.empty().replace(scores=torch.zeros(0))
-    return {image_id: found.get(image_id, none) for image_id in dataset.image_ids}
+def _filled(detections: Mapping[str, Instances], dataset: Dataset) -> dict[str, Instances]:
+    """Detections of every image of ``dataset``, in order; empty ones where there are none."""
+    nothing = Instances.empty().replace(scores=torch.zeros(0))
+    return {image_id: detections.get(image_id, nothing) for image_id in dataset.image_ids}
 
 
 # A run's own store
@@ -67,7 +63,7 @@ def read_detection_store(folder: Path, dataset: Dataset) -> dict[str, Instances]
     classes = run_classes(folder) or dataset.classes
     table = torch.tensor(_labels_in(classes, dataset.classes, str(folder)), dtype=torch.int64)
     name_of = _known_images(store.image_ids, dataset, str(folder))
-    found = {}
+    detections = {}
     for row in store.rows():
         labels = row["labels"]
         if len(labels) and int(labels.max()) >= len(classes):
@@ -76,9 +72,9 @@ def read_detection_store(folder: Path, dataset: Dataset) -> dict[str, Instances]
                 f"{int(labels.max())}: give the truth with the run's own classes"
             )
         masks = tuple(row["rles"]) if "rles" in row else None
-        one = Instances(row["boxes"], table[labels] if len(labels) else labels, row["scores"], masks)
-        found[name_of[row["image_id"]]] = one[one.labels >= 0]
-    return found
+        objects = Instances(row["boxes"], table[labels] if len(labels) else labels, row["scores"], masks)
+        detections[name_of[row["image_id"]]] = objects[objects.labels >= 0]
+    return detections
 
 
 def run_classes(folder: Path) -> tuple[str, ...] | None:
@@ -97,8 +93,8 @@ def run_classes(folder: Path) -> tuple[str, ...] | None:
 def _known_images(names: Sequence[str], dataset: Dataset, source: str) -> dict[str, str]:
     """The image id of ``dataset`` for each of ``names``; `UserError` where one has none."""
     numbers = {sample.image_id: sample.number for sample in dataset}
-    found = ImageNames(dataset.image_ids, numbers).find_all(names, source)
-    name_of = {str(key): image_id for image_id, key in found.items()}
+    key_of = ImageNames(dataset.image_ids, numbers).find_all(names, source)
+    name_of = {str(key): image_id for image_id, key in key_of.items()}
     strange = [name for name in names if name not in name_of]
     if strange:
         raise UserError(
@@ -126,79 +122,21 @@ def _labels_in(names: Sequence[str], classes: Sequence[str], source: str) -> lis
 # VOC's result files
 
 
-def voc_result_files(path: Path) -> dict[str, Path]:
-    """VOC result files by class name: those in the folder ``path``, or ``path`` itself; none give none.
-
-    Raises `UserError` where a class has two, as of two splits.
-    """
-    paths = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    found: dict[str, Path] = {}
-    for one in paths:
-        match = _VOC_FILE.fullmatch(one.name)
-        if match is None:
-            continue
-        if match["name"] in found:
-            raise UserError(
-                f"wanted one result file of each class in {path}, found {found[match['name']].name} and {one.name}: "
-                "keep those of one split and one competition in a folder"
-            )
-        found[match["name"]] = one
-    return found
-
-
 def read_voc_results(files: Mapping[str, Path], dataset: Dataset) -> dict[str, Instances]:
-    """Detections by image id from VOC result files by class name: lines of ``name score x1 y1 x2 y2``.
+    """Detections by image id from VOC result files by class name, of at least one class; labels are ``dataset``'s.
 
-    VOC counts pixels from 1 and names the last one inside; here boxes are half-open from 0. A class that ``dataset``
-    does not have is left out. Raises `UserError` for other lines and other images.
+    A class that ``dataset`` does not have is left out. Raises `UserError` for other lines and other images.
     """
     folder = next(iter(files.values())).parent
     labels = _labels_in(list(files), dataset.classes, str(folder))
-    parsed = [
-        (label, list(_result_lines(path))) for path, label in zip(files.values(), labels, strict=True) if label >= 0
-    ]
-    names = dict.fromkeys(name for _, lines in parsed for name, _ in lines)
+    by_label = {label: read_result_file(path) for path, label in zip(files.values(), labels, strict=True) if label >= 0}
+    names = dict.fromkeys(name for lines in by_label.values() for name, _, _ in lines)
     name_of = _known_images(list(names), dataset, str(folder))
     rows = {image_id: ObjectRows.none() for image_id in name_of.values()}
-    for label, lines in parsed:
-        for name, (score, *corners) in lines:
-            box = xyxy_from_inclusive(torch.tensor([corners], dtype=torch.float64) - 1)[0].tolist()
+    for label, lines in by_label.items():
+        for name, score, box in lines:
             rows[name_of[name]].add(box, label, score=score)
     return {
-        image_id: one.instances(with_masks=False, size=(0, 0)).replace(difficult=None, crowd=None)
-        for image_id, one in rows.items()
+        image_id: objects.instances(with_masks=False, size=(0, 0)).replace(difficult=None, crowd=None)
+        for image_id, objects in rows.items()
     }
-
-
-def write_voc_results(
-    folder: Path, dataset: Dataset, detections: Mapping[str, Instances], *, split: str = "test"
-) -> None:
-    """Write ``comp4_det_<split>_<class>.txt`` of every class, best score first; names are written without ending."""
-    lines: dict[int, list[tuple[float, str]]] = {label: [] for label in range(len(dataset.classes))}
-    for image_id, found in detections.items():
-        name = Path(image_id).stem
-        scores = torch.zeros(0) if found.scores is None else found.scores
-        corners = (inclusive_from_xyxy(found.boxes.double()) + 1).tolist()
-        for label, score, box in zip(found.labels.tolist(), scores.tolist(), corners, strict=True):
-            lines[label].append((score, f"{name} {score:.6f} {' '.join(f'{value:.3f}' for value in box)}\n"))
-    for label, rows in lines.items():
-        with atomic_file(folder / f"comp4_det_{split}_{dataset.classes[label]}.txt") as temporary:
-            ranked = sorted(rows, key=lambda row: -row[0])
-            temporary.write_text("".join(text for _, text in ranked), encoding="utf-8")
-
-
-def _result_lines(path: Path) -> Iterator[tuple[str, list[float]]]:
-    """Image name and ``score, x1, y1, x2, y2`` of every line."""
-    for number, line in enumerate(read_text(path, "VOC results").splitlines(), start=1):
-        name, *values = line.rsplit(maxsplit=5) or [""]
-        if not name:
-            continue
-        try:
-            numbers = [float(value) for value in values]
-        except ValueError:
-            numbers = []
-        if len(numbers) != 5 or not all(value == value and abs(value) != float("inf") for value in numbers):
-            raise UserError(
-                f"wanted 'name score x1 y1 x2 y2' on line {number} of {path}, found {line[:60]!r}: mend that line"
-            )
-        yield name, numbers

@@ -1,9 +1,10 @@
-"""Detections of a split in a sealed store, a row per photo."""
+"""Keep the detections of a split in a store, one row per photo, and read them back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from weaksam.store.store import Store
 from weaksam.structures.dataset import Dataset
@@ -11,13 +12,20 @@ from weaksam.structures.instances import Instances
 
 
 def detection_store(folder: Path, stage: str, fingerprint: str, dataset: Dataset, masks: bool) -> Store:
-    """A store of one row of detections per photo: boxes, labels, scores, and RLE masks if asked."""
+    """A store, not filled yet, of one row of detections per photo of ``dataset``.
+
+    Columns: ``boxes (N, 4)`` half-open xyxy in pixels, ``labels (N,)``, ``scores (N,)`` in [0, 1], and with ``masks``
+    N RLE masks in ``rles``. N = 0 is a photo without detections.
+    """
     columns = {"boxes": "boxes", "labels": "ints", "scores": "floats"} | ({"rles": "rles"} if masks else {})
     return Store(folder, stage=stage, fingerprint=fingerprint, image_ids=dataset.image_ids, columns=columns)
 
 
 def instances_of(store: Store) -> dict[str, Instances]:
-    """The detections of a sealed store, by image id."""
+    """The detections of a sealed store by image id, of every photo; with masks where the store has them.
+
+    A store of no photo gives none. Raises `UserError` where the store is not sealed.
+    """
     return {
         row["image_id"]: Instances(
             row["boxes"], row["labels"], row["scores"], tuple(row["rles"]) if "rles" in row else None
@@ -26,9 +34,12 @@ def instances_of(store: Store) -> dict[str, Instances]:
     }
 
 
-def instances_key(instances: Mapping[str, Instances]) -> list:
-    """What of the training instances affects the result, as plain values for a fingerprint."""
+def instances_key(instances: Mapping[str, Instances]) -> list[list[Any]]:
+    """What of the training instances (by image id) affects a result, as plain values for a fingerprint.
+
+    Image id, boxes, labels and masks of every image, sorted by id; scores have no part in it. No image gives ``[]``.
+    """
     return [
-        [image_id, found.boxes.tolist(), found.labels.tolist(), list(found.masks or ())]
-        for image_id, found in sorted(instances.items())
+        [image_id, objects.boxes.tolist(), objects.labels.tolist(), list(objects.masks or ())]
+        for image_id, objects in sorted(instances.items())
     ]

@@ -1,4 +1,4 @@
-"""Heat maps from .npy and .png files, read without running anything in them."""
+"""Read heat maps from .npy and .png files without running anything in them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from weaksam.data.images import MAX_PIXELS
 SUFFIXES = (".npy", ".png")
 """Endings of heat maps."""
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L")
+"""Pillow's modes of one channel."""
 
 
 def read_heat_maps(path: Path) -> Tensor:

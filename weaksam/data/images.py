@@ -1,4 +1,4 @@
-"""Photo files in, upright 8-bit RGB arrays out; every file that is not one complete photo gets a reason."""
+"""Read photo files as upright 8-bit RGB arrays, and say why a file is not one complete photo."""
 
 import io
 import warnings
@@ -10,11 +10,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from weaksam.config import UserError
-from weaksam.store.files import file_sha256
-
-__all__ = ["PHOTO_SUFFIXES", "BadImage", "file_sha256", "image_size", "read_image", "verify_image", "write_image"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""Formats that are read, by Pillow's names."""
 MAX_PIXELS = 178_956_970
 """Largest photo read, in pixels (the size at which Pillow itself stops); 0.5 GiB as RGB."""
 
@@ -22,7 +20,7 @@ PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", "
 """Endings of files that are taken for photos; what they really hold is read from their content."""
 
 _ORIENTATION = 0x0112
-# EXIF orientation -> what brings the stored pixels upright
+"""The EXIF tag of the orientation."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,6 +30,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""What brings the stored pixels upright, by EXIF orientation; 1 is upright already."""
 _FOREIGN = (
     (b"GIF8", "a GIF file"),
     (b"II*\x00", "a TIFF file"),
@@ -41,6 +40,7 @@ _FOREIGN = (
     (b"PK\x03\x04", "a zip file"),
     (b"version https://git-lfs", "a git-lfs pointer, not the photo itself"),
 )
+"""Files that are often taken for photos: their first bytes, and what they are."""
 
 
 class BadImage(UserError):
@@ -86,11 +86,6 @@ def verify_image(data: bytes, path: Path) -> tuple[tuple[int, int], int]:
         image.load()
         orientation = exif_orientation(image)
         return ((height, width) if orientation < 5 else (width, height)), orientation
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 RGB ``(H, W, 3)`` in the format of the path's ending."""
-    Image.fromarray(image).save(path)
 
 
 def exif_orientation(image: Image.Image) -> int:

@@ -1,4 +1,4 @@
-"""A split of photos with their tags and, for evaluation only, their true objects."""
+"""Load a split of photos with their tags and, for the evaluation only, their true objects."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The photos below a folder, each decoded once to find out the ones that are broken."""
+"""List the photos below a folder, and decode each once to find those that are broken."""
 
 import hashlib
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 from weaksam.config import UserError
 from weaksam.data.images import PHOTO_SUFFIXES, BadImage, verify_image
 
-# Files meant as photos that cannot be read: they get a reason, other files are passed over
 _FOREIGN_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2"})
+"""Endings of files meant as photos that cannot be read: they get a reason, other files are passed over."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ def list_photos(folder: Path) -> dict[str, Path]:
 
     Hidden files are left out. Raises `UserError` where there is none.
     """
-    found = {}
+    photos = {}
     for path in folder.rglob("*"):
         relative = path.relative_to(folder)
         if path.suffix.lower() not in PHOTO_SUFFIXES | _FOREIGN_SUFFIXES or not path.is_file():
             continue
         if not any(part.startswith(".") for part in relative.parts):
-            found[relative.as_posix()] = path
-    if not found:
+            photos[relative.as_posix()] = path
+    if not photos:
         raise UserError(
             f"wanted photos (.jpg, .png, .webp, .bmp) in {folder}, found none: name the folder of the photos"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(photos.items()))
 
 
 def verify_photos(paths: Mapping[str, Path], bad: dict[str, str]) -> dict[str, Photo]:
@@ -57,6 +57,7 @@ def verify_photos(paths: Mapping[str, Path], bad: dict[str, str]) -> dict[str, P
 
 
 def _verify(path: Path) -> Photo | str:
+    """The photo at ``path``, or the reason why it cannot be read."""
     try:
         data = path.read_bytes()
         size, orientation = verify_image(data, path)

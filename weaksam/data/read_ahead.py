@@ -1,4 +1,4 @@
-"""Make things on threads ahead of whoever takes them, in order and never more than a few: photos above all."""
+"""Load items (usually photos) on background threads, in order, at most ``num_ahead`` in advance."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ import numpy as np
 from weaksam.data.images import read_image
 
 Item = TypeVar("Item")
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
-class Ahead(Sequence[Made], Generic[Item, Made]):
-    """``make(item)`` of every item; going through them in order makes up to ``num_ahead`` in advance on threads.
+class ReadAhead(Sequence[Value], Generic[Item, Value]):
+    """``load(item)`` of every item; iterating loads up to ``num_ahead`` of them in advance, with 0 each in its turn.
 
-    ``make`` must depend on nothing but the item. A part of it (``ahead[3:]``) makes nothing of what was left out. What
-    ``make`` raises comes up when its turn comes. 0 ahead makes each when it is asked for.
+    ``load`` must depend on nothing but the item. A slice (``values[3:]``) loads nothing of what was left out. What
+    ``load`` raises is raised when the turn of its item comes. No items give no values.
     """
 
-    def __init__(self, items: Sequence[Item], make: Callable[[Item], Made], num_ahead: int) -> None:
-        self.items, self.make, self.num_ahead = items, make, num_ahead
+    def __init__(self, items: Sequence[Item], load: Callable[[Item], Value], num_ahead: int) -> None:
+        self.items, self.load, self.num_ahead = items, load, num_ahead
 
     def __len__(self) -> int:
         return len(self.items)
 
     @overload
-    def __getitem__(self, index: int) -> Made: ...
+    def __getitem__(self, index: int) -> Value: ...
     @overload
-    def __getitem__(self, index: slice) -> Ahead[Item, Made]: ...
-    def __getitem__(self, index: int | slice) -> Made | Ahead[Item, Made]:
+    def __getitem__(self, index: slice) -> ReadAhead[Item, Value]: ...
+    def __getitem__(self, index: int | slice) -> Value | ReadAhead[Item, Value]:
         if isinstance(index, slice):
-            return Ahead(self.items[index], self.make, self.num_ahead)
-        return self.make(self.items[index])
+            return ReadAhead(self.items[index], self.load, self.num_ahead)
+        return self.load(self.items[index])
 
-    def __iter__(self) -> Iterator[Made]:
+    def __iter__(self) -> Iterator[Value]:
         if self.num_ahead == 0:
-            yield from map(self.make, self.items)
+            yield from map(self.load, self.items)
             return
         pool = ThreadPoolExecutor(min(self.num_ahead, os.cpu_count() or 1))  # decoding leaves Python's lock
-        waiting: deque[Future[Made]] = deque()
+        waiting: deque[Future[Value]] = deque()
         try:
             for item in self.items:
-                waiting.append(pool.submit(self.make, item))
+                waiting.append(pool.submit(self.load, item))
                 if len(waiting) > self.num_ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -61,4 +61,4 @@ def read_ahead(paths: Sequence[Path], num_ahead: int) -> Iterator[np.ndarray]:
 
     A photo that cannot be read raises `BadImage` when its turn comes.
     """
-    return iter(Ahead(paths, read_image, num_ahead))
+    return iter(ReadAhead(paths, read_image, num_ahead))

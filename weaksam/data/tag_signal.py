@@ -1,12 +1,14 @@
-"""Say which tags cannot teach a detector, and why."""
+"""Find the classes whose tags teach a detector little or nothing, and say why."""
 
 from __future__ import annotations
 
 from weaksam.config import UserError
 from weaksam.structures.dataset import Dataset
 
-FEWEST_PHOTOS = 5
+MIN_PHOTOS = 5
+"""A class in fewer photos than this is hardly learned."""
 ALMOST_EVERY = 0.95
+"""A class in at least this share of the photos is next to a constant."""
 
 
 def tag_notes(dataset: Dataset) -> list[str]:
@@ -32,9 +34,9 @@ def tag_notes(dataset: Dataset) -> list[str]:
                 f"the class {name!r} is on {count} of {num} photos: its tag carries {how_much} signal, "
                 "because hardly a photo lacks it; add photos without it"
             )
-        elif count < FEWEST_PHOTOS:
+        elif count < MIN_PHOTOS:
             notes.append(
-                f"the class {name!r} is on {count} of {num} photos, fewer than {FEWEST_PHOTOS}: expect it to be missed "
+                f"the class {name!r} is on {count} of {num} photos, fewer than {MIN_PHOTOS}: expect it to be missed "
                 "or mistaken, and add photos that have it"
             )
     return notes
@@ -47,7 +49,7 @@ def check_tags(dataset: Dataset) -> None:
         UserError: a class that no photo has, or one class only, which every photo has.
     """
     tags, names = dataset.tag_matrix(), dataset.classes
-    empty = [name for name, found in zip(names, tags.any(dim=0).tolist(), strict=True) if not found]
+    empty = [name for name, tagged in zip(names, tags.any(dim=0).tolist(), strict=True) if not tagged]
     if empty:
         more = f" (nor {len(empty) - 1} others)" if len(empty) > 1 else ""
         raise UserError(

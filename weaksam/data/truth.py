@@ -1,4 +1,4 @@
-"""The true objects of a split, from any of the annotation formats, matched to its photos and classes."""
+"""Read the true objects of a split from any annotation format, and match them to its photos and classes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -59,32 +59,35 @@ def read_measured_truth(
     relative = truth.is_dir() and not any(truth.glob("*.xml"))
     if relative and images is None:
         raise UserError(f"wanted the photos of the YOLO labels in {truth}, found no folder of them: give --images DIR")
-    read = read_truth(truth, {name: image_size(path) for name, path in photos.items()} if relative else {}, classes)
-    read = read if classes is None else _in_classes(read, classes, truth)
+    sizes = {name: image_size(path) for name, path in photos.items()} if relative else {}
+    annotations = read_truth(truth, sizes, classes)
+    if classes is not None:
+        annotations = _in_classes(annotations, classes, truth)
+    entries = annotations.images
     if images is None:
-        return read, tuple(read.images), ()
-    known = ImageNames(list(photos))
-    found = {name: known.find(name, str(images)) for name in read.images}
-    paths = {name: photos[photo] for name, photo in found.items() if photo is not None}
+        return annotations, tuple(entries), ()
+    photo_names = ImageNames(list(photos))
+    photo_of = {entry: photo_names.find(entry, str(images)) for entry in entries}
+    paths = {entry: photos[photo] for entry, photo in photo_of.items() if photo is not None}
     if not paths:
-        raise UserError(f"wanted photos of the {len(read.images)} images of the truth in {images}, found none of them")
-    unsized = [name for name in paths if read.images[name].size is None]
-    sized = {name: replace(read.images[name], size=image_size(paths[name])) for name in unsized}
-    lost = len(read.images) - len(paths)
-    notes = (f"{lost} images of the truth have no photo in {images}: left out",) if lost else ()
-    return replace(read, images={**read.images, **sized}), tuple(paths), notes
+        raise UserError(f"wanted photos of the {len(entries)} images of the truth in {images}, found none of them")
+    unsized = [entry for entry in paths if entries[entry].size is None]
+    sized = {entry: replace(entries[entry], size=image_size(paths[entry])) for entry in unsized}
+    num_lost = len(entries) - len(paths)
+    notes = (f"{num_lost} images of the truth have no photo in {images}: left out",) if num_lost else ()
+    return replace(annotations, images={**entries, **sized}), tuple(paths), notes
 
 
-def _in_classes(read: Annotations, classes: Sequence[str], path: Path) -> Annotations:
-    """``read`` with labels counted in ``classes``, which are numbered from 1; other classes' objects are left out."""
+def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path) -> Annotations:
+    """The same with labels counted in ``classes``, which are numbered from 1; other classes' objects are left out."""
     if path.suffix.lower() == ".json":
         raise UserError(
             f"wanted no list of classes for the COCO file {path}, which numbers its own, found one: omit it"
         )
-    _refuse_other_names(read, classes, path)
+    _refuse_other_names(annotations, classes, path)
     images = {
-        name: replace(one, instances=_relabelled(one.instances, read.classes, classes))
-        for name, one in read.images.items()
+        name: replace(image, instances=_relabelled(image.instances, annotations.classes, classes))
+        for name, image in annotations.images.items()
     }
     return Annotations(tuple(classes), tuple(range(1, len(classes) + 1)), images)
 
@@ -108,30 +111,32 @@ def read_split_truth(
     Category ids are the file's where it has the class, else free numbers from 1. Objects of classes that are not in
     ``classes`` are left out. Raises `UserError` where the names disagree both ways, or one photo is listed twice.
     """
-    read = read_truth(path, {image_id: photo.size for image_id, photo in photos.items()}, classes or tag_classes)
-    names = read.classes if classes is None else classes
-    _refuse_other_names(read, names, path)
+    sizes = {image_id: photo.size for image_id, photo in photos.items()}
+    annotations = read_truth(path, sizes, classes or tag_classes)
+    names = annotations.classes if classes is None else classes
+    _refuse_other_names(annotations, names, path)
     objects: dict[str, Instances] = {}
     numbers: dict[str, int] = {}
     without_photo = []
-    for entry, truth in read.images.items():
+    for entry, image in annotations.images.items():
         image_id = photo_names.find_name(entry, str(path))
         if image_id is None:
             without_photo.append(entry)
             continue
         if image_id in objects:
             raise UserError(f"wanted every photo once in {path}, found {image_id} twice: remove one entry")
-        objects[image_id] = _relabelled(truth.instances, read.classes, names)
-        if truth.number is not None:
-            numbers[image_id] = truth.number
-    return SplitTruth(tuple(names), _category_ids(read, names), objects, numbers, tuple(without_photo))
+        objects[image_id] = _relabelled(image.instances, annotations.classes, names)
+        if image.number is not None:
+            numbers[image_id] = image.number
+    return SplitTruth(tuple(names), _category_ids(annotations, names), objects, numbers, tuple(without_photo))
 
 
-def _refuse_other_names(read: Annotations, names: Sequence[str], path: Path) -> None:
-    """Names missing on one side are a choice, on both sides a spelling mistake."""
-    used = {read.classes[label] for truth in read.images.values() for label in truth.instances.labels.tolist()}
+def _refuse_other_names(annotations: Annotations, names: Sequence[str], path: Path) -> None:
+    """`UserError` where names are missing on both sides, a spelling mistake; on one side it is a choice."""
+    labels = {label for image in annotations.images.values() for label in image.instances.labels.tolist()}
+    used = {annotations.classes[label] for label in labels}
     extra = sorted(used - set(names))
-    missing = [name for name in names if name not in read.classes]
+    missing = [name for name in names if name not in annotations.classes]
     if extra and missing and (did_you_mean(missing[0], extra) or not used & set(names)):
         raise UserError(
             f"wanted the classes {listed(names)} in {path}, found {listed(extra)} but no {missing[0]!r}"
@@ -149,7 +154,8 @@ def _relabelled(objects: Instances, old: Sequence[str], new: Sequence[str]) -> I
     return objects.replace(labels=labels)[labels >= 0]
 
 
-def _category_ids(read: Annotations, names: Sequence[str]) -> tuple[int, ...]:
-    number_of = dict(zip(read.classes, read.category_ids, strict=True))
+def _category_ids(annotations: Annotations, names: Sequence[str]) -> tuple[int, ...]:
+    """The file's number of each class it has, free numbers from 1 for the others."""
+    number_of = dict(zip(annotations.classes, annotations.category_ids, strict=True))
     free = (number for number in range(1, len(names) + len(number_of) + 1) if number not in number_of.values())
     return tuple(number_of[name] if name in number_of else next(free) for name in names)

@@ -1,1 +1,1 @@
-"""What a stage leaves on disk: sealed Parquet parts, manifests, atomic files, safe weights."""
+"""Keep what a stage computes on disk: sealed Parquet parts, manifests, atomic files and safe weights."""

@@ -1,1 +1,1 @@
-"""Values and pure geometry: boxes, masks, run-length encoding, instances."""
+"""Hold the values that pass between the stages, and compute the geometry of boxes and masks."""

@@ -1,4 +1,4 @@
-"""Boxes as float32 tensors ``(N, 4)``: x1, y1, x2, y2 in pixels, origin 0, half-open (width = x2 - x1)."""
+"""Measure and convert boxes, float32 ``(N, 4)``: x1, y1, x2, y2 in pixels, origin 0, half-open (width = x2 - x1)."""
 
 import torch
 from torch import Tensor

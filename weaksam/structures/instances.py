@@ -1,4 +1,4 @@
-"""The objects of one image, true or predicted, as one immutable value."""
+"""Hold the objects of one image, true or predicted, as one immutable value."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from weaksam.structures.masks import Rle
 
 _OPTIONAL = ("scores", "masks", "difficult", "crowd")
+"""Fields of `Instances` that may be None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +81,13 @@ class Instances:
         """
         if not parts:
             return Instances.empty()
-        full = [part for part in parts if len(part)] or list(parts[:1])
+        filled = [part for part in parts if len(part)] or list(parts[:1])
         joined: dict[str, Any] = {
-            "boxes": torch.cat([part.boxes for part in full]),
-            "labels": torch.cat([part.labels for part in full]),
+            "boxes": torch.cat([part.boxes for part in filled]),
+            "labels": torch.cat([part.labels for part in filled]),
         }
         for name in _OPTIONAL:
-            joined[name] = _cat_optional(name, full)
+            joined[name] = _cat_optional(name, filled)
         return Instances(**joined)
 
     def replace(self, **changes: Any) -> Instances:
@@ -116,6 +117,7 @@ def _check_vector(name: str, value: Tensor, dtype: torch.dtype, count: int) -> N
 
 
 def _cat_optional(name: str, parts: Sequence[Instances]) -> Tensor | tuple[Rle, ...] | None:
+    """One optional field of all ``parts``, in order, see `Instances.cat`."""
     values = [getattr(part, name) for part in parts]
     if all(value is None for value in values):
         return None

@@ -1,4 +1,4 @@
-"""Masks: bool ``(H, W)`` tensors in memory, COCO compressed RLE at rest."""
+"""Encode, decode and measure masks: bool ``(H, W)`` tensors in memory, COCO's compressed RLE at rest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,10 +33,10 @@ def rle_from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]
     """
     height, width = size
     # pycocotools reads four numbers as a box, not as a polygon of two points
-    real = [[float(value) for value in polygon] for polygon in polygons if len(polygon) >= 6]
-    if not real:
+    drawable = [[float(value) for value in polygon] for polygon in polygons if len(polygon) >= 6]
+    if not drawable:
         return rle_from_mask(torch.zeros(height, width, dtype=torch.bool))
-    return _with_text_counts(coco_mask.merge(coco_mask.frPyObjects(real, height, width)))
+    return _with_text_counts(coco_mask.merge(coco_mask.frPyObjects(drawable, height, width)))
 
 
 def rle_from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tests.helpers import ROOT, context, draw_discs
 from weaksam.config import UserError, load_settings
 from weaksam.data.detection_stores import instances_of
-from weaksam.data.read_ahead import Ahead
+from weaksam.data.read_ahead import ReadAhead
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.backbones.settings import BackboneSettings
@@ -266,16 +266,16 @@ def test_things_made_ahead_come_in_order_and_a_fault_when_its_turn_comes(ahead: 
             raise UserError("five")
         return number * number
 
-    made_ahead = Ahead([1, 2, 3, 4], make, ahead)
+    made_ahead = ReadAhead([1, 2, 3, 4], make, ahead)
     assert list(made_ahead) == [1, 4, 9, 16] and len(made_ahead) == 4 and made_ahead[-1] == 16
     asked.clear()
     assert list(made_ahead[2:]) == [9, 16] and sorted(asked) == [3, 4]
     came = []
     with pytest.raises(UserError, match="five"):
-        for one in Ahead([4, 5, 6], make, ahead):
+        for one in ReadAhead([4, 5, 6], make, ahead):
             came.append(one)
     assert came == [16]
-    assert list(Ahead([], make, ahead)) == []
+    assert list(ReadAhead([], make, ahead)) == []
 
 
 def test_weights_that_are_not_finite_are_refused_by_name(made, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Annotation and tag formats, read and written: COCO, VOC, YOLO, tag files."""
+"""Read and write the formats of annotations, results and tags: COCO, VOC, YOLO and files of tags."""

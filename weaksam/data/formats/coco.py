@@ -1,4 +1,4 @@
-"""COCO JSON: ground truth with boxes, polygons, RLE and crowds, and result lists; read and written."""
+"""Read and write COCO JSON: ground truth with boxes, polygons, RLE and crowds, and results lists."""
 
 import math
 from collections import defaultdict
@@ -19,6 +19,7 @@ from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, box_from_rle, rle_area, rle_from_counts, rle_from_polygons
 
 Entry = dict[str, Any]
+"""One annotation or result of a COCO file."""
 
 
 def read_instances(path: Path) -> Annotations:
@@ -106,11 +107,11 @@ def read_results(path: Path, dataset: Dataset) -> dict[str, Instances]:
             raise UserError(f"wanted results of {dataset.name} in {path}, found image_id {key!r}: name its own file")
         _add(rows[image_id], {"score": 1.0, **entry}, label_of, dataset.by_id[image_id].size, path)
     with_masks = any(entry.get("segmentation") for entry in content)
-    found = {}
+    detections = {}
     for sample in dataset.samples:
         objects = rows[sample.image_id].instances(with_masks=with_masks, size=sample.size)
-        found[sample.image_id] = objects.replace(difficult=None, crowd=None)
-    return found
+        detections[sample.image_id] = objects.replace(difficult=None, crowd=None)
+    return detections
 
 
 def write_results(path: Path, dataset: Dataset, detections: Mapping[str, Instances]) -> None:
@@ -129,9 +130,9 @@ def write_results(path: Path, dataset: Dataset, detections: Mapping[str, Instanc
 
 
 def object_entries(objects: Instances, category_ids: Sequence[int]) -> list[Entry]:
-    """What truth and results share, one entry per object: category, box, and mask and score where given.
+    """The part of an entry that truth and results share, per object: category, box, and mask and score where given.
 
-    ``category_ids``: the file's number by label.
+    ``category_ids``: the file's number by label. No objects give no entries.
     """
     entries: list[Entry] = []
     for row, (x1, y1, x2, y2) in enumerate(objects.boxes.tolist()):

@@ -1,4 +1,4 @@
-"""Image tags from CSV, JSON, JSONL, class folders or VOC ImageSets/Main, and written back."""
+"""Read image tags from CSV, JSON, JSONL, class folders or VOC's ImageSets/Main, and write them."""
 
 import csv
 import io
@@ -111,6 +111,7 @@ def is_class_folders(folder: Path) -> bool:
 
 
 def _is_voc_lists(folder: Path) -> bool:
+    """Whether the folder holds text files and no folders, as ``ImageSets/Main`` does."""
     return any(folder.glob("*.txt")) and not any(path.is_dir() for path in folder.iterdir())
 
 
@@ -140,15 +141,16 @@ def _voc_tags(folder: Path, split: str) -> TagRows:
 
 
 def _choose_split(folder: Path, split: str) -> str:
-    found = voc.splits_in(folder)
-    if split in found:
+    """The list to read for ``split``: its own, else trainval or train where not for test, else the only one there."""
+    splits = voc.splits_in(folder)
+    if split in splits:
         return split
     for other in ("trainval", "train"):
-        if other in found and split != "test":
+        if other in splits and split != "test":
             return other
-    if len(found) == 1:
-        return found[0]
-    raise UserError(f"wanted the split {split!r} in {folder}, found {listed(found)}: name one file of that folder")
+    if len(splits) == 1:
+        return splits[0]
+    raise UserError(f"wanted the split {split!r} in {folder}, found {listed(splits)}: name one file of that folder")
 
 
 def _tags_of(truth: Annotations, name: str) -> tuple[str, ...]:
@@ -156,6 +158,7 @@ def _tags_of(truth: Annotations, name: str) -> tuple[str, ...]:
 
 
 def _read_file(path: Path) -> TagRows:
+    """Tags of a JSON, JSONL or CSV file, told apart by its ending."""
     suffix = path.suffix.lower()
     if suffix == ".json":
         content = read_json(path, "image tags")
@@ -211,10 +214,12 @@ def _names(value: Any, path: Path) -> list[str]:
 
 
 def _split_cell(cell: str) -> list[str]:
+    """Tag names in one cell or text, separated by ``;``, ``|`` or ``,``."""
     return [name.strip() for name in re.split(r"[;|,]", cell) if name.strip()]
 
 
 def _read_csv(path: Path) -> TagRows:
+    """Tags of a table: one column of 0/1 per class, or tag names beside the file name, see `read_tags`."""
     text = read_text(path, "image tags as UTF-8 text")
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = next((mark for mark in ("\t", ",", ";") if mark in first), ",")
@@ -250,6 +255,7 @@ def _is_header(table: Sequence[Sequence[str]]) -> bool:
 
 
 def _is_one_hot(header: Sequence[str], body: Sequence[Sequence[str]]) -> bool:
+    """Whether the columns after the first are classes: none is named like a column of tags, and all cells are flags."""
     if len(header) < 2 or any(_TAG_NAME.fullmatch(name.lower()) for name in header[1:]):
         return False
     return bool(body) and all(cell.lower() in _FLAGS for row in body for cell in row[1:])
@@ -269,4 +275,5 @@ def _tag_columns(header: Sequence[str] | None, path: Path) -> list[int] | None:
 
 
 def _cells(row: Sequence[str], columns: Sequence[int] | None) -> list[str]:
+    """The cells of a row that hold tags; a short row has fewer."""
     return list(row[1:]) if columns is None else [row[column] for column in columns if column < len(row)]

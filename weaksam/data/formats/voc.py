@@ -1,4 +1,4 @@
-"""Pascal VOC: XML boxes, ImageSets/Main lists and SegmentationClass/Object pictures; read and written."""
+"""Read and write Pascal VOC: XML boxes, ImageSets/Main lists and SegmentationClass/Object pictures."""
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
@@ -157,6 +157,7 @@ def write_segmentation(class_png: Path, object_png: Path, instances: Instances, 
 
 
 def _parse(path: Path) -> ElementTree.Element:
+    """The root of an XML file."""
     try:
         return ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, OSError, ValueError) as error:  # ValueError: an encoding that does not exist
@@ -164,6 +165,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _name(obj: ElementTree.Element, path: Path) -> str:
+    """The class name of one <object>."""
     name = (obj.findtext("name") or "").strip()
     if not name:
         raise UserError(f"wanted a <name> in every <object> of {path}, found none: mend or remove the object")

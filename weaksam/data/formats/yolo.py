@@ -1,4 +1,4 @@
-"""YOLO text labels, boxes and polygons, read and written."""
+"""Read YOLO's text labels, boxes and polygons, and write boxes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -89,6 +89,7 @@ def write_labels(folder: Path, dataset: Dataset, instances: Mapping[str, Instanc
 
 
 def _names_in(path: Path) -> tuple[str, ...]:
+    """Class names in a names file: one a line, or the ``names`` of a YAML file, a list or a mapping by number."""
     if path.suffix in (".yaml", ".yml"):
         content = read_yaml(path, "YAML with 'names'")
         names = content.get("names") if isinstance(content, dict) else None
@@ -125,6 +126,7 @@ def _lines(path: Path, num_classes: int) -> list[tuple[int, list[float]]]:
 
 
 def _instances(lines: Sequence[tuple[int, list[float]]], size: tuple[int, int], with_masks: bool) -> Instances:
+    """The objects of one photo of ``size`` (H, W) from its parsed lines, in pixels."""
     height, width = size
     rows = ObjectRows.none()
     for label, numbers in lines:

@@ -1,1 +1,1 @@
-"""Proposals of any maker on disk: stores, COCO results, Parquet tables, other tools' pickles."""
+"""Read and write the proposals of any tool: stores, COCO results, Parquet tables and other tools' pickles."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from weaksam.data.images import read_image
-from weaksam.data.read_ahead import Ahead
+from weaksam.data.read_ahead import ReadAhead
 from weaksam.engine.detectors.photos import fit_size
 from weaksam.stages.wsod.end_to_end_settings import ColourSettings, FullSettings
 from weaksam.stages.wsod.examples import Batch, Lesson
@@ -85,7 +85,7 @@ def full_batches(lessons: Sequence[Lesson], batch_size: int, settings: FullSetti
     views = random_views(len(lessons), settings)
     starts = range(0, len(lessons), batch_size)
     plans = [[(lessons[i], views[i]) for i in order[start : start + batch_size]] for start in starts]
-    return Ahead(plans, lambda plan: _load(plan, settings), settings.read_ahead)
+    return ReadAhead(plans, lambda plan: _load(plan, settings), settings.read_ahead)
 
 
 def _load(plan: Sequence[tuple[Lesson, PhotoView]], settings: FullSettings) -> FullBatch:
