@@ -21,8 +21,8 @@ from weaksam.data.images import read_image
 from weaksam.stages import clues
 from weaksam.stages.wsod.examples import Lesson, make_lessons
 from weaksam.stages.wsod.frozen import DraftDetector
-from weaksam.stages.wsod.seeding import relocated
 from weaksam.stages.wsod.seeds.class_maps import instance_seeds
+from weaksam.stages.wsod.seeds.relocate_examples import relocated
 from weaksam.structures.masks import mask_from_rle
 
 matplotlib.use("Agg")

@@ -27,7 +27,7 @@ from weaksam.engine.mixed_precision import ScaledAdam, autocast
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, pad_together, parameter_groups, wsod_trunk
-from weaksam.models.wsod.refinement import empty_seeds
+from weaksam.models.wsod.targets import empty_seeds
 from weaksam.stages.wsod import WsodSettings
 from weaksam.stages.wsod.examples import Lesson
 from weaksam.stages.wsod.losses import photo_losses

@@ -28,9 +28,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weaksam.models.wsod.refinement import Seeds, Targets
-from weaksam.stages.wsod.seeds.overlaps import Compare, Overlaps
-from weaksam.stages.wsod.seeds.published import (
+from weaksam.models.wsod.targets import Seeds, Targets
+from weaksam.stages.wsod.seeds.oicr import (
     assign_rois,
     mist_candidates,
     mist_seeds_of_branches,
@@ -38,6 +37,7 @@ from weaksam.stages.wsod.seeds.published import (
     oicr_top_seeds,
     present_labels,
 )
+from weaksam.stages.wsod.seeds.overlaps import Compare, Overlaps
 from weaksam.structures.boxes import nms, pairwise_iou
 
 RULES = ("mist", "mist_kept", "oicr", "oicr_top")

@@ -28,7 +28,7 @@ from weaksam.pipeline.state import Run, open_run
 from weaksam.stages import clues, wsod
 from weaksam.stages.wsod import WsodSettings
 from weaksam.stages.wsod.photo_features import PhotoFeatures
-from weaksam.stages.wsod.seeding import unread_features
+from weaksam.stages.wsod.seeds.relocate_examples import unread_features
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {"seeds": "clues"},

@@ -12,7 +12,7 @@ from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.data.tag_signal import tag_notes
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.wsod.head import HeadOutput, WsodHead
-from weaksam.models.wsod.refinement import Seeds
+from weaksam.models.wsod.targets import Seeds
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues, proposals, wsod
 from weaksam.stages.wsod import WsodSettings

@@ -11,7 +11,7 @@ from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.wsod.head import HeadOutput
-from weaksam.models.wsod.refinement import Seeds
+from weaksam.models.wsod.targets import Seeds
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues, proposals, wsod
 from weaksam.stages.wsod import WsodSettings
@@ -20,7 +20,7 @@ from weaksam.stages.wsod.detections import detections_from
 from weaksam.stages.wsod.examples import Lesson, make_lesson, make_lessons
 from weaksam.stages.wsod.losses import photo_losses
 from weaksam.stages.wsod.photo_features import View
-from weaksam.stages.wsod.seeding import relocated
+from weaksam.stages.wsod.seeds.relocate_examples import relocated
 from weaksam.store.store import Store
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.dataset import Dataset

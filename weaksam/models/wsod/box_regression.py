@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weaksam.models.roi.box_deltas import encode_boxes
-from weaksam.models.wsod.refinement import Targets
+from weaksam.models.wsod.targets import Targets
 
 
 def box_loss(deltas: Tensor, targets: Targets, boxes: Tensor, wanted: Tensor | None = None) -> Tensor:

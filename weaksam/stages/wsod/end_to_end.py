@@ -23,7 +23,7 @@ from weaksam.stages.wsod.end_to_end_batches import FullBatch, PhotoView, ShownPh
 from weaksam.stages.wsod.examples import Lesson
 from weaksam.stages.wsod.losses import photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures
-from weaksam.stages.wsod.seeding import unread_features
+from weaksam.stages.wsod.seeds.relocate_examples import unread_features
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances

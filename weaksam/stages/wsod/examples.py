@@ -14,10 +14,10 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.data.tag_signal import tag_notes
 from weaksam.engine.context import RunContext
-from weaksam.models.wsod.refinement import Seeds, empty_seeds
+from weaksam.models.wsod.targets import Seeds, empty_seeds
 from weaksam.stages.wsod.seeds.class_maps import instance_seeds, region_contrast, region_support
+from weaksam.stages.wsod.seeds.oicr import present_labels
 from weaksam.stages.wsod.seeds.overlaps import Overlaps
-from weaksam.stages.wsod.seeds.published import present_labels
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.progress import progress
 from weaksam.store.store import Store

@@ -17,7 +17,7 @@ from weaksam.stages.wsod.detections import detections_of
 from weaksam.stages.wsod.examples import Batch, Lesson
 from weaksam.stages.wsod.losses import mean_losses, photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection
-from weaksam.stages.wsod.seeding import unread_features
+from weaksam.stages.wsod.seeds.relocate_examples import unread_features
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from weaksam.models.wsod.box_regression import box_loss
 from weaksam.models.wsod.head import HeadOutput
-from weaksam.models.wsod.refinement import Seeds, Targets, refine_loss, separate_seeds, top_share_seeds
+from weaksam.models.wsod.targets import Seeds, Targets, refine_loss, separate_seeds, top_share_seeds
 from weaksam.models.wsod.wsddn import wsddn_loss
 from weaksam.stages.wsod.examples import Lesson
+from weaksam.stages.wsod.seeds.oicr import assign_rois, mist_seeds_of_branches, oicr_seeds, oicr_top_seeds
 from weaksam.stages.wsod.seeds.pcl import pcl_loss, pcl_seeds
-from weaksam.stages.wsod.seeds.published import assign_rois, mist_seeds_of_branches, oicr_seeds, oicr_top_seeds
 from weaksam.stages.wsod.seeds.true_boxes import true_targets
 from weaksam.stages.wsod.settings import WsodSettings
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from weaksam.config import Settings
 from weaksam.stages.wsod.end_to_end_settings import FullSettings
-from weaksam.stages.wsod.seeds.published import Compare
+from weaksam.stages.wsod.seeds.oicr import Compare
 
 
 class WsodSettings(Settings):

@@ -18,7 +18,7 @@ from weaksam.stages.wsod.end_to_end import FullDetector
 from weaksam.stages.wsod.examples import ClassMaps, best_proposals, make_lessons
 from weaksam.stages.wsod.frozen import DraftDetector
 from weaksam.stages.wsod.photo_features import PhotoFeatures
-from weaksam.stages.wsod.seeding import relocated
+from weaksam.stages.wsod.seeds.relocate_examples import relocated
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.dataset import Dataset

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weaksam.models.wsod.refinement import Seeds
+from weaksam.models.wsod.targets import Seeds
 from weaksam.stages.wsod.seeds.class_maps import region_support
 from weaksam.stages.wsod.seeds.relocation import (
     Regions,

@@ -5,7 +5,7 @@ import torch
 
 from weaksam.models.roi.box_deltas import encode_boxes
 from weaksam.models.wsod.head import HeadOutput
-from weaksam.models.wsod.refinement import empty_seeds
+from weaksam.models.wsod.targets import empty_seeds
 from weaksam.stages.wsod import WsodSettings
 from weaksam.stages.wsod.examples import Lesson
 from weaksam.stages.wsod.losses import photo_losses

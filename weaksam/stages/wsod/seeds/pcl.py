@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weaksam.models.wsod.refinement import Seeds, Targets
-from weaksam.stages.wsod.seeds.published import oicr_top_seeds
+from weaksam.models.wsod.targets import Seeds, Targets
+from weaksam.stages.wsod.seeds.oicr import oicr_top_seeds
 
 Centres = Literal["graph", "highest"]
 

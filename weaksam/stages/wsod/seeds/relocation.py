@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from weaksam.models.wsod.refinement import Seeds, separate_seeds
+from weaksam.models.wsod.targets import Seeds, separate_seeds
 
 
 @dataclass(frozen=True)

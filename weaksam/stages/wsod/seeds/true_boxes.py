@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from weaksam.models.wsod.refinement import Targets
+from weaksam.models.wsod.targets import Targets
 from weaksam.structures.boxes import pairwise_iou
 
 

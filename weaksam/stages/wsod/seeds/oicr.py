@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weaksam.models.wsod.refinement import Seeds, Targets
+from weaksam.models.wsod.targets import Seeds, Targets
 from weaksam.stages.wsod.seeds.overlaps import Compare, Overlaps, best_ranked, kept_greedily, stand_apart
 
 _FEWEST_FOR_SHARE = 10

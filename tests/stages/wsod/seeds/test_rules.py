@@ -8,9 +8,8 @@ from torch import Tensor
 
 from weaksam.models.roi.box_deltas import decode_boxes, encode_boxes, mirrored_deltas
 from weaksam.models.wsod.box_regression import box_loss
-from weaksam.models.wsod.refinement import Seeds, Targets, refine_loss, top_share_seeds
-from weaksam.stages.wsod.seeds.overlaps import Overlaps
-from weaksam.stages.wsod.seeds.published import (
+from weaksam.models.wsod.targets import Seeds, Targets, refine_loss, top_share_seeds
+from weaksam.stages.wsod.seeds.oicr import (
     assign_rois,
     first_maximum,
     mist_candidates,
@@ -20,6 +19,7 @@ from weaksam.stages.wsod.seeds.published import (
     oicr_top_seeds,
     present_labels,
 )
+from weaksam.stages.wsod.seeds.overlaps import Overlaps
 from weaksam.structures.boxes import pairwise_iou
 
 SEED_RULES = [

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from weaksam.models.wsod.head import WsodHead, mean_class_probabilities
-from weaksam.models.wsod.refinement import Seeds, Targets, empty_seeds, refine_loss, separate_seeds, top_share_seeds
+from weaksam.models.wsod.targets import Seeds, Targets, empty_seeds, refine_loss, separate_seeds, top_share_seeds
 from weaksam.models.wsod.wsddn import image_scores, tags_as_vector, wsddn_loss, wsddn_scores
-from weaksam.stages.wsod.seeds.published import assign_rois
+from weaksam.stages.wsod.seeds.oicr import assign_rois
 from weaksam.structures.boxes import pairwise_iou
 
 
