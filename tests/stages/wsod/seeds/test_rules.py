@@ -246,11 +246,18 @@ def test_a_class_that_scores_nothing_has_no_oicr_seed(rule) -> None:
     assert rows(seeds) == [(0, 1, pytest.approx(0.4))]
 
 
-def test_the_released_rule_agrees_with_the_one_that_loops_over_the_union() -> None:
-    boxes, scores, iou = scene(80, 3, 5)
-    scores, tags = scores + torch.rand(80, 3) / 100, torch.tensor([1.0, 1.0, 0.0])
-    old, new = top_share_seeds(scores, tags, boxes), oicr_seeds(scores, present_labels(tags), iou)
-    assert rows(new) == rows(old)
+@pytest.mark.parametrize(("num", "classes", "tags"), SIZES)
+@pytest.mark.parametrize("of_scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
+def test_the_released_rule_agrees_with_the_one_that_loops_over_the_union(num, classes, tags, of_scores, share) -> None:
+    """With equal scores and equal boxes, too: same seeds in the same order."""
+    for seed in range(5):
+        boxes, scores, _ = scene(num, classes, seed)
+        boxes[1::7] = boxes[0::7][: len(boxes[1::7])]
+        scores, iou, vector = of_scores(scores), pairwise_iou(boxes, boxes), torch.tensor(tags, dtype=torch.float32)
+        old = top_share_seeds(scores, vector, boxes, share=share)
+        new = oicr_seeds(scores, present_labels(vector), iou, share=share)
+        assert rows(new) == rows(old)
 
 
 def test_empty_places_never_label_a_roi() -> None:
