@@ -19,10 +19,11 @@ from wsod_tables import opened
 
 from weaksam.data.images import read_image
 from weaksam.stages import clues
-from weaksam.stages.wsod.examples import Lesson, make_lessons
-from weaksam.stages.wsod.frozen import DraftDetector
+from weaksam.stages.wsod.examples import TrainingExample, make_examples
+from weaksam.stages.wsod.frozen import FrozenDetector
 from weaksam.stages.wsod.seeds.class_maps import instance_seeds
 from weaksam.stages.wsod.seeds.relocate_examples import relocated
+from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.structures.masks import mask_from_rle
 
 matplotlib.use("Agg")
@@ -46,11 +47,11 @@ def draw_row(axes, photo: Tensor, heat: Tensor, boxes: list[tuple[Tensor, float]
         axis.set_yticks([])
 
 
-def seeds_of(lesson: Lesson, label: int) -> list[tuple[list[float], float]]:
-    """Boxes and weights of the lesson's seeds of a label."""
-    mine = lesson.clue_seeds.label == label
+def seeds_of(example: TrainingExample, label: int) -> list[tuple[list[float], float]]:
+    """Boxes and weights of the example's seeds of a label."""
+    mine = example.clue_seeds.label == label
     return list(
-        zip(lesson.boxes[lesson.clue_seeds.roi[mine]].tolist(), lesson.clue_seeds.weight[mine].tolist(), strict=True)
+        zip(example.boxes[example.clue_seeds.roi[mine]].tolist(), example.clue_seeds.weight[mine].tolist(), strict=True)
     )
 
 
@@ -65,34 +66,38 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     one = opened(options.config, options.overrides)
     settings, store, found = one.settings.wsod, one.results["proposals"]["train"], one.results["clues"]
-    detector = DraftDetector(one.context, settings)
+    rule = settings.seeds
+    if not isinstance(rule, RelocationSettings):
+        raise SystemExit(f"wanted a config with wsod.seeds=relocation, found {rule.rule}: leave wsod.seeds out")
+    detector = FrozenDetector(one.context, settings)
     detector.begin()
     maps_of = clues.class_maps(found)
-    before = make_lessons(one.context, settings, store, maps_of, detector.prepare)
-    after = relocated(before, detector.frozen_features(), settings)
+    before = make_examples(one.context, settings, store, maps_of, detector.prepare)
+    after = relocated(before, detector.frozen_features(), settings, rule)
     chosen = [
         place
-        for place, lesson in enumerate(after)
-        if (lesson.sample.image_id in options.photos if options.photos else place % options.every == 0)
+        for place, example in enumerate(after)
+        if (example.sample.image_id in options.photos if options.photos else place % options.every == 0)
     ]
     rows = [(place, label) for place in chosen for label in after[place].sample.tags]
     figure, axes = plt.subplots(len(rows), 4, figsize=(9, 2.2 * len(rows)), squeeze=False, layout="constrained")
     for axis, title in zip(axes[0], COLUMNS, strict=True):
         axis.set_title(title, fontsize=9)
     for axis_row, (place, label) in zip(axes, rows, strict=True):
-        first, lesson = before[place], after[place]
-        labels, maps = maps_of(lesson.sample.image_id)
+        first, example = before[place], after[place]
+        labels, maps = maps_of(example.sample.image_id)
         heat = maps[labels.tolist().index(label)]
-        masks = torch.stack([mask_from_rle(rle) for rle in store[lesson.sample.image_id]["rles"][: len(lesson.boxes)]])
+        rles = store[example.sample.image_id]["rles"][: len(example.boxes)]
+        masks = torch.stack([mask_from_rle(rle) for rle in rles])
         by_contrast, _, weights = instance_seeds(heat[None], masks, max_seeds=1)
-        column = lesson.present.tolist().index(label)
+        column = example.present.tolist().index(label)
         assert first.first_values is not None
-        best_supported = lesson.boxes[int(first.first_values[:, column].argmax())].tolist()
-        image = torch.from_numpy(read_image(lesson.sample.path))
+        best_supported = example.boxes[int(first.first_values[:, column].argmax())].tolist()
+        image = torch.from_numpy(read_image(example.sample.path))
         panels = [
-            list(zip(lesson.boxes[by_contrast].tolist(), weights.tolist(), strict=True)),
+            list(zip(example.boxes[by_contrast].tolist(), weights.tolist(), strict=True)),
             [(best_supported, 1.0)],
-            seeds_of(lesson, label),
+            seeds_of(example, label),
         ]
         shown = F.interpolate(heat[None, None], size=masks.shape[-2:], mode="bilinear")[0, 0]
         draw_row(axis_row, image, shown, panels, one.context.train.classes[label])

@@ -18,47 +18,47 @@ from wsod_tables import opened
 
 from weaksam.pipeline.state import Run
 from weaksam.stages import clues
-from weaksam.stages.wsod.examples import Lesson, make_lessons
-from weaksam.stages.wsod.frozen import DraftDetector
+from weaksam.stages.wsod.examples import TrainingExample, make_examples
+from weaksam.stages.wsod.frozen import FrozenDetector
 from weaksam.stages.wsod.region_features import region_features
 from weaksam.stages.wsod.seeds.class_maps import region_support
-from weaksam.stages.wsod.seeds.relocation import Regions, relocate
+from weaksam.stages.wsod.seeds.relocation import Regions, RelocationSettings, relocate
 from weaksam.structures.boxes import pairwise_iou
 
 EVERY = 3
 
 
-def corloc_of(one: Run, lessons: list[Lesson], values: list[Tensor], chosen: bool) -> float:
+def corloc_of(one: Run, examples: list[TrainingExample], values: list[Tensor], chosen: bool) -> float:
     """Share of tags whose best region overlaps a true box of the class by half, on the chosen third or the rest."""
     truths, hits = one.true_train.truths, []
-    for place, (lesson, value) in enumerate(zip(lessons, values, strict=True)):
+    for place, (example, value) in enumerate(zip(examples, values, strict=True)):
         if (place % EVERY == 0) != chosen or len(value) == 0:
             continue
-        truth = truths[lesson.sample.image_id]
-        for column, label in enumerate(lesson.present.tolist()):
-            box = lesson.boxes[int(value[:, column].argmax())][None]
+        truth = truths[example.sample.image_id]
+        for column, label in enumerate(example.present.tolist()):
+            box = example.boxes[int(value[:, column].argmax())][None]
             hits.append(bool((pairwise_iou(box, truth.boxes[truth.labels == label]) >= 0.5).any()))
     return sum(hits) / max(len(hits), 1)
 
 
-def first_values(one: Run, lessons: list[Lesson]) -> dict[str, list[Tensor]]:
-    """By name, the first values ``(R, T)`` of every photo; the lessons hold the contrast."""
+def first_values(one: Run, examples: list[TrainingExample]) -> dict[str, list[Tensor]]:
+    """By name, the first values ``(R, T)`` of every photo; the examples hold the contrast."""
     store = one.results["proposals"]["train"]
-    contrast = [_present(lesson.first_values) for lesson in lessons]
+    contrast = [_present(example.first_values) for example in examples]
     objectness = [
-        store[lesson.sample.image_id]["scores"][: len(lesson.boxes)].clamp(min=0)[:, None].expand_as(values)
-        for lesson, values in zip(lessons, contrast, strict=True)
+        store[example.sample.image_id]["scores"][: len(example.boxes)].clamp(min=0)[:, None].expand_as(values)
+        for example, values in zip(examples, contrast, strict=True)
     ]
     return {
         "contrast": contrast,
-        "support": [region_support(a, lesson.overlaps.iou) for a, lesson in zip(contrast, lessons, strict=True)],
+        "support": [region_support(a, example.overlaps.iou) for a, example in zip(contrast, examples, strict=True)],
         "predicted IoU": objectness,
         "contrast times predicted IoU": [a * b for a, b in zip(contrast, objectness, strict=True)],
     }
 
 
 def _present(values: Tensor | None) -> Tensor:
-    assert values is not None, "lessons without class maps"
+    assert values is not None, "examples without class maps"
     return values
 
 
@@ -70,29 +70,32 @@ def main() -> None:
     parser.add_argument("--ridges", type=float, nargs="+", default=[0.1])
     options = parser.parse_intermixed_args()
     one = opened(options.config, options.overrides)
-    settings = one.settings.wsod.model_copy(update={"relocate_from": "contrast"})
-    detector = DraftDetector(one.context, settings)
+    given = one.settings.wsod.seeds
+    rule = given if isinstance(given, RelocationSettings) else RelocationSettings()
+    rule = rule.model_copy(update={"start": "contrast"})
+    settings = one.settings.wsod.model_copy(update={"seeds": rule})
+    detector = FrozenDetector(one.context, settings)
     detector.begin()
     store, maps = one.results["proposals"]["train"], clues.class_maps(one.results["clues"])
-    lessons = make_lessons(one.context, settings, store, maps, detector.prepare)
+    examples = make_examples(one.context, settings, store, maps, detector.prepare)
     features = region_features(
         detector.frozen_features(),
-        [lesson.sample for lesson in lessons],
-        [lesson.boxes for lesson in lessons],
+        [example.sample for example in examples],
+        [example.boxes for example in examples],
         roi_size=settings.roi_size,
-        num_components=settings.relocate_components,
+        num_components=rule.components,
     )
     photos = [
-        Regions(of_photo, lesson.boxes, lesson.overlaps.iou, lesson.present)
-        for of_photo, lesson in zip(features, lessons, strict=True)
+        Regions(of_photo, example.boxes, example.overlaps.iou, example.present)
+        for of_photo, example in zip(features, examples, strict=True)
     ]
     print("| first values | ridge | start, chosen third / rest | after the rounds |\n|---|---|---|---|")
-    for name, start in first_values(one, lessons).items():
+    for name, start in first_values(one, examples).items():
         for ridge in options.ridges:
-            rounds, folds = settings.relocate_rounds, settings.relocate_folds
+            rounds, folds = rule.rounds, rule.folds
             end = relocate(photos, start, len(one.context.train.classes), rounds=rounds, folds=folds, ridge=ridge)
             before, after = (
-                " / ".join(f"{corloc_of(one, lessons, values, chosen):.3f}" for chosen in (True, False))
+                " / ".join(f"{corloc_of(one, examples, values, chosen):.3f}" for chosen in (True, False))
                 for values in (start, end)
             )
             print(f"| {name} | {ridge:g} | {before} | {after} |", flush=True)

@@ -1,4 +1,4 @@
-"""Where the time of a full MIST step on VGG-16 goes, part by part; and on a GPU how many steps it takes a second.
+"""Where the time of an end-to-end MIST step on VGG-16 goes, part by part; and steps a second on a GPU.
 
     OMP_NUM_THREADS=1 python benchmarks/wsod_profile.py parts
     python benchmarks/wsod_profile.py parts --device cuda --precision bfloat16
@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,11 +30,18 @@ from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, pad_together, parameter_groups, wsod_trunk
 from weaksam.models.wsod.targets import empty_seeds
 from weaksam.stages.wsod import WsodSettings
-from weaksam.stages.wsod.examples import Lesson
+from weaksam.stages.wsod.examples import TrainingExample, present_labels
 from weaksam.stages.wsod.losses import photo_losses
+from weaksam.stages.wsod.seeds.mist import MistSettings
 
 MIST = WsodSettings(
-    mode="full", seeds="mist", box_regression=True, background_column=True, num_proposals=5000, hidden=4096, roi_size=7
+    mode="end_to_end",
+    seeds=MistSettings(),
+    box_regression=True,
+    background_column=True,
+    num_proposals=5000,
+    hidden=4096,
+    roi_size=7,
 )
 OUTSIDE_LIMIT = 0.10
 
@@ -60,7 +68,7 @@ class Clock:
         return time.perf_counter()
 
 
-def make_lesson(size: tuple[int, int], num: int, classes: int, tags: int, seed: int) -> Lesson:
+def make_example(size: tuple[int, int], num: int, classes: int, tags: int, seed: int) -> TrainingExample:
     """Proposals around 40 places of a photo of ``size`` (H, W), and its tags."""
     generator = torch.Generator().manual_seed(seed)
     frame = torch.tensor([size[1], size[0]], dtype=torch.float32)
@@ -71,7 +79,8 @@ def make_lesson(size: tuple[int, int], num: int, classes: int, tags: int, seed: 
     boxes = torch.minimum(boxes.clamp(min=0), torch.cat([frame, frame]))
     vector = torch.zeros(classes)
     vector[torch.randperm(classes, generator=generator)[:tags]] = 1.0
-    return Lesson(None, boxes, vector, empty_seeds())  # type: ignore[arg-type]  # the losses never look at the photo
+    sample: Any = None  # the losses never look at the photo
+    return TrainingExample(sample, boxes, vector, present_labels(vector), empty_seeds())
 
 
 def make_network(options: argparse.Namespace, device: torch.device) -> WsodNetwork:
@@ -102,21 +111,21 @@ def timed_step(
     network: WsodNetwork,
     optimizers: list[ScaledAdam],
     image: Tensor,
-    lesson: Lesson,
+    example: TrainingExample,
     dtype: torch.dtype,
     clock: Clock,
 ) -> None:
     """One step of the detector and one of its adversary, each part's forward and backward on the clock."""
     with clock.part("pairwise IoU"):
-        lesson = replace(lesson)  # forgets the table, which both passes share
-        _ = lesson.overlaps
+        example = replace(example)  # forgets the table, which both passes share
+        _ = example.overlaps
     with network.all_but_drop_block_learn():
-        timed_pass(network, image, lesson, dtype, clock, sign=1.0)
+        timed_pass(network, image, example, dtype, clock, sign=1.0)
     step(optimizers[0], network, clock)
     if network.drop_block is None:
         return
     with network.only_drop_block_learns():
-        timed_pass(network, image, lesson, dtype, clock, sign=-0.01)
+        timed_pass(network, image, example, dtype, clock, sign=-0.01)
     step(optimizers[1], network, clock)
 
 
@@ -128,12 +137,12 @@ def step(optimizer: ScaledAdam, network: WsodNetwork, clock: Clock) -> None:
 
 
 def timed_pass(
-    network: WsodNetwork, image: Tensor, lesson: Lesson, dtype: torch.dtype, clock: Clock, *, sign: float
+    network: WsodNetwork, image: Tensor, example: TrainingExample, dtype: torch.dtype, clock: Clock, *, sign: float
 ) -> None:
     """Forward and backward, cut between the parts; what learns nothing has no backward."""
     parts: list[tuple[str, Callable[[Tensor], Tensor]]] = [
         ("backbone", lambda images: network.trunk(images)["last"]),
-        ("RoI pooling", lambda features: network.pool(features, [lesson.boxes])),
+        ("RoI pooling", lambda features: network.pool(features, [example.boxes])),
         ("Concrete DropBlock", network.drop_block or torch.nn.Identity()),
         ("fc6, fc7", lambda rois: network.hidden(rois.flatten(1))),
     ]
@@ -147,7 +156,7 @@ def timed_pass(
     with autocast(dtype, image.device), clock.part("streams and branches"):
         (output,) = network.streams(hidden)
     with clock.part("seeds, targets, losses"):
-        total = sign * torch.stack(list(photo_losses(output, lesson, MIST).values())).sum()
+        total = sign * torch.stack(list(photo_losses(output, example, MIST).values())).sum()
     with clock.part("streams and branches"):
         total.backward()
     gradient = hidden.grad
@@ -163,11 +172,11 @@ def print_parts(options: argparse.Namespace) -> None:
     device, dtype = torch.device(options.device), getattr(torch, options.precision)
     network = make_network(options, device)
     optimizers = make_optimizers(network)
-    lesson = make_lesson(options.size, options.proposals, options.classes, options.tags, seed=0).on(device)
+    example = make_example(options.size, options.proposals, options.classes, options.tags, seed=0).on(device)
     image = pad_together([torch.randn(3, *options.size)]).to(device)
     clocks = [Clock(device) for _ in range(options.repeats + 1)]
     for clock in clocks:
-        timed_step(network, optimizers, image, lesson, dtype, clock)
+        timed_step(network, optimizers, image, example, dtype, clock)
     seconds = {name: statistics.median(clock.seconds[name] for clock in clocks[1:]) for name in clocks[0].seconds}
     total = sum(seconds.values())
     print(
@@ -186,15 +195,15 @@ def print_speed(options: argparse.Namespace) -> None:
     device, dtype = torch.device(options.device), getattr(torch, options.precision)
     network = make_network(options, device)
     optimizers = make_optimizers(network)
-    lessons = [
-        make_lesson(options.size, options.proposals, options.classes, options.tags, seed).on(device)
+    examples = [
+        make_example(options.size, options.proposals, options.classes, options.tags, seed).on(device)
         for seed in range(options.photos)
     ]
-    images = pad_together([torch.randn(3, *options.size) for _ in lessons]).to(device)
-    boxes = [lesson.boxes for lesson in lessons]
+    images = pad_together([torch.randn(3, *options.size) for _ in examples]).to(device)
+    boxes = [example.boxes for example in examples]
 
     def total(outputs: list[HeadOutput]) -> Tensor:
-        parts = [photo_losses(one, lesson, MIST) for one, lesson in zip(outputs, lessons, strict=True)]
+        parts = [photo_losses(one, example, MIST) for one, example in zip(outputs, examples, strict=True)]
         return torch.stack([value for part in parts for value in part.values()]).sum() / len(parts)
 
     def one_step() -> None:

@@ -5,7 +5,7 @@
 All ways get the same proposals and scores in the same run and must give the same targets before any is timed. Three
 loops, all of which begin anew in every branch, take the tags with ``unique`` and go class by class:
 
-`released`  MIST as the specification (section 3.2, step 3) tells it: candidate by candidate, an IoU call with the
+`released`  MIST as its released code goes (docs/method.md, MIST): candidate by candidate, an IoU call with the
             better candidates and a number asked for on the host. Labels by one IoU call and one maximum.
 `table`     The same, but the IoU of a class's candidates comes from one call: a milder reading of that step.
 `element`   As `table`, and a Python loop over every RoI also picks OICR's seeds and, seed by seed, the labels.
@@ -28,15 +28,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weaksam.models.wsod.targets import Seeds, Targets
-from weaksam.stages.wsod.seeds.oicr import (
-    assign_rois,
-    mist_candidates,
-    mist_seeds_of_branches,
-    oicr_seeds,
-    oicr_top_seeds,
-    present_labels,
-)
+from weaksam.models.wsod.targets import Seeds, Targets, assign_rois
+from weaksam.stages.wsod.examples import present_labels
+from weaksam.stages.wsod.seeds.mist import mist_candidates, mist_seeds
+from weaksam.stages.wsod.seeds.oicr import oicr_seeds, oicr_top_seeds
 from weaksam.stages.wsod.seeds.overlaps import Compare, Overlaps
 from weaksam.structures.boxes import nms, pairwise_iou
 
@@ -61,12 +56,12 @@ def fast(rule: str, sources: list[Tensor], present: Tensor, overlaps: Overlaps) 
     """The targets of every branch."""
     if rule.startswith("mist"):
         compare: Compare = "kept" if rule == "mist_kept" else "ranked"
-        seeds = mist_seeds_of_branches(sources, present, overlaps, compare=compare)
+        seeds = mist_seeds(sources, present, overlaps, compare=compare)
     elif rule == "oicr":
-        seeds = [oicr_seeds(scores, present, overlaps) for scores in sources]
+        seeds = [oicr_seeds(scores, present, overlaps.iou) for scores in sources]
     else:
         seeds = [oicr_top_seeds(scores, present) for scores in sources]
-    return [assign_rois(overlaps, of_branch) for of_branch in seeds]
+    return [assign_rois(overlaps.iou, of_branch) for of_branch in seeds]
 
 
 def loop_targets(loop: Loop, rule: str, sources: list[Tensor], tags: Tensor, boxes: Tensor) -> list[Targets]:

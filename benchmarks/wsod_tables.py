@@ -27,19 +27,23 @@ from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import Run, open_run
 from weaksam.stages import clues, wsod
 from weaksam.stages.wsod import WsodSettings
-from weaksam.stages.wsod.photo_features import PhotoFeatures
-from weaksam.stages.wsod.seeds.relocate_examples import unread_features
+from weaksam.stages.wsod.photo_features import PhotoFeatures, unread_features
+from weaksam.stages.wsod.seeds.class_maps import ClassMapSeedSettings
+from weaksam.stages.wsod.seeds.mist import MistSettings
+from weaksam.stages.wsod.seeds.oicr import OicrSettings, OicrTopSettings
+from weaksam.stages.wsod.seeds.pcl import PclSettings
+from weaksam.stages.wsod.seeds.scores import ScoresSettings
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "ours": {"seeds": "clues"},
-    "class maps alone": {"seeds": "clues", "relocate_rounds": 0},
-    "scores": {"seeds": "scores"},
-    "oicr_top": {"seeds": "oicr_top"},
-    "oicr": {"seeds": "oicr"},
-    "mist": {"seeds": "mist"},
-    "mist_boxes": {"seeds": "mist", "box_regression": True},
-    "mist_kept": {"seeds": "mist", "mist_compare": "kept"},
-    "pcl": {"seeds": "pcl"},
+    "ours": {},
+    "class maps alone": {"seeds": ClassMapSeedSettings()},
+    "scores": {"seeds": ScoresSettings()},
+    "oicr_top": {"seeds": OicrTopSettings()},
+    "oicr": {"seeds": OicrSettings()},
+    "mist": {"seeds": MistSettings()},
+    "mist_boxes": {"seeds": MistSettings(), "box_regression": True},
+    "mist_kept": {"seeds": MistSettings(compare="kept")},
+    "pcl": {"seeds": PclSettings()},
 }
 """Rule by rule, what it changes in the settings of the config."""
 FIGURES = {

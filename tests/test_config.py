@@ -16,6 +16,18 @@ class Backbone(Settings):
     weights: str = "imagenet"
 
 
+class Grid(Settings):
+    kind: Literal["grid"] = "grid"
+    side: int = Field(default=32, ge=1)
+    overlap: float = 0.1
+
+
+class Points(Settings):
+    kind: Literal["points"] = "points"
+    number: int = 5
+    order: Literal["best", "first"] = "best"
+
+
 class Split(Settings):
     images: Path | None = None
     tags: Path | None = None
@@ -23,14 +35,22 @@ class Split(Settings):
 
 class Run(Settings):
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"device", "out"})
+    _renamed: ClassVar[dict[str, str]] = {
+        "learning_rate": "{section}lr",
+        "grid_side": "{section}prompts.side (with {section}prompts.kind=grid)",
+        "net": "{section}backbone",
+        "prompts=dots": "{section}prompts=points",
+        "device=gpu": "{section}device=cuda",
+    }
 
     out: Path = Path("out")
     seed: int = 0
-    device: str = "cpu"
+    device: Literal["cpu", "cuda", "off"] = "cpu"
     lr: float = Field(default=0.1, gt=0)
     classes: tuple[str, ...] | None = None
     backbone: Backbone = Backbone()
     test: Split | None = None
+    prompts: Grid | Points = Field(default=Grid(), discriminator="kind")
 
     @field_validator("seed")
     @classmethod
@@ -110,6 +130,85 @@ def test_every_mistake_is_one_sentence(tmp_path, text, override, sentence):
         load(tmp_path, text, *([override] if override else []))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "prompts"),
+    [
+        (None, ["prompts=points"], Points()),
+        ("prompts: points", [], Points()),
+        ("prompts: points", ["prompts.number=3"], Points(number=3)),
+        ("prompts: {kind: points, number: 4}", ["prompts.order=first"], Points(number=4, order="first")),
+        ("prompts: {kind: points, number: 4}", ["prompts=grid", "prompts.side=8"], Grid(side=8)),
+        (None, ["prompts.side=16"], Grid(side=16)),
+        ("prompts: {side: 4}", ["prompts.kind=grid"], Grid(side=4)),
+        (None, ["prompts.kind=points"], Points()),
+    ],
+)
+def test_a_tagged_section_is_a_word_or_a_section_and_the_default_kind_where_none_is_named(
+    tmp_path, text, overrides, prompts
+):
+    assert load(tmp_path, text, *overrides).prompts == prompts
+
+
+def test_a_tagged_section_in_python_and_its_fingerprint():
+    assert Run(prompts="points").prompts == Points()
+    assert Run(prompts={"side": 4}).prompts == Run(prompts=Grid(side=4)).prompts == Grid(side=4)
+    assert Run.model_validate(Run(prompts="points").model_dump(mode="json")).prompts == Points()
+    different = [Run(), Run(prompts="points"), Run(prompts={"side": 4}), Run(prompts={"kind": "points", "number": 4})]
+    assert len({fingerprint_of(settings) for settings in different}) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "sentence"),
+    [
+        ("prompts: {kind: points, numbr: 3}", None, "run.yaml: unknown key 'prompts.numbr'; "
+         "did you mean 'prompts.number'?"),
+        (None, "prompts.sied=3", "override prompts.sied=3: unknown key 'prompts.sied'; did you mean 'prompts.side'?"),
+        (None, "prompts.zzz=3", "unknown key 'prompts.zzz'; the keys there are kind, side, overlap"),
+        (None, "prompts.number=3", "override prompts.number=3: 'prompts.number' belongs to prompts=points, found "
+         "prompts=grid: set that one, or leave the key out"),
+        (None, "side=3", "unknown key 'side'; did you mean 'prompts.side'?"),
+        (None, "prompts=point", "override prompts=point: wanted 'prompts.kind' to be 'grid' or 'points', found 'point' "
+         "(text) (did you mean 'points'?): change it"),
+        (None, "prompts.kind=point", "override prompts.kind=point: wanted 'prompts.kind' to be 'grid' or 'points'"),
+        ("prompts: {kind: 5}", None, "wanted 'prompts.kind' to be 'grid' or 'points', found 5 (whole number)"),
+        ("prompts: 3", None, "wanted 'prompts' to be 'grid' or 'points', or a section of settings, found 3"),
+        ("prompts: {side: many}", None, "run.yaml: wanted 'prompts.side' to be a valid integer, "
+         "unable to parse string as an integer, found 'many' (text)"),
+        (None, "prompts.side=0", "override prompts.side=0: wanted 'prompts.side' to be greater than or equal to 1"),
+        ("prompts: points", "prompts.order=last", "override prompts.order=last: wanted 'prompts.order' to be 'best' or "
+         "'first', found 'last' (text)"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_tagged_section_are_one_sentence(tmp_path, text, override, sentence):
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text, *([override] if override else []))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "sentence"),
+    [
+        ("learning_rate: 1", None, "run.yaml: learning_rate is now lr: rename it"),
+        (
+            None,
+            "grid_side=3",
+            "override grid_side=3: grid_side is now prompts.side (with prompts.kind=grid): rename it",
+        ),
+        ("net: {name: large}", None, "run.yaml: net is now backbone: rename it"),
+        (None, "net.name=large", "override net.name=large: net is now backbone: rename it"),
+        (None, "device=gpu", "override device=gpu: device=gpu is now device=cuda: rename it"),
+        (None, "prompts=dots", "override prompts=dots: prompts=dots is now prompts=points: rename it"),
+        ("prompts: {kind: dots, side: 3}", None, "run.yaml: prompts=dots is now prompts=points: rename it"),
+        ("learning_rate: 1\nnet: {}", None, "learning_rate is now lr: rename it (1 more like this)"),
+    ],
+)
+def test_an_old_name_is_told_the_new_one(tmp_path, text, override, sentence):
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text, *([override] if override else []))
+    assert str(caught.value).endswith(sentence)
 
 
 def test_files_that_cannot_be_settings(tmp_path):

@@ -7,10 +7,12 @@ import hashlib
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 
 class UserError(ValueError):
@@ -21,14 +23,26 @@ class Settings(BaseModel):
     """Base of every settings class: frozen, and a key it does not know is refused.
 
     Fields named in ``_not_fingerprinted`` (a device, a number of workers, a path whose content is
-    fingerprinted as an input) do not affect results and are left out of `fingerprint_of`. Fields named in
-    ``_added_later`` are left out while they hold their default, so that what was made before they existed stays valid.
+    fingerprinted as an input) do not affect results and are left out of `fingerprint_of`.
+
+    ``_renamed`` maps a key that had another name, or ``key=value`` for such a value, to what the user writes now, in
+    which ``{section}`` stands for the section's own dotted name: ``{"seed_share": "{section}seeds.share"}``. Whoever
+    writes the old one is told the new one.
+
+    A field of several settings classes with a ``discriminator`` is a tagged section: its bare word stands for the
+    section of that kind (``seeds: mist`` for ``seeds: {rule: mist}``), and a section without the word is of the
+    default's kind.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset()
-    _added_later: ClassVar[frozenset[str]] = frozenset()
+    _renamed: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_kinds(cls, values: Any) -> Any:
+        return _with_kinds(cls, values) if isinstance(values, Mapping) else values
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -57,7 +71,7 @@ def load_settings(model_cls: type[SettingsT], path: Path | None, overrides: Sequ
     raw_texts: dict[Location, str] = {}
     for override in overrides:
         key, text = _split_override(override)
-        _assign(values, key, _parse_value(override, text))
+        _assign(model_cls, values, key, _parse_value(override, text))
         raw_texts[key] = text
     source = "the overrides" if path is None else str(path)
     try:
@@ -98,8 +112,6 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
         left_out = value._not_fingerprinted if isinstance(value, Settings) else frozenset[str]()
-        if isinstance(value, Settings):
-            left_out |= {name for name in value._added_later if getattr(value, name) == fields[name].default}
         return {name: _canonical(getattr(value, name)) for name in fields if name not in left_out}
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
@@ -133,12 +145,15 @@ def _parse_value(override: str, text: str) -> Any:
     return text if isinstance(value, str) and not quoted else value
 
 
-def _assign(values: dict[str, Any], key: Location, value: Any) -> None:
+def _assign(model_cls: type[BaseModel], values: dict[str, Any], key: Location, value: Any) -> None:
     """Set ``values[a][b][c]`` for the key ``a.b.c``, making the sections on the way."""
     section: dict[Any, Any] = values
     for depth, name in enumerate(key[:-1], start=1):
         if section.get(name) is None:
             section[name] = {}
+        field = _place(model_cls, key[:depth]).field
+        if isinstance(section[name], str) and field is not None and field.discriminator is not None:
+            section[name] = {field.discriminator: section[name]}  # the bare word of a tagged section
         section = section[name]
         if not isinstance(section, dict):
             parent = _dotted(key[:depth])
@@ -154,10 +169,65 @@ def _with_texts_where_wanted(
         model_cls.model_validate(values)
     except ValidationError as error:
         for problem in error.errors(include_url=False):
-            location = problem["loc"]
-            if problem["type"] in ("string_type", "path_type", "literal_error") and location in raw_texts:
-                _assign(values, location, raw_texts[location])
+            key = _place(model_cls, problem["loc"]).key
+            if problem["type"] in ("string_type", "path_type", "literal_error") and key in raw_texts:
+                _assign(model_cls, values, key, raw_texts[key])
     return values
+
+
+# Tagged sections, and where a key belongs
+
+
+def _with_kinds(model_cls: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` in which every tagged section says its kind."""
+    complete = dict(values)
+    for name, field in model_cls.model_fields.items():
+        tag, section = field.discriminator, complete.get(name)
+        if isinstance(tag, str) and isinstance(section, str):
+            complete[name] = {tag: section}
+        elif isinstance(tag, str) and isinstance(section, Mapping) and tag not in section:
+            complete[name] = {tag: getattr(field.default, tag), **section}
+    return complete
+
+
+class _Place(NamedTuple):
+    """Where a key belongs: ``key`` as the user writes it, the ``owners`` of its last name, and that name's ``field``.
+
+    ``kinds``: where the owner is one kind of a tagged section, all kinds by tag; ``tag`` is that of the owner.
+    """
+
+    key: Location
+    owners: list[type[BaseModel]]
+    field: FieldInfo | None
+    kinds: Mapping[str, type[BaseModel]]
+    tag: str
+
+
+def _place(model_cls: type[BaseModel], location: Location) -> _Place:
+    """The place of a dotted key, or of a location that pydantic tells, which has the tag behind a tagged section."""
+    place, inside = _Place((), [], None, {}, ""), [model_cls]
+    kinds: Mapping[str, type[BaseModel]] = {}
+    tag = ""
+    for part in location:
+        if part in kinds and not tag:
+            inside, tag = [kinds[str(part)]], str(part)
+            continue
+        if isinstance(part, int):
+            place = place._replace(key=(*place.key, part))
+            continue
+        field = next((owner.model_fields[part] for owner in inside if part in owner.model_fields), None)
+        place = _Place((*place.key, part), inside, field, kinds, tag)
+        inside = [] if field is None else _sections(field.annotation)
+        kinds, tag = {} if field is None else _kinds(field), ""
+    return place
+
+
+def _kinds(field: FieldInfo) -> dict[str, type[BaseModel]]:
+    """The settings classes of a tagged section by their tag; nothing for any other field."""
+    if not isinstance(field.discriminator, str):
+        return {}
+    sections = _sections(field.annotation)
+    return {tag: one for one in sections for tag in get_args(one.model_fields[field.discriminator].annotation)}
 
 
 # One sentence for a validation error
@@ -168,37 +238,89 @@ def _sentence(
 ) -> str:
     problems = error.errors(include_url=False)
     # A misspelt key often leaves its right name missing, so it is named first.
-    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
-    location, kind = first["loc"], first["type"]
-    where = f"override {_dotted(location)}={raw_texts[location]}" if location in raw_texts else source
+    problem = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
+    place, kind = _place(model_cls, problem["loc"]), problem["type"]
+    location = place.key
     others = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
+    where = f"{_origin(place, kind, source, raw_texts)}: "
+    new = _new_spelling(place, problem)
+    if new is not None:
+        return f"{where}{new}{others}"
     if kind == "extra_forbidden":
-        return f"{where}: unknown key '{_dotted(location)}'; {_suggestion(model_cls, location)}{others}"
+        return f"{where}{_unknown(model_cls, place)}{others}"
     if kind == "missing":
         key = _dotted(location)
-        return f"{where}: wanted a value for '{key}', found none: add it to the YAML or as {key}=VALUE{others}"
-    found = f"found {_short(repr(first['input']))} ({_kind(first['input'])})"
+        return f"{where}wanted a value for '{key}', found none: add it to the YAML or as {key}=VALUE{others}"
     if kind in ("value_error", "assertion_error"):
-        message = first["msg"].split(", ", 1)[-1]
+        message = problem["msg"].split(", ", 1)[-1]
         subject = f"'{_dotted(location)}'" if location else "these settings"
-        return f"{where}: {subject} cannot be used: {message}{others}"
-    wanted = "a section of settings" if kind == "model_type" else first["msg"].removeprefix("Input should be ")
-    return f"{where}: wanted '{_dotted(location)}' to be {wanted}, {found}: change it{others}"
+        return f"{where}{subject} cannot be used: {message}{others}"
+    return f"{where}{_wanted(place, problem)}{others}"
 
 
-def _suggestion(model_cls: type[BaseModel], location: Location) -> str:
-    """Name the nearest key beside the unknown one, else the nearest anywhere, else what there is."""
-    parent, name = location[:-1], str(location[-1])
+def _origin(place: _Place, kind: str, source: str, raw_texts: Mapping[Location, str]) -> str:
+    """The override that caused a problem, else the file."""
+    tag = None if place.field is None else place.field.discriminator
+    for key, text in raw_texts.items():
+        below = key[len(place.key) :] if key[: len(place.key)] == place.key else None
+        if below == () or (below and kind == "extra_forbidden") or (below == (tag,) and kind == "union_tag_invalid"):
+            return f"override {_dotted(key)}={text}"
+    return source
+
+
+def _new_spelling(place: _Place, problem: ErrorDetails) -> str | None:
+    """What a renamed key or value is called now, as a sentence; None for what never had another name."""
+    old = str(place.key[-1]) if place.key else ""
+    if problem["type"] != "extra_forbidden":
+        old += f"={problem['ctx']['tag'] if problem['type'] == 'union_tag_invalid' else problem['input']}"
+    section = "".join(f"{part}." for part in place.key[:-1])
+    for owner in place.owners:
+        renamed = owner._renamed if issubclass(owner, Settings) else {}
+        if old in renamed:
+            return f"{section}{old} is now {renamed[old].format(section=section)}: rename it"
+    return None
+
+
+def _wanted(place: _Place, problem: ErrorDetails) -> str:
+    """What was wanted of a value and what was found."""
+    kind, key, found = problem["type"], _dotted(place.key), problem["input"]
+    wanted, guess = problem["msg"].removeprefix("Input should be "), ""
+    if kind in ("model_type", "model_attributes_type"):
+        wanted = "a section of settings"
+        if place.field is not None and _kinds(place.field):
+            wanted = f"{_one_of(_kinds(place.field))}, or {wanted}"
+    elif kind == "union_tag_invalid" and place.field is not None:
+        tag = str(place.field.discriminator)
+        key, found = f"{key}.{tag}", found[tag]
+        wanted, guess = _one_of(_kinds(place.field)), did_you_mean(str(found), _kinds(place.field))
+    return f"wanted '{key}' to be {wanted}, found {_short(repr(found))} ({_kind(found)}){guess}: change it"
+
+
+def _one_of(names: Iterable[str]) -> str:
+    """Names as pydantic lists them: ``'a', 'b' or 'c'``."""
+    *most, last = [repr(name) for name in names]
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _unknown(model_cls: type[BaseModel], place: _Place) -> str:
+    """Say that a key is unknown, and name its kind of section, else the nearest key beside it, anywhere, or all."""
+    *parent, name = place.key
+    of_kinds = [tag for tag, section in place.kinds.items() if name in section.model_fields]
+    if of_kinds:
+        return (
+            f"'{_dotted(place.key)}' belongs to {_dotted(parent)}={' or '.join(of_kinds)}, found "
+            f"{_dotted(parent)}={place.tag}: set that one, or leave the key out"
+        )
+    unknown = f"unknown key '{_dotted(place.key)}'; "
+    siblings = [key for owner in place.owners for key in owner.model_fields]
+    near = nearest(str(name), siblings)
+    if near is not None:
+        return f"{unknown}did you mean '{_dotted((*parent, near))}'?"
     keys = list(_all_keys(model_cls))
-    pattern = tuple(part for part in parent if isinstance(part, str))
-    siblings = [key for key in keys if key[:-1] == pattern]
-    near = nearest(name, [key[-1] for key in siblings])
+    near = nearest(str(name), [key[-1] for key in keys], cutoff=0.75)
     if near is not None:
-        return f"did you mean '{_dotted((*parent, near))}'?"
-    near = nearest(name, [key[-1] for key in keys], cutoff=0.75)
-    if near is not None:
-        return f"did you mean '{_dotted(next(key for key in keys if key[-1] == near))}'?"
-    return f"the keys there are {', '.join(key[-1] for key in siblings) or 'none'}"
+        return f"{unknown}did you mean '{_dotted(next(key for key in keys if key[-1] == near))}'?"
+    return f"{unknown}the keys there are {', '.join(siblings) or 'none'}"
 
 
 def _all_keys(model_cls: type[BaseModel]) -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""WSDDN and OICR on the specification's golden values and on cases worked out by hand."""
+"""WSDDN and OICR on the golden values of docs/method.md and on cases worked out by hand."""
 
 import math
 
@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from weaksam.models.wsod.head import WsodHead, mean_class_probabilities
-from weaksam.models.wsod.targets import Seeds, Targets, empty_seeds, refine_loss, separate_seeds, top_share_seeds
+from weaksam.models.wsod.losses import refine_loss
+from weaksam.models.wsod.targets import Seeds, Targets, assign_rois, empty_seeds
 from weaksam.models.wsod.wsddn import image_scores, tags_as_vector, wsddn_loss, wsddn_scores
-from weaksam.stages.wsod.seeds.oicr import assign_rois
+from weaksam.stages.wsod.examples import present_labels
+from weaksam.stages.wsod.seeds.oicr import oicr_seeds
+from weaksam.stages.wsod.seeds.scores import separate_seeds
 from weaksam.structures.boxes import pairwise_iou
 
 
@@ -61,26 +64,30 @@ BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [40, 40
 SCORES = torch.tensor([[1.0, 0.2], [0.95, 0.1], [0.91, 0.05], [0.5, 0.9]])
 
 
-def test_top_share_seeds_takes_all_near_the_best_and_suppresses() -> None:
-    seeds = top_share_seeds(SCORES, torch.tensor([1.0, 0.0]), BOXES)
+def oicr(scores: torch.Tensor, tags: torch.Tensor, boxes: torch.Tensor, share: float = 0.9) -> Seeds:
+    return oicr_seeds(scores, present_labels(tags), pairwise_iou(boxes, boxes), share=share)
+
+
+def test_oicr_takes_all_near_the_best_and_suppresses() -> None:
+    seeds = oicr(SCORES, torch.tensor([1.0, 0.0]), BOXES)
     assert seeds.roi.tolist() == [0, 2]  # RoI 1 overlaps RoI 0 by 0.9
     assert seeds.label.tolist() == [0, 0]
     assert seeds.weight.tolist() == pytest.approx([1.0, 0.91])
 
 
 def test_share_one_is_the_single_top_box_of_every_tag() -> None:
-    seeds = top_share_seeds(SCORES, torch.ones(2), BOXES, share=1.0)
+    seeds = oicr(SCORES, torch.ones(2), BOXES, share=1.0)
     assert sorted(zip(seeds.roi.tolist(), seeds.label.tolist(), strict=True)) == [(0, 0), (3, 1)]
 
 
 def test_class_agnostic_nms_lets_the_better_class_win_and_the_separate_rule_does_not() -> None:
     scores = torch.tensor([[0.8, 0.1], [0.1, 0.6], [0.0, 0.0], [0.0, 0.0]])
     tags = torch.ones(2)
-    assert top_share_seeds(scores, tags, BOXES).roi.tolist() == [0]
+    assert oicr(scores, tags, BOXES).roi.tolist() == [0]
     assert separate_seeds(scores, tags, BOXES, share=0.9, nms_iou=0.5).roi.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("rule", [top_share_seeds, lambda s, t, b: separate_seeds(s, t, b, share=0.9, nms_iou=0.5)])
+@pytest.mark.parametrize("rule", [oicr, lambda s, t, b: separate_seeds(s, t, b, share=0.9, nms_iou=0.5)])
 def test_no_roi_or_no_tag_gives_no_seed(rule) -> None:
     assert len(rule(torch.zeros(0, 2), torch.ones(2), torch.zeros(0, 4)).roi) == 0
     assert len(rule(SCORES, torch.zeros(2), BOXES).roi) == 0

@@ -1,4 +1,4 @@
-"""The full training: views by hand, resume at a step bit for bit, parts of a batch, the adversary, scales, recipes."""
+"""End-to-end training: views by hand, resume bit for bit, parts of a batch, the adversary, scales, recipes."""
 
 import threading
 from dataclasses import replace
@@ -20,13 +20,14 @@ from weaksam.models.roi.box_deltas import decode_boxes
 from weaksam.models.wsod.head import mean_class_probabilities
 from weaksam.pipeline.settings import RunSettings
 from weaksam.stages import wsod
-from weaksam.stages.wsod import WsodSettings
-from weaksam.stages.wsod import end_to_end as full
-from weaksam.stages.wsod import end_to_end_batches as full_batches_module
-from weaksam.stages.wsod.end_to_end import FullDetector
-from weaksam.stages.wsod.end_to_end_batches import FullBatch, PhotoView, full_batches, random_views, show
-from weaksam.stages.wsod.end_to_end_settings import ColourSettings, FullSettings
-from weaksam.stages.wsod.examples import make_lessons
+from weaksam.stages.wsod import WsodSettings, end_to_end
+from weaksam.stages.wsod import end_to_end_batches as batches_module
+from weaksam.stages.wsod.end_to_end import EndToEndDetector
+from weaksam.stages.wsod.end_to_end_batches import EndToEndBatch, PhotoView, end_to_end_batches, random_views, show
+from weaksam.stages.wsod.end_to_end_settings import ColourSettings, EndToEndSettings
+from weaksam.stages.wsod.examples import make_examples
+from weaksam.stages.wsod.seeds.mist import MistSettings
+from weaksam.stages.wsod.seeds.oicr import OicrSettings
 from weaksam.store.store import Store
 from weaksam.structures.boxes import clip
 from weaksam.structures.dataset import Dataset
@@ -35,7 +36,7 @@ from weaksam.structures.proposals import PROPOSAL_COLUMNS
 CONFIGS = ROOT / "configs"
 SIDES = (64, 96)
 MIST = WsodSettings(
-    mode="full",
+    mode="end_to_end",
     seeds="mist",
     box_regression=True,
     background_column=True,
@@ -47,15 +48,16 @@ MIST = WsodSettings(
     lr=1e-4,
     warmup_steps=2,
     clip_norm=None,
-    full=FullSettings(short_sides=SIDES, test_short_sides=(64,), drop_block=True, lighting=0.1, read_ahead=2),
+    end_to_end=EndToEndSettings(short_sides=SIDES, test_short_sides=(64,), drop_block=True, lighting=0.1, read_ahead=2),
 )
 
 
 def changed(settings: WsodSettings = MIST, **values: object) -> WsodSettings:
-    """Other values of the settings or of their full part."""
-    of_full = {key: value for key, value in values.items() if key in FullSettings.model_fields}
-    own = {key: value for key, value in values.items() if key not in of_full}
-    return settings.model_copy(update={**own, "full": settings.full.model_copy(update=of_full)})
+    """Other values of the settings or of their section ``end_to_end``."""
+    of_section = {key: value for key, value in values.items() if key in EndToEndSettings.model_fields}
+    own = {key: value for key, value in values.items() if key not in of_section}
+    section = settings.end_to_end.model_copy(update=of_section)
+    return WsodSettings.model_validate({**dict(settings), **own, "end_to_end": section})
 
 
 @pytest.fixture(scope="module")
@@ -80,33 +82,33 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store]:
     return dataset, store.fill(row)
 
 
-def full_context(out: Path, dataset: Dataset, seed: int = 0) -> RunContext:
+def mobilenet_context(out: Path, dataset: Dataset, seed: int = 0) -> RunContext:
     return context(out, dataset, seed, backbone=BackboneSettings(name="mobilenet_v2", weights="none"))
 
 
 def train(made: tuple[Dataset, Store], out: Path, settings: WsodSettings = MIST) -> DetectorResult:
     dataset, store = made
-    return wsod.run(full_context(out, dataset), settings, {"train": store}, store, no_maps)
+    return wsod.run(mobilenet_context(out, dataset), settings, {"train": store}, store, no_maps)
 
 
 def no_maps(image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
     raise AssertionError("published seeds need no class maps")
 
 
-def detector(made: tuple[Dataset, Store], out: Path, settings: WsodSettings) -> tuple[FullDetector, FullBatch]:
+def detector(made: tuple[Dataset, Store], out: Path, settings: WsodSettings) -> tuple[EndToEndDetector, EndToEndBatch]:
     """A detector that has not learnt yet and its first batch of an epoch."""
-    run_context = full_context(out, made[0])
+    run_context = mobilenet_context(out, made[0])
     torch.manual_seed(1)
-    one = FullDetector(run_context, settings)
-    lessons = make_lessons(run_context, settings, made[1], no_maps, one.prepare)
-    return one, one.batches(lessons)[0]
+    one = EndToEndDetector(run_context, settings)
+    examples = make_examples(run_context, settings, made[1], no_maps, one.prepare)
+    return one, one.batches(examples)[0]
 
 
 def test_a_killed_training_ends_with_the_same_bytes_at_whatever_step_it_was_killed(
     made, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(full, "SAVE_EVERY_STEPS", 1)
-    whole, losses = train(made, tmp_path / "whole"), full.photo_losses
+    settings = changed(save_steps=1)
+    whole, losses = train(made, tmp_path / "whole", settings), end_to_end.photo_losses
     for killed_after in (3, 9, 14):  # photos passed, both objectives counted: within either epoch
         count = 0
 
@@ -117,11 +119,11 @@ def test_a_killed_training_ends_with_the_same_bytes_at_whatever_step_it_was_kill
                 raise KeyboardInterrupt
             return losses(*arguments)
 
-        monkeypatch.setattr(full, "photo_losses", stop)
+        monkeypatch.setattr(end_to_end, "photo_losses", stop)
         with pytest.raises(KeyboardInterrupt):
-            train(made, tmp_path / f"broken{killed_after}")
-        monkeypatch.setattr(full, "photo_losses", losses)
-        rerun = train(made, tmp_path / f"broken{killed_after}")
+            train(made, tmp_path / f"broken{killed_after}", settings)
+        monkeypatch.setattr(end_to_end, "photo_losses", losses)
+        rerun = train(made, tmp_path / f"broken{killed_after}", settings)
         assert rerun.weights.read_bytes() == whole.weights.read_bytes()
     assert {one.image_id for one in made[0]} == set(instances_of(whole.stores["train"]))
 
@@ -187,11 +189,11 @@ def test_detections_are_the_mean_over_scales_and_mirror_images(made, tmp_path: P
     one.trained()
     sample = made[0].samples[0]
     boxes = made[1][sample.image_id]["boxes"]
-    image = full.read_image(sample.path)
+    image = end_to_end.read_image(sample.path)
     scores, moved = torch.zeros(12, 2), torch.zeros(12, 2, 4)
     for side in SIDES:
         for mirrored in (False, True):
-            photo = show(image, PhotoView(side, mirrored), 2000, settings.full.colours)
+            photo = show(image, PhotoView(side, mirrored), 2000, settings.end_to_end.colours)
             with torch.inference_mode():
                 output = one._output(photo, boxes, sample.size)
             scores += mean_class_probabilities(output.refine) / 4
@@ -221,21 +223,21 @@ def test_a_photo_is_resized_coloured_and_mirrored_and_boxes_follow() -> None:
 
 def test_views_are_drawn_for_each_photo_and_lit_along_the_colours_of_imagenet() -> None:
     torch.manual_seed(0)
-    views = random_views(400, FullSettings(short_sides=(64, 96, 128), lighting=0.1))
+    views = random_views(400, EndToEndSettings(short_sides=(64, 96, 128), lighting=0.1))
     assert {view.short_side for view in views} == {64, 96, 128}
     assert 150 < sum(view.mirrored for view in views) < 250
     light = torch.tensor([view.light for view in views])
     strongest = torch.tensor([0.5675, 0.5808, 0.5836])
     along = light @ strongest  # the first direction, of which the spread is 0.1 * 0.2175 * 255
     assert float(along.std()) == pytest.approx(0.1 * 0.2175 * 255, rel=0.15)
-    assert random_views(3, FullSettings())[0].light == (0.0, 0.0, 0.0)
-    assert random_views(0, FullSettings()) == []
+    assert random_views(3, EndToEndSettings())[0].light == (0.0, 0.0, 0.0)
+    assert random_views(0, EndToEndSettings()) == []
 
 
 def test_batches_hold_every_photo_once_and_a_part_of_them_reads_only_its_own(made, tmp_path: Path) -> None:
-    lessons = make_lessons(full_context(tmp_path, made[0]), MIST, made[1], no_maps, lambda sample: None)
+    examples = make_examples(mobilenet_context(tmp_path, made[0]), MIST, made[1], no_maps, lambda sample: None)
     torch.manual_seed(3)
-    batches = full_batches(lessons, 4, MIST.full)
+    batches = end_to_end_batches(examples, 4, MIST.end_to_end)
     assert sorted(one for batch in batches for one in batch.image_ids) == sorted(made[0].image_ids)
     assert [len(batch.photos) for batch in batches] == [4, 2]
     (last,) = batches[1:]
@@ -245,19 +247,19 @@ def test_batches_hold_every_photo_once_and_a_part_of_them_reads_only_its_own(mad
 
 
 def test_photos_are_decoded_on_threads_ahead_of_the_steps(made, tmp_path: Path, monkeypatch) -> None:
-    read, threads = full_batches_module.shown_sample, set()
+    read, threads = batches_module.shown_sample, set()
 
     def watched(*arguments):
         threads.add(threading.current_thread() is threading.main_thread())
         return read(*arguments)
 
-    monkeypatch.setattr(full_batches_module, "shown_sample", watched)
+    monkeypatch.setattr(batches_module, "shown_sample", watched)
     train(made, tmp_path, changed(num_epochs=1, short_sides=(64,), drop_block=False))
     assert threads == {False}
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 10])
-def test_things_made_ahead_come_in_order_and_a_fault_when_its_turn_comes(ahead: int) -> None:
+def test_items_made_ahead_come_in_order_and_a_fault_when_its_turn_comes(ahead: int) -> None:
     asked = []
 
     def make(number: int) -> int:
@@ -289,14 +291,14 @@ def test_weights_that_are_not_finite_are_refused_by_name(made, tmp_path: Path) -
 
 
 def test_a_loss_that_is_not_finite_names_the_photo(made, tmp_path: Path, monkeypatch) -> None:
-    photo, read = made[0].samples[2], full.photo_losses
+    photo, read = made[0].samples[2], end_to_end.photo_losses
 
-    def poisoned(output, lesson, settings):
-        losses = read(output, lesson, settings)
-        bad = lesson.sample.image_id == photo.image_id
+    def poisoned(output, example, settings):
+        losses = read(output, example, settings)
+        bad = example.sample.image_id == photo.image_id
         return {name: value * float("nan") if bad else value for name, value in losses.items()}
 
-    monkeypatch.setattr(full, "photo_losses", poisoned)
+    monkeypatch.setattr(end_to_end, "photo_losses", poisoned)
     with pytest.raises(UserError, match=f"wanted a finite .*, found nan on the images {photo.image_id}:"):
         train(made, tmp_path, changed(batch_size=1, drop_block=False))
 
@@ -305,15 +307,15 @@ def test_proposals_of_other_photos_are_refused(made, tmp_path: Path) -> None:
     dataset, store = made
     fewer = replace(dataset, samples=dataset.samples[:4])
     with pytest.raises(UserError, match="wanted the proposals of the 4 train photos, found a store of 6 photos"):
-        wsod.run(full_context(tmp_path, fewer), MIST, {"train": store}, store, no_maps)
+        wsod.run(mobilenet_context(tmp_path, fewer), MIST, {"train": store}, store, no_maps)
 
 
 def test_what_cannot_work_is_one_sentence(made, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="at least one shorter side"):
-        FullSettings(short_sides=())
+        EndToEndSettings(short_sides=())
     with pytest.raises(ValidationError, match="deviations must be above 0"):
         ColourSettings(deviation=(1, 0, 1))
-    with pytest.raises(UserError, match=r"wanted a loss scale for float16, found wsod\.full\.optimizer=sgd"):
+    with pytest.raises(UserError, match=r"wanted a loss scale for float16, found wsod\.end_to_end\.optimizer=sgd"):
         train(made, tmp_path, changed(optimizer="sgd", precision="float16"))
 
 
@@ -327,19 +329,34 @@ def recipe(name: str) -> RunSettings:
      ("coco14_mist", 125_000, (82_500, 115_000))],
 )  # fmt: skip
 def test_mist_recipes_say_what_was_published(name: str, steps: int, falls: tuple[int, int]) -> None:
-    """Specification, section 3.2."""
+    """The numbers of ``docs/method.md, MIST``."""
     settings = recipe(name).wsod
-    assert (settings.full.num_steps, settings.batch_size, settings.lr, settings.weight_decay) == (steps, 8, 1e-5, 5e-4)
-    assert tuple(round(steps * one) for one in settings.full.milestones) == falls
-    assert (settings.seeds, settings.box_regression, settings.background_column) == ("mist", True, True)
-    assert (settings.mist_share, settings.mist_iou, settings.hidden, settings.roi_size) == (0.15, 0.2, 4096, 7)
-    assert settings.full.drop_block and not settings.full.last_relu and settings.full.frozen_stages == 2
-    assert (settings.full.adversary_lr, settings.full.adversary_gamma, settings.full.drop_rate) == (1e-5, 3.0, 0.3)
-    assert (settings.full.lighting, settings.full.bias_lr_factor, settings.full.bias_weight_decay) == (0.1, 2.0, 0.0)
-    assert settings.full.short_sides == (480, 576, 688, 864, 1000, 1200)
-    assert sorted(settings.full.test_short_sides) == [480, 576, 688, 800, 864, 1000, 1200] and settings.full.flip_test
-    assert settings.full.colours.order == "bgr" and settings.full.colours.mean == (122.77, 115.95, 102.98)
-    assert settings.full.warmup_ratio == pytest.approx(1 / 3) and settings.warmup_steps == 200
+    training = settings.end_to_end
+    assert (training.num_steps, settings.batch_size, settings.lr, settings.weight_decay) == (
+        steps,
+        8,
+        1e-5,
+        5e-4,
+    )
+    assert tuple(round(steps * one) for one in training.milestones) == falls
+    assert settings.seeds == MistSettings(share=0.15, max_iou=0.2)
+    assert (settings.box_regression, settings.background_column) == (True, True)
+    assert (settings.hidden, settings.roi_size) == (4096, 7)
+    assert training.drop_block and not training.last_relu and training.frozen_stages == 2
+    assert (training.adversary_lr, training.adversary_gamma, training.drop_rate) == (
+        1e-5,
+        3.0,
+        0.3,
+    )
+    assert (
+        training.lighting,
+        training.bias_lr_factor,
+        training.bias_weight_decay,
+    ) == (0.1, 2.0, 0.0)
+    assert training.short_sides == (480, 576, 688, 864, 1000, 1200)
+    assert sorted(training.test_short_sides) == [480, 576, 688, 800, 864, 1000, 1200] and training.flip_test
+    assert training.colours.order == "bgr" and training.colours.mean == (122.77, 115.95, 102.98)
+    assert training.warmup_ratio == pytest.approx(1 / 3) and settings.warmup_steps == 200
 
 
 @pytest.mark.parametrize(
@@ -347,11 +364,16 @@ def test_mist_recipes_say_what_was_published(name: str, steps: int, falls: tuple
     [("voc07_oicr", 50, (36,), 8e-6), ("voc12_oicr", 25, (18,), 8e-6), ("coco14_oicr", 12, (8, 11), 1e-5)],
 )
 def test_oicr_recipes_say_what_was_published(name: str, epochs: int, falls: tuple[int, ...], lr: float) -> None:
-    """Specification, section 3.1."""
+    """The numbers of ``docs/method.md, OICR``."""
     settings = recipe(name).wsod
-    assert (settings.num_epochs, settings.lr, settings.weight_decay, settings.seeds) == (epochs, lr, 5e-4, "oicr")
-    assert tuple(round(epochs * one) for one in settings.full.milestones) == falls
-    assert (settings.full.branch_lr_factor, settings.full.warmup_ratio, settings.warmup_steps) == (10, 0.001, 500)
-    assert not (settings.full.drop_block or settings.box_regression or settings.full.flip_test)
-    assert settings.full.last_relu and settings.score_share == 0.9 and settings.nms_iou == 0.3
-    assert settings.full.colours.order == ("rgb" if name == "coco14_oicr" else "bgr")
+    training = settings.end_to_end
+    assert (settings.num_epochs, settings.lr, settings.weight_decay) == (epochs, lr, 5e-4)
+    assert tuple(round(epochs * one) for one in training.milestones) == falls
+    assert (training.branch_lr_factor, training.warmup_ratio, settings.warmup_steps) == (
+        10,
+        0.001,
+        500,
+    )
+    assert not (training.drop_block or settings.box_regression or training.flip_test)
+    assert training.last_relu and settings.seeds == OicrSettings(share=0.9) and settings.nms_iou == 0.3
+    assert training.colours.order == ("rgb" if name == "coco14_oicr" else "bgr")

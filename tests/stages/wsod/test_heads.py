@@ -12,13 +12,13 @@ from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.data.tag_signal import tag_notes
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.wsod.head import HeadOutput, WsodHead
-from weaksam.models.wsod.targets import Seeds
+from weaksam.models.wsod.targets import empty_seeds
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues, proposals, wsod
 from weaksam.stages.wsod import WsodSettings
 from weaksam.stages.wsod.detections import detections_from
-from weaksam.stages.wsod.examples import Lesson
-from weaksam.stages.wsod.frozen import DraftDetector
+from weaksam.stages.wsod.examples import TrainingExample, present_labels
+from weaksam.stages.wsod.frozen import FrozenDetector
 from weaksam.stages.wsod.losses import photo_losses
 from weaksam.store.store import Store, stage_fingerprint
 from weaksam.structures.dataset import Dataset, Sample
@@ -60,18 +60,18 @@ def test_every_head_trains_and_detects_the_same_twice(made, tmp_path: Path, chan
         assert (one.boxes >= 0).all() and (one.boxes[:, 2] <= sample.size[1]).all()
 
 
-def test_settings_at_their_defaults_leave_old_fingerprints_as_they_were() -> None:
+def test_every_rule_and_each_of_its_settings_has_a_fingerprint_of_its_own() -> None:
     plain = fingerprint_of(WsodSettings())
-    assert plain == fingerprint_of(WsodSettings(mist_share=0.15, box_regression=False))
-    changes = ({"mist_share": 0.2}, {"mist_iou": 0.3}, {"mist_compare": "kept"}, {"first_branch_weight": 3.0})
-    others = [fingerprint_of(WsodSettings(**one)) for one in (*changes, {"box_regression": True}, {"seeds": "mist"})]
-    assert len({plain, *others}) == 7
+    assert plain == fingerprint_of(WsodSettings(seeds="relocation", box_regression=False))
+    rules = ["class_maps", "scores", "oicr", "oicr_top", "mist", "pcl"]
+    changes = [{"share": 0.2}, {"rule": "mist", "share": 0.2}, {"rule": "mist", "compare": "kept"}]
+    others = [fingerprint_of(WsodSettings(seeds=seeds)) for seeds in (*rules, *changes)]
+    assert len({plain, *others, fingerprint_of(WsodSettings(box_regression=True))}) == 11
 
 
-def lesson(boxes: torch.Tensor, tags: list[float]) -> Lesson:
-    nothing = torch.zeros(0, dtype=torch.int64)
-    seeds = Seeds(nothing, nothing, torch.zeros(0))
-    return Lesson(None, boxes, torch.tensor(tags), seeds)  # type: ignore[arg-type]
+def example(boxes: torch.Tensor, tags: list[float]) -> TrainingExample:
+    vector = torch.tensor(tags)
+    return TrainingExample(None, boxes, vector, present_labels(vector), empty_seeds())  # type: ignore[arg-type]
 
 
 def test_the_first_branch_weighs_three_with_mist_for_classes_and_boxes() -> None:
@@ -79,7 +79,7 @@ def test_the_first_branch_weighs_three_with_mist_for_classes_and_boxes() -> None
     scores, logits = torch.tensor([[0.8], [0.1]]), torch.tensor([[1.0, 0.0], [0.5, 0.0]])
     output = HeadOutput(scores, (logits,), (torch.zeros(2, 2, 4),))
     one, three = (
-        photo_losses(output, lesson(boxes, [1.0]), WsodSettings(seeds="mist", first_branch_weight=weight))
+        photo_losses(output, example(boxes, [1.0]), WsodSettings(seeds="mist", first_branch_weight=weight))
         for weight in (1.0, None)
     )
     assert three["refine1"].item() == pytest.approx(3 * one["refine1"].item())
@@ -93,7 +93,7 @@ def test_no_tag_teaches_the_branches_nothing() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]])
     output = HeadOutput(torch.rand(2, 2), (torch.randn(2, 3),), (torch.randn(2, 3, 4),))
     for rule in ("oicr", "oicr_top", "mist"):
-        losses = photo_losses(output, lesson(boxes, [0.0, 0.0]), WsodSettings(seeds=rule))
+        losses = photo_losses(output, example(boxes, [0.0, 0.0]), WsodSettings(seeds=rule))
         assert losses["refine1"].item() == losses["box1"].item() == 0.0
 
 
@@ -117,7 +117,7 @@ def test_box_layers_leave_the_other_layers_as_they_were() -> None:
 
 
 def test_weights_that_are_not_finite_stop_the_training_and_name_the_photo(made, tmp_path: Path, monkeypatch) -> None:
-    photo, outputs = made[0].samples[3].image_id, DraftDetector.outputs
+    photo, outputs = made[0].samples[3].image_id, FrozenDetector.outputs
 
     def poisoned(self, shown: list[tuple[Sample, torch.Tensor, bool]]) -> list[HeadOutput]:
         if any(sample.image_id == photo for sample, _, _ in shown):
@@ -125,7 +125,7 @@ def test_weights_that_are_not_finite_stop_the_training_and_name_the_photo(made, 
                 self.model.streams.class_stream.weight.fill_(float("nan"))
         return outputs(self, shown)
 
-    monkeypatch.setattr(DraftDetector, "outputs", poisoned)
+    monkeypatch.setattr(FrozenDetector, "outputs", poisoned)
     with pytest.raises(UserError, match=f"wanted a finite .*, found nan on the images .*{photo}"):
         train(made, tmp_path, batch_size=1)
 

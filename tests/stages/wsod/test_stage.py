@@ -1,4 +1,4 @@
-"""The WSOD stage: lessons, seeds and detections by hand, resume bit for bit, and discs found from tags alone."""
+"""The WSOD stage: training examples, seeds and detections by hand, resume bit for bit, discs found from tags."""
 
 import json
 from pathlib import Path
@@ -14,13 +14,14 @@ from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.targets import Seeds
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues, proposals, wsod
-from weaksam.stages.wsod import WsodSettings
-from weaksam.stages.wsod import frozen as draft
+from weaksam.stages.wsod import WsodSettings, frozen
 from weaksam.stages.wsod.detections import detections_from
-from weaksam.stages.wsod.examples import Lesson, make_lesson, make_lessons
+from weaksam.stages.wsod.examples import TrainingExample, make_example, make_examples
 from weaksam.stages.wsod.losses import photo_losses
 from weaksam.stages.wsod.photo_features import View
+from weaksam.stages.wsod.seeds.class_maps import ClassMapSeedSettings
 from weaksam.stages.wsod.seeds.relocate_examples import relocated
+from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.store.store import Store
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.dataset import Dataset
@@ -29,6 +30,7 @@ from weaksam.structures.masks import boxes_from_masks, rle_from_mask
 from weaksam.structures.proposals import PROPOSAL_COLUMNS
 
 CLUES = clues.ClueSettings(long_side=256)
+RELOCATION = RelocationSettings()
 TINY = WsodSettings(long_side=256, reduced=16, hidden=32, roi_size=3, num_epochs=3, warmup_steps=4, num_branches=2)
 
 
@@ -72,7 +74,7 @@ def test_it_learns_where_the_discs_are_from_tags_alone(made, tmp_path: Path) -> 
 
 def test_an_interrupted_training_ends_with_the_same_bytes(made, tmp_path: Path, monkeypatch) -> None:
     whole = train(made, tmp_path / "whole")
-    true_losses, count = draft.photo_losses, 0
+    true_losses, count = frozen.photo_losses, 0
 
     def stop_in_the_second_epoch(*arguments):
         nonlocal count
@@ -81,15 +83,15 @@ def test_an_interrupted_training_ends_with_the_same_bytes(made, tmp_path: Path, 
             raise KeyboardInterrupt
         return true_losses(*arguments)
 
-    monkeypatch.setattr(draft, "photo_losses", stop_in_the_second_epoch)
+    monkeypatch.setattr(frozen, "photo_losses", stop_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
         train(made, tmp_path / "broken")
-    monkeypatch.setattr(draft, "photo_losses", true_losses)
+    monkeypatch.setattr(frozen, "photo_losses", true_losses)
     rerun = train(made, tmp_path / "broken")
     assert rerun.weights.read_bytes() == whole.weights.read_bytes()
     parts = [sorted(result.stores["train"].folder.glob("*.parquet")) for result in (whole, rerun)]
     assert [one.read_bytes() for one in parts[0]] == [one.read_bytes() for one in parts[1]]
-    monkeypatch.setattr(draft, "photo_losses", None)  # finished: nothing is trained again
+    monkeypatch.setattr(frozen, "photo_losses", None)  # finished: nothing is trained again
     assert train(made, tmp_path / "broken").fingerprint == whole.fingerprint
 
 
@@ -100,7 +102,7 @@ def test_another_seed_gives_other_weights_in_another_store(made, tmp_path: Path)
     assert first.weights.read_bytes() != second.weights.read_bytes()
 
 
-def test_a_lesson_takes_the_best_proposals_and_seeds_them_by_contrast(made) -> None:
+def test_an_example_takes_the_best_proposals_and_seeds_them_by_contrast(made) -> None:
     dataset, _, _, _ = made
     masks = torch.zeros(3, 6, 8, dtype=torch.bool)
     masks[0, :, :] = True
@@ -110,72 +112,72 @@ def test_a_lesson_takes_the_best_proposals_and_seeds_them_by_contrast(made) -> N
     maps = torch.zeros(1, 6, 8)
     maps[0, 1:3, 1:4] = 1.0
     tags = torch.tensor([0.0, 1.0])
-    alone = WsodSettings(relocate_rounds=0)
-    lesson = make_lesson(dataset.samples[0], row, tags, (torch.tensor([1]), maps), alone)
-    assert lesson.clue_seeds.roi.tolist() == [1]
-    assert lesson.clue_seeds.label.tolist() == [1]
-    assert lesson.overlaps.iou.diagonal().tolist() == [1.0, 1.0, 1.0]
-    short = make_lesson(
-        dataset.samples[0], row, tags, (torch.tensor([1]), maps), WsodSettings(num_proposals=1, relocate_rounds=0)
+    alone = WsodSettings(seeds="class_maps")
+    example = make_example(dataset.samples[0], row, tags, (torch.tensor([1]), maps), alone)
+    assert example.clue_seeds.roi.tolist() == [1]
+    assert example.clue_seeds.label.tolist() == [1]
+    assert example.overlaps.iou.diagonal().tolist() == [1.0, 1.0, 1.0]
+    short = make_example(
+        dataset.samples[0], row, tags, (torch.tensor([1]), maps), WsodSettings(num_proposals=1, seeds="class_maps")
     )
     assert len(short.boxes) == 1
     assert len(short.clue_seeds.roi) == 0  # the whole photo splits nothing
 
 
-def test_a_lesson_to_be_relocated_knows_the_support_of_each_region_for_each_tag(made) -> None:
+def test_an_example_to_be_relocated_knows_the_support_of_each_region_for_each_tag(made) -> None:
     masks = torch.zeros(2, 4, 4, dtype=torch.bool)
     masks[0, :2], masks[1, 2:] = True, True
     row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(one) for one in masks]}
     maps = torch.zeros(2, 4, 4)
     maps[0, :2], maps[1, 2:] = 1.0, 1.0  # label 2 above, label 0 below: maps need not come in the order of the labels
-    lesson = make_lesson(
+    example = make_example(
         made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), (torch.tensor([2, 0]), maps), WsodSettings()
     )
-    assert lesson.first_values is not None  # contrast is sqrt(1/4); the regions do not overlap
-    assert lesson.first_values.tolist() == [[0.0, 0.5], [0.5, 0.0]]
+    assert example.first_values is not None  # contrast is sqrt(1/4); the regions do not overlap
+    assert example.first_values.tolist() == [[0.0, 0.5], [0.5, 0.0]]
     masks[1, 1:] = True  # now the regions overlap: a row of 4 of 16 cells
     row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(one) for one in masks]}
     arguments = (made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), (torch.tensor([2, 0]), maps))
-    support = make_lesson(*arguments, WsodSettings()).first_values
-    contrast = make_lesson(*arguments, WsodSettings(relocate_from="contrast")).first_values
+    support = make_example(*arguments, WsodSettings()).first_values
+    contrast = make_example(*arguments, WsodSettings(seeds={"start": "contrast"})).first_values
     assert support is not None and contrast is not None
     overlaps = pairwise_iou(row["boxes"], row["boxes"])
     torch.testing.assert_close(support, overlaps @ contrast)
     assert (support > contrast).any()
     unmapped = (torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, 4))
-    lesson = make_lesson(made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), unmapped, WsodSettings())
-    assert lesson.first_values is not None and lesson.first_values.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    example = make_example(made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), unmapped, WsodSettings())
+    assert example.first_values is not None and example.first_values.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-def test_relocation_gives_every_tag_a_seed_and_contrast_alone_is_a_setting(made, tmp_path: Path) -> None:
+def test_relocation_gives_every_tag_a_seed_and_class_maps_alone_are_a_rule(made, tmp_path: Path) -> None:
     dataset, _, found, maps = made
-    detector = draft.DraftDetector(context(tmp_path, dataset), TINY)
+    detector = frozen.FrozenDetector(context(tmp_path, dataset), TINY)
     detector.begin()
     arguments = (context(tmp_path, dataset), TINY, found, clues.class_maps(maps), detector.prepare)
-    lessons = make_lessons(*arguments)
-    after = relocated(lessons, detector.frozen_features(), TINY)
+    examples = make_examples(*arguments)
+    after = relocated(examples, detector.frozen_features(), TINY, RELOCATION)
     truths = disc_boxes(dataset)
     overlaps = []
-    for lesson in after:
-        assert set(lesson.clue_seeds.label.tolist()) == set(lesson.sample.tags)
-        truth = truths[lesson.sample.image_id]
+    for example in after:
+        assert set(example.clue_seeds.label.tolist()) == set(example.sample.tags)
+        truth = truths[example.sample.image_id]
         for label, box in zip(truth.labels, truth.boxes, strict=True):
-            best = lesson.clue_seeds.roi[lesson.clue_seeds.label == label][:1]
-            overlaps.append(pairwise_iou(lesson.boxes[best], box[None]).item())
+            best = example.clue_seeds.roi[example.clue_seeds.label == label][:1]
+            overlaps.append(pairwise_iou(example.boxes[best], box[None]).item())
     assert sum(one > 0.5 for one in overlaps) >= 12  # of 16 discs, from tags alone
-    again = relocated(lessons, detector.frozen_features(), TINY)
+    again = relocated(examples, detector.frozen_features(), TINY, RELOCATION)
     assert all(torch.equal(a.clue_seeds.roi, b.clue_seeds.roi) for a, b in zip(after, again, strict=True))
-    settings = TINY.model_copy(update={"relocate_rounds": 0, "num_epochs": 1})
+    settings = TINY.model_copy(update={"seeds": ClassMapSeedSettings(), "num_epochs": 1})
     assert train(made, tmp_path, settings).weights.is_file()
 
 
-def test_a_photo_without_proposals_is_a_lesson_of_nothing(made) -> None:
+def test_a_photo_without_proposals_is_an_example_of_nothing(made) -> None:
     row = {"boxes": torch.zeros(0, 4), "rles": []}
-    lesson = make_lesson(
+    example = make_example(
         made[0].samples[0], row, torch.ones(2), (torch.tensor([0]), torch.rand(1, 4, 4)), WsodSettings()
     )
-    assert len(lesson.boxes) == len(lesson.clue_seeds.roi) == 0
-    assert lesson.first_values is not None and lesson.first_values.shape == (0, 2)
+    assert len(example.boxes) == len(example.clue_seeds.roi) == 0
+    assert example.first_values is not None and example.first_values.shape == (0, 2)
 
 
 def test_rois_follow_the_mirror_image() -> None:
@@ -187,7 +189,7 @@ def test_rois_follow_the_mirror_image() -> None:
 
 def test_pooled_regions_are_kept_for_the_very_boxes_and_equal_those_computed_again(made, tmp_path: Path) -> None:
     dataset = made[0]
-    detector = draft.DraftDetector(context(tmp_path, dataset), TINY)
+    detector = frozen.FrozenDetector(context(tmp_path, dataset), TINY)
     detector.begin()
     photos, sample = detector.photos, dataset.samples[0]
     boxes = torch.tensor([[10.0, 20, 30, 60], [0, 0, 128, 96]])
@@ -204,17 +206,18 @@ def test_pooled_regions_are_kept_for_the_very_boxes_and_equal_those_computed_aga
 
 def test_losses_seed_the_first_branch_from_clues_or_scores() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
-    lesson = Lesson(
+    example = TrainingExample(
         None,  # type: ignore[arg-type]  # the losses never look at the photo
         boxes,
         torch.tensor([1.0]),
+        torch.tensor([0]),
         Seeds(torch.tensor([1]), torch.tensor([0]), torch.tensor([1.0])),
     )
     scores = torch.tensor([[0.8], [0.1]])
     certain = torch.tensor([[9.0, -9.0], [-9.0, 9.0]])  # RoI 0 background, RoI 1 the class: what the clue says
     output = HeadOutput(scores, (certain,))
-    by_clues = photo_losses(output, lesson, WsodSettings(seeds="clues"))["refine1"]
-    by_scores = photo_losses(output, lesson, WsodSettings(seeds="scores"))["refine1"]
+    by_clues = photo_losses(output, example, WsodSettings(seeds="relocation"))["refine1"]
+    by_scores = photo_losses(output, example, WsodSettings(seeds="scores"))["refine1"]
     assert by_clues.item() == pytest.approx(0.0, abs=1e-4)
     # both RoIs are labelled wrongly and weigh 0.8; log(p + 1e-6) with p = exp(-18)
     assert by_scores.item() == pytest.approx(0.8 * 13.80, rel=1e-2)

@@ -14,7 +14,7 @@ _NOISE_EPS = 1e-7
 class ConcreteDropBlock(nn.Module):
     """Hide learned blocks of cells in RoI features ``(R, C, s, s)`` while training; change nothing otherwise.
 
-    Concrete DropBlock of MIST (Ren et al., CVPR 2020; specification, section 3.2). A residual block reads
+    Concrete DropBlock of MIST (Ren et al., CVPR 2020; ``docs/method.md, MIST``). A residual block reads
     the features, detached, and gives every cell a drop probability of at most ``drop_rate / block_size**2``. A binary
     concrete sample of ``temperature`` (Maddison et al., ICLR 2017) decides; each dropped cell drops the
     ``block_size`` x ``block_size`` cells around it, in all channels. What remains is multiplied by the number of cells

@@ -30,21 +30,22 @@ class HeadOutput(NamedTuple):
         return self.scores[:, -num_classes:]
 
     def in_photo(self, mirrored: bool) -> HeadOutput:
-        """The same with the box offsets of the photo, where they were told of its mirror image."""
+        """The same with the box offsets of the photo, where they belong to its mirror image."""
         return self._replace(deltas=tuple(map(mirrored_deltas, self.deltas))) if mirrored else self
 
     def on(self, device: torch.device) -> HeadOutput:
         """The same with all tensors on ``device``."""
-        refine, deltas = (tuple(one.to(device) for one in many) for many in (self.refine, self.deltas))
+        refine = tuple(logits.to(device) for logits in self.refine)
+        deltas = tuple(offsets.to(device) for offsets in self.deltas)
         return HeadOutput(self.scores.to(device), refine, deltas)
 
 
 class WsodStreams(nn.Module):
     """From hidden features of RoIs ``(R, H)`` to WSDDN's two streams, the refinement branches and their boxes.
 
-    Output layers start from N(0, ``init_std``), 0.01 in OICR; with ``box_regression`` every branch also tells a box
+    Output layers start from N(0, ``init_std``), 0.01 in OICR; with ``box_regression`` every branch also has a box
     offset per class, from layers that start from N(0, 0.001). ``background_column``: WSDDN's streams have a column for
-    background, as in MIST (specification, section 3.2).
+    background, as in MIST (``docs/method.md, MIST``).
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class WsodStreams(nn.Module):
             nn.init.normal_(layer.weight, std=init_std)
             nn.init.zeros_(layer.bias)
         num_offsets = 4 * (num_classes + 1)
-        self.boxes = nn.ModuleList(nn.Linear(hidden, num_offsets) for _ in range(num_branches * box_regression))
+        self.boxes = nn.ModuleList(nn.Linear(hidden, num_offsets) for _ in range(num_branches if box_regression else 0))
         for layer in self.boxes:
             nn.init.normal_(layer.weight, std=0.001)
             nn.init.zeros_(layer.bias)
@@ -80,11 +81,12 @@ class WsodStreams(nn.Module):
         of_photos = [self.class_stream(hidden), self.detection_stream(hidden)]
         of_photos += [branch(hidden) for branch in self.refine]
         of_photos += [branch(hidden).unflatten(1, (-1, 4)) for branch in self.boxes]
-        num = len(self.refine)
-        outputs = []
-        for one in zip(*(each.float().split(counts) for each in of_photos), strict=True):
-            outputs.append(HeadOutput(wsddn_scores(one[0], one[1]), tuple(one[2 : 2 + num]), tuple(one[2 + num :])))
-        return outputs
+        first_offset = 2 + len(self.refine)
+        by_photo = zip(*(layer.float().split(counts) for layer in of_photos), strict=True)
+        return [
+            HeadOutput(wsddn_scores(layers[0], layers[1]), layers[2:first_offset], layers[first_offset:])
+            for layers in by_photo
+        ]
 
 
 def hidden_layers(num_inputs: int, hidden: int, dropout: float) -> nn.Sequential:

@@ -25,7 +25,7 @@ def wsod_trunk(
 ) -> FeatureExtractor:
     """The convolutions of a detector that trains, as one map ``last``; batch-norm keeps its ImageNet statistics.
 
-    VGG-16 with ``stride8`` loses its fourth pooling and has conv5 dilated (specification, section 3.1), else its
+    VGG-16 with ``stride8`` loses its fourth pooling and has conv5 dilated (``docs/method.md, OICR``), else its
     stride is 16; MobileNetV2 and ResNet-50 are dilated to stride 16. Without ``last_relu`` VGG-16 ends before its last
     ReLU, as MIST has it. The first ``frozen_stages`` stages get no gradient: their weights stay what they are, bit for
     bit (the released OICR meant this and did not do it).
@@ -105,27 +105,32 @@ class WsodNetwork(nn.Module):
         """The answer for each photo from the pooled features of its RoIs."""
         if self.drop_block is not None:
             rois = self.drop_block(rois)
-        return self.streams(self.hidden(rois.flatten(1)), [len(one) for one in boxes])
+        return self.streams(self.hidden(rois.flatten(1)), [len(of_photo) for of_photo in boxes])
 
     def all_but_drop_block_learn(self) -> AbstractContextManager[None]:
         """What is computed inside sends no gradient to the drop block's weights, which saves computing it."""
-        return _held([one for name, one in self.named_parameters() if name.startswith("drop_block.")])
+        return _not_learning(
+            [parameter for name, parameter in self.named_parameters() if name.startswith("drop_block.")]
+        )
 
     def only_drop_block_learns(self) -> AbstractContextManager[None]:
         """What is computed inside sends gradients to the drop block's weights alone."""
-        return _held([one for name, one in self.named_parameters() if not name.startswith("drop_block.")])
+        return _not_learning(
+            [parameter for name, parameter in self.named_parameters() if not name.startswith("drop_block.")]
+        )
 
 
 @contextmanager
-def _held(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    learning = [one for one in parameters if one.requires_grad]
-    for one in learning:
-        one.requires_grad_(False)
+def _not_learning(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """The parameters get no gradient from what is computed inside; those that got one before get it again after."""
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for one in learning:
-            one.requires_grad_(True)
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def load_hidden_layers(network: WsodNetwork, settings: BackboneSettings) -> bool:
@@ -136,11 +141,11 @@ def load_hidden_layers(network: WsodNetwork, settings: BackboneSettings) -> bool
     """
     state = published_state(settings) if settings.name == "vgg16" else None
     own = network.hidden.state_dict()
-    found = {name: state[f"classifier.{name}"] for name in own if state and f"classifier.{name}" in state}
-    fits = all(name in found and found[name].shape == value.shape for name, value in own.items())
-    if not fits or not all(bool(value.isfinite().all()) for value in found.values()):
+    published = {name: state[f"classifier.{name}"] for name in own if state and f"classifier.{name}" in state}
+    fits = all(name in published and published[name].shape == value.shape for name, value in own.items())
+    if not fits or not all(bool(value.isfinite().all()) for value in published.values()):
         return False
-    network.hidden.load_state_dict(found)
+    network.hidden.load_state_dict(published)
     return True
 
 
@@ -155,7 +160,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The parameters that train, for an optimiser, in groups by learning rate and weight decay; the drop block's not.
 
-    Biases and the refinement branches may have their own (specification, sections 3.1 and 3.2); a branch's bias has
+    Biases and the refinement branches may have their own (``docs/method.md, OICR`` and ``MIST``); a branch's bias has
     both factors.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -178,7 +183,7 @@ def pad_together(images: Sequence[Tensor], multiple: int = 32) -> Tensor:
 
     H and W are the least multiples of ``multiple`` that hold them all.
     """
-    height, width = (-(-max(one.shape[axis] for one in images) // multiple) * multiple for axis in (1, 2))
+    height, width = (-(-max(image.shape[axis] for image in images) // multiple) * multiple for axis in (1, 2))
     batch = images[0].new_zeros(len(images), 3, height, width)
     for place, image in zip(batch, images, strict=True):
         place[:, : image.shape[1], : image.shape[2]] = image

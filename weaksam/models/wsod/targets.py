@@ -1,15 +1,22 @@
-"""OICR: what seeds a branch, what its RoIs are to learn, and the loss by which they learn it."""
+"""Seeds of a refinement branch, and what each RoI learns from them."""
+
+from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from weaksam.structures.boxes import batched_nms, nms
+_BLOCK = 16
+_FEW = 128
 
 
 class Seeds(NamedTuple):
-    """RoIs taken as pseudo ground truth: ``roi`` (S,) indices of RoIs, ``label`` (S,) 0-based, ``weight`` (S,) >= 0."""
+    """RoIs taken as pseudo ground truth: ``roi`` (S,) indices of RoIs, ``label`` (S,) 0-based, ``weight`` (S,) >= 0.
+
+    Off the CPU a rule may return more places than seeds, so that its shapes do not depend on values; an empty place has
+    label -1.
+    """
 
     roi: Tensor
     label: Tensor
@@ -27,48 +34,57 @@ class Targets(NamedTuple):
     seed: Tensor
 
 
-def empty_seeds() -> Seeds:
-    """No seed: every RoI will be ignored."""
-    return Seeds(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+def empty_seeds(scores: Tensor | None = None) -> Seeds:
+    """No seed, so that every RoI is ignored; on the device and of the type of ``scores``, if given."""
+    like = torch.zeros(0) if scores is None else scores
+    none = torch.zeros(0, dtype=torch.int64, device=like.device)
+    return Seeds(none, none, like.new_zeros(0))
 
 
-def top_share_seeds(scores: Tensor, tags: Tensor, boxes: Tensor, *, share: float = 0.9, nms_iou: float = 0.5) -> Seeds:
-    """Seeds of every tagged class: all RoIs scoring at least ``share`` of the class's best, thinned by one NMS.
+def without_empty_places(seeds: Seeds) -> Seeds:
+    """On the CPU the seeds without their empty places (label -1); elsewhere, where that would wait, as they are."""
+    if seeds.label.device.type != "cpu":
+        return seeds
+    filled = (seeds.label >= 0).nonzero()[:, 0]
+    return Seeds(seeds.roi[filled], seeds.label[filled], seeds.weight[filled])
 
-    ``scores`` (R, C) >= 0, ``tags`` (C,) in {0, 1}, ``boxes`` (R, 4) xyxy. The NMS is class-agnostic over the union, as
-    in the released WeakSAM OICR (specification, section 3.1); ``share = 1`` is the single top box of OICR (Tang et al.,
-    CVPR 2017). The weight of a seed is its score. No RoI or no tag: no seed.
+
+def assign_rois(pairwise_iou: Tensor, seeds: Seeds, *, foreground_iou: float = 0.5) -> Targets:
+    """Each RoI takes class, weight and box of the seed it overlaps most, or background under ``foreground_iou``.
+
+    ``pairwise_iou`` (R, R) is symmetric and computed once per photo; the first of equal overlaps wins. Background is
+    weighted too (OICR, Tang et al., CVPR 2017, equation 4). Without seeds every weight is 0.
     """
-    if scores.shape[0] == 0 or not bool(tags.any()):
-        return empty_seeds()
-    best = scores.amax(dim=0)  # (C,)
-    chosen = (scores >= share * best) & (tags > 0) & (scores > 0)  # (R, C)
-    index, label = chosen.nonzero(as_tuple=True)
-    weight = scores[index, label]
-    keep = nms(boxes[index], weight, nms_iou)
-    return Seeds(index[keep], label[keep], weight[keep])
+    iou, seeds = pairwise_iou, without_empty_places(seeds)
+    if len(seeds.roi) == 0 or len(iou) == 0:
+        nothing = torch.zeros(len(iou), dtype=torch.int64, device=iou.device)
+        return Targets(nothing, iou.new_zeros(len(iou)), nothing)
+    overlaps = iou.index_select(0, seeds.roi)  # (S, R)
+    if overlaps.device.type != "cpu":  # on the CPU there are no empty places
+        overlaps = overlaps.masked_fill((seeds.label < 0)[:, None], -1.0)
+    overlap, best = first_maximum(overlaps)
+    label, weight, roi = (column.index_select(0, best) for column in (seeds.label, seeds.weight, seeds.roi))
+    nowhere = overlap < 0  # every place is empty
+    return Targets(
+        torch.where(overlap >= foreground_iou, label + 1, 0),
+        weight.masked_fill(nowhere, 0.0),
+        roi.masked_fill(nowhere, 0),
+    )
 
 
-def separate_seeds(scores: Tensor, tags: Tensor, boxes: Tensor, *, share: float, nms_iou: float) -> Seeds:
-    """Several instances per class: RoIs scoring at least ``share`` of the class's best, after an NMS inside each class.
+def first_maximum(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum of each column of ``values`` (S, R), S >= 1, and the first row that reaches it, ``(R,)`` each.
 
-    Like :func:`top_share_seeds` with the suppression per class (ours), so that two classes never compete for one place.
+    A plain maximum is several times as fast on the CPU as one that remembers its place, so beyond 128 rows that one
+    looks only at the maxima of blocks of 16, and then into one block for each column. The last block begins early
+    enough to be full, so some rows are in two blocks, which moves no maximum and no first place.
     """
-    if scores.shape[0] == 0 or not bool(tags.any()):
-        return empty_seeds()
-    chosen = (scores >= share * scores.amax(dim=0)) & (tags > 0) & (scores > 0)
-    index, label = chosen.nonzero(as_tuple=True)
-    weight = scores[index, label]
-    keep = batched_nms(boxes[index], weight, label, nms_iou)
-    return Seeds(index[keep], label[keep], weight[keep])
-
-
-def refine_loss(logits: Tensor, targets: Targets) -> Tensor:
-    """Weighted cross-entropy ``mean_r(w_r * -log(p[r, target_r] + 1e-6))`` of refine logits ``(R, C + 1)``, a scalar.
-
-    Background is column 0. Without RoIs: 0.
-    """
-    if logits.shape[0] == 0:
-        return logits.sum()
-    probability = logits.softmax(dim=1).gather(1, targets.target[:, None])[:, 0]
-    return (targets.weight * -(probability + 1e-6).log()).mean()
+    num = len(values)
+    if num <= _FEW:
+        return values.max(dim=0)
+    full = num - num % _BLOCK
+    highest = values[:full].unflatten(0, (-1, _BLOCK)).amax(dim=1)  # (S / 16, R)
+    highest, block = torch.cat([highest, values[-_BLOCK:].amax(dim=0, keepdim=True)]).max(dim=0)
+    start = (block * _BLOCK).clamp(max=num - _BLOCK)
+    rows = start + torch.arange(_BLOCK, device=values.device)[:, None]  # (16, R)
+    return highest, start + values.gather(0, rows).max(dim=0).indices

@@ -27,10 +27,10 @@ def wsddn_loss(
 ) -> Tensor:
     """Binary cross-entropy of the image scores against the tags ``(C,)`` in {0, 1}, summed over classes, a scalar.
 
-    MIST takes the ``"mean"`` over C + 1 columns, background in column 0 with tag 0, and ``eps = 1e-8`` (specification,
-    section 3.2). Image scores are clamped to ``[eps, 1 - eps]`` so that a class without evidence has a finite loss.
-    Without RoIs the loss is 0: nothing in the image can be blamed. A score that is NaN makes the loss NaN, so that the
-    training can say which image it was; the cross-entropy by itself would stop without telling.
+    MIST takes the ``"mean"`` over C + 1 columns, background in column 0 with tag 0, and ``eps = 1e-8``
+    (``docs/method.md, MIST``). Image scores are clamped to ``[eps, 1 - eps]`` so that a class without evidence has a
+    finite loss. Without RoIs the loss is 0: nothing in the image can be blamed. A score that is NaN makes the loss NaN,
+    so that the training can say which image it was; the cross-entropy by itself would stop without telling.
     """
     if roi_scores.shape[0] == 0:
         return roi_scores.sum()

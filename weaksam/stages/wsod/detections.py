@@ -1,4 +1,4 @@
-"""From the head's answers for the views of a photo to its detections."""
+"""Turn the head's outputs for the views of a photo into its detections."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def detections_of(
     where they move the proposal. Offsets are those of the photo, not of its mirror image.
     """
     scores = torch.stack([mean_class_probabilities(output.refine) for output in outputs]).mean(dim=0)
-    deltas = [one for output in outputs for one in output.deltas]
+    deltas = [of_branch for output in outputs for of_branch in output.deltas]
     if deltas:
-        moved = torch.stack([decode_boxes(boxes, one[:, 1:]) for one in deltas]).mean(dim=0)  # (N, C, 4)
+        moved = torch.stack([decode_boxes(boxes, of_branch[:, 1:]) for of_branch in deltas]).mean(dim=0)  # (N, C, 4)
         boxes = clip(moved, size)
     return detections_from(scores, boxes, settings)
 

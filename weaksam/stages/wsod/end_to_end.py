@@ -1,4 +1,4 @@
-"""Full mode: the whole network is trained, as OICR and MIST were published, and detects at several scales."""
+"""Train the whole network, as OICR and MIST were published, and detect with it at several scales."""
 
 from __future__ import annotations
 
@@ -19,41 +19,38 @@ from weaksam.engine.training_job import TrainingJob
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, load_hidden_layers, pad_together, parameter_groups, wsod_trunk
 from weaksam.stages.wsod.detections import detections_of
-from weaksam.stages.wsod.end_to_end_batches import FullBatch, PhotoView, ShownPhoto, full_batches, show
-from weaksam.stages.wsod.examples import Lesson
+from weaksam.stages.wsod.end_to_end_batches import EndToEndBatch, PhotoView, ShownPhoto, end_to_end_batches, show
+from weaksam.stages.wsod.examples import TrainingExample
 from weaksam.stages.wsod.losses import photo_losses
-from weaksam.stages.wsod.photo_features import PhotoFeatures
-from weaksam.stages.wsod.seeds.relocate_examples import unread_features
+from weaksam.stages.wsod.photo_features import PhotoFeatures, unread_features
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
 Losses = dict[str, Tensor]
-SAVE_EVERY_STEPS: int | None = None
-"""For tests: the state is saved after so many steps, too."""
 _MIST_INIT, _OICR_INIT = 0.001, 0.01
 
 
-class FullDetector:
+class EndToEndDetector:
     """The network that is trained along: photo in, class probabilities of its proposals out."""
 
     def __init__(self, context: RunContext, settings: WsodSettings) -> None:
-        self.context, self.settings, full = context, settings, settings.full
-        self.dtype = forward_dtype(full.precision, context.device)
+        self.context, self.settings, training = context, settings, settings.end_to_end
+        self.dtype = forward_dtype(training.precision, context.device)
         self.model = WsodNetwork(
             wsod_trunk(
                 context.backbone,
-                frozen_stages=full.frozen_stages,
-                stride8=full.stride8,
-                last_relu=full.last_relu,
+                frozen_stages=training.frozen_stages,
+                stride8=training.stride8,
+                last_relu=training.last_relu,
             ),
             len(context.train.classes),
             roi_size=settings.roi_size,
             hidden=settings.hidden,
             dropout=settings.dropout,
-            roi_pooling=full.roi_pooling,
-            deterministic=full.deterministic,
-            drop_rate=full.drop_rate if full.drop_block else None,
+            roi_pooling=training.roi_pooling,
+            deterministic=training.deterministic,
+            drop_rate=training.drop_rate if training.drop_block else None,
             num_branches=settings.num_branches,
             box_regression=settings.box_regression,
             background_column=settings.background_column,
@@ -80,46 +77,46 @@ class FullDetector:
         """Ready to detect."""
         self.model.eval()
 
-    def batches(self, lessons: Sequence[Lesson]) -> Sequence[FullBatch]:
+    def batches(self, examples: Sequence[TrainingExample]) -> Sequence[EndToEndBatch]:
         """The batches of an epoch."""
-        return full_batches(lessons, self.settings.batch_size, self.settings.full)
+        return end_to_end_batches(examples, self.settings.batch_size, self.settings.end_to_end)
 
     def training_job(self, folder: Path, fingerprint: str, name: str) -> TrainingJob:
         """The training of this detector as ``name``."""
-        full = self.settings.full
+        training = self.settings.end_to_end
         return TrainingJob(
             folder,
             fingerprint,
             name,
             self.context.seed,
             num_epochs=self.settings.num_epochs,
-            num_steps=full.num_steps,
+            num_steps=training.num_steps,
             log=self.context.log,
-            save_every_seconds=60 * full.save_minutes,
-            save_every_steps=SAVE_EVERY_STEPS,
+            save_every_seconds=60 * training.save_minutes,
+            save_every_steps=training.save_steps,
         )
 
     def objectives(self) -> list[Objective]:
         """The detector's losses and, with Concrete DropBlock, those of its adversary."""
-        settings, full = self.settings, self.settings.full
+        settings, training = self.settings, self.settings.end_to_end
         self.optimizer = self._optimizer()
 
         def lr_factor(step: int, total: int) -> float:
-            return self._lr_factor(step, total, full.gamma)
+            return self._lr_factor(step, total, training.gamma)
 
         main = Objective(self.losses, self.optimizer, lr_factor, settings.clip_norm)
         return [main] if self.model.drop_block is None else [main, self._adversary()]
 
-    def losses(self, batch: FullBatch) -> Iterator[Losses]:
+    def losses(self, batch: EndToEndBatch) -> Iterator[Losses]:
         """Mean losses over the batch's photos that have a proposal, some photos at a time; nothing if none has one."""
         for part, share in self._parts(batch):
             with autocast(self.dtype, self.context.device), self.model.all_but_drop_block_learn():
                 outputs = self.model(*self._inputs(part))
             yield self._scaled(self.optimizer, self._mean(part, outputs, share))
 
-    def adversary_losses(self, batch: FullBatch) -> Iterator[Losses]:
+    def adversary_losses(self, batch: EndToEndBatch) -> Iterator[Losses]:
         """What Concrete DropBlock minimises: the negative sum of the detector's losses, of its own weights alone."""
-        weight = self.settings.full.adversary_weight
+        weight = self.settings.end_to_end.adversary_weight
         for part, share in self._parts(batch):
             images, boxes = self._inputs(part)
             with autocast(self.dtype, self.context.device), self.model.only_drop_block_learns():
@@ -132,10 +129,10 @@ class FullDetector:
         """Detections of one photo, averaged over scales and mirror images; none without proposals."""
         if len(boxes) == 0:
             return Instances.empty()
-        full, image = self.settings.full, read_image(sample.path)
-        flips = (False, True) if full.flip_test else (False,)
-        views = [PhotoView(side, flip) for side in full.test_short_sides for flip in flips]
-        shown = (show(image, view, full.most_long_side, full.colours) for view in views)
+        training, image = self.settings.end_to_end, read_image(sample.path)
+        flips = (False, True) if training.flip_test else (False,)
+        views = [PhotoView(side, flip) for side in training.test_short_sides for flip in flips]
+        shown = (show(image, view, training.most_long_side, training.colours) for view in views)
         outputs = [self._output(photo, boxes, sample.size) for photo in shown]
         return detections_of(outputs, boxes, sample.size, self.settings)
 
@@ -146,69 +143,72 @@ class FullDetector:
             output = self.model(images, [photo.boxes(boxes, size).to(device)])[0]
         return output.in_photo(photo.view.mirrored).on(torch.device("cpu"))
 
-    def _parts(self, batch: FullBatch) -> Iterator[tuple[list[tuple[Lesson, ShownPhoto]], float]]:
+    def _parts(self, batch: EndToEndBatch) -> Iterator[tuple[list[tuple[TrainingExample, ShownPhoto]], float]]:
         """The photos that have a proposal, as many at a time as may pass together, and 1 / their number in all."""
-        useful = [one for one in zip(batch.lessons, batch.photos, strict=True) if len(one[0].boxes)]
-        at_once = self.settings.full.photos_at_once or max(len(useful), 1)
+        pairs = zip(batch.examples, batch.photos, strict=True)
+        useful = [(example, photo) for example, photo in pairs if len(example.boxes)]
+        at_once = self.settings.end_to_end.photos_at_once or max(len(useful), 1)
         for start in range(0, len(useful), at_once):
             part = useful[start : start + at_once]
-            yield [(lesson.on(self.context.device), photo) for lesson, photo in part], 1 / len(useful)
+            yield [(example.on(self.context.device), photo) for example, photo in part], 1 / len(useful)
 
-    def _inputs(self, part: Sequence[tuple[Lesson, ShownPhoto]]) -> tuple[Tensor, list[Tensor]]:
+    def _inputs(self, part: Sequence[tuple[TrainingExample, ShownPhoto]]) -> tuple[Tensor, list[Tensor]]:
         device = self.context.device
         images = pad_together([photo.pixels.to(device, non_blocking=True) for _, photo in part])
-        return images, [photo.boxes(lesson.boxes, lesson.sample.size) for lesson, photo in part]
+        return images, [photo.boxes(example.boxes, example.sample.size) for example, photo in part]
 
-    def _mean(self, part: Sequence[tuple[Lesson, ShownPhoto]], outputs: Sequence[HeadOutput], share: float) -> Losses:
+    def _mean(
+        self, part: Sequence[tuple[TrainingExample, ShownPhoto]], outputs: Sequence[HeadOutput], share: float
+    ) -> Losses:
         """The part's share of the batch's mean losses; box offsets are compared in the frame of the photo."""
-        found: Losses = {}
-        for (lesson, photo), output in zip(part, outputs, strict=True):
-            losses = photo_losses(output.in_photo(photo.view.mirrored), lesson, self.settings)
+        means: Losses = {}
+        for (example, photo), output in zip(part, outputs, strict=True):
+            losses = photo_losses(output.in_photo(photo.view.mirrored), example, self.settings)
             for name, value in losses.items():
-                found[name] = found.get(name, 0.0) + share * value
-        return found
+                means[name] = means.get(name, 0.0) + share * value
+        return means
 
     def _scaled(self, optimizer: torch.optim.Optimizer, losses: Mapping[str, Tensor]) -> Losses:
         return optimizer.scaled(losses) if isinstance(optimizer, ScaledAdam) else dict(losses)
 
     def _lr_factor(self, step: int, total: int, gamma: float) -> float:
-        full, warmup = self.settings.full, self.settings.warmup_steps
-        if full.schedule == "cosine":
+        training, warmup = self.settings.end_to_end, self.settings.warmup_steps
+        if training.schedule == "cosine":
             return warmup_cosine(step, total, warmup)
-        return warmup_steps(step, total, warmup, full.milestones, gamma, start_ratio=full.warmup_ratio)
+        return warmup_steps(step, total, warmup, training.milestones, gamma, start_ratio=training.warmup_ratio)
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        settings, full = self.settings, self.settings.full
+        settings, training = self.settings, self.settings.end_to_end
         groups = parameter_groups(
             self.model,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
-            bias_lr_factor=full.bias_lr_factor,
-            bias_weight_decay=full.bias_weight_decay,
-            branch_lr_factor=full.branch_lr_factor,
+            bias_lr_factor=training.bias_lr_factor,
+            bias_weight_decay=training.bias_weight_decay,
+            branch_lr_factor=training.branch_lr_factor,
         )
-        if full.optimizer == "sgd":
+        if training.optimizer == "sgd":
             if self.dtype == torch.float16:
                 raise UserError(
-                    "wanted a loss scale for float16, found wsod.full.optimizer=sgd, which has none: take adam or "
-                    "adamw, or wsod.full.precision=float32"
+                    "wanted a loss scale for float16, found wsod.end_to_end.optimizer=sgd, which has none: take adam "
+                    "or adamw, or wsod.end_to_end.precision=float32"
                 )
             return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
         half = self.dtype == torch.float16
-        return ScaledAdam(groups, lr=settings.lr, decoupled=full.optimizer == "adamw", half=half)
+        return ScaledAdam(groups, lr=settings.lr, decoupled=training.optimizer == "adamw", half=half)
 
     def _adversary(self) -> Objective:
         """Concrete DropBlock's own step, with Adam and a learning rate that rises where the detector's falls."""
         assert self.model.drop_block is not None
-        full = self.settings.full
+        training = self.settings.end_to_end
         self.adversary = ScaledAdam(
             self.model.drop_block.parameters(),
-            lr=full.adversary_lr,
+            lr=training.adversary_lr,
             weight_decay=self.settings.weight_decay,
             half=self.dtype == torch.float16,
         )
         return Objective(
             self.adversary_losses,
             self.adversary,
-            lambda step, total: self._lr_factor(step, total, full.adversary_gamma),
+            lambda step, total: self._lr_factor(step, total, training.adversary_gamma),
         )

@@ -1,4 +1,4 @@
-"""Photos of the full training: at what size, mirrored or not and in what light, and what the network sees of them."""
+"""Show the photos of end-to-end training to the network: resized, mirrored, in another light, and normalised."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional as TF
 from weaksam.data.images import read_image
 from weaksam.data.read_ahead import ReadAhead
 from weaksam.engine.detectors.photos import fit_size
-from weaksam.stages.wsod.end_to_end_settings import ColourSettings, FullSettings
-from weaksam.stages.wsod.examples import Batch, Lesson
+from weaksam.stages.wsod.end_to_end_settings import ColourSettings, EndToEndSettings
+from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample
 from weaksam.structures.boxes import hflip, scale
 from weaksam.structures.dataset import Sample
 
@@ -47,7 +47,7 @@ class ShownPhoto:
 
 
 @dataclass(frozen=True)
-class FullBatch(Batch):
+class EndToEndBatch(ExampleBatch):
     """Photos of one step as the network sees them."""
 
     photos: tuple[ShownPhoto, ...] = ()
@@ -59,14 +59,14 @@ def show(image: np.ndarray, view: PhotoView, most_long_side: int, colours: Colou
     h, w = fit_size((height, width), view.short_side, most_long_side)
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     pixels = TF.resize(pixels, [h, w], antialias=True).float() + torch.tensor(view.light).view(3, 1, 1)
-    mean, deviation = (torch.tensor(one).view(3, 1, 1) for one in (colours.mean, colours.deviation))
+    mean, deviation = (torch.tensor(channels).view(3, 1, 1) for channels in (colours.mean, colours.deviation))
     pixels = (pixels - mean) / deviation
     if colours.order == "bgr":
         pixels = pixels.flip(0)
     return ShownPhoto(pixels.flip(2) if view.mirrored else pixels, (w / width, h / height), view)
 
 
-def random_views(num: int, settings: FullSettings) -> list[PhotoView]:
+def random_views(num: int, settings: EndToEndSettings) -> list[PhotoView]:
     """One random view for each of ``num`` photos, from the global random numbers."""
     sides = torch.randint(len(settings.short_sides), (num,)).tolist()
     mirrored = (torch.rand(num) < 0.5).tolist()
@@ -76,23 +76,25 @@ def random_views(num: int, settings: FullSettings) -> list[PhotoView]:
     return [PhotoView(settings.short_sides[side], flip, (r, g, b)) for side, flip, (r, g, b) in rows]
 
 
-def full_batches(lessons: Sequence[Lesson], batch_size: int, settings: FullSettings) -> Sequence[FullBatch]:
+def end_to_end_batches(
+    examples: Sequence[TrainingExample], batch_size: int, settings: EndToEndSettings
+) -> Sequence[EndToEndBatch]:
     """The batches of an epoch in random order, each photo in a random view; photos are decoded ahead on threads.
 
     All draws are made at once, here, so that passing over batches changes none.
     """
-    order = torch.randperm(len(lessons)).tolist()
-    views = random_views(len(lessons), settings)
-    starts = range(0, len(lessons), batch_size)
-    plans = [[(lessons[i], views[i]) for i in order[start : start + batch_size]] for start in starts]
+    order = torch.randperm(len(examples)).tolist()
+    views = random_views(len(examples), settings)
+    starts = range(0, len(examples), batch_size)
+    plans = [[(examples[i], views[i]) for i in order[start : start + batch_size]] for start in starts]
     return ReadAhead(plans, lambda plan: _load(plan, settings), settings.read_ahead)
 
 
-def _load(plan: Sequence[tuple[Lesson, PhotoView]], settings: FullSettings) -> FullBatch:
-    photos = tuple(shown_sample(lesson.sample, view, settings) for lesson, view in plan)
-    return FullBatch(tuple(one for one, _ in plan), tuple(view.mirrored for _, view in plan), photos)
+def _load(plan: Sequence[tuple[TrainingExample, PhotoView]], settings: EndToEndSettings) -> EndToEndBatch:
+    photos = tuple(shown_sample(example.sample, view, settings) for example, view in plan)
+    return EndToEndBatch(tuple(example for example, _ in plan), tuple(view.mirrored for _, view in plan), photos)
 
 
-def shown_sample(sample: Sample, view: PhotoView, settings: FullSettings) -> ShownPhoto:
+def shown_sample(sample: Sample, view: PhotoView, settings: EndToEndSettings) -> ShownPhoto:
     """Read a photo and show it."""
     return show(read_image(sample.path), view, settings.most_long_side, settings.colours)

@@ -1,4 +1,4 @@
-"""Settings that only the full training has: the trunk, the published optimisers and schedules, scales and colours."""
+"""Settings of end-to-end training: the trunk, optimisers and schedules as published, photo sizes and colours."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ColourSettings(Settings):
 
     order: Literal["rgb", "bgr"] = Field("rgb", description="order of the channels the network sees")
     mean: tuple[float, float, float] = Field(
-        tuple(255 * one for one in IMAGENET_MEAN), description="red, green, blue, 0..255, taken away"
+        tuple(255 * value for value in IMAGENET_MEAN), description="red, green, blue, 0..255, taken away"
     )
     deviation: tuple[float, float, float] = Field(
-        tuple(255 * one for one in IMAGENET_STD), description="red, green, blue, 0..255, divided by"
+        tuple(255 * value for value in IMAGENET_STD), description="red, green, blue, 0..255, divided by"
     )
 
     @field_validator("deviation")
@@ -36,10 +36,10 @@ class ColourSettings(Settings):
         return value
 
 
-class FullSettings(Settings):
+class EndToEndSettings(Settings):
     """Training of the whole network, as published; unset fields of the recipes are in configs/voc07_mist.yaml etc."""
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"read_ahead", "save_minutes"})
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"read_ahead", "save_minutes", "save_steps"})
 
     short_sides: Sides = Field(
         (480, 576, 688, 864, 1000, 1200), description="a photo's shorter side in training, one drawn each time, pixels"
@@ -76,6 +76,9 @@ class FullSettings(Settings):
     adversary_gamma: float = Field(3.0, gt=0, description="what its learning rate is multiplied by at each milestone")
     read_ahead: int = Field(4, ge=0, description="batches whose photos are decoded in advance, on threads")
     save_minutes: float = Field(5.0, gt=0, description="how often the state is saved, beside the end of each epoch")
+    save_steps: int | None = Field(
+        None, ge=1, description="save the state after so many steps, too; none: time decides"
+    )
 
     @field_validator("short_sides", "test_short_sides")
     @classmethod

@@ -1,4 +1,4 @@
-"""What one training photo teaches: its proposals, tags and the seeds its class maps suggest."""
+"""Make a training example of each photo: its proposals, its tags and the seeds that its class maps suggest."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from weaksam.config import UserError
 from weaksam.data.tag_signal import tag_notes
 from weaksam.engine.context import RunContext
 from weaksam.models.wsod.targets import Seeds, empty_seeds
-from weaksam.stages.wsod.seeds.class_maps import instance_seeds, region_contrast, region_support
-from weaksam.stages.wsod.seeds.oicr import present_labels
+from weaksam.stages.wsod.seeds.class_maps import (
+    ClassMapSeedSettings,
+    instance_seeds,
+    region_contrast,
+    region_support,
+)
 from weaksam.stages.wsod.seeds.overlaps import Overlaps
+from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.progress import progress
 from weaksam.store.store import Store
@@ -31,16 +36,19 @@ ClassMaps = Callable[[str], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One photo: its N proposals ``(N, 4)`` xyxy in photo pixels, tags ``(C,)`` and seeds from its class maps.
+class TrainingExample:
+    """One photo: its N proposals ``(N, 4)`` xyxy in photo pixels, its tags ``(C,)`` in {0, 1} and their T labels.
 
-    ``first_values`` (N, T): what its class maps say of each proposal for each tag, where they will be relocated.
-    ``truth``, its true boxes, is there in the ceiling alone.
+    ``clue_seeds``: seeds from its class maps, empty where the rule needs none. ``first_values`` (N, T): what the class
+    maps say of each proposal for each tag, where relocation starts from them. ``truth``: its true boxes, in the ceiling
+    alone.
     """
 
     sample: Sample
     boxes: Tensor
     tags: Tensor
+    present: Tensor
+    """Labels ``(T,)`` of the tags, ascending; counted on the host, so that no later step waits for the device."""
     clue_seeds: Seeds
     first_values: Tensor | None = None
     truth: Instances | None = None
@@ -50,33 +58,39 @@ class Lesson:
         """Which proposals overlap how much, computed once: mirroring or resizing the photo does not change it."""
         return Overlaps(pairwise_iou(self.boxes, self.boxes))
 
-    @cached_property
-    def present(self) -> Tensor:
-        """Labels ``(T,)`` of the tags."""
-        return present_labels(self.tags)
-
-    def on(self, device: torch.device) -> Lesson:
-        """The lesson with its tensors on ``device``; labels are counted on the host, where nothing waits for it."""
+    def on(self, device: torch.device) -> TrainingExample:
+        """The example with its tensors on ``device``."""
         if device.type == self.boxes.device.type:
             return self
-        seeds = Seeds(*(one.to(device) for one in self.clue_seeds))
-        truth = None if self.truth is None else self.truth.to(device)
-        moved = replace(self, boxes=self.boxes.to(device), tags=self.tags.to(device), clue_seeds=seeds, truth=truth)
-        moved.__dict__["present"] = self.present.to(device)
-        return moved
+        return replace(
+            self,
+            boxes=self.boxes.to(device),
+            tags=self.tags.to(device),
+            present=self.present.to(device),
+            clue_seeds=Seeds(*(column.to(device) for column in self.clue_seeds)),
+            truth=None if self.truth is None else self.truth.to(device),
+        )
 
 
 @dataclass(frozen=True)
-class Batch:
+class ExampleBatch:
     """Photos of one step, each with whether its mirror image is shown."""
 
-    lessons: tuple[Lesson, ...]
+    examples: tuple[TrainingExample, ...]
     mirrored: tuple[bool, ...]
 
     @property
     def image_ids(self) -> tuple[str, ...]:
         """Ids of the photos, for messages."""
-        return tuple(lesson.sample.image_id for lesson in self.lessons)
+        return tuple(example.sample.image_id for example in self.examples)
+
+
+def present_labels(tags: Tensor) -> Tensor:
+    """Labels ``(T,)`` int64, ascending, of multi-hot ``tags`` (C,).
+
+    The only step whose shape depends on values: call it once per photo, where the tags are on the host.
+    """
+    return tags.nonzero()[:, 0]
 
 
 def best_proposals(row: Mapping[str, Any], num: int) -> Tensor:
@@ -84,30 +98,42 @@ def best_proposals(row: Mapping[str, Any], num: int) -> Tensor:
     return row["boxes"][:num]
 
 
-def make_lesson(
+def make_example(
     sample: Sample, row: Mapping[str, Any], tags: Tensor, maps: tuple[Tensor, Tensor] | None, settings: WsodSettings
-) -> Lesson:
-    """Prepare one photo: its proposals and the seeds its class ``maps`` (labels, maps) suggest; none without maps."""
+) -> TrainingExample:
+    """Prepare one photo: its proposals and what its class ``maps`` (labels, maps) suggest; no seed without maps.
+
+    ``row``: the photo's row of the proposals' store; ``tags`` (C,) in {0, 1}.
+    """
     boxes = best_proposals(row, settings.num_proposals)
-    lesson = Lesson(sample, boxes, tags, empty_seeds())
+    example = TrainingExample(sample, boxes, tags, present_labels(tags), empty_seeds())
+    rule = settings.seeds
     if maps is None:
-        return lesson
+        return example
+    if isinstance(rule, RelocationSettings):
+        return replace(example, first_values=_first_values(example, row, *maps, rule))
+    if not isinstance(rule, ClassMapSeedSettings) or len(boxes) == 0:
+        return example
     labels, class_maps = maps
-    if settings.relocate_rounds > 0:
-        values = torch.zeros(len(boxes), int(tags.sum()))
-        if len(boxes) and len(labels):
-            place = {label: number for number, label in enumerate(lesson.present.tolist())}
-            worth = region_contrast(class_maps, _masks(row, len(boxes)))
-            if settings.relocate_from == "support":
-                worth = region_support(worth, lesson.overlaps.iou)
-            values[:, [place[label] for label in labels.tolist()]] = worth
-        return replace(lesson, first_values=values)
-    if len(boxes) == 0:
-        return lesson
-    index, which, weight = instance_seeds(
-        class_maps, _masks(row, len(boxes)), share=settings.seed_share, max_seeds=settings.max_seeds
-    )
-    return replace(lesson, clue_seeds=Seeds(index, labels[which], weight))
+    masks = _masks(row, len(boxes))
+    index, which, weight = instance_seeds(class_maps, masks, share=rule.share, max_seeds=rule.max_seeds)
+    return replace(example, clue_seeds=Seeds(index, labels[which], weight))
+
+
+def _first_values(
+    example: TrainingExample, row: Mapping[str, Any], labels: Tensor, class_maps: Tensor, rule: RelocationSettings
+) -> Tensor:
+    """Contrast or support ``(N, T)`` of each proposal for each tag; 0 for a tag without a class map."""
+    num = len(example.boxes)
+    values = torch.zeros(num, len(example.present))
+    if num == 0 or len(labels) == 0:
+        return values
+    of_maps = region_contrast(class_maps, _masks(row, num))
+    if rule.start == "support":
+        of_maps = region_support(of_maps, example.overlaps.iou)
+    column = {label: number for number, label in enumerate(example.present.tolist())}
+    values[:, [column[label] for label in labels.tolist()]] = of_maps
+    return values
 
 
 def _masks(row: Mapping[str, Any], num: int) -> Tensor:
@@ -115,34 +141,34 @@ def _masks(row: Mapping[str, Any], num: int) -> Tensor:
     return torch.stack([mask_from_rle(rle) for rle in row["rles"][:num]])
 
 
-def make_lessons(
+def make_examples(
     context: RunContext,
     settings: WsodSettings,
     proposals: Store,
     class_maps: ClassMaps,
     prepare: Callable[[Sample], Any],
     truths: Mapping[str, Instances] | None = None,
-) -> list[Lesson]:
-    """Every training photo's lesson; ``prepare`` is called on each photo on the way.
+) -> list[TrainingExample]:
+    """One example for each training photo, in their order; ``prepare`` is called on each photo before.
 
-    With ``truths`` the lessons teach the true boxes; a photo without any has none.
-
-    Says on stderr and in the log which tags teach little. Raises:
+    With ``truths`` the examples hold true boxes instead of seeds; a photo without any has none. Tags that teach little
+    are named on stderr and in the log. Raises:
         UserError: the proposals are another dataset's, or no training photo has one.
     """
     for note in tag_notes(context.train):
         print(f"wsod: {note}", file=sys.stderr, flush=True)
         context.log.write("tags", note=note)
     tags = context.train.tag_matrix()
-    lessons = []
+    wants_maps = truths is None and isinstance(settings.seeds, RelocationSettings | ClassMapSeedSettings)
+    examples = []
     for row, sample in enumerate(progress(context.train, len(context.train), "wsod: preparing photos")):
         prepare(sample)
-        maps = class_maps(sample.image_id) if settings.seeds == "clues" and truths is None else None
-        lesson = make_lesson(sample, proposals[sample.image_id], tags[row], maps, settings)
+        maps = class_maps(sample.image_id) if wants_maps else None
+        example = make_example(sample, proposals[sample.image_id], tags[row], maps, settings)
         truth = None if truths is None else truths.get(sample.image_id, Instances.empty())
-        lessons.append(replace(lesson, truth=truth))
-    if not any(len(lesson.boxes) for lesson in lessons):
+        examples.append(replace(example, truth=truth))
+    if not any(len(example.boxes) for example in examples):
         raise UserError(
             "wanted proposals on the training photos, found none: loosen the settings of the proposals stage"
         )
-    return lessons
+    return examples

@@ -1,4 +1,4 @@
-"""Draft mode: the backbone stays frozen, its features are kept in memory, and only the head is trained."""
+"""Train and apply a detection head on frozen features, which are computed once and kept in memory."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from weaksam.engine.training import Objective
 from weaksam.engine.training_job import TrainingJob
 from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.stages.wsod.detections import detections_of
-from weaksam.stages.wsod.examples import Batch, Lesson
+from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample
 from weaksam.stages.wsod.losses import mean_losses, photo_losses
-from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection
-from weaksam.stages.wsod.seeds.relocate_examples import unread_features
+from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection, unread_features
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
 
-class DraftDetector:
+class FrozenDetector:
     """The head on frozen features: photo in, class probabilities of its proposals out.
 
     ``photos``: features of the same backbone and size that another detector has read already.
@@ -66,13 +65,13 @@ class DraftDetector:
         self.photos.projection = Projection(self.model.directions.cpu(), self.model.centre.cpu())
         self.model.eval()
 
-    def batches(self, lessons: Sequence[Lesson]) -> list[Batch]:
+    def batches(self, examples: Sequence[TrainingExample]) -> list[ExampleBatch]:
         """The batches of an epoch in random order, half of the photos mirrored."""
         size = self.settings.batch_size
-        order = torch.randperm(len(lessons)).tolist()
-        mirrored = (torch.rand(len(lessons)) < 0.5).tolist()
-        chunks = [order[start : start + size] for start in range(0, len(lessons), size)]
-        return [Batch(tuple(lessons[i] for i in chunk), tuple(mirrored[i] for i in chunk)) for chunk in chunks]
+        order = torch.randperm(len(examples)).tolist()
+        mirrored = (torch.rand(len(examples)) < 0.5).tolist()
+        chunks = [order[start : start + size] for start in range(0, len(examples), size)]
+        return [ExampleBatch(tuple(examples[i] for i in chunk), tuple(mirrored[i] for i in chunk)) for chunk in chunks]
 
     def training_job(self, folder: Path, fingerprint: str, name: str) -> TrainingJob:
         """The training of this detector as ``name``."""
@@ -93,12 +92,14 @@ class DraftDetector:
 
         return [Objective(self.losses, optimizer, lr_factor, settings.clip_norm)]
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, batch: ExampleBatch) -> dict[str, Tensor]:
         """Mean losses over the batch's photos that have a proposal; none if no photo has one."""
-        shown = [one for one in zip(batch.lessons, batch.mirrored, strict=True) if len(one[0].boxes)]
-        outputs = self.outputs([(lesson.sample, lesson.boxes, mirrored) for lesson, mirrored in shown])
-        pairs = zip(outputs, shown, strict=True)
-        return mean_losses(photo_losses(output, lesson, self.settings) for output, (lesson, _) in pairs)
+        pairs = zip(batch.examples, batch.mirrored, strict=True)
+        useful = [(example, mirrored) for example, mirrored in pairs if len(example.boxes)]
+        outputs = self.outputs([(example.sample, example.boxes, mirrored) for example, mirrored in useful])
+        return mean_losses(
+            photo_losses(output, example, self.settings) for output, (example, _) in zip(outputs, useful, strict=True)
+        )
 
     def outputs(self, shown: Sequence[tuple[Sample, Tensor, bool]]) -> list[HeadOutput]:
         """The head's answer for each photo's proposals, mirrored or not, in one pass."""
@@ -106,9 +107,11 @@ class DraftDetector:
             return []
         size = self.settings.roi_size
         rois = [self.photos.pooled(sample, boxes, size)[int(mirrored)] for sample, boxes, mirrored in shown]
-        found = self.model(torch.cat(rois).to(self.context.device), [len(one) for one in rois])
-        pairs = zip(found, shown, strict=True)
-        return [output.in_photo(mirrored).on(torch.device("cpu")) for output, (_, _, mirrored) in pairs]
+        outputs = self.model(torch.cat(rois).to(self.context.device), [len(of_photo) for of_photo in rois])
+        return [
+            output.in_photo(mirrored).on(torch.device("cpu"))
+            for output, (_, _, mirrored) in zip(outputs, shown, strict=True)
+        ]
 
     @torch.inference_mode()
     def detect(self, sample: Sample, boxes: Tensor) -> Instances:

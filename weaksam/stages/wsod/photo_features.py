@@ -1,4 +1,4 @@
-"""Frozen feature maps of photos and their mirror images, reduced by principal components and kept in memory."""
+"""Compute and keep the frozen feature maps of photos and their mirror images, in a few principal components."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from weaksam.data.images import read_image
-from weaksam.models.backbones.features import FeatureExtractor
+from weaksam.engine.context import RunContext
+from weaksam.models.backbones.features import FeatureExtractor, build_features
 from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.roi.align import numbered, roi_align
+from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.progress import progress
 from weaksam.structures.boxes import hflip, scale
 from weaksam.structures.dataset import Dataset, Sample
@@ -89,14 +91,14 @@ class PhotoFeatures:
     def views(self, sample: Sample) -> tuple[View, View]:
         """The photo's view and its mirror image's."""
         key = sample.sha256 or sample.image_id
-        found = self.cache.get(key)
-        if found is None:
-            found = self._compute(sample)
-            size = sum(view.features.numel() * view.features.element_size() for view in found)
+        views = self.cache.get(key)
+        if views is None:
+            views = self._compute(sample)
+            size = sum(view.features.numel() * view.features.element_size() for view in views)
             if size <= self.room:
                 self.room -= size
-                self.cache[key] = found
-        return found
+                self.cache[key] = views
+        return views
 
     @torch.no_grad()
     def pooled(self, sample: Sample, boxes: Tensor, roi_size: int) -> Tensor:
@@ -112,8 +114,8 @@ class PhotoFeatures:
         views = []
         for view in self.views(sample):
             cells = view.cells(boxes, sample.size[1], self.stride).to(self.device)
-            found = roi_align(view.features[None].to(cells), numbered([cells]), scale=1.0, size=roi_size)
-            views.append(found.flatten(1).half())
+            rois = roi_align(view.features[None].to(cells), numbered([cells]), scale=1.0, size=roi_size)
+            views.append(rois.flatten(1).half())
         both = torch.stack(views)
         size = both.numel() * both.element_size()
         if size <= self.room and known is None:
@@ -136,6 +138,12 @@ class PhotoFeatures:
         both = torch.cat([pixels, pixels.flip(3)]).to(memory_format=torch.channels_last)
         maps = list(self.network(both).values())
         size = maps[-1].shape[-2:]
-        same = [one if one.shape[-2:] == size else F.adaptive_avg_pool2d(one, size) for one in maps]
-        joined = torch.cat([F.normalize(one.float(), dim=1) for one in same], dim=1)
+        pooled = [item if item.shape[-2:] == size else F.adaptive_avg_pool2d(item, size) for item in maps]
+        joined = torch.cat([F.normalize(item.float(), dim=1) for item in pooled], dim=1)
         return joined.contiguous(), (pixels.shape[3] / image.shape[1], pixels.shape[2] / image.shape[0])
+
+
+def unread_features(context: RunContext, settings: WsodSettings) -> PhotoFeatures:
+    """Frozen features of the run's backbone, none computed yet."""
+    network = build_features(context.backbone).to(context.device)
+    return PhotoFeatures(network, settings.long_side, context.device, settings.max_cache_gib)

@@ -1,4 +1,4 @@
-"""What regions look like to a frozen network: features of each region in a few hundred principal components."""
+"""Compute frozen features of regions in a few hundred principal components."""
 
 from __future__ import annotations
 
@@ -24,16 +24,19 @@ def region_features(
     all photos, 0 where no photo has a region.
     """
     step = max(1, len(samples) // _SAMPLED_PHOTOS)
-    some = [
+    sampled = [
         photos.pooled(sample, regions, roi_size)[:, ::_SAMPLED_EVERY].flatten(0, 1).float().cpu()
         for sample, regions in zip(samples[::step], boxes[::step], strict=True)
     ]
-    known = torch.cat(some) if some else torch.zeros(0, 0)
-    if len(known) == 0:
-        return [torch.zeros(2, len(one), 0, dtype=torch.float16) for one in boxes]
-    mean, directions = known.mean(dim=0), _directions(known, num_components)
+    rows = torch.cat(sampled) if sampled else torch.zeros(0, 0)
+    if len(rows) == 0:
+        return [torch.zeros(2, len(of_photo), 0, dtype=torch.float16) for of_photo in boxes]
+    mean, directions = rows.mean(dim=0), _directions(rows, num_components)
     pairs = progress(zip(samples, boxes, strict=True), len(samples), "wsod: reading regions")
-    return [((photos.pooled(one, its, roi_size).float().cpu() - mean) @ directions).half() for one, its in pairs]
+    return [
+        ((photos.pooled(sample, regions, roi_size).float().cpu() - mean) @ directions).half()
+        for sample, regions in pairs
+    ]
 
 
 def _directions(rows: Tensor, num_components: int) -> Tensor:

@@ -14,17 +14,18 @@ from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import fit
 from weaksam.engine.training_state import load_trained
 from weaksam.models.backbones.weights import backbone_fingerprint
-from weaksam.stages.wsod.end_to_end import FullDetector
-from weaksam.stages.wsod.examples import ClassMaps, best_proposals, make_lessons
-from weaksam.stages.wsod.frozen import DraftDetector
+from weaksam.stages.wsod.end_to_end import EndToEndDetector
+from weaksam.stages.wsod.examples import ClassMaps, best_proposals, make_examples
+from weaksam.stages.wsod.frozen import FrozenDetector
 from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.seeds.relocate_examples import relocated
+from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
-Detector = DraftDetector | FullDetector
+Detector = FrozenDetector | EndToEndDetector
 
 
 def run(
@@ -43,7 +44,7 @@ def run(
     ``proposals`` maps ``train`` (and ``test``) to sealed stores; ``class_maps`` answers from ``clue_store``. Writes
     ``OUT/<name>/detections_train.json`` and ``detections_test.json`` (COCO results). With the true boxes of the
     training photos as ``truths``, and another ``name``, this measures the ceiling of the same features and proposals.
-    ``photos`` (draft mode) are features that another run with the same backbone, photos and sizes has read.
+    ``photos`` (mode frozen) are features that another run with the same backbone, photos and sizes has read.
 
     Raises:
         UserError: no training photo has a proposal, or the proposals are another dataset's.
@@ -62,20 +63,20 @@ def run(
     fingerprint = stage_fingerprint("wsod", settings, inputs)
     folder = store_folder(context.out, name, "weights", fingerprint)
     seed_everything(derive_seed(context.seed, "wsod", "weights"))
-    draft = settings.mode == "draft"
-    detector = DraftDetector(context, settings, photos) if draft else FullDetector(context, settings)
+    frozen = settings.mode == "frozen"
+    detector = FrozenDetector(context, settings, photos) if frozen else EndToEndDetector(context, settings)
     job = detector.training_job(folder, fingerprint, name)
     if not load_trained(detector.model, job):
         detector.begin()
-        lessons = make_lessons(context, settings, proposals["train"], class_maps, detector.prepare, truths)
-        if settings.seeds == "clues" and settings.relocate_rounds > 0 and truths is None:
-            lessons = relocated(lessons, detector.frozen_features(), settings)
+        examples = make_examples(context, settings, proposals["train"], class_maps, detector.prepare, truths)
+        if isinstance(settings.seeds, RelocationSettings) and truths is None:
+            examples = relocated(examples, detector.frozen_features(), settings, settings.seeds)
         fit(
             detector.model,
             detector.objectives(),
-            lambda epoch: detector.batches(lessons),
+            lambda epoch: detector.batches(examples),
             job,
-            num_steps_per_epoch=-(-len(lessons) // settings.batch_size),
+            num_steps_per_epoch=-(-len(examples) // settings.batch_size),
         )
     detector.trained()
     stores = {
@@ -103,8 +104,8 @@ def _detect(
 
     def row(image_id: str) -> dict[str, Any]:
         boxes = best_proposals(proposals[image_id], settings.num_proposals)
-        found = detector.detect(dataset.by_id[image_id], boxes)
-        return {"boxes": found.boxes, "labels": found.labels, "scores": found.scores}
+        detections = detector.detect(dataset.by_id[image_id], boxes)
+        return {"boxes": detections.boxes, "labels": detections.labels, "scores": detections.scores}
 
     store.fill(row, progress=f"{name}: detecting ({split})")
     write_results(context.out / name / f"detections_{split}.json", dataset, instances_of(store))

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from weaksam.models.wsod.targets import Targets
-from weaksam.stages.wsod.seeds.oicr import assign_rois, present_labels
-from weaksam.stages.wsod.seeds.pcl import graph_centres, pcl_loss, pcl_seeds, top_ranking
+from weaksam.models.wsod.losses import pcl_loss
+from weaksam.models.wsod.targets import Targets, assign_rois
+from weaksam.stages.wsod.examples import present_labels
+from weaksam.stages.wsod.seeds.pcl import graph_centres, pcl_seeds, top_ranking
 from weaksam.structures.boxes import pairwise_iou
 
 # Boxes 0 to 2 lie in a row, each joined to the next (IoU 0.6) but 0 not to 2 (IoU 1/3); box 3 is alone

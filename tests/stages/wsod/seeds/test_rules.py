@@ -1,32 +1,23 @@
-"""Seeds, targets and box offsets: the specification's golden values, and plain loops that must agree."""
-
-import math
+"""Seeds of OICR and MIST and the targets from them: golden values of docs/method.md, and plain loops that agree."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from weaksam.models.roi.box_deltas import decode_boxes, encode_boxes, mirrored_deltas
 from weaksam.models.wsod.box_regression import box_loss
-from weaksam.models.wsod.targets import Seeds, Targets, refine_loss, top_share_seeds
-from weaksam.stages.wsod.seeds.oicr import (
-    assign_rois,
-    first_maximum,
-    mist_candidates,
-    mist_seeds,
-    mist_seeds_of_branches,
-    oicr_seeds,
-    oicr_top_seeds,
-    present_labels,
-)
+from weaksam.models.wsod.losses import refine_loss
+from weaksam.models.wsod.targets import Seeds, assign_rois, first_maximum
+from weaksam.stages.wsod.examples import present_labels
+from weaksam.stages.wsod.seeds.mist import mist_candidates, mist_seeds
+from weaksam.stages.wsod.seeds.oicr import oicr_seeds, oicr_top_seeds
 from weaksam.stages.wsod.seeds.overlaps import Overlaps
 from weaksam.structures.boxes import pairwise_iou
 
 SEED_RULES = [
     lambda scores, present, iou: oicr_seeds(scores, present, iou),
     lambda scores, present, iou: oicr_top_seeds(scores, present),
-    lambda scores, present, iou: mist_seeds(scores, present, iou),
-    lambda scores, present, iou: mist_seeds(scores, present, iou, compare="kept"),
+    lambda scores, present, iou: mist_seeds([scores], present, Overlaps(iou))[0],
+    lambda scores, present, iou: mist_seeds([scores], present, Overlaps(iou), compare="kept")[0],
 ]
 
 
@@ -173,7 +164,8 @@ def test_mist_golden_chain(compare, wanted) -> None:
     boxes, scores = chain()
     iou = pairwise_iou(boxes, boxes)
     assert iou[0, 1].item() == pytest.approx(0.25)
-    assert mist_seeds(scores, torch.tensor([0]), iou, share=0.2, compare=compare).roi.tolist() == wanted
+    (seeds,) = mist_seeds([scores], torch.tensor([0]), Overlaps(iou), share=0.2, compare=compare)
+    assert seeds.roi.tolist() == wanted
 
 
 def test_mist_takes_one_candidate_below_ten_proposals() -> None:
@@ -182,7 +174,8 @@ def test_mist_takes_one_candidate_below_ten_proposals() -> None:
     assert [mist_candidates(num, 0.5) for num in (9, 10)] == [1, 5]
     for num in range(1, 10):
         _, scores, iou = scene(num, 1, num)
-        assert mist_seeds(scores, torch.tensor([0]), iou, share=0.9).roi.tolist() == [int(scores.argmax())]
+        (seeds,) = mist_seeds([scores], torch.tensor([0]), Overlaps(iou), share=0.9)
+        assert seeds.roi.tolist() == [int(scores.argmax())]
 
 
 def test_branches_in_one_go_equal_one_by_one() -> None:
@@ -191,21 +184,11 @@ def test_branches_in_one_go_equal_one_by_one() -> None:
     sources = [scores, torch.rand(150, 3, generator=generator), torch.zeros(150, 3)]
     present, overlaps = torch.tensor([0, 2]), Overlaps(iou)
     for compare in ("ranked", "kept"):
-        found = mist_seeds_of_branches(sources, present, overlaps, share=0.4, compare=compare)
-        alone = [mist_seeds(source, present, iou, share=0.4, compare=compare) for source in sources]
-        assert [rows(seeds) for seeds in found] == [rows(seeds) for seeds in alone]
-        assert rows(found[0]) != rows(found[1])
-    assert mist_seeds_of_branches([], present, overlaps) == []
-
-
-def test_overlaps_kept_with_the_photo_give_what_the_plain_table_gives() -> None:
-    _, scores, iou = scene(200, 3, 2)
-    overlaps, present = Overlaps(iou), torch.tensor([0, 1])
-    for rule in SEED_RULES:
-        seeds, plain = rule(scores, present, overlaps), rule(scores, present, iou)
-        assert rows(seeds) == rows(plain)
-        for kept, wanted in zip(assign_rois(overlaps, seeds), assign_rois(iou, plain), strict=True):
-            assert torch.equal(kept, wanted)
+        together = mist_seeds(sources, present, overlaps, share=0.4, compare=compare)
+        alone = [mist_seeds([scores], present, Overlaps(iou), share=0.4, compare=compare)[0] for scores in sources]
+        assert [rows(seeds) for seeds in together] == [rows(seeds) for seeds in alone]
+        assert rows(together[0]) != rows(together[1])
+    assert mist_seeds([], present, overlaps) == []
 
 
 @pytest.mark.parametrize("num", [1, 2, 80, 128, 129, 143, 144, 145, 300])
@@ -246,20 +229,6 @@ def test_a_class_that_scores_nothing_has_no_oicr_seed(rule) -> None:
     assert rows(seeds) == [(0, 1, pytest.approx(0.4))]
 
 
-@pytest.mark.parametrize(("num", "classes", "tags"), SIZES)
-@pytest.mark.parametrize("of_scores", SCORES.values(), ids=SCORES)
-@pytest.mark.parametrize("share", [0.5, 0.9, 1.0])
-def test_the_released_rule_agrees_with_the_one_that_loops_over_the_union(num, classes, tags, of_scores, share) -> None:
-    """With equal scores and equal boxes, too: same seeds in the same order."""
-    for seed in range(5):
-        boxes, scores, _ = scene(num, classes, seed)
-        boxes[1::7] = boxes[0::7][: len(boxes[1::7])]
-        scores, iou, vector = of_scores(scores), pairwise_iou(boxes, boxes), torch.tensor(tags, dtype=torch.float32)
-        old = top_share_seeds(scores, vector, boxes, share=share)
-        new = oicr_seeds(scores, present_labels(vector), iou, share=share)
-        assert rows(new) == rows(old)
-
-
 def test_empty_places_never_label_a_roi() -> None:
     """On an accelerator the seeds keep a fixed length; places without a seed have label -1."""
     iou = torch.eye(3)
@@ -269,48 +238,3 @@ def test_empty_places_never_label_a_roi() -> None:
     assert targets.weight.tolist() == [0.5, 0.5, 0.5]
     nothing = assign_rois(iou, seeds._replace(label=torch.tensor([-1, -1, -1])))
     assert (nothing.target.tolist(), nothing.weight.tolist(), nothing.seed.tolist()) == ([0] * 3, [0.0] * 3, [0] * 3)
-
-
-def test_offsets_by_hand_and_back() -> None:
-    proposal, wanted = torch.tensor([[0.0, 0, 10, 20]]), torch.tensor([[5.0, 5, 25, 15]])
-    offsets = encode_boxes(proposal, wanted)
-    # centre (5, 10) to (15, 10): one width; width 10 to 20, height 20 to 10
-    assert offsets[0].tolist() == pytest.approx([10 * 1.0, 0.0, 5 * math.log(2), -5 * math.log(2)])
-    assert decode_boxes(proposal, offsets[:, None])[0, 0].tolist() == pytest.approx(wanted[0].tolist(), abs=1e-4)
-    assert decode_boxes(proposal, torch.zeros(1, 3, 4)).tolist() == [[[0.0, 0, 10, 20]] * 3]
-    assert decode_boxes(torch.zeros(0, 4), torch.zeros(0, 3, 4)).shape == (0, 3, 4)
-    assert encode_boxes(torch.zeros(1, 4), wanted).isfinite().all()
-
-
-def test_offsets_of_the_mirror_image() -> None:
-    boxes, _, _ = scene(2, 1, 0)
-    mirrored = torch.stack([100 - boxes[:, 2], boxes[:, 1], 100 - boxes[:, 0], boxes[:, 3]], dim=1)
-    seen = encode_boxes(mirrored[:1], mirrored[1:])
-    assert mirrored_deltas(seen)[0].tolist() == pytest.approx(encode_boxes(boxes[:1], boxes[1:])[0].tolist(), abs=1e-4)
-
-
-def test_box_loss_equals_a_plain_loop_and_leaves_background_alone() -> None:
-    boxes, scores, iou = scene(60, 2, 7)
-    targets = assign_rois(iou, oicr_seeds(scores, torch.tensor([0, 1]), iou))
-    deltas = torch.randn(60, 3, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
-    total = 0.0
-    for roi in range(60):
-        label = int(targets.target[roi])
-        if label > 0:
-            wanted = encode_boxes(boxes[roi : roi + 1], boxes[int(targets.seed[roi])][None])[0]
-            for place in range(4):
-                gap = abs(deltas[roi, label, place].item() - wanted[place].item())
-                total += targets.weight[roi].item() * (0.5 * gap**2 if gap < 1 else gap - 0.5)
-    loss = box_loss(deltas, targets, boxes)
-    assert total > 0 and loss.item() == pytest.approx(total / 60, rel=1e-5)
-    (gradient,) = torch.autograd.grad(loss, deltas)
-    assert gradient[targets.target == 0].abs().max() == 0
-    assert gradient[:, 0].abs().max() == 0
-
-
-def test_box_loss_by_hand() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
-    targets = Targets(torch.tensor([1, 0]), torch.tensor([0.5, 0.5]), torch.tensor([0, 0]))
-    deltas = torch.zeros(2, 2, 4)
-    deltas[0, 1] = torch.tensor([3.0, 0.5, 0.0, 0.0])  # 2.5 + 0.125
-    assert box_loss(deltas, targets, boxes).item() == pytest.approx(0.5 * 2.625 / 2)

@@ -1,10 +1,25 @@
-"""Choose proposals from class maps alone: the region that best splits a class map into object and rest."""
+"""Choose regions from class maps: those that best split a class map into object and rest."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
+
+from weaksam.stages.wsod.seeds.scores import ScoreSeedSettings
+
+
+class ClassMapSeedSettings(ScoreSeedSettings):
+    """The rule ``class_maps``: the first branch is seeded by the regions that best split the photo's class maps."""
+
+    rule: Literal["class_maps"] = "class_maps"
+    share: float = Field(
+        0.5, gt=0, le=1, description="least contrast of a further instance, relative to the first one's"
+    )
+    max_seeds: int = Field(5, ge=1, description="most seeds of a class in a photo")
 
 
 def region_contrast(class_maps: Tensor, masks: Tensor) -> Tensor:

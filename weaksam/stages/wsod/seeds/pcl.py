@@ -1,20 +1,32 @@
-"""PCL: gather RoIs in clusters around a few centres of each class, and learn every cluster as one small bag."""
+"""PCL: seed branches with the centres of clusters of overlapping regions, a few for every tagged class."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from weaksam.models.wsod.targets import Seeds, Targets
+from weaksam.config import Settings
+from weaksam.models.wsod.targets import Seeds, without_empty_places
 from weaksam.stages.wsod.seeds.oicr import oicr_top_seeds
 
 Centres = Literal["graph", "highest"]
 
 _NUM_LEVELS = 3
 _KMEANS_ROUNDS = 20
-_EPS = 1e-6
+
+
+class PclSettings(Settings):
+    """The rule ``pcl``: centres of clusters, each cluster learnt as one bag (PCL, Tang et al., TPAMI 2018)."""
+
+    rule: Literal["pcl"] = "pcl"
+    centres: Centres = Field(
+        "graph",
+        description="cluster centres: those joined to most of the top-ranking regions (graph), or the best region of "
+        "the class (highest)",
+    )
 
 
 def pcl_seeds(
@@ -47,7 +59,7 @@ def pcl_seeds(
     joined.fill_diagonal_(True)  # a box without area does not overlap itself
     node, weight = graph_centres(of_present[:, members], top[:, members], joined, max_centres)
     label = torch.where(weight > 0, present[:, None], -1)
-    return _held(Seeds(members[node].flatten(), label.flatten(), weight.flatten()))
+    return without_empty_places(Seeds(members[node].flatten(), label.flatten(), weight.flatten()))
 
 
 def top_ranking(scores: Tensor) -> Tensor:
@@ -94,40 +106,8 @@ def graph_centres(scores: Tensor, alive: Tensor, joined: Tensor, max_centres: in
     return torch.stack(nodes, dim=1), torch.stack(weights, dim=1)
 
 
-def pcl_loss(logits: Tensor, targets: Targets) -> Tensor:
-    """Loss of refine logits ``(R, C + 1)``, background in column 0, that takes every cluster as one bag, a scalar.
-
-    ``-1/R (sum over clusters n of w_n M_n log(mean of p[r, label_n] over its M_n RoIs) + sum over background of
-    w_r log p[r, 0])`` (PCL, its loss of clusters as bags), with 1e-6 added inside the logarithms as in
-    `refine_loss`. A cluster is the RoIs of one ``targets.seed`` with a class; its RoIs share class and weight, as
-    `assign_rois` gives them. Formats below float32 are computed in float32. Without RoIs, or if all weights are 0: 0.
-    """
-    num_rois, logits = len(logits), logits if logits.dtype == torch.float64 else logits.float()
-    if num_rois == 0:
-        return logits.sum()
-    probability = logits.softmax(dim=1).gather(1, targets.target[:, None])[:, 0]
-    in_cluster = targets.target > 0
-    # In float64, so that the order in which a GPU adds is hardly ever seen in the float32 loss.
-    nothing = torch.zeros(num_rois, dtype=torch.float64, device=logits.device)
-    size, total, weight = (  # (R,) each; 0 where there is no cluster
-        nothing.scatter_add(0, targets.seed, each.double() * in_cluster)
-        for each in (torch.ones_like(probability), probability, targets.weight)
-    )
-    of_clusters = weight * (total / size.clamp(min=1) + _EPS).log()  # weight is w_n M_n
-    of_background = targets.weight * (probability + _EPS).log() * ~in_cluster
-    return -(of_clusters.sum().to(logits.dtype) + of_background.sum()) / num_rois
-
-
 def _anywhere(top: Tensor) -> Tensor:
     """RoIs that are in any row of ``top`` (T, R); all R off the CPU, where to find out would wait."""
     if top.device.type != "cpu":
         return torch.arange(top.shape[1], device=top.device)
     return top.any(dim=0).nonzero()[:, 0]
-
-
-def _held(seeds: Seeds) -> Seeds:
-    """On the CPU the seeds without their empty places; elsewhere, where that would wait, as they are."""
-    if seeds.label.device.type != "cpu":
-        return seeds
-    held = seeds.label >= 0
-    return Seeds(seeds.roi[held], seeds.label[held], seeds.weight[held])

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from weaksam.models.wsod.targets import Seeds, separate_seeds
+from weaksam.models.wsod.targets import Seeds
+from weaksam.stages.wsod.seeds.scores import ScoreSeedSettings, separate_seeds
+
+
+class RelocationSettings(ScoreSeedSettings):
+    """The rule ``relocation``: the first branch is seeded by regions that the training photos agree on.
+
+    ``docs/seeding.md`` says how it works and how its defaults were chosen.
+    """
+
+    rule: Literal["relocation"] = "relocation"
+    rounds: int = Field(4, ge=1, le=50, description="rounds in which the photos agree on what the tags look like")
+    start: Literal["support", "contrast"] = Field(
+        "support",
+        description="values of the regions before the first round: contrast suits class maps of a backbone trained on "
+        "the tags",
+    )
+    folds: int = Field(4, ge=2, description="parts of the photos; regions are scored by classifiers of the other parts")
+    ridge: float = Field(0.1, gt=0, description="shrinkage of the classifiers, relative to a feature's mean square")
+    share: float = Field(
+        0.7, gt=0, le=1, description="least score of a further instance, relative to the best one's of the tag"
+    )
+    components: int = Field(512, ge=1, description="principal components of a region that are compared")
 
 
 @dataclass(frozen=True)
