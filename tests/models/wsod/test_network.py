@@ -126,7 +126,7 @@ def test_each_photo_of_a_batch_gets_its_own_answer_and_none_without_proposals() 
         torch.testing.assert_close(together[place].scores, alone.scores)
         torch.testing.assert_close(together[place].refine[1], alone.refine[1])
         assert together[place].deltas[0].shape == (len(boxes[place]), 4, 4)
-    assert float(together[2].scores.sum()) == pytest.approx(1.0)  # one RoI: softmax over RoIs is 1
+    assert float(together[2].scores.sum().detach()) == pytest.approx(1.0)  # one RoI: softmax over RoIs is 1
 
 
 def test_only_the_drop_block_learns_where_that_is_asked() -> None:
