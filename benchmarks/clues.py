@@ -24,13 +24,14 @@ from weaksam.config import load_settings
 from weaksam.data.images import read_image
 from weaksam.engine.seeds import derive_seed
 from weaksam.evaluation.recall import proposal_recall
-from weaksam.models.weaktr.build import WeakTrSettings, build_weaktr
+from weaksam.models.weaktr.build import build_weaktr
+from weaksam.models.weaktr.network import WeakTrSettings
 from weaksam.pipeline import run as run_pipeline
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import open_run
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages import clues as clue_stage
-from weaksam.stages.clues import ClueSettings, clue_points, peaks_of
+from weaksam.stages.clues import ClueSettings, clue_points, photo_peaks
 from weaksam.stages.clues.maps import ClassMaps, both_views, scaled_size, views_mean
 from weaksam.stages.clues.weaktr import view_of
 from weaksam.stages.proposals import ProposalSettings, propose_encoded
@@ -100,21 +101,21 @@ def seconds(arguments: argparse.Namespace) -> dict[str, Any]:
     for _ in range(3):
         kinds: dict[int, list[torch.Tensor]] = {COARSE: [], FINE: [], CROSS: []}
         began = clock()
-        for scale in settings.views:
+        for scale in settings.view_scales:
             out = model(both_views(view_of(image, scaled_size((height, width), scale, 16))).to(arguments.device))
             kinds[COARSE].append(views_mean(out.coarse)[None, labels].cpu())
             kinds[FINE].append(views_mean(out.fine)[None, labels].cpu())
             kinds[CROSS].append(views_mean(out.head_cross[:, 4:12].flatten(1, 2))[:, labels].cpu())
         spent["maps"].append(clock() - began)
         began = clock()
-        for scale in settings.views:
+        for scale in settings.view_scales:
             pixels = view_of(image, scaled_size((height, width), scale, 16)).to(arguments.device)
             for view in (pixels, pixels.flip(3)):
                 model(view).fine.cpu()
         spent["one by one"].append(clock() - began)
         began = clock()
         maps = {kind: tuple(scales) for kind, scales in kinds.items()}
-        peaks = peaks_of(ClassMaps(labels, torch.zeros(0), maps, (height, width), (height, width)), settings)
+        peaks = photo_peaks(ClassMaps(labels, torch.zeros(0), maps, (height, width), (height, width)), settings)
         spent["peaks"].append(clock() - began)
     about = {"photo": [height, width], "classes": arguments.classes, "tags": arguments.tags, "device": arguments.device}
     return {**about, "points": len(peaks.points), **{name: round(min(times), 2) for name, times in spent.items()}}

@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from weaksam.config import UserError
-from weaksam.models.weaktr.build import WeakTr, WeakTrSettings, build_weaktr, save_weaktr, weaktr_fingerprint
+from weaksam.models.weaktr.build import build_weaktr
+from weaksam.models.weaktr.checkpoints import save_weaktr, weaktr_fingerprint
 from weaksam.models.weaktr.fusion import FusionShape
+from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
 from weaksam.models.weaktr.vit import VitShape
 
 SHAPE = VitShape(width=24, depth=2, num_heads=3, patch_size=16, grid=3, mlp_width=48)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from weaksam.config import UserError
-from weaksam.models.weaktr.build import WeakTr, WeakTrSettings, build_weaktr, fit_to_patches
+from weaksam.models.weaktr.build import build_weaktr
 from weaksam.models.weaktr.fusion import FusionShape, fuse_attention
 from weaksam.models.weaktr.losses import class_scores, weaktr_losses
-from weaksam.models.weaktr.network import WeakTrOutput, fine_maps
+from weaksam.models.weaktr.network import WeakTr, WeakTrOutput, WeakTrSettings, fine_maps, fit_to_patches
 from weaksam.models.weaktr.vit import BlockOutput, VitShape, resize_positions, rotary_angles, rotate_patches
 
 SHAPE = VitShape(width=24, depth=2, num_heads=3, patch_size=16, grid=3, mlp_width=48)

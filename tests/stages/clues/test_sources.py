@@ -12,18 +12,20 @@ from tests.helpers import context, draw_discs
 from weaksam.config import UserError
 from weaksam.data.heat_maps import read_heat_maps
 from weaksam.models.cam.network import CamNetwork
-from weaksam.models.weaktr.build import WeakTrSettings, build_weaktr, save_weaktr
+from weaksam.models.weaktr.build import build_weaktr
+from weaksam.models.weaktr.checkpoints import save_weaktr
+from weaksam.models.weaktr.network import WeakTrSettings
 from weaksam.stages import clues
-from weaksam.stages.clues import ClueSettings, peaks_of
+from weaksam.stages.clues import ClueSettings, photo_peaks
 from weaksam.stages.clues.maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
 from weaksam.stages.clues.peaks import cluster_points, map_peaks
 from weaksam.stages.clues.weaktr import WeakTrSource
-from weaksam.stages.clues.weaktr_training import TagTrainingSettings
+from weaksam.stages.clues.weaktr_training import WeakTrTrainingSettings
 from weaksam.structures.clue_points import COARSE, CROSS, FINE
 from weaksam.structures.dataset import Dataset
 
 TINY = WeakTrSettings(width=16, depth=2, num_heads=2, image_size=32, drop_path=0.0)
-BRIEF = TagTrainingSettings(num_epochs=1, batch_size=6, image_size=32, held_out=0)
+BRIEF = WeakTrTrainingSettings(num_epochs=1, batch_size=6, image_size=32, held_out=0)
 WEAKTR = ClueSettings(source="weaktr", weaktr=TINY, weaktr_training=BRIEF, cross_layers=(1, 2), max_side=64)
 
 
@@ -102,22 +104,22 @@ def test_kinds_are_searched_with_their_own_windows_and_clusters_have_no_class() 
     close = torch.zeros(1, 1, 64, 64)
     close[0, 0, 10, 10], close[0, 0, 10, 40] = 1.0, 0.95  # 30 apart: two peaks of a window of 17, one of 129
     maps = ClassMaps(torch.tensor([4]), torch.ones(5), {COARSE: (close,), CROSS: (close,)}, (64, 64), (64, 64))
-    found = peaks_of(maps, ClueSettings())
+    found = photo_peaks(maps, ClueSettings())
     assert found.kinds.tolist() == [COARSE, COARSE, CROSS]
     assert found.labels.tolist() == [4, 4, -1]
     assert found.points.tolist() == [[10.5, 10.5], [40.5, 10.5], [10.5, 10.5]]
-    assert peaks_of(maps, ClueSettings(kinds=("cross",), cross_points="per_class")).labels.tolist() == [4]
-    assert peaks_of(maps, ClueSettings(kinds=("fine",))).points.shape == (0, 2)
+    assert photo_peaks(maps, ClueSettings(kinds=("cross",), cross_points="per_class")).labels.tolist() == [4]
+    assert photo_peaks(maps, ClueSettings(kinds=("fine",))).points.shape == (0, 2)
 
 
 def test_cross_peaks_of_all_maps_are_clustered_per_class_or_kept() -> None:
     # two classes, five heads each: one class's maps peak at the left, the other's at the right
     maps = torch.stack([one_hot((5, 5), (50, 50))] * 5)  # (N = 5, L = 2, 64, 64)
     one = ClassMaps(torch.tensor([0, 2]), torch.ones(3), {CROSS: (maps,)}, (64, 64), (64, 64))
-    assert len(peaks_of(one, ClueSettings(cross_points="all")).points) == 10
-    per_class = peaks_of(one, ClueSettings(cross_points="per_class"))
+    assert len(photo_peaks(one, ClueSettings(cross_points="all")).points) == 10
+    per_class = photo_peaks(one, ClueSettings(cross_points="per_class"))
     assert per_class.labels.tolist() == [0, 2] and per_class.points.tolist() == [[5.5, 5.5], [50.5, 50.5]]
-    clustered = peaks_of(one, ClueSettings())
+    clustered = photo_peaks(one, ClueSettings())
     assert clustered.labels.tolist() == [-1, -1] and clustered.points.tolist() == per_class.points.tolist()
 
 
@@ -155,7 +157,7 @@ def test_a_mirrored_photo_has_mirrored_maps(dataset: Dataset, tmp_path: Path) ->
     image = Image.open(sample.path)
     image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
     other = dataclasses.replace(dataset, samples=(dataclasses.replace(sample, path=tmp_path / "mirrored.png"),))
-    plain, mirrored = source.look(dataset, sample.image_id), source.look(other, sample.image_id)
+    plain, mirrored = source.map_classes(dataset, sample.image_id), source.map_classes(other, sample.image_id)
     for kind in (COARSE, FINE, CROSS):
         for one, two in zip(plain.kinds[kind], mirrored.kinds[kind], strict=True):
             torch.testing.assert_close(one, two.flip(-1), rtol=1e-3, atol=1e-5)
@@ -165,7 +167,7 @@ def test_the_six_views_are_three_forward_passes(dataset: Dataset, tmp_path: Path
     source = prepared(dataset, tmp_path)
     shapes: list[tuple[int, ...]] = []
     source.model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
-    maps = source.look(dataset, dataset.image_ids[0])
+    maps = source.map_classes(dataset, dataset.image_ids[0])
     assert shapes == [(2, 3, 48, 64), (2, 3, 32, 48), (2, 3, 64, 80)]
     assert [one.shape for one in maps.kinds[CROSS]] == [(4, 1, 3, 4), (4, 1, 2, 3), (4, 1, 4, 5)]
 
@@ -173,7 +175,7 @@ def test_the_six_views_are_three_forward_passes(dataset: Dataset, tmp_path: Path
 def test_the_range_of_layers_chooses_the_cross_attention(dataset: Dataset, tmp_path: Path) -> None:
     def cross(first: int, last: int) -> torch.Tensor:
         source = prepared(dataset, tmp_path, cross_layers=(first, last), scales=(1.0,))
-        return source.look(dataset, dataset.image_ids[0]).kinds[CROSS][0]
+        return source.map_classes(dataset, dataset.image_ids[0]).kinds[CROSS][0]
 
     one, two, both = cross(1, 1), cross(2, 2), cross(1, 2)
     assert one.shape[0] == two.shape[0] == 2 and torch.equal(both, torch.cat([one, two]))
@@ -185,11 +187,11 @@ def test_the_range_of_layers_chooses_the_cross_attention(dataset: Dataset, tmp_p
 def test_a_photo_without_tags_gets_the_classes_that_score(dataset: Dataset, tmp_path: Path) -> None:
     untagged = dataclasses.replace(dataset, samples=tuple(dataclasses.replace(s, tags=()) for s in dataset))
     source = prepared(dataset, tmp_path, min_score=0.0)
-    assert source.look(untagged, dataset.image_ids[0]).labels.tolist() == [0, 1]
+    assert source.map_classes(untagged, dataset.image_ids[0]).labels.tolist() == [0, 1]
     source.settings = source.settings.model_copy(update={"min_score": 1.0})
-    nothing = source.look(untagged, dataset.image_ids[0])
-    assert nothing.labels.tolist() == [] and len(peaks_of(nothing, source.settings).points) == 0
-    assert WEAKTR.least_score == 0.3775 and ClueSettings().least_score == 0.5
+    nothing = source.map_classes(untagged, dataset.image_ids[0])
+    assert nothing.labels.tolist() == [] and len(photo_peaks(nothing, source.settings).points) == 0
+    assert WEAKTR.class_threshold == 0.3775 and ClueSettings().class_threshold == 0.5
 
 
 def test_a_photo_smaller_than_a_patch_is_refused_before_any_training(dataset: Dataset, tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_a_checkpoint_is_taken_as_it_is_and_one_of_other_classes_is_refused(data
         weaktr = TINY.model_copy(update={"weights": str(tmp_path / name)})
         return prepared(dataset, tmp_path, weaktr=weaktr, weaktr_training=ready)
 
-    assert source("two.safetensors").look(dataset, dataset.image_ids[0]).labels.tolist() == list(
+    assert source("two.safetensors").map_classes(dataset, dataset.image_ids[0]).labels.tolist() == list(
         dataset.samples[0].tags
     )
     with pytest.raises(UserError, match="WeakTr of 2 classes, found one of 3"):

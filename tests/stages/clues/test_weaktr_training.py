@@ -17,25 +17,26 @@ from weaksam.data.tag_signal import check_tags
 from weaksam.engine.mixed_precision import ScaledAdamW, autocast, forward_dtype
 from weaksam.evaluation.tag_ap import tag_average_precision, tag_mean_average_precision
 from weaksam.models.backbones.inputs import normalise
-from weaksam.models.weaktr.build import WeakTr, WeakTrSettings, save_weaktr
+from weaksam.models.weaktr.checkpoints import save_weaktr
 from weaksam.models.weaktr.losses import class_scores
+from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
 from weaksam.stages.clues.weaktr_training import (
-    TagTrainingSettings,
+    WeakTrTrainingSettings,
     learning_rate,
     split_held_out,
     train_weaktr,
-    training_fingerprint,
     weaktr_folder,
+    weaktr_training_fingerprint,
 )
-from weaksam.stages.clues.weaktr_views import TagPhotos, TagViewSettings, vary_photo, whole_photo
+from weaksam.stages.clues.weaktr_views import TaggedViews, WeakTrViewSettings, vary_photo, whole_photo
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 
 CPU = torch.device("cpu")
 CLASSES = ("red", "green", "blue")
 NETWORK = WeakTrSettings(width=32, depth=2, num_heads=2, patch_size=16, image_size=64, drop_path=0.1)
-EASY = TagViewSettings(smallest_crop=0.5, operations=0, erase=0.1)
-SHORT = TagTrainingSettings(
+EASY = WeakTrViewSettings(smallest_crop=0.5, operations=0, erase=0.1)
+SHORT = WeakTrTrainingSettings(
     num_epochs=3, batch_size=8, lr=0.6, warmup_epochs=1, weight_decay=0.01, image_size=64, held_out=0.25, views=EASY
 )
 
@@ -58,12 +59,12 @@ def dataset(tmp_path_factory) -> Dataset:
     return Dataset("train", CLASSES, (1, 2, 3), tuple(samples))
 
 
-def train(dataset: Dataset, out: Path, training: TagTrainingSettings = SHORT, seed: int = 0) -> WeakTr:
+def train(dataset: Dataset, out: Path, training: WeakTrTrainingSettings = SHORT, seed: int = 0) -> WeakTr:
     return train_weaktr(dataset, NETWORK, training, out=out, seed=seed, device=CPU)
 
 
-def folder_of(dataset: Dataset, out: Path, training: TagTrainingSettings = SHORT) -> Path:
-    return weaktr_folder(out, training_fingerprint(dataset, NETWORK, training, 0))
+def folder_of(dataset: Dataset, out: Path, training: WeakTrTrainingSettings = SHORT) -> Path:
+    return weaktr_folder(out, weaktr_training_fingerprint(dataset, NETWORK, training, 0))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -130,13 +131,13 @@ def test_average_precision_counts_photos_one_by_one():
 
 def test_learning_rate_by_hand():
     """Peak 0.8 * 64 / 512 = 0.1; a rise from 0.02 over 2 of 8 epochs, then the cosine of 8 epochs down to 0.04."""
-    settings = TagTrainingSettings(lr=0.8, num_epochs=8, warmup_epochs=2, warmup_lr=0.02, min_lr=0.04)
+    settings = WeakTrTrainingSettings(lr=0.8, num_epochs=8, warmup_epochs=2, warmup_lr=0.02, min_lr=0.04)
     assert [learning_rate(epoch, settings) for epoch in (0, 1, 4, 8)] == pytest.approx([0.02, 0.06, 0.07, 0.04])
     assert learning_rate(2, settings) == pytest.approx(0.04 + 0.06 * (1 + math.sqrt(0.5)) / 2)
 
 
 def test_the_defaults_are_the_published_recipe():
-    found = TagTrainingSettings()
+    found = WeakTrTrainingSettings()
     assert learning_rate(found.warmup_epochs - 1e-9, found) == pytest.approx(5e-5)  # 4e-4 at 64 of 512 photos
     assert (found.num_epochs, found.batch_size, found.weight_decay, found.image_size) == (60, 64, 0.05, 224)
     assert (found.warmup_epochs, found.warmup_lr, found.min_lr) == (5, 1e-6, 1e-5)
@@ -147,11 +148,11 @@ def test_the_defaults_are_the_published_recipe():
 # The views
 
 
-def photos_of(dataset: Dataset, seed: int = 0, workers: int = 0, settings: TagViewSettings | None = None) -> TagPhotos:
-    return TagPhotos(list(dataset), dataset.tag_matrix(), 32, settings or TagViewSettings(), seed, workers)
+def photos_of(dataset: Dataset, seed: int = 0, workers: int = 0) -> TaggedViews:
+    return TaggedViews(list(dataset), dataset.tag_matrix(), 32, WeakTrViewSettings(), seed, workers)
 
 
-def views_by_id(photos: TagPhotos, epoch: int, batch_size: int) -> dict[str, torch.Tensor]:
+def views_by_id(photos: TaggedViews, epoch: int, batch_size: int) -> dict[str, torch.Tensor]:
     return {
         image_id: pixels
         for batch in photos.varied(epoch, batch_size)
@@ -205,7 +206,7 @@ def test_each_change_happens_as_often_as_set():
     """On a square photo a crop of its whole area is the photo itself, so any difference is a change."""
     photo = torch.full((3, 32, 32), 128, dtype=torch.uint8)
     photo[:, :, :4] = 255
-    calm = TagViewSettings(smallest_crop=1, flip=False, operations=0, colour_jitter=0, erase=0)
+    calm = WeakTrViewSettings(smallest_crop=1, flip=False, operations=0, colour_jitter=0, erase=0)
     plain = normalise(photo)
 
     def share(num_views: int, **changes) -> float:
@@ -246,7 +247,7 @@ def test_training_learns_is_sealed_and_only_loaded_again(dataset, tmp_path):
 @pytest.mark.parametrize("stop_at", [0, 2])
 def test_an_interrupted_training_resumes_to_the_same_bytes(dataset, tmp_path, monkeypatch, stop_at):
     train(dataset, tmp_path / "unbroken")
-    varied = TagPhotos.varied
+    varied = TaggedViews.varied
 
     def interrupted(self, epoch, batch_size):
         for number, batch in enumerate(varied(self, epoch, batch_size)):
@@ -255,7 +256,7 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(dataset, tmp_path, mo
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(TagPhotos, "varied", interrupted)
+        patch.setattr(TaggedViews, "varied", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(dataset, tmp_path / "broken")
     assert not (folder_of(dataset, tmp_path / "broken") / "weaktr.safetensors").exists()
@@ -271,7 +272,7 @@ def test_the_chosen_epoch_ranks_held_out_tags_best(dataset, tmp_path):
     seen = json.loads((folder_of(dataset, tmp_path, wild) / "selection.json").read_text())
     tags = dataset.tag_matrix()
     _, held = split_held_out(tags, 0.25, seed=0)
-    photos = TagPhotos([list(dataset)[i] for i in held], tags[held], 64, EASY, 0, 0)
+    photos = TaggedViews([list(dataset)[i] for i in held], tags[held], 64, EASY, 0, 0)
     with torch.no_grad():
         scores = torch.cat([class_scores(model(batch.pixels)) for batch in photos.whole(8)])
     assert len(seen) == 5 and min(seen) < max(seen)
@@ -297,14 +298,14 @@ def test_true_boxes_have_no_part_in_it(dataset, tmp_path):
         tuple(Sample(s.image_id, s.path, s.size, s.tags, truth, s.number) for s in dataset),
     )
     fewer = Dataset("train", CLASSES, (1, 2, 3), (*dataset.samples[:-1], boxed.samples[0]))
-    key = training_fingerprint(dataset, NETWORK, SHORT, 0)
-    assert training_fingerprint(boxed, NETWORK, SHORT, 0) == key
-    assert training_fingerprint(dataset, NETWORK, SHORT.model_copy(update={"workers": 3}), 0) == key
+    key = weaktr_training_fingerprint(dataset, NETWORK, SHORT, 0)
+    assert weaktr_training_fingerprint(boxed, NETWORK, SHORT, 0) == key
+    assert weaktr_training_fingerprint(dataset, NETWORK, SHORT.model_copy(update={"workers": 3}), 0) == key
     changed = [
-        training_fingerprint(fewer, NETWORK, SHORT, 0),
-        training_fingerprint(dataset, NETWORK, SHORT, 1),
-        training_fingerprint(dataset, NETWORK, SHORT.model_copy(update={"lr": 0.1}), 0),
-        training_fingerprint(dataset, NETWORK.model_copy(update={"depth": 1}), SHORT, 0),
+        weaktr_training_fingerprint(fewer, NETWORK, SHORT, 0),
+        weaktr_training_fingerprint(dataset, NETWORK, SHORT, 1),
+        weaktr_training_fingerprint(dataset, NETWORK, SHORT.model_copy(update={"lr": 0.1}), 0),
+        weaktr_training_fingerprint(dataset, NETWORK.model_copy(update={"depth": 1}), SHORT, 0),
     ]
     assert len({key, *changed}) == 5
 
@@ -313,7 +314,7 @@ def test_no_epochs_take_a_trained_network_as_it_is(dataset, tmp_path):
     model = train(dataset, tmp_path, SHORT.model_copy(update={"num_epochs": 1}))
     save_weaktr(model, tmp_path / "weaktr.safetensors", "f" * 64)
     trained = WeakTrSettings(weights=str(tmp_path / "weaktr.safetensors"))
-    none = TagTrainingSettings(num_epochs=0)
+    none = WeakTrTrainingSettings(num_epochs=0)
     again = train_weaktr(dataset, trained, none, out=tmp_path / "other", seed=1, device=CPU)
     assert all(torch.equal(again.state_dict()[key], value) for key, value in model.state_dict().items())
     assert not again.training and not (tmp_path / "other").exists()

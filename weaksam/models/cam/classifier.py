@@ -1,4 +1,4 @@
-"""A tag classifier on frozen features whose weights turn feature maps into class activation maps."""
+"""Train a tag classifier on frozen features; its weights turn feature maps into class activation maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any of torchvision's classification CNNs as a frozen source of the feature map that its classifier pools."""
+"""Read the feature map that the classifier of a torchvision CNN pools, with frozen weights."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class CamNetwork(nn.Module):
         super().__init__()
         self.network = _build(name, weights).eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)
-        self._found: Tensor | None = None
+        self._last_map: Tensor | None = None
         layer, self.num_channels = _last_map(self.network)
         layer.register_forward_hook(self._keep)
 
     def _keep(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._found = output
+        self._last_map = output
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """``{"cam": (B, num_channels, ~H/32, ~W/32)}`` of normalised images ``(B, 3, H, W)``."""
         self.network(images)
-        found, self._found = self._found, None
-        assert found is not None
-        return {"cam": found}
+        last_map, self._last_map = self._last_map, None
+        assert last_map is not None
+        return {"cam": last_map}
 
 
-def network_fingerprint(name: str, weights: str) -> str:
+def cam_network_fingerprint(name: str, weights: str) -> str:
     """SHA-256 (hex) over the name and the weights: the bytes of the file, or the name of torchvision's weights."""
     digest = hashlib.sha256(name.encode())
     if weights == "imagenet":
@@ -105,12 +105,12 @@ _QUICK: dict[str, dict[str, Any]] = {"googlenet": {"init_weights": False}, "ince
 @torch.no_grad()
 def _last_map(network: nn.Module) -> tuple[nn.Module, int]:
     """The layer whose output is the last map with positions before it is pooled, and its number of channels."""
-    seen: list[tuple[nn.Module, Tensor]] = []
-    leaves = [one for one in network.modules() if not list(one.children()) and not isinstance(one, _LAST_POOLS)]
-    hooks = [one.register_forward_hook(lambda layer, _, output: seen.append((layer, output))) for one in leaves]
+    outputs: list[tuple[nn.Module, Tensor]] = []
+    leaves = [layer for layer in network.modules() if not list(layer.children()) and not isinstance(layer, _LAST_POOLS)]
+    hooks = [leaf.register_forward_hook(lambda layer, _, output: outputs.append((layer, output))) for leaf in leaves]
     network(torch.zeros(1, 3, 299, 299))
     for hook in hooks:
         hook.remove()
-    maps = [(layer, output) for layer, output in seen if output.ndim == 4 and min(output.shape[2:]) > 1]
+    maps = [(layer, output) for layer, output in outputs if output.ndim == 4 and min(output.shape[2:]) > 1]
     layer, output = maps[-1]
     return layer, output.shape[1]

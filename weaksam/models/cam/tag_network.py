@@ -1,4 +1,4 @@
-"""A backbone trained end to end on tags, its class maps pooled by a soft maximum."""
+"""Train a backbone end to end on tags: its class maps are pooled by a soft maximum."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def soft_maximum(maps: Tensor, sharpness: float) -> Tensor:
 
 
 class TagNetwork(nn.Module):
-    """A feature extractor and a 1 x 1 classifier on its map ``name``, pooled by `soft_maximum`."""
+    """A feature extractor and a 1 x 1 classifier on its map ``map_name``, pooled by `soft_maximum`."""
 
-    def __init__(self, features: FeatureExtractor, name: str, num_classes: int, sharpness: float) -> None:
+    def __init__(self, features: FeatureExtractor, map_name: str, num_classes: int, sharpness: float) -> None:
         super().__init__()
-        self.features, self.name, self.sharpness = features, name, sharpness
-        self.head = nn.Conv2d(features.channels[name], num_classes, 1)
+        self.features, self.map_name, self.sharpness = features, map_name, sharpness
+        self.head = nn.Conv2d(features.channels[map_name], num_classes, 1)
         for tensor in self.head.parameters():
             nn.init.zeros_(tensor)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits ``(B, C)`` of normalised images ``(B, 3, H, W)``."""
-        return soft_maximum(self.head(self.features(images)[self.name]), self.sharpness)
+        return soft_maximum(self.head(self.features(images)[self.map_name]), self.sharpness)
 
 
 def tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
 
 
 def vary_view(image: Tensor, border: int = 16) -> Tensor:
-    """A normalised photo ``(3, h, w)``, mirrored half of the time and shifted by up to ``border`` pixels a way.
+    """A normalised photo ``(3, h, w)``, mirrored half of the time and shifted by up to ``border`` pixels each way.
 
     Draws from torch's global random numbers; what is shifted in is the mean colour (0 after normalisation).
     """

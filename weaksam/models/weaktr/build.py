@@ -1,13 +1,11 @@
-"""Build WeakTr from settings: `build_weaktr` is the one door, the other `weaktr_` files are what it opens to."""
+"""Build the WeakTr network that the settings describe, with the weights that they name."""
 
 from __future__ import annotations
 
-from weaksam.models.weaktr.checkpoints import load_weaktr, save_weaktr, weights_fingerprint
+from weaksam.models.weaktr.checkpoints import load_weaktr
 from weaksam.models.weaktr.fusion import FusionShape
-from weaksam.models.weaktr.network import WeakTr, WeakTrOutput, WeakTrSettings, fit_to_patches
+from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
 from weaksam.models.weaktr.vit import VitShape
-
-__all__ = ["WeakTr", "WeakTrOutput", "WeakTrSettings", "build_weaktr", "fit_to_patches", "save_weaktr"]
 
 
 def build_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = False) -> WeakTr:
@@ -25,11 +23,6 @@ def build_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = 
     shape = random_shape(settings)
     fusion = FusionShape.of(settings.fusion, shape, settings.reduction, settings.feature_reduction)
     return WeakTr(shape, num_classes, fusion, settings.drop_path)
-
-
-def weaktr_fingerprint(settings: WeakTrSettings) -> str:
-    """SHA-256 (hex) over the bytes of the weights that ``settings`` name and what they build from them."""
-    return weights_fingerprint(settings)
 
 
 def random_shape(settings: WeakTrSettings) -> VitShape:

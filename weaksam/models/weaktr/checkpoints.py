@@ -1,4 +1,4 @@
-"""Load WeakTr and DeiT checkpoints with every tensor accounted for, and write WeakTr's own."""
+"""Load checkpoints of WeakTr and of plain vision transformers into WeakTr, and save WeakTr's own."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from weaksam.models.weaktr.fusion import FusionShape
 from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
 from weaksam.models.weaktr.transformer_files import (
     distillation_to_register,
-    names_model,
     read_transformer,
     transformer_files,
 )
 from weaksam.models.weaktr.vit import VitShape
+from weaksam.sam.transformers.files import names_transformers_model
 from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
 _FUSION = "adaptive_attention_fusion."
@@ -38,7 +38,7 @@ def load_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = F
             another number of classes.
     """
     path = Path(settings.weights)
-    is_model = names_model(path)
+    is_model = names_transformers_model(path)
     state = {} if is_model or settings.weights == "none" else load_state(path, "WeakTr")
     if any(key.startswith(_FUSION) for key in state):
         saved = _saved_shape(path)
@@ -62,12 +62,12 @@ def save_weaktr(model: WeakTr, path: Path, fingerprint: str) -> None:
     save_weights(path, model.state_dict(), {"weaktr": asdict(model.shape), "fingerprint": fingerprint})
 
 
-def weights_fingerprint(settings: WeakTrSettings) -> str:
+def weaktr_fingerprint(settings: WeakTrSettings) -> str:
     """SHA-256 (hex) over what decides the network: the settings, and the bytes of the weights they name."""
     digest = hashlib.sha256(fingerprint_of(settings.model_copy(update={"weights": ""})).encode())
     if settings.weights != "none":
         path = Path(settings.weights)
-        for file in transformer_files(path) if names_model(path) else (path,):
+        for file in transformer_files(path) if names_transformers_model(path) else (path,):
             digest.update(file.read_bytes() if file.is_file() else str(file).encode())
     return digest.hexdigest()
 
@@ -81,11 +81,11 @@ def _whole_network(
     """A network filled from the state of a trained WeakTr, published or our own."""
     state = _with_slots(settings, state)
     source = settings.weights
-    found = state["cls_token"].shape[1]
-    if found != num_classes:
+    num_tokens = state["cls_token"].shape[1]
+    if num_tokens != num_classes:
         raise UserError(
-            f"wanted a WeakTr of {num_classes} classes, found one of {found} in {source}: give a checkpoint trained on "
-            "these classes" + (", or set class_slots=coco" if (found, num_classes) == (90, 80) else "")
+            f"wanted a WeakTr of {num_classes} classes, found one of {num_tokens} in {source}: give a checkpoint "
+            "trained on these classes" + (", or set class_slots=coco" if (num_tokens, num_classes) == (90, 80) else "")
         )
     fusion = _fusion_of(settings, state)
     shape = saved or _shape_of(state, num_classes, _heads_of_fusion(state, settings))
@@ -126,10 +126,10 @@ def _fusion_of(settings: WeakTrSettings, state: Mapping[str, Tensor]) -> FusionS
     of_features = f"{_FUSION}attn_head_ffn.0.weight" in state
     wanted = settings.fusion.startswith("feature")
     if of_features != wanted:
-        found, other = ("feature", "feature_max") if of_features else ("map", "map_max")
+        variant, fitting = ("feature", "feature_max") if of_features else ("map", "map_max")
         raise UserError(
-            f"wanted a WeakTr that fuses attention by {settings.fusion}, found weights of the {found} pooling variant "
-            f"in {settings.weights}: set fusion={other}"
+            f"wanted a WeakTr that fuses attention by {settings.fusion}, found weights of the {variant} pooling "
+            f"variant in {settings.weights}: set fusion={fitting}"
         )
     if of_features:
         hidden = state[f"{_FUSION}attn_head_ffn.0.weight"].shape[0]
@@ -169,8 +169,8 @@ def _around_transformer(
     if shape.grid:
         first, rest = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
         state["pos_embed"] = torch.cat([first.repeat(1, num_classes, 1), rest], dim=1)
-    own = {key: value for key, value in model.state_dict().items() if key.startswith((*_HEADS, _FUSION))}
-    load_into(model, state | own, f"the vision transformer in {settings.weights}")
+    random = {key: value for key, value in model.state_dict().items() if key.startswith((*_HEADS, _FUSION))}
+    load_into(model, state | random, f"the vision transformer in {settings.weights}")
     return model
 
 
@@ -201,7 +201,7 @@ def _depth(state: Mapping[str, Tensor]) -> int:
 
 
 def _shape_of(state: Mapping[str, Tensor], num_classes: int, num_heads: int | None) -> VitShape:
-    """The shape that the tensors of a timm-named transformer tell; heads of 64 channels where nobody says otherwise."""
+    """The shape of a transformer with timm's names, read from its tensors; heads of 64 channels if none are given."""
     width = state["cls_token"].shape[2]
     return VitShape(
         width=width,

@@ -1,4 +1,4 @@
-"""Adaptive attention fusion: how much each head of each block counts in the attention that refines class maps."""
+"""Fuse the attention of all heads and blocks with learned weights (WeakTr's adaptive attention fusion)."""
 
 from __future__ import annotations
 

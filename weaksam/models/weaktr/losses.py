@@ -1,4 +1,4 @@
-"""The three multi-label losses that train WeakTr, and the score that picks its best epoch."""
+"""Compute the three multi-label losses that train WeakTr, and the class scores that choose its best epoch."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def weaktr_losses(output: WeakTrOutput, tags: Tensor) -> dict[str, Tensor]:
 def class_scores(output: WeakTrOutput) -> Tensor:
     """Probability ``(B, C)`` of every class: the sigmoid of the mean of token and coarse logits.
 
-    The fine logit is left out: it is a mean of products that are never negative, so it cannot say no.
+    The fine logit is left out: it is a mean of products that are never negative, so it is never below 0.
     """
     return ((output.class_logits + output.patch_logits) / 2).sigmoid()

@@ -1,4 +1,4 @@
-"""The WeakTr network: class maps of a plain vision transformer with a token per class."""
+"""Compute class maps with WeakTr, a plain vision transformer with a token per class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from weaksam.models.weaktr.vit import BlockOutput, VisionTransformer, VitShape
 
 
 class WeakTrSettings(Settings):
-    """Which transformer looks at the photos and where its weights come from.
+    """Which transformer reads the photos and where its weights come from.
 
     With ``weights`` of any kind the transformer's shape (width, depth, heads, patch, positions) is read from them.
     """
@@ -43,7 +43,7 @@ class WeakTrSettings(Settings):
 
 @dataclass(frozen=True)
 class WeakTrOutput:
-    """What the network sees in B images, on a grid of h x w patches: C classes, L blocks, H heads, M = h w.
+    """Logits and maps of B images, on a grid of h x w patches: C classes, L blocks, H heads, M = h w.
 
     ``class_logits`` (B, C) mean of each class token, ``patch_logits`` (B, C) mean of the convolutional class map,
     ``fused_logits`` (B, C) mean of the fine map. ``coarse`` (B, C, h, w) class map cut at 0, ``fused_cross``
@@ -68,7 +68,7 @@ class WeakTrOutput:
 
 
 class WeakTr(VisionTransformer):
-    """Coarse, cross-attention and fine class maps (Zhu et al., WeakTr, 2023; the clues of WeakSAM, 2024).
+    """Coarse, cross-attention and fine class maps (WeakTr, Zhu et al., 2023; docs/method.md, Clues).
 
     Takes ImageNet-normalised pixels; checkpoints that want others get theirs folded into the first layer.
     """

@@ -1,4 +1,4 @@
-"""Read ViT, DeiT, DINOv2 and DINOv3 as transformers keeps them, into the names of our own transformer."""
+"""Read ViT, DeiT, DINOv2 and DINOv3 as transformers saves them, under the names of our own transformer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.models.backbones.inputs import IMAGENET_MEAN, IMAGENET_STD
 from weaksam.models.weaktr.vit import VitShape
-from weaksam.sam.transformers.files import ModelSource, first_line, names_transformers_model, read_json, weight_files
+from weaksam.sam.transformers.files import ModelSource, first_line, read_json, weight_files
 from weaksam.sam.transformers.models import quiet_transformers
 
 CLASSES = {
@@ -53,12 +53,7 @@ _NAMES = (
 )
 """Names of transformers' modules (several generations of them) and ours, in order."""
 
-_USUAL = (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
-
-
-def names_model(weights: Path) -> bool:
-    """Whether ``weights`` is a folder or reads as a hub id, rather than a file."""
-    return names_transformers_model(weights)
+_IMAGENET = (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
 
 
 def read_transformer(weights: Path) -> tuple[dict[str, Tensor], VitShape]:
@@ -140,14 +135,10 @@ def _read_network(source: ModelSource, class_name: str) -> Any:
 
 
 def _shape(config: Any, source: ModelSource) -> VitShape:
-    """Our words for what config.json says."""
+    """The shape of the network that config.json describes."""
     swiglu = getattr(config, "use_swiglu_ffn", False)  # DINOv2's, which is silu whatever hidden_act says
     activation: Any = "silu" if swiglu else config.hidden_act
-    patch_size, image_size, rotary = (
-        _one(config.patch_size),
-        _one(config.image_size),
-        getattr(config, "rope_theta", None),
-    )
+    patch_size, image_size = _square_side(config.patch_size), _square_side(config.image_size)
     if activation not in ("gelu", "silu") or None in (patch_size, image_size) or config.num_channels != 3:
         raise UserError(
             f"wanted square patches of square RGB images and gelu or silu layers in {source.name}, found patches "
@@ -173,8 +164,8 @@ def _shape(config: Any, source: ModelSource) -> VitShape:
     )
 
 
-def _one(side: Any) -> int | None:
-    """A side given once or twice; None for two that differ."""
+def _square_side(side: Any) -> int | None:
+    """The side of a square given as one number or as two; None for two that differ."""
     sides = {side} if isinstance(side, int) else set(side)
     return sides.pop() if len(sides) == 1 else None
 
@@ -190,10 +181,10 @@ def _own_names(theirs: Mapping[str, Tensor], shape: VitShape) -> dict[str, Tenso
         state[key] = value
     for block in range(shape.depth):
         prefix = f"blocks.{block}.attn."
-        three = [state.pop(f"{prefix}{one}.weight") for one in "qkv"]
-        none = torch.zeros(len(three[0]))
-        state[f"{prefix}qkv.weight"] = torch.cat(three)
-        state[f"{prefix}qkv.bias"] = torch.cat([state.pop(f"{prefix}{one}.bias", none) for one in "qkv"])
+        parts = [state.pop(f"{prefix}{name}.weight") for name in "qkv"]
+        no_bias = torch.zeros(len(parts[0]))
+        state[f"{prefix}qkv.weight"] = torch.cat(parts)
+        state[f"{prefix}qkv.bias"] = torch.cat([state.pop(f"{prefix}{name}.bias", no_bias) for name in "qkv"])
     for key in [key for key in state if key.startswith("blocks.") and key.endswith(".weight")]:
         state.setdefault(key.removesuffix("weight") + "bias", torch.zeros(len(state[key])))
     if shape.num_registers == 0:
@@ -215,8 +206,8 @@ def _fold_normalisation(state: dict[str, Tensor], source: ModelSource) -> None:
     if not (source.folder / "preprocessor_config.json").is_file():
         return
     settings = read_json(source, "preprocessor_config.json")
-    mean, deviation = (torch.tensor(settings.get(name, usual)) for name, usual in _USUAL)
-    usual_mean, usual_deviation = (torch.tensor(usual) for _, usual in _USUAL)
+    mean, deviation = (torch.tensor(settings.get(name, usual)) for name, usual in _IMAGENET)
+    usual_mean, usual_deviation = (torch.tensor(usual) for _, usual in _IMAGENET)
     weight, bias = state["patch_embed.proj.weight"], state["patch_embed.proj.bias"]
     # theirs = (ours * usual_deviation + usual_mean - mean) / deviation, per colour
     factor, shift = usual_deviation / deviation, (usual_mean - mean) / deviation

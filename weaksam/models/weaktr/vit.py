@@ -1,4 +1,4 @@
-"""A plain vision transformer whose blocks hand out their attention: DeiT, DINOv2 and DINOv3 in one."""
+"""Run a plain vision transformer (DeiT, DINOv2 or DINOv3) and return the attention of its blocks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from weaksam.config import UserError
 
 @dataclass(frozen=True)
 class VitShape:
-    """What a transformer is made of.
+    """The sizes and variants of a transformer's parts.
 
     ``grid`` is the side of the square of learned positions, 0 for a network with rotary ones (DINOv3).
-    ``num_registers`` tokens take part beside the class tokens and the patches and are read by nobody.
+    ``num_registers`` tokens take part beside the class tokens and the patches; no map is read from them.
     """
 
     width: int = 384
@@ -44,7 +44,7 @@ class BlockOutput(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, computed openly so that its weights can be read."""
+    """Multi-head self-attention that also returns its weights."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """What the tokens ``(B, n, D)`` gather from each other, and the attention ``(B, H, n, n)`` they did it with.
+        """What the tokens ``(B, n, D)`` gather from each other, and the attention ``(B, H, n, n)``.
 
         ``rotation`` turns queries and keys of the last tokens, the patches, to their positions.
         """

@@ -1,17 +1,11 @@
 """The clue stage: from tags to class maps and their peaks, by a CNN, a vision transformer or your own heat maps."""
 
 from weaksam.stages.clues.backbone_training import adapted_backbone
+from weaksam.stages.clues.peaks import photo_peaks
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource, classes_to_map
-from weaksam.stages.clues.stage import (
-    build_source,
-    class_maps,
-    clue_peaks,
-    clue_points,
-    kind_maps,
-    peaks_of,
-    run,
-)
+from weaksam.stages.clues.stage import build_source, run
+from weaksam.stages.clues.store_rows import class_maps, clue_peaks, clue_points, kind_maps
 
 __all__ = [
     "ClueSettings",
@@ -23,6 +17,6 @@ __all__ = [
     "clue_peaks",
     "clue_points",
     "kind_maps",
-    "peaks_of",
+    "photo_peaks",
     "run",
 ]

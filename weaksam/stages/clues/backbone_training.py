@@ -1,4 +1,4 @@
-"""Train the backbone itself on the tags, where no ImageNet weights fit the photos; all later stages start from it."""
+"""Train the backbone of a run on the tags of its photos; all later stages start from it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def deepest_map(backbone: BackboneSettings) -> str:
 def adapted_backbone(context: RunContext, settings: ClueSettings) -> BackboneSettings:
     """The backbone all later stages start from: trained on the tags if ``finetune_epochs`` says so, else as it is.
 
-    The training is sealed and resumes like every other; the second call only finds it. Useful where no ImageNet
-    weights fit the photos; with them, freezing is faster (which is better there was not measured).
+    A killed training resumes, a finished one is only loaded. Useful where no ImageNet weights fit the photos; with
+    them, freezing is faster (which is better there was not measured).
     """
     if settings.finetune_epochs == 0:
         return context.backbone
@@ -51,7 +51,7 @@ def adapted_backbone(context: RunContext, settings: ClueSettings) -> BackboneSet
     folder = store_folder(context.out, "clues", "backbone", fingerprint)
     adapted = folder / "backbone.safetensors"
     if not adapted.is_file():
-        network = _train_tag_network(context, settings, folder, fingerprint)
+        network = _TagNetworkTraining(context, settings).run(folder, fingerprint)
         save_weights(adapted, network.features.state_dict(), {"fingerprint": fingerprint})
     return context.backbone.model_copy(update={"adapted": adapted})
 
@@ -61,51 +61,8 @@ def tag_network_file(adapted: Path) -> Path:
     return adapted.with_name("weights.safetensors")
 
 
-def _train_tag_network(context: RunContext, settings: ClueSettings, folder: Path, fingerprint: str) -> TagNetwork:
-    """Train backbone and classifier on the tags of the training photos."""
-    seed_everything(derive_seed(context.seed, "tag network"))
-    name = deepest_map(context.backbone)
-    features = build_features(context.backbone, maps=(name,), frozen=False)
-    network = TagNetwork(features, name, len(context.train.classes), settings.pool_sharpness).to(context.device)
-    tags = context.train.tag_matrix()
-    samples = list(context.train)
-
-    def batches(epoch: int) -> Iterator[TagBatch]:
-        for chunk in torch.randperm(len(samples)).split(settings.finetune_batch):
-            yield TagBatch(tuple(samples[i] for i in chunk.tolist()), tags[chunk])
-
-    photos: dict[str, Tensor] = {}
-
-    def losses(batch: TagBatch) -> dict[str, Tensor]:
-        shown = []
-        for sample in batch.samples:
-            if sample.image_id not in photos:
-                photos[sample.image_id] = input_photo(read_image(sample.path), settings.long_side)[0].half()
-            shown.append(vary_view(photos[sample.image_id].float()))
-        groups = _by_shape(shown)
-        total = torch.zeros((), device=context.device)
-        for group in groups:
-            images, wanted = torch.stack([shown[i] for i in group]), batch.tags[group]
-            total = total + len(group) * tag_loss(network(images.to(context.device)), wanted.to(context.device))
-        return {"tags": total / len(batch.samples)}
-
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": network.features.parameters(), "lr": settings.finetune_lr},
-            {"params": network.head.parameters(), "lr": 20 * settings.finetune_lr},
-        ],
-        weight_decay=0.02,
-    )
-    objective = Objective(losses, optimizer, lambda step, total: warmup_cosine(step, total, min(50, total // 4)))
-    job = TrainingJob(
-        folder, fingerprint, "tag network", context.seed, num_epochs=settings.finetune_epochs, log=context.log
-    )
-    fit(network, [objective], batches, job, num_steps_per_epoch=-(-len(samples) // settings.finetune_batch))
-    return network
-
-
-class TagBatch(NamedTuple):
-    """Photos of one step and their tags ``(B, C)``."""
+class SampleBatch(NamedTuple):
+    """Photos of one step and their tags ``(B, C)`` in {0, 1}."""
 
     samples: tuple[Sample, ...]
     tags: Tensor
@@ -116,9 +73,65 @@ class TagBatch(NamedTuple):
         return tuple(sample.image_id for sample in self.samples)
 
 
-def _by_shape(images: list[Tensor]) -> list[list[int]]:
-    """Places of the images of each shape, so that equal ones go through the network together."""
+class _TagNetworkTraining:
+    """Trains a backbone and a classifier on it on the tags of the training photos."""
+
+    def __init__(self, context: RunContext, settings: ClueSettings) -> None:
+        seed_everything(derive_seed(context.seed, "tag network"))
+        self.context, self.settings = context, settings
+        map_name = deepest_map(context.backbone)
+        features = build_features(context.backbone, maps=(map_name,), frozen=False)
+        network = TagNetwork(features, map_name, len(context.train.classes), settings.pool_sharpness)
+        self.network = network.to(context.device)
+        self.tags, self.samples = context.train.tag_matrix(), list(context.train)
+        self._photos: dict[str, Tensor] = {}
+
+    def run(self, folder: Path, fingerprint: str) -> TagNetwork:
+        """The network after the last epoch; its weights and the state of the training lie in ``folder``."""
+        context, settings = self.context, self.settings
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": self.network.features.parameters(), "lr": settings.finetune_lr},
+                {"params": self.network.head.parameters(), "lr": 20 * settings.finetune_lr},
+            ],
+            weight_decay=0.02,
+        )
+        objective = Objective(
+            self.losses, optimizer, lambda step, total: warmup_cosine(step, total, min(50, total // 4))
+        )
+        job = TrainingJob(
+            folder, fingerprint, "tag network", context.seed, num_epochs=settings.finetune_epochs, log=context.log
+        )
+        num_steps = -(-len(self.samples) // settings.finetune_batch)
+        fit(self.network, [objective], self.batches, job, num_steps_per_epoch=num_steps)
+        return self.network
+
+    def batches(self, epoch: int) -> Iterator[SampleBatch]:
+        """All photos once, in an order that torch's global random numbers decide."""
+        for rows in torch.randperm(len(self.samples)).split(self.settings.finetune_batch):
+            yield SampleBatch(tuple(self.samples[row] for row in rows.tolist()), self.tags[rows])
+
+    def losses(self, batch: SampleBatch) -> dict[str, Tensor]:
+        """Mean `tag_loss` of a random view of each photo of the batch."""
+        device = self.context.device
+        views = [vary_view(self._photo(sample)) for sample in batch.samples]
+        total = torch.zeros((), device=device)
+        for rows in _rows_by_shape(views):
+            images, tags = torch.stack([views[row] for row in rows]), batch.tags[rows]
+            total = total + len(rows) * tag_loss(self.network(images.to(device)), tags.to(device))
+        return {"tags": total / len(batch.samples)}
+
+    def _photo(self, sample: Sample) -> Tensor:
+        """The normalised photo ``(3, h, w)``, kept in memory between epochs."""
+        if sample.image_id not in self._photos:
+            pixels = input_photo(read_image(sample.path), self.settings.long_side)[0]
+            self._photos[sample.image_id] = pixels.half()
+        return self._photos[sample.image_id].float()
+
+
+def _rows_by_shape(images: list[Tensor]) -> list[list[int]]:
+    """Rows of the images of each shape, so that equal ones go through the network together."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for place, image in enumerate(images):
-        groups.setdefault(tuple(image.shape), []).append(place)
+    for row, image in enumerate(images):
+        groups.setdefault(tuple(image.shape), []).append(row)
     return list(groups.values())

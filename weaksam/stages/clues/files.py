@@ -1,4 +1,4 @@
-"""The source that brings your own heat maps: a folder with a file for every photo and class."""
+"""Read class maps from your own heat maps: a folder with a file for every photo and class."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class FilesSource:
     def prepare(self, folder: Path, fingerprint: str) -> None:
         """Nothing to do: the maps are there."""
 
-    def look(self, dataset: Dataset, image_id: str) -> ClassMaps:
+    def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:
         """The maps of one photo, of any size; those of a class share theirs. Raises `UserError` for a missing one."""
         sample = dataset.by_id[image_id]
         files = {(kind, label): path for kind, label, path in self._files(sample)}
         labels = sorted(set(sample.tags) or {label for _, label in files})
         kinds = {}
         for kind in self.kinds if labels else ():
-            kinds[kind] = (_together([self._read(sample, dataset, files, kind, label) for label in labels]),)
+            kinds[kind] = (_stacked([self._read(sample, dataset, files, kind, label) for label in labels]),)
         scores = torch.zeros(len(dataset.classes))
         scores[labels] = 1.0
         frame = shrunk_size(sample.size, self.settings.max_side)
@@ -69,7 +69,7 @@ class FilesSource:
     ) -> Tensor:
         path = files.get((kind, label))
         if path is None:
-            wanted = self._place(sample, kind) / f"{dataset.classes[label]}.npy"
+            wanted = self._folder_of(sample, kind) / f"{dataset.classes[label]}.npy"
             raise UserError(
                 f"wanted a heat map of {dataset.classes[label]} for {sample.image_id} at {wanted} (or .png), found "
                 "none: write it, all zeros where there is nothing to show"
@@ -86,22 +86,22 @@ class FilesSource:
         """(kind, label, file) of every heat map of a photo; `UserError` for a file of no class."""
         label_of = {name: label for label, name in enumerate(self.dataset.classes)}
         for kind in self.kinds:
-            place = self._place(sample, kind)
-            found = [path for path in sorted(place.iterdir()) if path.suffix in SUFFIXES] if place.is_dir() else []
-            for path in found:
+            folder = self._folder_of(sample, kind)
+            paths = sorted(folder.iterdir()) if folder.is_dir() else []
+            for path in (path for path in paths if path.suffix in SUFFIXES):
                 if path.stem not in label_of:
                     raise UserError(
                         f"wanted heat maps named after the classes ({listed(label_of)}), found {path}: rename it"
                     )
                 yield kind, label_of[path.stem], path
 
-    def _place(self, sample: Sample, kind: int) -> Path:
+    def _folder_of(self, sample: Sample, kind: int) -> Path:
         return self.kinds[kind] / PurePosixPath(sample.image_id).with_suffix("")
 
 
-def _together(maps: list[Tensor]) -> Tensor:
+def _stacked(maps: list[Tensor]) -> Tensor:
     """Maps ``(N, h, w)`` of L classes as ``(N, L, h, w)``; `UserError` where they differ in number or size."""
-    shapes = {tuple(one.shape) for one in maps}
+    shapes = {tuple(class_maps.shape) for class_maps in maps}
     if len(shapes) > 1:
         raise UserError(
             f"wanted heat maps of one size and number for all classes of a photo, found {listed(map(str, shapes))}: "

@@ -1,4 +1,4 @@
-"""Class maps of one photo, from several views of it, and how the views become one map."""
+"""Hold the class maps of one photo, and make one map of those of its views."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ClassMaps:
 
     def stored(self, kind: int) -> Tensor:
         """One map of each class ``(L, h, w)`` on the grid: the mean over scales and over N."""
-        scales = [_on_grid(one, self.grid) for one in self.kinds[kind]]
+        scales = [_on_grid(maps, self.grid) for maps in self.kinds[kind]]
         return (scales[0] if len(scales) == 1 else torch.stack(scales).mean(dim=0)).mean(dim=0)
 
 
@@ -62,12 +62,12 @@ def views_mean(maps: Tensor) -> Tensor:
 def fused_map(scales: Sequence[Tensor], frame: tuple[int, int]) -> Tensor:
     """One map ``(H', W')`` from the maps ``(h, w)`` of one class at several scales: cut at 0, resized, summed.
 
-    WeakSAM section 1.3. Resizing is linear, so the views of one scale may be averaged before it.
+    See docs/method.md, Clues. Resizing is linear, so the views of one scale may be averaged before it.
     """
     first, *others = scales
     total = _resized(first[None, None].relu(), frame)[0, 0]
-    for one in others:
-        total = total + _resized(one[None, None].relu(), frame)[0, 0]
+    for class_map in others:
+        total = total + _resized(class_map[None, None].relu(), frame)[0, 0]
     return total
 
 

@@ -1,4 +1,4 @@
-"""Find the peaks of class maps: WeakSAM's Algorithm 1, with plateaus that hide nobody, and clusters of peaks."""
+"""Find the peaks of class maps (WeakSAM, Algorithm 1), and cluster those of cross-attention."""
 
 from __future__ import annotations
 
@@ -11,21 +11,59 @@ from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from weaksam.stages.clues.maps import fused_map, min_max
+from weaksam.stages.clues.maps import ClassMaps, fused_map, min_max
+from weaksam.stages.clues.settings import ClueSettings
+from weaksam.structures.clue_points import CLASSLESS, CROSS, KINDS, CluePeaks
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 PEAKS_PER_CLUSTER = 5
 """Cross-attention peaks for each of which there is one cluster, as published."""
 
 
+def photo_peaks(maps: ClassMaps, settings: ClueSettings) -> CluePeaks:
+    """The peaks of a photo's maps, kind by kind as far as ``settings.kinds`` wants them (docs/method.md, Clues).
+
+    Coarse and fine maps are searched with ``peak_kernel``, cross-attention with ``cross_kernel``. Its many peaks are
+    clustered as published, all classes together, so that they speak for none (label -1), or within each class. A
+    cluster's height is 1. No map, no peak.
+    """
+    parts = [CluePeaks.none()]
+    for name, kind in KINDS.items():
+        if name in settings.kinds and kind in maps.kinds:
+            points, labels, heights = map_peaks(
+                maps.kinds[kind],
+                maps.labels,
+                maps.frame,
+                maps.size,
+                kernel=settings.cross_kernel if kind == CROSS else settings.peak_kernel,
+                min_value=settings.min_peak,
+                max_peaks=settings.max_peaks,
+            )
+            if kind == CROSS and settings.cross_points != "all":
+                points, labels = _clustered(points, labels, per_class=settings.cross_points == "per_class")
+                heights = torch.ones(len(points))
+            parts.append(CluePeaks(points, labels, torch.full((len(points),), kind), heights))
+    return CluePeaks(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _clustered(points: Tensor, labels: Tensor, *, per_class: bool) -> tuple[Tensor, Tensor]:
+    """Cluster centres ``(K, 2)`` of points and the class of each: class by class, or of all together and of none."""
+    groups = labels.unique().tolist() if per_class else [CLASSLESS]
+    centres, owners = [torch.zeros(0, 2)], [torch.zeros(0, dtype=torch.int64)]
+    for label in groups:
+        centres.append(cluster_points(points[labels == label] if per_class else points))
+        owners.append(torch.full((len(centres[-1]),), label))
+    return torch.cat(centres), torch.cat(owners)
+
+
 def find_peaks(class_map: Tensor, *, kernel: int = 17, min_value: float = 0.9, max_peaks: int = 25) -> Tensor:
     """Peaks ``(P, 2)`` as integer (x, y), highest first, of one map ``(H, W)`` stretched to [0, 1].
 
     A peak equals the maximum of the ``kernel`` x ``kernel`` window around it (``kernel`` odd), reaches ``min_value``
-    and is positive. Of a plateau of tied pixels the one nearest its centroid speaks. Walking down, a peak within
-    ``kernel / 2`` pixels (Euclidean) of a kept one is dropped (WeakSAM, Algorithm 1). Deviation: the published code
-    takes the 25 best *pixels*, so a corner plateau hides every other object; here ``max_peaks`` counts peaks after
-    plateaus are merged. A map without a value over 0 has no peak: ``(0, 2)``.
+    and is positive. Of a plateau of tied pixels the one nearest its centroid stays. Walking down, a peak within
+    ``kernel / 2`` pixels (Euclidean) of a kept one is dropped (WeakSAM, Zhu et al., ACM MM 2024, Algorithm 1).
+    Deviation: the published code takes the 25 best *pixels*, so a corner plateau hides every other object; here
+    ``max_peaks`` counts peaks after plateaus are merged. A map without a value over 0 has no peak: ``(0, 2)``.
     """
     if kernel % 2 == 0:
         raise ValueError(f"the peak kernel must be odd, found {kernel}: use {kernel + 1}")
@@ -56,28 +94,28 @@ def map_peaks(
     """
     points, owners, heights = [torch.zeros(0, 2)], [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
     to_photo = torch.tensor([size[1] / frame[1], size[0] / frame[0]])
-    for place, label in enumerate(labels):
+    for row, label in enumerate(labels):
         for number in range(len(scales[0])):
-            large = min_max(fused_map([one[number, place] for one in scales], frame))
-            found = find_peaks(large, kernel=kernel, min_value=min_value, max_peaks=max_peaks)
-            heights.append(large[found[:, 1], found[:, 0]])
-            points.append((found + 0.5) * to_photo)
-            owners.append(label.repeat(len(found)))
+            class_map = min_max(fused_map([maps[number, row] for maps in scales], frame))  # (H', W')
+            peaks = find_peaks(class_map, kernel=kernel, min_value=min_value, max_peaks=max_peaks)
+            heights.append(class_map[peaks[:, 1], peaks[:, 0]])
+            points.append((peaks + 0.5) * to_photo)
+            owners.append(label.repeat(len(peaks)))
     return torch.cat(points), torch.cat(owners), torch.cat(heights)
 
 
 def cluster_points(points: Tensor, *, seed: int = 0) -> Tensor:
     """Centres ``(K, 2)`` of ``points`` (P, 2) by k-means with k = max(1, P // 5), by x then y; no point gives none.
 
-    WeakSAM section 1.5 (k-means++, one start, seed 0). Deviations: centres keep their fraction instead of being cut to
-    whole pixels, coinciding points never ask for more clusters than there are places, and a photo without points gets
-    none instead of a made-up one at (100, 100).
+    k-means++ with one start and seed 0, as in WeakSAM's released code (docs/method.md, Clues). Deviations: centres keep
+    their fraction instead of being cut to whole pixels, coinciding points never ask for more clusters than there are
+    places, and a photo without points gets none instead of a made-up one at (100, 100).
     """
-    places = np.unique(points.numpy().astype(np.float64), axis=0)
-    if len(places) == 0:
-        return points.new_zeros(0, 2)
-    count = min(max(1, len(points) // PEAKS_PER_CLUSTER), len(places))
     data = points.numpy().astype(np.float64)
+    num_places = len(np.unique(data, axis=0))
+    if num_places == 0:
+        return points.new_zeros(0, 2)
+    count = min(max(1, len(points) // PEAKS_PER_CLUSTER), num_places)
     # The same peaks in another order are the same clusters
     data = data[np.lexsort(data.T[::-1])]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What clues are made of: the source of the class maps, the views, and which peaks become points."""
+"""Settings of the clues: the source of the class maps, the views of a photo, and which peaks become points."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from weaksam.config import Settings
-from weaksam.models.weaktr.build import WeakTrSettings
-from weaksam.stages.clues.weaktr_training import TagTrainingSettings
+from weaksam.models.weaktr.network import WeakTrSettings
+from weaksam.stages.clues.weaktr_training import WeakTrTrainingSettings
+from weaksam.structures.clue_points import KindName
 
 Source = Literal["cam", "weaktr", "files"]
-Kind = Literal["coarse", "fine", "cross"]
 SCALES = {"cam": (1.0,), "weaktr": (1.0, 0.8, 1.2), "files": (1.0,)}
 """Scales of the views where none are set: WeakTr's as published; heat maps from files come as one view."""
 MIN_SCORES = {"cam": 0.5, "weaktr": 0.3775, "files": 0.5}
@@ -20,7 +20,7 @@ MIN_SCORES = {"cam": 0.5, "weaktr": 0.3775, "files": 0.5}
 
 
 class ClueSettings(Settings):
-    """Where class maps come from, how photos are looked at, and which peaks of the maps become points."""
+    """Where class maps come from, how photos are seen, and which peaks of the maps become points."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"heat_maps"})
 
@@ -43,11 +43,11 @@ class ClueSettings(Settings):
     finetune_batch: int = Field(8, ge=1, description="photos per step of that training")
     pool_sharpness: float = Field(1.0, gt=0, description="soft maximum that pools class maps in that training")
     weaktr: WeakTrSettings = Field(WeakTrSettings(), description="the transformer of source weaktr")
-    weaktr_training: TagTrainingSettings = Field(
-        TagTrainingSettings(), description="how it learns the tags; num_epochs=0 takes a trained WeakTr as it is"
+    weaktr_training: WeakTrTrainingSettings = Field(
+        WeakTrTrainingSettings(), description="how it learns the tags; num_epochs=0 takes a trained WeakTr as it is"
     )
     heat_maps: Path | None = Field(None, description="folder of heat maps of source files, see docs/clues.md")
-    kinds: tuple[Kind, ...] = Field(
+    kinds: tuple[KindName, ...] = Field(
         ("coarse", "fine", "cross"), description="maps whose peaks become points, as far as the source has them"
     )
     peak_kernel: int = Field(17, ge=3, description="window of a peak of a class map, input pixels, odd")
@@ -91,24 +91,24 @@ class ClueSettings(Settings):
         return self
 
     @property
-    def views(self) -> tuple[float, ...]:
-        """The scales of the views, the source's own where none are set."""
+    def view_scales(self) -> tuple[float, ...]:
+        """The scales of a photo's views, the source's own where none are set."""
         return SCALES[self.source] if self.scales is None else self.scales
 
     @property
-    def least_score(self) -> float:
+    def class_threshold(self) -> float:
         """Least probability of a class of a photo without tags, the source's own where none is set."""
         return MIN_SCORES[self.source] if self.min_score is None else self.min_score
 
-    def relevant(self) -> ClueSettings:
+    def fingerprinted(self) -> ClueSettings:
         """The settings that decide the clues of this source, for their fingerprint: the other sources' at default."""
-        unread = {name for source, names in _OWN.items() if source != self.source for name in names}
+        unread = {name for source, names in _READ_BY_ONE_SOURCE.items() if source != self.source for name in names}
         unread |= {"weaktr", "weaktr_training"}  # whose fingerprints are inputs, so that a file may move
         defaults = {name: type(self).model_fields[name].default for name in unread}
-        return self.model_copy(update=defaults | {"scales": self.views, "min_score": self.least_score})
+        return self.model_copy(update=defaults | {"scales": self.view_scales, "min_score": self.class_threshold})
 
 
-_OWN: dict[str, tuple[str, ...]] = {
+_READ_BY_ONE_SOURCE: dict[str, tuple[str, ...]] = {
     "cam": ("long_side", "weight_decay", "network", "network_weights"),
     "weaktr": ("weaktr", "weaktr_training", "cross_layers", "cross_points", "cross_kernel"),
     "files": (),

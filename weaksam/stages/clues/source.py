@@ -1,4 +1,4 @@
-"""The one interface of all sources of clues: class maps of a photo, whatever makes them."""
+"""Define the interface of all sources of clues: class maps of a photo, whatever makes them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from weaksam.structures.dataset import Dataset
 
 
 class ClueSource(Protocol):
-    """Anything that maps the classes of a photo: a network trained on tags, or a folder of heat maps."""
+    """Anything that maps where the classes of a photo are: a network trained on tags, or a folder of heat maps."""
 
     @property
     def inputs(self) -> dict[str, str]:
         """Fingerprints of all that decides the maps beside the settings: data it learns from, weights, files."""
 
     def prepare(self, folder: Path, fingerprint: str) -> None:
-        """Train or load what is needed before `look`; what it writes for others goes to the store's ``folder``."""
+        """Train or load what `map_classes` needs; files for other readers go to the store's ``folder``."""
 
-    def look(self, dataset: Dataset, image_id: str) -> ClassMaps:
+    def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:
         """The maps of one photo: of its tags, or without tags of the classes it scores for. Raises `UserError`."""
 
 

@@ -1,4 +1,4 @@
-"""The transformer source: WeakTr's coarse, fine and cross-attention maps."""
+"""Map classes with WeakTr, a vision transformer: coarse, fine and cross-attention maps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.engine.context import RunContext
 from weaksam.models.backbones.inputs import normalise
-from weaksam.models.weaktr.build import WeakTr, build_weaktr, weaktr_fingerprint
+from weaksam.models.weaktr.build import build_weaktr
+from weaksam.models.weaktr.checkpoints import weaktr_fingerprint
+from weaksam.models.weaktr.network import WeakTr
 from weaksam.stages.clues.maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import classes_to_map
-from weaksam.stages.clues.weaktr_training import train_weaktr, training_fingerprint
+from weaksam.stages.clues.weaktr_training import train_weaktr, weaktr_training_fingerprint
 from weaksam.structures.clue_points import COARSE, CROSS, FINE, KINDS
 from weaksam.structures.dataset import Dataset
 
@@ -27,9 +29,9 @@ class WeakTrSource:
     """A vision transformer with a token per class, as its checkpoint is or trained on the tags of the run."""
 
     def __init__(self, context: RunContext, settings: ClueSettings, dataset: Dataset) -> None:
-        """``dataset``: the photos that will be looked at."""
+        """``dataset``: the photos whose classes will be mapped."""
         self.context, self.settings, self.dataset = context, settings, dataset
-        self.wanted = tuple(number for name, number in KINDS.items() if name in settings.kinds)
+        self.wanted_kinds = tuple(number for name, number in KINDS.items() if name in settings.kinds)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -37,12 +39,12 @@ class WeakTrSource:
         weaktr, training, context = self.settings.weaktr, self.settings.weaktr_training, self.context
         if training.num_epochs == 0:
             return {"weaktr": weaktr_fingerprint(weaktr)}
-        return {"weaktr": training_fingerprint(context.train, weaktr, training, context.seed)}
+        return {"weaktr": weaktr_training_fingerprint(context.train, weaktr, training, context.seed)}
 
     def prepare(self, folder: Path, fingerprint: str) -> None:
         """Train the network on the tags, or take it as it is where ``weaktr_training.num_epochs`` is 0."""
         context, training = self.context, self.settings.weaktr_training
-        # What would stop the clues is said before the training, not after it
+        # Photos and settings that cannot work are refused before the training, not after it
         self._check(build_weaktr(self.settings.weaktr, len(context.train.classes)))
         self.model = train_weaktr(
             context.train,
@@ -57,7 +59,7 @@ class WeakTrSource:
     def _check(self, model: WeakTr) -> None:
         """`UserError` for photos that are too small and blocks that are not there."""
         depth, (first, last) = model.shape.depth, self.settings.cross_layers
-        if CROSS in self.wanted and first > depth:
+        if CROSS in self.wanted_kinds and first > depth:
             raise UserError(
                 f"wanted cross-attention of the blocks {first} to {last}, found a network of {depth} blocks: set "
                 f"clues.cross_layers to numbers from 1 to {depth}"
@@ -70,31 +72,32 @@ class WeakTrSource:
                 )
 
     @torch.inference_mode()
-    def look(self, dataset: Dataset, image_id: str) -> ClassMaps:
+    def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:
         """Maps of the photo at every scale, with its mirror image in the same forward pass."""
         sample = dataset.by_id[image_id]
         image = read_image(sample.path)
         size = (image.shape[0], image.shape[1])
         frame = shrunk_size(size, self.settings.max_side)
-        seen = [self._see(image, scaled_size(frame, scale, self.model.patch_size)) for scale in self.settings.views]
-        scores = torch.stack([logits for logits, _ in seen]).mean(dim=0).sigmoid()
-        labels = classes_to_map(scores, sample.tags, self.settings.least_score)
-        kinds = {kind: tuple(maps[kind][:, labels] for _, maps in seen) for kind in self.wanted}
+        view_sizes = [scaled_size(frame, scale, self.model.patch_size) for scale in self.settings.view_scales]
+        outputs = [self._map_view(image, view_size) for view_size in view_sizes]
+        scores = torch.stack([logits for logits, _ in outputs]).mean(dim=0).sigmoid()
+        labels = classes_to_map(scores, sample.tags, self.settings.class_threshold)
+        kinds = {kind: tuple(maps[kind][:, labels] for _, maps in outputs) for kind in self.wanted_kinds}
         return ClassMaps(labels, scores, kinds, frame, size)
 
-    def _see(self, image: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, dict[int, Tensor]]:
+    def _map_view(self, image: np.ndarray, size: tuple[int, int]) -> tuple[Tensor, dict[int, Tensor]]:
         """Logits ``(C,)`` of the class tokens and maps ``(N, C, h, w)`` by kind, of the photo resized to ``size``."""
         pixels = view_of(image, size).to(self.context.device)
-        out = self.model(both_views(pixels) if self.settings.flip else pixels)
+        output = self.model(both_views(pixels) if self.settings.flip else pixels)
         maps = {}
-        if COARSE in self.wanted:
-            maps[COARSE] = views_mean(out.coarse)[None]
-        if FINE in self.wanted:
-            maps[FINE] = views_mean(out.fine)[None]
-        if CROSS in self.wanted:
+        if COARSE in self.wanted_kinds:
+            maps[COARSE] = views_mean(output.coarse)[None]
+        if FINE in self.wanted_kinds:
+            maps[FINE] = views_mean(output.fine)[None]
+        if CROSS in self.wanted_kinds:
             first, last = self.settings.cross_layers
-            maps[CROSS] = views_mean(out.head_cross[:, first - 1 : last].flatten(1, 2))
-        return out.class_logits.mean(dim=0).cpu(), {kind: one.cpu() for kind, one in maps.items()}
+            maps[CROSS] = views_mean(output.head_cross[:, first - 1 : last].flatten(1, 2))
+        return output.class_logits.mean(dim=0).cpu(), {kind: kind_maps.cpu() for kind, kind_maps in maps.items()}
 
 
 def view_of(image: np.ndarray, size: tuple[int, int]) -> Tensor:

@@ -20,9 +20,11 @@ from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 from weaksam.evaluation.tag_ap import tag_mean_average_precision
-from weaksam.models.weaktr.build import WeakTr, WeakTrSettings, build_weaktr, save_weaktr, weaktr_fingerprint
+from weaksam.models.weaktr.build import build_weaktr
+from weaksam.models.weaktr.checkpoints import save_weaktr, weaktr_fingerprint
 from weaksam.models.weaktr.losses import class_scores, weaktr_losses
-from weaksam.stages.clues.weaktr_views import TagBatch, TagPhotos, TagViewSettings
+from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
+from weaksam.stages.clues.weaktr_views import TaggedViews, ViewBatch, WeakTrViewSettings
 from weaksam.store.files import write_json_atomic
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import load_into, load_state
@@ -31,7 +33,7 @@ from weaksam.structures.dataset import Dataset
 LABEL = "WeakTr"
 
 
-class TagTrainingSettings(Settings):
+class WeakTrTrainingSettings(Settings):
     """How WeakTr learns from tags; the defaults are the published recipe's, see docs/weaktr.md."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"workers"})
@@ -44,7 +46,7 @@ class TagTrainingSettings(Settings):
     min_lr: float = Field(1e-5, ge=0, description="last learning rate, not scaled")
     weight_decay: float = Field(0.05, ge=0, description="decay of every weight, AdamW")
     image_size: int = Field(224, ge=16, description="side of the square views, pixels")
-    views: TagViewSettings = Field(TagViewSettings(), description="how photos are varied")
+    views: WeakTrViewSettings = Field(WeakTrViewSettings(), description="how photos are varied")
     held_out: float = Field(
         0.1, ge=0, lt=1, description="share of the photos whose tags pick the epoch; 0 keeps the last"
     )
@@ -58,19 +60,19 @@ def split_held_out(tags: Tensor, share: float, seed: int) -> tuple[list[int], li
     Drawn from ``seed``; a photo stays in training if it is the last there with one of its tags.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "held-out tags"))
-    left = tags.sum(dim=0)  # (C,) photos with the class that are not held out
+    num_left = tags.sum(dim=0)  # (C,) photos with the class that are not held out
     held: list[int] = []
     for row in torch.randperm(len(tags), generator=generator).tolist():
         if len(held) + 1 > share * len(tags):
             break
-        if bool((left - tags[row] >= 1)[tags[row] > 0].all()):
-            left = left - tags[row]
+        if bool((num_left - tags[row] >= 1)[tags[row] > 0].all()):
+            num_left = num_left - tags[row]
             held.append(row)
-    chosen = set(held)
-    return [row for row in range(len(tags)) if row not in chosen], sorted(held)
+    held_out = set(held)
+    return [row for row in range(len(tags)) if row not in held_out], sorted(held)
 
 
-def learning_rate(epoch: float, settings: TagTrainingSettings) -> float:
+def learning_rate(epoch: float, settings: WeakTrTrainingSettings) -> float:
     """Learning rate after ``epoch`` passes: a linear rise from ``warmup_lr``, then a cosine that ends at ``min_lr``.
 
     The cosine spans all epochs, as timm's does, so its first part lies under the rise. Deviation: the published code
@@ -83,21 +85,23 @@ def learning_rate(epoch: float, settings: TagTrainingSettings) -> float:
     return settings.min_lr + (peak - settings.min_lr) * cosine
 
 
-def training_fingerprint(dataset: Dataset, weaktr: WeakTrSettings, training: TagTrainingSettings, seed: int) -> str:
+def weaktr_training_fingerprint(
+    dataset: Dataset, weaktr: WeakTrSettings, training: WeakTrTrainingSettings, seed: int
+) -> str:
     """SHA-256 over all that decides the trained network: photos, tags, settings, first weights and seed."""
     inputs = {"train": dataset.fingerprint, "weights": weaktr_fingerprint(weaktr), "seed": str(seed)}
     return stage_fingerprint("weaktr", training, inputs)
 
 
 def weaktr_folder(out: Path, fingerprint: str) -> Path:
-    """Where a training of this `training_fingerprint` lies; ``weaktr.safetensors`` there is the network it chose."""
+    """Folder of the training with this `weaktr_training_fingerprint`; ``weaktr.safetensors`` in it is what it chose."""
     return store_folder(out, "clues", "weaktr", fingerprint)
 
 
 def train_weaktr(
     dataset: Dataset,
     weaktr: WeakTrSettings,
-    training: TagTrainingSettings,
+    training: WeakTrTrainingSettings,
     *,
     out: Path,
     seed: int,
@@ -118,25 +122,25 @@ def train_weaktr(
     if training.num_epochs == 0:
         return build_weaktr(weaktr, len(dataset.classes), trained=True).to(device).eval()
     check_tags(dataset)
-    fingerprint = training_fingerprint(dataset, weaktr, training, seed)
+    fingerprint = weaktr_training_fingerprint(dataset, weaktr, training, seed)
     folder = weaktr_folder(out, fingerprint)
     seed_everything(derive_seed(seed, LABEL))
     model = build_weaktr(weaktr, len(dataset.classes)).to(device)
     chosen = folder / "weaktr.safetensors"
     if not chosen.is_file():
-        _Training(model, dataset, training, folder, fingerprint, seed, device).run(chosen, log)
+        _WeakTrTraining(model, dataset, training, folder, fingerprint, seed, device).run(chosen, log)
     load_into(model, load_state(chosen, LABEL), LABEL)
     return model.eval()
 
 
-class _Training:
-    """One run of `fit` and what it needs at hand."""
+class _WeakTrTraining:
+    """Trains one network and keeps the weights of the epoch that ranks held-out tags best."""
 
     def __init__(
         self,
         model: WeakTr,
         dataset: Dataset,
-        settings: TagTrainingSettings,
+        settings: WeakTrTrainingSettings,
         folder: Path,
         fingerprint: str,
         seed: int,
@@ -148,7 +152,7 @@ class _Training:
         tags, samples = dataset.tag_matrix(), list(dataset)
         rows, held = split_held_out(tags, settings.held_out, seed)
         make = partial(
-            TagPhotos, size=settings.image_size, settings=settings.views, seed=seed, workers=settings.workers
+            TaggedViews, size=settings.image_size, settings=settings.views, seed=seed, workers=settings.workers
         )
         self.photos, self.held_out = (make([samples[i] for i in part], tags[part]) for part in (rows, held))
 
@@ -169,7 +173,7 @@ class _Training:
             lambda epoch: self.photos.varied(epoch, settings.batch_size),
             TrainingJob(self.folder, self.fingerprint, LABEL, self.seed, num_epochs=settings.num_epochs, log=log),
             num_steps_per_epoch=steps,
-            on_epoch_end=self._judge if len(self.held_out) else None,
+            on_epoch_end=self._keep_if_best if len(self.held_out) else None,
         )
         if not len(self.held_out):
             save_weaktr(self.model, chosen, self.fingerprint)
@@ -178,20 +182,20 @@ class _Training:
         else:
             raise UserError(f"wanted the chosen weights at {chosen}, found nothing: delete {self.folder} and rerun")
 
-    def _losses(self, batch: TagBatch) -> dict[str, Tensor]:
+    def _losses(self, batch: ViewBatch) -> dict[str, Tensor]:
         with autocast(self.dtype, self.device):
             output = self.model(batch.pixels.to(self.device))
         return weaktr_losses(output, batch.tags.to(self.device))
 
-    def _judge(self, epoch: int) -> None:
+    def _keep_if_best(self, epoch: int) -> None:
         """Note the mean average precision of the held-out tags; keep the weights where it is the best so far."""
         path = self.folder / "selection.json"
-        seen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        before = seen[:epoch]  # the note of an epoch that was killed before its state was saved is made again
-        found = self.held_out_precision()
-        if found >= max(before, default=0.0):
+        noted = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        earlier = noted[:epoch]  # an epoch that was killed before its state was saved is measured again
+        precision = self.held_out_precision()
+        if precision >= max(earlier, default=0.0):
             save_weaktr(self.model, self.best, self.fingerprint)
-        write_json_atomic(path, [*before, found])
+        write_json_atomic(path, [*earlier, precision])
 
     @torch.no_grad()
     def held_out_precision(self) -> float:

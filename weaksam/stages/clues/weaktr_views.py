@@ -1,4 +1,4 @@
-"""Views of photos for training on tags: random crops, colours and gaps, each from (seed, photo, epoch) alone."""
+"""Make random views of photos for training WeakTr: crops, colours and gaps, each from (seed, photo, epoch) alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from weaksam.models.backbones.inputs import normalise
 from weaksam.structures.dataset import Sample
 
 _BICUBIC = InterpolationMode.BICUBIC
-_KEPT_BYTES = 2 * 2**30
+_MAX_KEPT_BYTES = 2 * 2**30
 """Room for photos that are kept between epochs."""
 
 
-class TagViewSettings(Settings):
+class WeakTrViewSettings(Settings):
     """How photos are varied for training; the defaults are DeiT's, which WeakTr uses."""
 
     smallest_crop: float = Field(0.08, gt=0, le=1, description="least share of the photo's area in a crop")
@@ -36,15 +36,15 @@ class TagViewSettings(Settings):
     erase: float = Field(0.25, ge=0, le=1, description="chance that a rectangle of a view becomes noise")
 
 
-class TagBatch(NamedTuple):
-    """Normalised pixels ``(B, 3, S, S)``, tags ``(B, C)`` in {0, 1} and the photos' ids."""
+class ViewBatch(NamedTuple):
+    """Views of B photos: normalised ``pixels (B, 3, S, S)``, ``tags (B, C)`` in {0, 1} and the photos' ids."""
 
     pixels: Tensor
     tags: Tensor
     image_ids: tuple[str, ...]
 
 
-def vary_photo(photo: Tensor, size: int, settings: TagViewSettings) -> Tensor:
+def vary_photo(photo: Tensor, size: int, settings: WeakTrViewSettings) -> Tensor:
     """One random view, normalised ``(3, size, size)``, of a uint8 photo ``(3, H, W)``; draws from torch's randomness.
 
     DeiT's recipe: a crop of random area and shape (bicubic), a flip, RandAugment, random erasing by noise. Deviation:
@@ -64,38 +64,38 @@ def vary_photo(photo: Tensor, size: int, settings: TagViewSettings) -> Tensor:
 
 
 def whole_photo(photo: Tensor, size: int) -> Tensor:
-    """The whole uint8 photo ``(3, H, W)`` stretched to a normalised ``(3, size, size)``: what it is judged by."""
+    """The whole uint8 photo ``(3, H, W)`` stretched to a normalised ``(3, size, size)``: the view that is scored."""
     return normalise(TF.resize(photo, [size, size], interpolation=_BICUBIC, antialias=True))
 
 
-class TagPhotos(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
-    """Batches of views of ``samples`` with their tags; shrunk photos are kept in memory where they fit.
+class TaggedViews(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
+    """Batches of views of ``samples`` with their tags ``(N, C)``; shrunk photos are kept in memory where they fit.
 
     ``workers`` processes make them, 0 for none; the views do not depend on it.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], tags: Tensor, size: int, settings: TagViewSettings, seed: int, workers: int
+        self, samples: Sequence[Sample], tags: Tensor, size: int, settings: WeakTrViewSettings, seed: int, workers: int
     ) -> None:
         self.samples, self.tags, self.size, self.settings = samples, tags, size, settings
         self.seed, self.workers = seed, workers
-        self.kept: dict[int, Tensor] = {}
-        self.room = 0 if workers else _KEPT_BYTES
+        self._kept: dict[int, Tensor] = {}
+        self._bytes_left = 0 if workers else _MAX_KEPT_BYTES
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def num_batches(self, batch_size: int) -> int:
-        """Batches of an epoch; photos left over sit it out, unless they are all there are."""
+        """Batches of an epoch; photos that fill no batch are left out, unless there is no full batch."""
         return max(1, len(self) // batch_size)
 
-    def varied(self, epoch: int, batch_size: int) -> Iterator[TagBatch]:
+    def varied(self, epoch: int, batch_size: int) -> Iterator[ViewBatch]:
         """The random views of an epoch, in an order that follows from (seed, epoch)."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "tag order", epoch))
         order = torch.randperm(len(self), generator=generator).split(batch_size)
         return self._batches([[(i, epoch) for i in part.tolist()] for part in order[: self.num_batches(batch_size)]])
 
-    def whole(self, batch_size: int) -> Iterator[TagBatch]:
+    def whole(self, batch_size: int) -> Iterator[ViewBatch]:
         """Every photo once, whole and unvaried, in order."""
         return self._batches([[(i, None) for i in part.tolist()] for part in torch.arange(len(self)).split(batch_size)])
 
@@ -111,23 +111,23 @@ class TagPhotos(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
 
     def _photo(self, index: int) -> Tensor:
         """The photo ``(3, H, W)`` uint8, shrunk so that its shorter side is at most twice the view's."""
-        if index in self.kept:
-            return self.kept[index]
+        if index in self._kept:
+            return self._kept[index]
         photo = torch.from_numpy(read_image(self.samples[index].path)).permute(2, 0, 1)
         if min(photo.shape[1:]) > 2 * self.size:
             photo = TF.resize(photo, [2 * self.size], interpolation=_BICUBIC, antialias=True)
         photo = photo.contiguous()
-        if photo.numel() <= self.room:
-            self.room -= photo.numel()
-            self.kept[index] = photo
+        if photo.numel() <= self._bytes_left:
+            self._bytes_left -= photo.numel()
+            self._kept[index] = photo
         return photo
 
-    def _batches(self, keys: list[list[tuple[int, int | None]]]) -> Iterator[TagBatch]:
+    def _batches(self, keys: list[list[tuple[int, int | None]]]) -> Iterator[ViewBatch]:
         """Batches of the items at ``keys``; the loader's own generator keeps it from drawing on the global one."""
         options: dict[str, Any] = {"num_workers": self.workers, "collate_fn": _collate}
         return iter(DataLoader(self, batch_sampler=keys, generator=torch.Generator(), **options))
 
 
-def _collate(items: list[tuple[Tensor, Tensor, str]]) -> TagBatch:
+def _collate(items: list[tuple[Tensor, Tensor, str]]) -> ViewBatch:
     pixels, tags, image_ids = zip(*items, strict=True)
-    return TagBatch(torch.stack(pixels), torch.stack(tags), image_ids)
+    return ViewBatch(torch.stack(pixels), torch.stack(tags), image_ids)
