@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from weaksam.sam.region_tree.merging import merged_regions, superpixels
+from weaksam.sam.region_tree.merging import cut_superpixels, merged_regions
 from weaksam.sam.region_tree.objectness import Objectness
 from weaksam.sam.region_tree.segmenter import RegionTreeSettings
 from weaksam.sam.region_tree.watershed import build_tree, lab_from_rgb, working_frame
@@ -51,17 +51,17 @@ def examples(scene: PartScene, settings: RegionTreeSettings) -> tuple[Tensor, Te
     truth = scale(true_boxes(scene), lab.shape[1] / SIZE, lab.shape[0] / SIZE)
     features, boxes = [], []
     for sigma in settings.superpixel_smoothings:
-        cut = superpixels(lab, *build_tree(lab, sigma), settings.num_superpixels)
-        found = merged_regions(cut, settings.min_merged_area, settings.max_area)
-        features.append(torch.from_numpy(found.features).float())
-        boxes.append(torch.from_numpy(found.boxes).float())
-    reached, whose = pairwise_iou(torch.cat(boxes), truth).max(1)
-    hit = reached >= 0.5
-    weights = torch.ones(len(reached))
+        cut = cut_superpixels(lab, *build_tree(lab, sigma), settings.num_superpixels)
+        regions = merged_regions(cut, settings.min_merged_area, settings.max_area)
+        features.append(torch.from_numpy(regions.features).float())
+        boxes.append(torch.from_numpy(regions.boxes).float())
+    iou, object_of = pairwise_iou(torch.cat(boxes), truth).max(1)
+    hit = iou >= 0.5
+    weights = torch.ones(len(iou))
     if hit.any():
-        count = whose[hit].bincount().float()
-        weights[hit] = (count[count > 0].mean() / count[whose[hit]]) ** 0.25
-    return torch.cat(features), 0.5 * hit.float() + 0.5 * (reached >= 0.75).float(), weights
+        count = object_of[hit].bincount().float()
+        weights[hit] = (count[count > 0].mean() / count[object_of[hit]]) ** 0.25
+    return torch.cat(features), 0.5 * hit.float() + 0.5 * (iou >= 0.75).float(), weights
 
 
 def train(features: Tensor, targets: Tensor, weights: Tensor, epochs: int, seed: int) -> Objectness:
@@ -76,9 +76,9 @@ def train(features: Tensor, targets: Tensor, weights: Tensor, epochs: int, seed:
     for epoch in range(epochs):
         order = torch.randperm(len(features))
         for step in range(steps):
-            some = order[step * BATCH : (step + 1) * BATCH]
-            logits = network(features[some])
-            loss = F.binary_cross_entropy_with_logits(logits, targets[some], weight=weights[some])
+            rows = order[step * BATCH : (step + 1) * BATCH]
+            logits = network(features[rows])
+            loss = F.binary_cross_entropy_with_logits(logits, targets[rows], weight=weights[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -88,7 +88,7 @@ def train(features: Tensor, targets: Tensor, weights: Tensor, epochs: int, seed:
 
 
 def main() -> None:
-    """Render, measure, train, write."""
+    """Render scenes, measure their regions, train the ranker and write its weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="safetensors file to write")
     parser.add_argument("--scenes", type=int, default=150)

@@ -82,20 +82,20 @@ def test_working_frame_shrinks_and_never_enlarges():
 def test_depth_first_order_makes_every_node_a_slice():
     tree = higra_tree()
     leaves = leaves_under(tree)
-    area = np.array([len(some) for some in leaves])
+    area = np.array([len(members) for members in leaves])
     rank, first = depth_first(tree, area)
     assert sorted(rank) == list(range(tree.num_leaves()))
-    for node, some in enumerate(leaves):
+    for node, members in enumerate(leaves):
         assert {
             leaf for leaf in range(tree.num_leaves()) if first[node] <= rank[leaf] < first[node] + area[node]
-        } == some
+        } == members
 
 
 def test_node_boxes_enclose_their_leaves():
     tree = higra_tree()
     boxes = node_boxes(tree, (9, 13))
-    for node, some in enumerate(leaves_under(tree)):
-        y, x = np.divmod(np.array(sorted(some)), 13)
+    for node, members in enumerate(leaves_under(tree)):
+        y, x = np.divmod(np.array(sorted(members)), 13)
         assert boxes[node].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
@@ -209,15 +209,15 @@ def test_no_prompt_gives_empty_tensors(segmenter, embedding):
 
 
 def test_regions_hold_every_object_best_first_without_duplicates(segmenter, embedding):
-    found = segmenter.regions(embedding, 50)
+    regions = segmenter.regions(embedding, 50)
     for box in ([10, 10, 70, 70], [20, 20, 50, 50], [30, 30, 40, 40], [80, 30, 95, 60]):
-        assert (found.boxes - torch.tensor(box)).abs().amax(1).min() <= 1
-    assert (found.scores.diff() <= 0).all()
-    assert found.scores.max() <= 1
+        assert (regions.boxes - torch.tensor(box)).abs().amax(1).min() <= 1
+    assert (regions.scores.diff() <= 0).all()
+    assert regions.scores.max() <= 1
     few = segmenter.regions(embedding, 3)
-    assert torch.equal(few.boxes, found.boxes[:3])
-    y, x = found.masks[0].nonzero().T
-    assert found.boxes[0].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+    assert torch.equal(few.boxes, regions.boxes[:3])
+    y, x = regions.masks[0].nonzero().T
+    assert regions.boxes[0].tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
 def test_an_object_of_two_colours_is_a_touching_pair():
@@ -265,9 +265,9 @@ def test_scores_of_regions_fall_and_the_best_of_every_place_lead():
 def test_boxes_are_in_photo_pixels_whatever_the_working_frame():
     large = nested_photo().repeat(6, axis=0).repeat(6, axis=1)  # 480 x 600
     segmenter = RegionTreeSegmenter()
-    found = segmenter.regions(segmenter.encode(large), 50)
-    assert found.masks.shape[1:] == (205, 256)
-    assert (found.boxes - 6 * torch.tensor([10, 10, 70, 70])).abs().amax(1).min() <= 6
+    regions = segmenter.regions(segmenter.encode(large), 50)
+    assert regions.masks.shape[1:] == (205, 256)
+    assert (regions.boxes - 6 * torch.tensor([10, 10, 70, 70])).abs().amax(1).min() <= 6
     full = segmenter.predict(segmenter.encode(large), Prompts(boxes=torch.tensor([[480.0, 180, 570, 360]])))
     mask = full.full(torch.tensor([0]), full.iou.argmax(1))[0]
     truth = torch.zeros(480, 600, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Superpixels of a photo merged in several orders: many cheap hierarchies, their nodes measured for ranking."""
+"""Merge the superpixels of a photo in several orders, and measure the nodes of these trees for ranking."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CRITERIA: dict[str, tuple[tuple[float, float, float], float, float]] = {
     "busy_near": ((1, 1, 1), 4, 60),
     "texture": ((0.3, 0.3, 0.3), 8, 60),
 }
-"""Ward's criterion in several spaces: weights of L, a and b, of the texture, of the place (in longer sides)."""
+"""Ward's criterion in several spaces: weights of L, a and b, of the texture, of the position (in longer sides)."""
 
 ORDERS = ("gradient", *CRITERIA)
 """All orders of merging: by the mean gradient across a border, or by ``CRITERIA``."""
@@ -88,7 +88,7 @@ class MergedRegions:
     stability: np.ndarray
 
 
-def superpixels(lab: np.ndarray, tree: higra.Tree, altitudes: np.ndarray, num: int) -> Superpixels:
+def cut_superpixels(lab: np.ndarray, tree: higra.Tree, altitudes: np.ndarray, num: int) -> Superpixels:
     """Cut the hierarchical watershed of a Lab frame ``(h, w, 3)`` into about ``num`` superpixels; a flat one is one."""
     h, w = lab.shape[:2]
     cut = np.asarray(higra.labelisation_horizontal_cut_from_num_regions(tree, altitudes, num)).reshape(-1)
@@ -125,9 +125,9 @@ def borders(grid: np.ndarray, lab: np.ndarray, num: int) -> tuple[np.ndarray, np
     """Touching labels of ``grid (h, w)``: pairs ``(E, 2)``, pixel sides between and summed Lab distance ``(E,)``."""
     pairs, steps = [], []
     for axis in (0, 1):
-        one, two = (grid[:-1], grid[1:]) if axis == 0 else (grid[:, :-1], grid[:, 1:])
-        differ = one != two
-        pairs.append(np.sort(np.stack([one[differ], two[differ]], 1), axis=1))
+        before, after = (grid[:-1], grid[1:]) if axis == 0 else (grid[:, :-1], grid[:, 1:])
+        differ = before != after
+        pairs.append(np.sort(np.stack([before[differ], after[differ]], 1), axis=1))
         steps.append(np.linalg.norm(np.diff(lab, axis=axis)[differ], axis=-1))
     low, high = np.concatenate(pairs).T
     keys, which = np.unique(low * num + high, return_inverse=True)
@@ -137,8 +137,8 @@ def borders(grid: np.ndarray, lab: np.ndarray, num: int) -> tuple[np.ndarray, np
 
 def label_boxes(grid: np.ndarray, num: int) -> np.ndarray:
     """Half-open xyxy float64 ``(S, 4)`` of the labels 0 to ``num`` - 1 of ``grid (h, w)``, each of which occurs."""
-    found = ndimage.find_objects(grid + 1, max_label=num)
-    return np.array([(x.start, y.start, x.stop, y.stop) for y, x in found], dtype=np.float64)
+    windows = ndimage.find_objects(grid + 1, max_label=num)
+    return np.array([(x.start, y.start, x.stop, y.stop) for y, x in windows], dtype=np.float64)
 
 
 def texture(lightness: np.ndarray) -> np.ndarray:
@@ -150,14 +150,16 @@ def texture(lightness: np.ndarray) -> np.ndarray:
     return np.stack([gradient, ndimage.gaussian_filter(deviation, 2)], -1)
 
 
-def merge(parts: Superpixels, order: str) -> higra.Tree:
+def merge(superpixels: Superpixels, order: str) -> higra.Tree:
     """The binary tree in which the superpixels merge, the cheapest pair first, by one of ``ORDERS``."""
     if order == "gradient":
-        return higra.binary_partition_tree_average_linkage(parts.graph, parts.step / parts.length, parts.length)[0]
-    color, busy, place = CRITERIA[order]
-    side = max(parts.labels.shape)
-    space = [parts.color * np.array(color), parts.texture * busy, parts.center * (place / side)]
-    return higra.binary_partition_tree_ward_linkage(parts.graph, np.concatenate(space, 1), parts.area)[0]
+        return higra.binary_partition_tree_average_linkage(
+            superpixels.graph, superpixels.step / superpixels.length, superpixels.length
+        )[0]
+    color, busy, near = CRITERIA[order]
+    side = max(superpixels.labels.shape)
+    space = [superpixels.color * np.array(color), superpixels.texture * busy, superpixels.center * (near / side)]
+    return higra.binary_partition_tree_ward_linkage(superpixels.graph, np.concatenate(space, 1), superpixels.area)[0]
 
 
 @dataclass(frozen=True)
@@ -181,22 +183,29 @@ class NodeSums:
     step_in: np.ndarray
 
 
-def node_sums(parts: Superpixels, tree: higra.Tree) -> NodeSums:
+def node_sums(superpixels: Superpixels, tree: higra.Tree) -> NodeSums:
     """Measure every node; along its outline lies what its superpixels have, less what lies between two of them."""
-    num = len(parts.area)
-    one, two = parts.ends.T
-    seen = np.column_stack([parts.length, parts.step, parts.length[:, None] * parts.color[two]])  # from the first end
-    back = np.column_stack([parts.length, parts.step, parts.length[:, None] * parts.color[one]])
-    around = np.stack(
-        [np.bincount(one, a, num) + np.bincount(two, b, num) for a, b in zip(seen.T, back.T, strict=True)]
+    num = len(superpixels.area)
+    first, second = superpixels.ends.T
+    # Length, step and the colour across each border, as its first and as its second end has them
+    of_first = np.column_stack(
+        [superpixels.length, superpixels.step, superpixels.length[:, None] * superpixels.color[second]]
     )
-    area = parts.area[:, None]
-    own = np.column_stack([area, parts.rim, parts.square * parts.area, parts.color * area, around.T])
+    of_second = np.column_stack(
+        [superpixels.length, superpixels.step, superpixels.length[:, None] * superpixels.color[first]]
+    )
+    around = np.stack(
+        [np.bincount(first, a, num) + np.bincount(second, b, num) for a, b in zip(of_first.T, of_second.T, strict=True)]
+    )
+    area = superpixels.area[:, None]
+    own = np.column_stack(
+        [area, superpixels.rim, superpixels.square * superpixels.area, superpixels.color * area, around.T]
+    )
     total = higra.accumulate_sequential(tree, own, higra.Accumulators.sum)
-    joint = tree.lowest_common_ancestor(one, two)
-    between = np.stack([np.bincount(joint, both, tree.num_vertices()) for both in (seen + back).T], 1)
+    joint = tree.lowest_common_ancestor(first, second)
+    between = np.stack([np.bincount(joint, both, tree.num_vertices()) for both in (of_first + of_second).T], 1)
     between = higra.accumulate_and_add_sequential(tree, between, between[:num], higra.Accumulators.sum)
-    corners = np.column_stack([parts.boxes[:, :2], -parts.boxes[:, 2:]])
+    corners = np.column_stack([superpixels.boxes[:, :2], -superpixels.boxes[:, 2:]])
     along = total[:, 6:] - between
     color = total[:, 3:6] / total[:, :1]
     return NodeSums(
@@ -212,7 +221,7 @@ def node_sums(parts: Superpixels, tree: higra.Tree) -> NodeSums:
     )
 
 
-def describe(parts: Superpixels, tree: higra.Tree, sums: NodeSums) -> tuple[np.ndarray, np.ndarray]:
+def describe(superpixels: Superpixels, tree: higra.Tree, sums: NodeSums) -> tuple[np.ndarray, np.ndarray]:
     """The first twelve ``FEATURES (V, 12)`` of every node, and its stability ``(V,)``.
 
     Logs of: area by the frame's, area by the box's, the box's longer by its shorter side; the part of the box's
@@ -224,12 +233,13 @@ def describe(parts: Superpixels, tree: higra.Tree, sums: NodeSums) -> tuple[np.n
     num = tree.num_vertices()
     wide, high = sums.boxes[:, 2] - sums.boxes[:, 0], sums.boxes[:, 3] - sums.boxes[:, 1]
     around = 2 * (wide + high)
-    usual_step = parts.step.sum() / max(parts.length.sum(), 1) + 1e-6
+    usual_step = superpixels.step.sum() / max(superpixels.length.sum(), 1) + 1e-6
     variance = sums.variance[-1] + 1e-6
-    birth = np.minimum(num - np.arange(num), len(parts.area)).astype(np.float64)  # regions left when a node came up
+    # Regions left when a node came up
+    birth = np.minimum(num - np.arange(num), len(superpixels.area)).astype(np.float64)
     lasted = birth[tree.parents()] / birth
     features = [
-        np.log(sums.area / parts.labels.size),
+        np.log(sums.area / superpixels.labels.size),
         np.log(sums.area / (wide * high)),
         np.abs(np.log(wide / high)),
         sums.rim / around,
@@ -240,46 +250,67 @@ def describe(parts: Superpixels, tree: higra.Tree, sums: NodeSums) -> tuple[np.n
         np.sqrt(sums.variance / variance),
         -np.log(lasted),
         np.log(birth),
-        (wide >= parts.labels.shape[1] - 1).astype(float) + (high >= parts.labels.shape[0] - 1),
+        (wide >= superpixels.labels.shape[1] - 1).astype(float) + (high >= superpixels.labels.shape[0] - 1),
     ]
     return np.stack(features, 1), 1 - lasted
 
 
-def merged_regions(parts: Superpixels, min_area: float, max_area: float) -> MergedRegions:
+def merged_regions(superpixels: Superpixels, min_area: float, max_area: float) -> MergedRegions:
     """The nodes of all ``ORDERS`` that cover between ``min_area`` and ``max_area`` of the frame, each region once.
 
     Nodes of the same box and area count as the same region; ``agreement`` is the log of how many orders have it, and
     it keeps the other features of the first. Fewer than two superpixels have no regions.
     """
-    frame_area = parts.labels.size
-    pixels, found = [], []
-    for number, order in enumerate(ORDERS if len(parts.area) > 1 else ()):
-        tree = merge(parts, order)
-        sums = node_sums(parts, tree)
-        features, stability = describe(parts, tree, sums)
-        size = sums.area / frame_area
-        fits = (size >= min_area) & (size <= max_area)
-        fits[: len(parts.area)] &= number == 0  # the superpixels are the same in all
-        nodes = np.flatnonzero(fits)
-        place, first = depth_first(tree, sums.area)
-        pixels.append(np.argsort(place.argsort().argsort().astype(np.uint16)[parts.labels.reshape(-1)], kind="stable"))
-        spans = np.stack([first, first + sums.area], 1)
-        one = np.zeros((len(nodes), len(ORDERS)))
-        one[:, number] = 1
-        rows = (np.full(len(nodes), number), spans[nodes], sums.boxes[nodes], sums.area[nodes], stability[nodes])
-        found.append((*rows, features[nodes], one))
-    if not found:
-        return no_regions(frame_area)
-    tree_of, spans, boxes, area, stability, features, one = map(np.concatenate, zip(*found, strict=True))
-    keep, agreement = first_of_each(np.column_stack([boxes, area]))
-    features = np.column_stack([features[keep], np.log(agreement), one[keep]])
+    if len(superpixels.area) < 2:
+        return no_regions(superpixels.labels.size)
+    by_order = [_regions_of_order(superpixels, number, min_area, max_area) for number in range(len(ORDERS))]
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(regions, name) for regions in by_order])
+
+    keep, agreement = first_of_each(np.column_stack([column("boxes"), column("area")]))
+    features = column("features")[keep]
+    features[:, FEATURES.index("agreement")] = np.log(agreement)
     return MergedRegions(
-        np.stack(pixels), tree_of[keep], spans[keep], boxes[keep], area[keep], features, stability[keep]
+        pixels=column("pixels"),
+        tree=column("tree")[keep],
+        spans=column("spans")[keep],
+        boxes=column("boxes")[keep],
+        area=column("area")[keep],
+        features=features,
+        stability=column("stability")[keep],
+    )
+
+
+def _regions_of_order(superpixels: Superpixels, number: int, min_area: float, max_area: float) -> MergedRegions:
+    """The regions of the one tree that merges by order ``number`` of ``ORDERS``.
+
+    Single superpixels are regions of the first order only; ``agreement`` is 0 still.
+    """
+    tree = merge(superpixels, ORDERS[number])
+    sums = node_sums(superpixels, tree)
+    features, stability = describe(superpixels, tree, sums)
+    size = sums.area / superpixels.labels.size
+    fits = (size >= min_area) & (size <= max_area)
+    fits[: len(superpixels.area)] &= number == 0
+    nodes = np.flatnonzero(fits)
+    place, first = depth_first(tree, sums.area)
+    rank = place.argsort().argsort().astype(np.uint16)
+    order = np.zeros((len(nodes), len(ORDERS)))
+    order[:, number] = 1
+    return MergedRegions(
+        pixels=np.argsort(rank[superpixels.labels.reshape(-1)], kind="stable")[None],
+        tree=np.full(len(nodes), number),
+        spans=np.stack([first, first + sums.area], 1)[nodes],
+        boxes=sums.boxes[nodes],
+        area=sums.area[nodes],
+        features=np.column_stack([features[nodes], np.zeros(len(nodes)), order]),
+        stability=stability[nodes],
     )
 
 
 def no_regions(frame_area: int) -> MergedRegions:
-    """What a flat frame of so many pixels has."""
+    """The regions of a flat frame of ``frame_area`` pixels: none."""
     none = np.zeros(0)
     return MergedRegions(
         np.zeros((0, frame_area)), none, np.zeros((0, 2)), np.zeros((0, 4)), none, np.zeros((0, len(FEATURES))), none

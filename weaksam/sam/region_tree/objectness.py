@@ -1,4 +1,4 @@
-"""How likely a region is an object: a small network on what was measured of it, trained on rendered scenes."""
+"""Rank regions by how likely each is an object, with a small network on their measured features."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def bundled() -> Objectness:
 
 
 def spread_out(boxes: Tensor, scores: Tensor) -> Tensor:
-    """``scores (N,)`` lowered where a better box covers most of the same place, so that the best of every place lead.
+    """``scores (N,)`` lowered where a better box covers most of the same place, so that each place's best box leads.
 
     The same object shows up in many trees with slightly different outlines; suppressing those at a low IoU would lose
     the better outline, leaving them would fill the head of the list with one object.

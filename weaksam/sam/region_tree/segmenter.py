@@ -1,4 +1,4 @@
-"""An offline promptable segmenter: the regions of hierarchical watersheds and of merged superpixels answer prompts."""
+"""Answer prompts with the regions of hierarchical watersheds and of merged superpixels, without SAM's weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from weaksam.config import Settings, fingerprint_of
 from weaksam.sam.prompts import BACKGROUND, FOREGROUND, Prompts
 from weaksam.sam.protocol import NUM_MASKS, Embedding, ListedRegions, Masks
-from weaksam.sam.region_tree.merging import MergedRegions, merged_regions, superpixels
+from weaksam.sam.region_tree.merging import MergedRegions, cut_superpixels, merged_regions
 from weaksam.sam.region_tree.objectness import BUNDLED, bundled, spread_out
 from weaksam.sam.region_tree.watershed import (
     Nodes,
@@ -175,7 +175,7 @@ class RegionTreeSegmenter:
         first = trees[settings.smoothings[0]]
         groups = [RegionGroup.of_nodes(salient_nodes(*first, lab.shape[:2], settings.min_area, settings.max_area))]
         for sigma in settings.superpixel_smoothings:
-            cut = superpixels(lab, *trees[sigma], settings.num_superpixels)
+            cut = cut_superpixels(lab, *trees[sigma], settings.num_superpixels)
             groups.append(RegionGroup.of_merged(merged_regions(cut, settings.min_merged_area, settings.max_area)))
         return groups
 

@@ -1,4 +1,4 @@
-"""The hierarchical watershed of a photo: its nodes, and pairs of nodes that touch, as measured regions."""
+"""Build the hierarchical watershed of a photo, and measure its nodes and the pairs of nodes that touch."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def touching_pairs(nodes: Nodes, num_nodes: int, nms_iou: float, max_area: float
         salience=torch.minimum(nodes.salience[i], nodes.salience[j]) * fill.sqrt(),
         stability=torch.minimum(nodes.stability[i], nodes.stability[j]),
     )
-    return take(pairs, area <= max_area * len(nodes.pixels))
+    return _select(pairs, area <= max_area * len(nodes.pixels))
 
 
 def touching(pixels: Tensor, spans: Tensor, frame: tuple[int, int]) -> Tensor:
@@ -213,16 +213,16 @@ def touching(pixels: Tensor, spans: Tensor, frame: tuple[int, int]) -> Tensor:
 def best_distinct(boxes: Tensor, scores: Tensor, nms_iou: float, num: int) -> Tensor:
     """The first ``num`` indices that ``nms`` of all boxes would keep, looking at no more of the best than it needs."""
     order = scores.argsort(descending=True, stable=True)
-    looked = 4 * num
+    num_candidates = 4 * num
     while True:
-        some = order[:looked]
-        keep = some[nms(boxes[some], scores[some], nms_iou)[:num]]
-        if len(keep) == num or looked >= len(order):
+        best = order[:num_candidates]
+        keep = best[nms(boxes[best], scores[best], nms_iou)[:num]]
+        if len(keep) == num or num_candidates >= len(order):
             return keep
-        looked *= 2
+        num_candidates *= 2
 
 
-def take(nodes: Nodes, which: Tensor) -> Nodes:
+def _select(nodes: Nodes, which: Tensor) -> Nodes:
     """The regions ``which`` (indices or bool), of the same tree."""
     names = ("spans", "boxes", "area", "salience", "stability")
     return Nodes(nodes.pixels, nodes.frame, *(getattr(nodes, name)[which] for name in names))
