@@ -13,6 +13,11 @@ import torch
 from PIL import Image
 from segment_anything.modeling import Sam
 
+from weaksam.data.detection_stores import detection_store
+from weaksam.data.formats import voc_results
+from weaksam.data.formats.coco import object_entries, write_instances
+from weaksam.data.formats.voc import write_annotations
+from weaksam.data.formats.yolo import write_labels
 from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
@@ -21,6 +26,7 @@ from weaksam.pipeline.summary import StageReport, metrics_dict
 from weaksam.sam.nano.model import Architecture
 from weaksam.sam.official.architecture import SamArchitecture, build_sam
 from weaksam.stages.proposals.candidates import Candidates
+from weaksam.store.files import write_json_atomic
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.proposals import Proposals
@@ -206,3 +212,61 @@ def small_metrics() -> dict[str, Any]:
     }
     reports = [StageReport("wsod", "made", "good", 1.6, {"test_boxes": figures})]
     return metrics_dict("run", ["cat", "<dog>"], reports, {"train": 2}, {"train": [("x.jpg", "is empty")]}, "A note.")
+
+
+# Objects and detections in every form
+
+FORM_CLASSES = ("bird", "cat", "dog")
+
+
+def random_objects(seed: int, num: int, scored: bool) -> Instances:
+    """``num`` objects of three classes with whole corners in a photo of 60 x 40."""
+    draw = np.random.default_rng(seed)
+    corner = draw.integers(0, 20, (num, 2))
+    size = draw.integers(5, 20, (num, 2))
+    labels = draw.integers(0, 3, (num, 1))
+    boxes = np.concatenate([corner, corner + size], axis=1).tolist()
+    scores = (draw.permutation(num) / num + 0.001).round(4).tolist() if scored else None
+    return instances(boxes, labels[:, 0].tolist(), scores)
+
+
+def write_forms(folder: Path) -> tuple[Dataset, dict[str, Instances]]:
+    """Six photos with objects (``truth.json``, ``voc``, ``yolo``) and detections in every form; returns both."""
+    (folder / "photos").mkdir()
+    samples, detections = [], {}
+    for number in range(1, 7):
+        image_id = f"2008_00000{number}.jpg"
+        Image.new("RGB", (60, 40)).save(folder / "photos" / image_id)
+        truth = random_objects(number, 4, scored=False)
+        labels = tuple(sorted(set(truth.labels.tolist())))
+        samples.append(Sample(image_id, folder / "photos" / image_id, (40, 60), labels, truth, 10 + number))
+        near = truth.replace(boxes=truth.boxes + 1, scores=torch.linspace(0.5, 0.9, 4).mul(number / 6))
+        detections[image_id] = Instances.cat([near, random_objects(100 + number, 5, scored=True)])
+    dataset = Dataset("test", FORM_CLASSES, (1, 2, 3), tuple(samples))
+    write_instances(folder / "truth.json", dataset, dataset.truths)
+    write_annotations(folder / "voc", dataset, dataset.truths)
+    write_labels(folder / "yolo", dataset, dataset.truths)
+    write_detections(folder, dataset, detections)
+    return dataset, detections
+
+
+def write_detections(folder: Path, dataset: Dataset, detections: dict[str, Instances]) -> None:
+    """Detections as COCO results that name images in four ways, as VOC result files ``comp4`` and as a run's store."""
+    by_stem = [
+        {"image_id": Path(image_id).stem, **entry}
+        for image_id, image_detections in detections.items()
+        for entry in object_entries(image_detections, dataset.category_ids)
+    ]
+    numbers = {Path(sample.image_id).stem: sample.number for sample in dataset}
+    names = {
+        "stems": str,
+        "digits": lambda stem: int(stem.replace("_", "")),
+        "endings": lambda stem: f"{stem}.jpg",
+        "numbers": numbers.__getitem__,
+    }
+    for form, name_of in names.items():
+        entries = [{**entry, "image_id": name_of(entry["image_id"])} for entry in by_stem]
+        write_json_atomic(folder / f"{form}.json", entries)
+    voc_results.write_results(folder / "comp4", dataset, detections)
+    store = detection_store(folder / "OUT/wsod/store/detections_test-1", "wsod", "1", dataset, masks=False)
+    store.fill(lambda image_id: {name: getattr(detections[image_id], name) for name in ("boxes", "labels", "scores")})

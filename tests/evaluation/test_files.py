@@ -3,19 +3,16 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import instances
+from tests.helpers import FORM_CLASSES, instances, write_detections, write_forms
 from weaksam.config import UserError
-from weaksam.data.detection_files import read_detections
 from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats import voc_results
-from weaksam.data.formats.coco import object_entries, read_results, write_instances
+from weaksam.data.formats.coco import object_entries, write_instances
 from weaksam.data.formats.voc import write_annotations
-from weaksam.data.formats.yolo import write_labels
 from weaksam.data.proposals.files import write_store
 from weaksam.evaluation.file_inputs import truth_dataset
 from weaksam.evaluation.files import evaluate_files
@@ -27,7 +24,6 @@ from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_mask
 from weaksam.structures.proposals import Proposals
 
-CLASSES = ("bird", "cat", "dog")
 METRICS = ("voc", "voc11", "corloc", "coco")
 
 
@@ -36,59 +32,16 @@ def objects(rows, scores=None, difficult=None) -> Instances:
     return instances([row[1:] for row in rows], [row[0] for row in rows], scores, difficult=difficult)
 
 
-def random_objects(seed: int, num: int, scored: bool) -> Instances:
-    """``num`` objects with whole corners in a photo of 60 x 40."""
-    draw = np.random.default_rng(seed)
-    corner = draw.integers(0, 20, (num, 2))
-    size = draw.integers(5, 20, (num, 2))
-    labels = draw.integers(0, 3, (num, 1))
-    rows = np.concatenate([labels, corner, corner + size], axis=1).tolist()
-    return objects(rows, (draw.permutation(num) / num + 0.001).round(4).tolist() if scored else None)
-
-
 @pytest.fixture
 def forms(tmp_path):
-    """Six photos with objects and detections in every form: paths by name, and the dataset they come from."""
-    (tmp_path / "photos").mkdir()
-    samples, found = [], {}
-    for number in range(1, 7):
-        image_id = f"2008_00000{number}.jpg"
-        Image.new("RGB", (60, 40)).save(tmp_path / "photos" / image_id)
-        truth = random_objects(number, 4, scored=False)
-        labels = tuple(sorted(set(truth.labels.tolist())))
-        samples.append(Sample(image_id, tmp_path / "photos" / image_id, (40, 60), labels, truth, 10 + number))
-        near = truth.replace(boxes=truth.boxes + 1, scores=torch.linspace(0.5, 0.9, 4).mul(number / 6))
-        found[image_id] = Instances.cat([near, random_objects(100 + number, 5, scored=True)])
-    dataset = Dataset("test", CLASSES, (1, 2, 3), tuple(samples))
-    write_instances(tmp_path / "truth.json", dataset, dataset.truths)
-    write_annotations(tmp_path / "voc", dataset, dataset.truths)
-    write_labels(tmp_path / "yolo", dataset, dataset.truths)
-    write_detections(tmp_path, dataset, found)
-    return tmp_path, dataset, found
-
-
-def write_detections(folder: Path, dataset: Dataset, found: dict[str, Instances]) -> None:
-    names = [
-        {"image_id": key, **entry}
-        for image_id, one in found.items()
-        for key in [Path(image_id).stem]
-        for entry in object_entries(one, dataset.category_ids)
-    ]
-    write_json_atomic(folder / "stems.json", names)
-    digits = [{**entry, "image_id": int(entry["image_id"].replace("_", ""))} for entry in names]
-    write_json_atomic(folder / "digits.json", digits)
-    write_json_atomic(folder / "endings.json", [{**one, "image_id": f"{one['image_id']}.jpg"} for one in names])
-    numbers = {Path(sample.image_id).stem: sample.number for sample in dataset}
-    write_json_atomic(folder / "numbers.json", [{**one, "image_id": numbers[one["image_id"]]} for one in names])
-    voc_results.write_results(folder / "comp4", dataset, found)
-    store = detection_store(folder / "OUT/wsod/store/detections_test-1", "wsod", "1", dataset, masks=False)
-    store.fill(lambda image_id: {n: getattr(found[image_id], n) for n in ("boxes", "labels", "scores")})
+    """A folder with objects and detections of six photos in every form, and the values they come from."""
+    return tmp_path, *write_forms(tmp_path)
 
 
 FORMS = [
-    *[("truth.json", one) for one in ("numbers.json", "stems.json", "endings.json", "comp4", "OUT")],
-    *[("voc", one) for one in ("digits.json", "stems.json", "endings.json", "comp4", "OUT")],
-    *[("yolo", one) for one in ("stems.json", "comp4", "OUT")],
+    *[("truth.json", name) for name in ("numbers.json", "stems.json", "endings.json", "comp4", "OUT")],
+    *[("voc", name) for name in ("digits.json", "stems.json", "endings.json", "comp4", "OUT")],
+    *[("yolo", name) for name in ("stems.json", "comp4", "OUT")],
 ]
 
 
@@ -107,47 +60,7 @@ def test_every_form_gives_the_same_figures(forms, truth, detections):
 
 def flat(per_class) -> list[float]:
     """Figures by class, of one threshold or of several, as one list."""
-    return [value for one in per_class.values() for value in one] if isinstance(per_class, dict) else per_class
-
-
-def test_voc_result_files_there_and_back(forms):
-    folder, dataset, found = forms
-    first = (folder / "comp4" / "comp4_det_test_cat.txt").read_text().splitlines()
-    best, label = max(
-        ((one, label) for one in found.values() for label in range(len(one)) if one.labels[label] == 1),
-        key=lambda pair: float(pair[0].scores[pair[1]]),
-    )
-    x1, y1, x2, y2 = best.boxes[label].tolist()
-    # Counted from 1, and the last pixel is inside: x2 of a half-open box counted from 0 is its number
-    assert [float(value) for value in first[0].split()[2:]] == [x1 + 1, y1 + 1, x2, y2]
-    back = read_detections(folder / "comp4", dataset)
-    for image_id, one in found.items():
-        order, again = one.scores.argsort(descending=True), back[image_id].scores.argsort(descending=True)
-        assert torch.equal(back[image_id].boxes[again], one.boxes[order])
-        assert torch.equal(back[image_id].labels[again], one.labels[order])
-        assert back[image_id].scores[again].tolist() == pytest.approx(one.scores[order].tolist(), abs=1e-6)
-    one_class = read_detections(folder / "comp4" / "comp4_det_test_cat.txt", dataset)
-    assert {label for one in one_class.values() for label in one.labels.tolist()} == {1}
-
-
-def test_voc_result_files_are_told_by_their_names(tmp_path):
-    for name in ("comp4_det_test_cat.txt", "comp3-1f_b_det_val_traffic_light.txt", "labels.txt", "comp6_test_cls.txt"):
-        (tmp_path / name).write_text("")
-    assert {name: path.name for name, path in voc_results.result_files(tmp_path).items()} == {
-        "cat": "comp4_det_test_cat.txt",
-        "traffic_light": "comp3-1f_b_det_val_traffic_light.txt",
-    }
-    (tmp_path / "comp4_det_val_cat.txt").write_text("")
-    with pytest.raises(UserError, match=r"found comp4_det_test_cat.txt and comp4_det_val_cat.txt: keep"):
-        voc_results.result_files(tmp_path)
-
-
-@pytest.mark.parametrize("line", ["2008_000001 0.5 1 2 3", "2008_000001 0.5 1 2 3 x", "2008_000001 nan 1 2 3 4"])
-def test_voc_result_lines_that_are_none(forms, line):
-    folder, dataset, _ = forms
-    (folder / "comp4" / "comp4_det_test_dog.txt").write_text(f"2008_000001 0.5 1 2 3 4\n\n{line}\n")
-    with pytest.raises(UserError, match=r"on line 3 of .*comp4_det_test_dog.txt"):
-        read_detections(folder / "comp4", dataset)
+    return [value for values in per_class.values() for value in values] if isinstance(per_class, dict) else per_class
 
 
 # Whose images and classes
@@ -157,7 +70,7 @@ def test_only_images_listed_or_with_a_photo_count(forms):
     folder, dataset, found = forms
     (folder / "list.txt").write_text("2008_000001\n2008_000004\n")
     few = {name: found[name] for name in ("2008_000001.jpg", "2008_000004.jpg")}
-    small = Dataset("few", CLASSES, (1, 2, 3), tuple(dataset.by_id[name] for name in few))
+    small = Dataset("few", FORM_CLASSES, (1, 2, 3), tuple(dataset.by_id[name] for name in few))
     (folder / "few").mkdir()
     write_instances(folder / "few/truth.json", small, small.truths)
     write_detections(folder / "few", small, few)
@@ -173,41 +86,6 @@ def test_only_images_listed_or_with_a_photo_count(forms):
     (folder / "list.txt").write_text("2008_000001\n2008_000009\n")
     with pytest.raises(UserError, match=r"found none for 1 of them \(2008_000009\)"):
         evaluate_files(folder / "voc", folder / "comp4", METRICS, image_list=folder / "list.txt")
-
-
-def test_detections_of_other_images_are_refused(forms):
-    folder, dataset, _ = forms
-    write_json_atomic(folder / "strange.json", [{"image_id": "img1", "category_id": 1, "bbox": [0, 0, 1, 1]}])
-    (folder / "comp4" / "comp4_det_test_cat.txt").write_text("2009_000001 0.5 1 1 5 5\n")
-    with pytest.raises(UserError, match="found image_id 'img1'"):
-        read_results(folder / "strange.json", dataset)
-    with pytest.raises(UserError, match=r"found 1 other images \(2009_000001\): give the truth"):
-        read_detections(folder / "comp4", dataset)
-    with pytest.raises(UserError, match=r"name one of the stores below it \(.*detections_test-1"):
-        read_detections(folder / "OUT", dataset)
-    for path in (folder / "absent", folder / "photos" / "2008_000001.jpg"):
-        with pytest.raises(UserError, match="wanted detections at"):
-            read_detections(path, dataset)
-    proposals = write_store(folder / "ss", {}, 1)
-    with pytest.raises(UserError, match="without the column 'labels'"):
-        read_detections(proposals.folder, dataset)
-
-
-def test_a_runs_labels_are_told_by_its_class_names(forms):
-    folder, dataset, found = forms
-    store = folder / "OUT/wsod/store/detections_test-1"
-    # The run had a class more than the truth, and another order
-    write_json_atomic(folder / "OUT/metrics.json", {"classes": ["dog", "zebra", "cat"]})
-    label_of = {0: 2, 2: 1}
-    for image_id, one in read_detections(store, dataset).items():
-        kept = [label_of[label] for label in found[image_id].labels.tolist() if label != 1]
-        assert one.labels.tolist() == kept and len(one.boxes) == len(kept)
-    write_json_atomic(folder / "OUT/metrics.json", {"classes": ["bird", "cat", "dgo"]})
-    with pytest.raises(UserError, match=r"found 'dgo' \(did you mean 'dog'\?\)"):
-        read_detections(store, dataset)
-    write_json_atomic(folder / "OUT/metrics.json", {"classes": ["bird", "cat"]})
-    with pytest.raises(UserError, match="found the label 2"):
-        read_detections(store, dataset)
 
 
 def test_masks_of_a_store_are_measured(tmp_path):
@@ -236,7 +114,7 @@ def test_classes_in_the_order_of_the_category_ids(forms):
     classes = ("ant", "bird", "cat", "dog")
     shifted = evaluate_files(folder / "voc", folder / "shifted.json", METRICS, classes=classes)
     plain = evaluate_files(folder / "voc", folder / "stems.json", METRICS)
-    assert shifted["voc"]["classes"] == ["ant", *CLASSES] and shifted["voc"]["mean"] == plain["voc"]["mean"]
+    assert shifted["voc"]["classes"] == ["ant", *FORM_CLASSES] and shifted["voc"]["mean"] == plain["voc"]["mean"]
     assert shifted["corloc"]["per_class"] == [None, *plain["corloc"]["per_class"]]
     with pytest.raises(UserError, match="which numbers its own"):
         evaluate_files(folder / "truth.json", folder / "numbers.json", METRICS, classes=classes)
