@@ -5,14 +5,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import PROCESSES
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
 from weaksam.pipeline.settings import RunSettings
@@ -41,6 +39,8 @@ TINY = [
             "representation=8",
             "max_boxes=5",
             "batch_size=8",
+            "rpn_pre_nms=100",
+            "rpn_post_nms=50",
         )
     ),
 ]
@@ -138,24 +138,25 @@ def test_stages_read_only_what_was_made_before():
     assert all("truth" not in stage.reads for stage in pipeline.STAGES)
 
 
-def kill_when(command: list[str], out: Path, pattern: str) -> None:
-    """Start ``command`` and kill it as soon as a file matching ``pattern`` is below ``out``."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not any(out.glob(pattern)):
+def kill_when(settings: RunSettings, pattern: str) -> None:
+    """Start a run in a process of its own and kill it as soon as a file matching ``pattern`` is below ``out``."""
+    process = PROCESSES.Process(target=pipeline.run, args=(settings,))
+    process.start()
+    while process.is_alive() and not any(settings.out.glob(pattern)):
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, f"the run ended before {pattern} appeared: {said}"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, f"the run ended before {pattern} appeared"
 
 
 def test_killed_run_resumes_to_the_same_bytes(scenes, unbroken, tmp_path):
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "weaksam.cli", "run", *arguments(scenes, out)]
-    kill_when(command, out, "proposals/store/train-*/part-00000.parquet")
+    settings = toy_settings(scenes, out)
+    kill_when(settings, "proposals/store/train-*/part-00000.parquet")
     assert not list(out.glob("proposals/store/train-*/manifest.json"))
-    kill_when(command, out, "wsod/store/weights-*/state.safetensors")
+    kill_when(settings, "wsod/store/weights-*/state.safetensors")
     assert not list(out.glob("wsod/store/weights-*/manifest.json"))
-    pipeline.run(toy_settings(scenes, out))
+    pipeline.run(settings)
     assert made_files(out) == made_files(unbroken)
     assert measured(out) == measured(unbroken)
 
@@ -208,25 +209,31 @@ def test_from_a_stage_wants_the_ones_before(scenes, unbroken):
     pipeline.run(toy_settings(scenes, unbroken), start="wsis", until="wsis")
 
 
+def run_as_second(settings: RunSettings, until: str) -> None:
+    os.environ["RANK"] = "1"
+    pipeline.run(settings, until=until)
+
+
+def files_up_to_proposals(out: Path) -> dict[str, bytes]:
+    return {name: content for name, content in made_files(out).items() if name.startswith(("clues", "proposals"))}
+
+
 def test_several_processes_share_the_proposals(scenes, unbroken, tmp_path):
-    out = tmp_path / "shared"
-    command = [sys.executable, "-m", "weaksam.cli", "proposals", *arguments(scenes, out)]
-    helper = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "RANK": "1"}, stderr=subprocess.PIPE, text=True)
-    pipeline.run(toy_settings(scenes, out), until="proposals")
-    _, said = helper.communicate()
-    assert helper.returncode == 0, said
-    whole = {name: content for name, content in made_files(unbroken).items() if name.startswith(("clues", "proposals"))}
-    assert made_files(out) == whole
+    settings = toy_settings(scenes, tmp_path / "shared")
+    second = PROCESSES.Process(target=run_as_second, args=(settings, "proposals"))
+    second.start()
+    pipeline.run(settings, until="proposals")
+    second.join()
+    assert second.exitcode == 0
+    assert made_files(settings.out) == files_up_to_proposals(unbroken)
 
 
-def test_helpers_share_the_proposals_and_change_nothing(scenes, unbroken, tmp_path):
-    out = tmp_path / "helped"
-    command = [sys.executable, "-m", "weaksam.cli", "proposals", *arguments(scenes, out), "workers=3"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "SLURM_PROCID")}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    whole = {name: content for name, content in made_files(unbroken).items() if name.startswith(("clues", "proposals"))}
-    assert made_files(out) == whole
+def test_helpers_share_the_proposals_and_change_nothing(scenes, unbroken, tmp_path, monkeypatch):
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    settings = toy_settings(scenes, tmp_path / "helped", "workers=2")
+    pipeline.run(settings, until="proposals")
+    assert made_files(settings.out) == files_up_to_proposals(unbroken)
 
 
 def test_workers_are_as_set_or_one_a_core_where_the_tree_has_many_photos(scenes, tmp_path, monkeypatch):
