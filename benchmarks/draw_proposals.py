@@ -29,18 +29,18 @@ from weaksam.scenes.synthetic import SceneSettings, render_scene
 from weaksam.stages.proposals import ProposalSettings, propose
 from weaksam.structures.clue_points import CLASSLESS, COARSE, CROSS, FINE, CluePoints
 from weaksam.structures.masks import mask_from_rle
-from weaksam.structures.proposals import Proposals
 
 NUM_FINE, NUM_CROSS = 3, 9
+"""Fine points of an object, and cross points of a photo."""
 
 
-def middle(mask: np.ndarray) -> tuple[int, int]:
-    """The xy of the place of ``mask (H, W)`` that is farthest from its border."""
+def innermost_point(mask: np.ndarray) -> tuple[int, int]:
+    """The xy of the pixel of ``mask (H, W)`` that is farthest from its border."""
     y, x = np.unravel_index(ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1].argmax(), mask.shape)
     return int(x), int(y)
 
 
-def places(mask: np.ndarray, num: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+def random_points(mask: np.ndarray, num: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     """``num`` random xy inside ``mask (H, W)``, away from its border where it is large enough."""
     inner = ndimage.binary_erosion(mask, iterations=4)
     y, x = np.nonzero(inner if inner.any() else mask)
@@ -52,12 +52,12 @@ def stand_in_clues(masks: list[np.ndarray], labels: list[int], rng: np.random.Ge
     points: list[tuple[int, int]] = []
     kinds, classes = [], []
     for mask, label in zip(masks, labels, strict=True):
-        points += [middle(mask), *places(mask, NUM_FINE, rng)]
+        points += [innermost_point(mask), *random_points(mask, NUM_FINE, rng)]
         kinds += [COARSE] + [FINE] * NUM_FINE
         classes += [label] * (1 + NUM_FINE)
     whole = np.ones_like(masks[0])
     for number in range(NUM_CROSS):
-        points += places(masks[number % len(masks)] if number % 3 else whole, 1, rng)
+        points += random_points(masks[number % len(masks)] if number % 3 else whole, 1, rng)
         kinds.append(CROSS)
         classes.append(CLASSLESS)
     return CluePoints(torch.tensor(points).float(), torch.tensor(classes), torch.tensor(kinds))
@@ -75,11 +75,13 @@ def photo_with_masks(args: argparse.Namespace) -> tuple[np.ndarray, list[np.ndar
     truth = read_instances(args.truth)
     entry = ImageNames(list(truth.images)).find(args.photo.name, str(args.truth))
     if entry is None:
-        raise UserError(f"wanted {args.photo.name} in {args.truth}, found it not: name another photo")
-    true = truth.images[entry].instances
-    if true.masks is not None:
-        return image, [mask_from_rle(rle).numpy() for rle in true.masks], true.labels.tolist()
-    return image, [filled(box, image.shape[:2]) for box in true.boxes.round().int().tolist()], true.labels.tolist()
+        raise UserError(f"wanted {args.photo.name} in {args.truth}, found no such image: name another photo")
+    objects = truth.images[entry].instances
+    if objects.masks is not None:
+        masks = [mask_from_rle(rle).numpy() for rle in objects.masks]
+    else:
+        masks = [filled(box, image.shape[:2]) for box in objects.boxes.round().int().tolist()]
+    return image, masks, objects.labels.tolist()
 
 
 def filled(box: list[int], size: tuple[int, int]) -> np.ndarray:
@@ -97,6 +99,7 @@ def by_kind(clues: CluePoints) -> dict[str, Tensor]:
 
 
 def main() -> None:
+    """Draw the picture that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/figures/proposals_by_source.jpg"))
     parser.add_argument("--segmenter", default="tree", help="tree, nano, or segment_anything with --weights")
@@ -113,8 +116,7 @@ def main() -> None:
     clues = stand_in_clues(masks, labels, np.random.default_rng(args.seed))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     segmenter = build_segmenter(SegmenterSettings(family=args.segmenter, weights=args.weights), device)
-    found = propose(segmenter, image, clues, ProposalSettings(nms_iou=args.nms_iou))
-    proposals = Proposals(found.boxes, found.scores, found.sources, tuple(found.rles), found.mask_size)
+    proposals = propose(segmenter, image, clues, ProposalSettings(nms_iou=args.nms_iou))
     write_picture(args.out, draw_proposals(image, proposals, max_boxes=args.most, points=by_kind(clues)))
     print(f"{args.out}: {len(proposals)} proposals of {segmenter.name}, {args.out.stat().st_size // 1024} KiB")
 

@@ -1,4 +1,4 @@
-"""Put several splits of photos with COCO truth into one, such as boards4's valid and test photos.
+"""Merge several splits of photos with COCO truth into one, such as boards4's valid and test photos.
 
     python benchmarks/merge_splits.py --split IMAGES TRUTH --split IMAGES TRUTH --out DIR
 
@@ -28,8 +28,9 @@ def merged(splits: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
             raise UserError(f"wanted the same categories in every split, found others at {folder}: merge them first")
         number = {image["id"]: len(images) + place for place, image in enumerate(truth["images"], start=1)}
         images += [{**image, "id": number[image["id"]]} for image in truth["images"]]
-        for one in truth["annotations"]:
-            annotations.append({**one, "id": len(annotations) + 1, "image_id": number[one["image_id"]]})
+        for annotation in truth["annotations"]:
+            image_id = number[annotation["image_id"]]
+            annotations.append({**annotation, "id": len(annotations) + 1, "image_id": image_id})
     names = [image["file_name"] for image in images]
     if len(set(names)) < len(names):
         raise UserError("wanted every file name once over all splits, found one twice: rename the photos")
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     splits = [(folder, json.loads(truth.read_text(encoding="utf-8"))) for folder, truth in options.split]
-    found = merged(splits)
+    truth_of_all = merged(splits)
     (options.out / "images").mkdir(parents=True, exist_ok=True)
     for folder, truth in splits:
         for image in truth["images"]:
@@ -53,8 +54,8 @@ def main() -> None:
                 os.link(folder / image["file_name"], target)
             except OSError:  # another disk
                 shutil.copyfile(folder / image["file_name"], target)
-    (options.out / "instances.json").write_text(json.dumps(found), encoding="utf-8")
-    print(f"{options.out}: {len(found['images'])} photos, {len(found['annotations'])} objects")
+    (options.out / "instances.json").write_text(json.dumps(truth_of_all), encoding="utf-8")
+    print(f"{options.out}: {len(truth_of_all['images'])} photos, {len(truth_of_all['annotations'])} objects")
 
 
 if __name__ == "__main__":

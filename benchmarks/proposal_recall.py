@@ -41,6 +41,7 @@ METHODS = {
     "nano": SegmenterSettings(family="nano"),
 }
 Propose = Callable[[np.ndarray], Tensor]
+"""A photo, uint8 RGB ``(H, W, 3)`` -> its proposals, half-open xyxy boxes ``(N, 4)``, best first."""
 
 
 def load_photos(data: Path, name: str, step: int) -> list[Sample]:
@@ -76,9 +77,9 @@ def recall_row(label: str, photos: list[Sample], boxes_of: Propose) -> str:
         proposals[sample.image_id] = boxes_of(read_image(sample.path))
     seconds = (time.process_time() - start) / len(photos)
     truths = {sample.image_id: sample.truth for sample in photos if sample.truth is not None}
-    found = proposal_recall(truths, proposals, counts=COUNTS, ious=IOUS)
-    cells = [" / ".join(f"{found.at(iou, count):.2f}" for iou in IOUS) for count in COUNTS]
-    return f"| {label} | {' | '.join(cells)} | {found.num_proposals[-1]:.0f} | {seconds:.2f} |"
+    recall = proposal_recall(truths, proposals, counts=COUNTS, ious=IOUS)
+    cells = [" / ".join(f"{recall.at(iou, count):.2f}" for iou in IOUS) for count in COUNTS]
+    return f"| {label} | {' | '.join(cells)} | {recall.num_proposals[-1]:.0f} | {seconds:.2f} |"
 
 
 def mask_row(label: str, photos: list[Sample], segmenter: Segmenter) -> str:
@@ -114,6 +115,7 @@ def methods_wanted(names: list[str], min_side: float) -> tuple[dict[str, Segment
 
 
 def main() -> None:
+    """Measure the methods on the sets that the command line names, and print the two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--sets", nargs="+", default=["fruit3", "smoke5", "nuts3", "nuclei60"])
@@ -127,15 +129,15 @@ def main() -> None:
     heads = " | ".join(f"{count} boxes" for count in COUNTS)
     print(f"Recall at IoU {' / '.join(map(str, IOUS))} by the number of boxes looked at, every {args.step}th photo\n")
     print(f"| set, method | {heads} | boxes | CPU s / photo |\n|{'---|' * (len(COUNTS) + 3)}")
-    for name, some in photos.items():
+    for name, samples in photos.items():
         for method, boxes_of in proposers.items():
-            print(recall_row(f"{name} ({len(some)}), {method}", some, boxes_of), flush=True)
+            print(recall_row(f"{name} ({len(samples)}), {method}", samples, boxes_of), flush=True)
     print("\nMasks for true boxes: IoU of the best guess with the true mask\n")
     print(f"| set, method | mean IoU | >= 0.5 | >= 0.75 | masks |\n|{'---|' * 5}")
-    for name, some in photos.items():
-        if any(s.truth is not None and s.truth.masks is not None for s in some):
+    for name, samples in photos.items():
+        if any(sample.truth is not None and sample.truth.masks is not None for sample in samples):
             for method, segmenter in segmenters.items():
-                print(mask_row(f"{name}, {method}", some, segmenter), flush=True)
+                print(mask_row(f"{name}, {method}", samples, segmenter), flush=True)
 
 
 if __name__ == "__main__":

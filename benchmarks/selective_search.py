@@ -88,7 +88,7 @@ def write_proposals(images: Path, out: Path, most: int, min_side: float, long_si
         command="python benchmarks/selective_search.py",
     )
     if store.sealed:
-        store.manifest  # noqa: B018  (is it the same?)
+        store.check_sealed()
     boxes_of = selective_search(min_side, long_side)
     store.fill(lambda name: ranked(boxes_of(read_image(photos[name].path))[:most]).as_row(), "selective search")
     record_photos(out, hashes)
@@ -96,6 +96,7 @@ def write_proposals(images: Path, out: Path, most: int, min_side: float, long_si
 
 
 def main() -> None:
+    """Write the store that the command line asks for, and say how many boxes it holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of photos")
     parser.add_argument("--out", type=Path, required=True, help="folder of the store to write")

@@ -11,7 +11,6 @@ from weaksam.data.image_names import ImageNames
 from weaksam.data.photos import Photo, list_photos, verify_photos
 from weaksam.data.truth import SplitTruth, read_split_truth, truth_classes
 from weaksam.structures.dataset import Dataset, Sample
-from weaksam.structures.instances import Instances
 
 
 class SplitSettings(Settings):
@@ -79,9 +78,7 @@ def load_photos(split: SplitSettings, *, name: str, log: EventLog | None = None)
     photos = verify_photos(list_photos(folder), bad)
     samples = _samples(photos, {image_id: () for image_id in photos}, None)
     dataset = Dataset(name, (), (), samples, tuple(sorted(bad.items())))
-    _refuse_nothing_left(dataset, folder)
-    _write_log(dataset, log)
-    return dataset
+    return _checked(dataset, folder, log)
 
 
 def load_dataset(
@@ -100,7 +97,7 @@ def load_dataset(
     bad: dict[str, str] = {}
     tags = read_tag_rows(split, folder, name)
     tagged = None if tags is None else _match_tags(tags, photo_names, split.tags or folder, folder, bad)
-    if tagged is not None and tags is not None and not tags.complete:
+    if tags is not None and tagged is not None and not tags.complete:
         paths = {image_id: path for image_id, path in paths.items() if image_id in tagged}
     photos = verify_photos(paths, bad)
     truth = None
@@ -108,22 +105,14 @@ def load_dataset(
         truth = read_split_truth(split.truth, photos, photo_names, classes, tags.classes if tags else None)
     if tagged is None:
         assert truth is not None  # read_tag_rows refuses a split with neither
-        bad.update({entry: f"is in {split.truth} but not in {folder}" for entry in truth.without_photo})
-        tagged = {image_id: _names_of(objects, truth.classes) for image_id, objects in truth.objects.items()}
-    names = classes or (truth.classes if truth is not None else None) or (tags.class_names if tags is not None else ())
+        tagged = _tags_of_truth(truth, split, folder, bad)
+    names = _class_names(classes, truth, tags)
     labels = _labels(tagged, names, split.tags or folder)
     source = split.tags or split.truth or folder
     bad.update({image_id: f"has no row in {source}" for image_id in photos if image_id not in labels})
-    dataset = Dataset(
-        name,
-        tuple(names),
-        truth.category_ids if truth is not None else tuple(range(1, len(names) + 1)),
-        _samples(photos, labels, truth),
-        tuple(sorted(bad.items())),
-    )
-    _refuse_nothing_left(dataset, folder)
-    _write_log(dataset, log)
-    return dataset
+    category_ids = truth.category_ids if truth is not None else tuple(range(1, len(names) + 1))
+    dataset = Dataset(name, names, category_ids, _samples(photos, labels, truth), tuple(sorted(bad.items())))
+    return _checked(dataset, folder, log)
 
 
 def images_folder(split: SplitSettings, name: str) -> Path:
@@ -176,8 +165,24 @@ def _match_tags(
     return tagged
 
 
-def _names_of(objects: Instances, classes: Sequence[str]) -> tuple[str, ...]:
-    return tuple(classes[label] for label in tag_labels(objects))
+def _tags_of_truth(
+    truth: SplitTruth, split: SplitSettings, folder: Path, bad: dict[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Class names by image id from the true objects; an entry whose photo is not on disk goes to ``bad``."""
+    bad.update({entry: f"is in {split.truth} but not in {folder}" for entry in truth.without_photo})
+    return {
+        image_id: tuple(truth.classes[label] for label in tag_labels(objects))
+        for image_id, objects in truth.objects.items()
+    }
+
+
+def _class_names(classes: tuple[str, ...] | None, truth: SplitTruth | None, tags: TagRows | None) -> tuple[str, ...]:
+    """The classes of a split: those given, else those of the truth, else those of the tags."""
+    if classes:
+        return tuple(classes)
+    if truth is not None and truth.classes:
+        return truth.classes
+    return tags.class_names if tags is not None else ()
 
 
 def _labels(tagged: Mapping[str, tuple[str, ...]], classes: Sequence[str], source: Path) -> dict[str, tuple[int, ...]]:
@@ -219,18 +224,17 @@ def _samples(
     )
 
 
-def _refuse_nothing_left(dataset: Dataset, folder: Path) -> None:
+def _checked(dataset: Dataset, folder: Path, log: EventLog | None) -> Dataset:
+    """The same dataset, written to the log; raises `UserError` where no photo is left."""
     if not dataset.samples:
         image_id, reason = dataset.bad[0] if dataset.bad else ("the folder", "holds no photo")
         raise UserError(
             f"wanted photos for the {dataset.name} split in {folder}, found {len(dataset.bad)} and none usable "
             f"({image_id} {reason}): run 'weaksam data check' and mend them"
         )
-
-
-def _write_log(dataset: Dataset, log: EventLog | None) -> None:
-    if log is None:
-        return
-    log.write("dataset", name=dataset.name, photos=len(dataset), classes=list(dataset.classes), bad=len(dataset.bad))
-    for image_id, reason in dataset.bad:
-        log.write("set_aside", dataset=dataset.name, image_id=image_id, reason=reason)
+    if log is not None:
+        classes, num_bad = list(dataset.classes), len(dataset.bad)
+        log.write("dataset", name=dataset.name, photos=len(dataset), classes=classes, bad=num_bad)
+        for image_id, reason in dataset.bad:
+            log.write("set_aside", dataset=dataset.name, image_id=image_id, reason=reason)
+    return dataset

@@ -145,7 +145,7 @@ class Store:
 
         Raises `UserError` if the store is not sealed, was made with other settings or is damaged.
         """
-        self.manifest  # noqa: B018  (a store of no image must be sealed too)
+        self.check_sealed()  # a store of no image too
         for part in self.parts:
             table = self._read_sealed_part(part)
             yield from (self._row(table, row, names) for row in range(len(part.image_ids)))
@@ -168,6 +168,10 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def check_sealed(self) -> None:
+        """Raise `UserError` where the store is not sealed, or was made with other settings or of other images."""
+        _ = self.manifest  # reading it is the check
 
     @functools.cached_property
     def manifest(self) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def write_store(folder: Path, proposals: Mapping[str, Proposals], made_from: Any
         command="weaksam boxes import",
     )
     if store.sealed:
-        store.manifest  # noqa: B018  (raises where the sealed store is another)
+        store.check_sealed()
     return store.fill(lambda image_id: proposals[image_id].as_row(), progress="import")
 
 
