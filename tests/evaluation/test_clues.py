@@ -47,7 +47,7 @@ def test_points_of_no_class_are_right_in_any_box() -> None:
     result = clue_quality(TRUTH, {"a": points((25, 25, -1, 1.0), (50, 50, -1, 1.0))}, 2)
     assert (result.inside, result.hit) == (0.5, 0.25)
     assert math.isnan(result.top_inside)
-    assert [one.num_points for one in result.per_class] == [0, 0]
+    assert [of_class.num_points for of_class in result.per_class] == [0, 0]
 
 
 def test_no_points_and_no_objects() -> None:
@@ -64,7 +64,7 @@ def with_masks() -> Instances:
     masks[2, 3, 3] = True
     boxes = torch.tensor([[0.0, 0, 2, 4], [0, 0, 1, 1], [3, 3, 4, 4]])
     crowd = torch.tensor([False, False, True])
-    return Instances(boxes, torch.tensor([1, 0, 0]), masks=tuple(rle_from_mask(one) for one in masks), crowd=crowd)
+    return Instances(boxes, torch.tensor([1, 0, 0]), masks=tuple(rle_from_mask(mask) for mask in masks), crowd=crowd)
 
 
 def test_the_smaller_object_lies_on_top_and_crowds_are_left_out() -> None:

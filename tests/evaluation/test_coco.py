@@ -19,11 +19,11 @@ def test_published_values(shared_data):
     """voc100_metrics/EXPECTED.txt, metric_case_coco: 100 photos of COCO val2014."""
     folder = shared_data / "voc100_metrics" / "metric_case_coco"
     truth = json.loads((folder / "gts" / "sampled_gts_bbox_area.json").read_text())
-    found = json.loads((folder / "dets" / "sampled_bbox_results.json").read_text())["annotations"]
+    results = json.loads((folder / "dets" / "sampled_bbox_results.json").read_text())["annotations"]
     labels = {category["id"]: label for label, category in enumerate(truth["categories"])}
     image_ids = [image["id"] for image in truth["images"]]
     truths = _from_rows(truth["annotations"], image_ids, labels)
-    detections = _from_rows(found, image_ids, labels)
+    detections = _from_rows(results, image_ids, labels)
     result = coco_ap(truths, detections, len(labels))
     wanted = [0.503647, 0.696973, 0.571667, 0.593252, 0.557991, 0.489363]
     wanted += [0.386813, 0.593680, 0.595353, 0.654764, 0.603130, 0.553744]
@@ -33,14 +33,14 @@ def test_published_values(shared_data):
 
 def _from_rows(rows, image_ids, labels):
     by_image = {image_id: [row for row in rows if row["image_id"] == image_id] for image_id in image_ids}
-    found = {}
-    for image_id, mine in by_image.items():
-        boxes = torch.tensor([row["bbox"] for row in mine], dtype=torch.float64).reshape(-1, 4)
+    instances = {}
+    for image_id, image_rows in by_image.items():
+        boxes = torch.tensor([row["bbox"] for row in image_rows], dtype=torch.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        scores = torch.tensor([row["score"] for row in mine]) if mine and "score" in mine[0] else None
-        classes = torch.tensor([labels[row["category_id"]] for row in mine], dtype=torch.int64)
-        found[str(image_id)] = Instances(boxes.float(), classes, scores)
-    return found
+        scores = torch.tensor([row["score"] for row in image_rows]) if image_rows and "score" in image_rows[0] else None
+        classes = torch.tensor([labels[row["category_id"]] for row in image_rows], dtype=torch.int64)
+        instances[str(image_id)] = Instances(boxes.float(), classes, scores)
+    return instances
 
 
 def random_masks(seed, num_images=8, num_classes=3):
@@ -61,9 +61,9 @@ def random_masks(seed, num_images=8, num_classes=3):
         guessed = np.concatenate([np.where(rng.random(count) < 0.8, labels, 0), rng.integers(0, num_classes, 4)])
         truth = _from_masks([draw(c, r) for c, r in zip(centres, radii, strict=True)], labels)
         truths[str(number)] = truth.replace(crowd=torch.from_numpy(rng.random(count) < 0.2))
-        found = _from_masks([draw(c, r) for c, r in noisy], guessed)
-        scores = torch.from_numpy(rng.integers(1, 10, len(found)) / 10).float()
-        detections[str(number)] = found.replace(scores=scores)
+        image_detections = _from_masks([draw(c, r) for c, r in noisy], guessed)
+        scores = torch.from_numpy(rng.integers(1, 10, len(image_detections)) / 10).float()
+        detections[str(number)] = image_detections.replace(scores=scores)
     return truths, detections
 
 
@@ -88,25 +88,25 @@ def test_equals_pycocotools(seed, geometry, capsys):
 
 
 def _pycocotools(truths, detections, num_classes, kind):
-    truth, found = COCO(), []
+    dataset, results = COCO(), []
     rows = []
     for number, image_id in enumerate(sorted(truths, key=int), start=1):
-        one, more = truths[image_id], detections[image_id]
-        sizes, crowd = rle_area(one.masks).tolist(), one.crowd.tolist()
-        for index, row in enumerate(_shapes(one, number)):
+        truth = truths[image_id]
+        sizes, crowd = rle_area(truth.masks).tolist(), truth.crowd.tolist()
+        for index, row in enumerate(_shapes(truth, number)):
             rows.append({**row, "id": len(rows) + 1, "iscrowd": int(crowd[index]), "area": sizes[index]})
-        shapes = _shapes(more, number)
-        found += [{**row, "score": score} for row, score in zip(shapes, more.scores.tolist(), strict=True)]
-    truth.dataset = {
+        shapes, scores = _shapes(detections[image_id], number), detections[image_id].scores.tolist()
+        results += [{**row, "score": score} for row, score in zip(shapes, scores, strict=True)]
+    dataset.dataset = {
         "info": {},
         "images": [{"id": number, "height": 120, "width": 160} for number in range(1, len(truths) + 1)],
         "annotations": rows,
         "categories": [{"id": label + 1} for label in range(num_classes)],
     }
-    truth.createIndex()
+    dataset.createIndex()
     if kind == "segm":
-        found = [{key: value for key, value in row.items() if key != "bbox"} for row in found]
-    evaluation = COCOeval(truth, truth.loadRes(found), kind)
+        results = [{key: value for key, value in row.items() if key != "bbox"} for row in results]
+    evaluation = COCOeval(dataset, dataset.loadRes(results), kind)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

@@ -68,12 +68,12 @@ def test_overlap_of_exactly_the_threshold_hits():
 
 
 def test_masks_can_be_compared():
-    true, found = torch.zeros(10, 10, dtype=torch.bool), torch.zeros(10, 10, dtype=torch.bool)
-    true[:, :] = True
-    found[:, :4] = True
-    found[0, 9] = True  # the box is nearly right, the mask is not
-    truths = {"a": instances([LEFT], [0]).replace(masks=(rle_from_mask(true),))}
-    detections = {"a": instances([LEFT], [0], [0.5]).replace(masks=(rle_from_mask(found),))}
+    true_mask, mask = torch.zeros(10, 10, dtype=torch.bool), torch.zeros(10, 10, dtype=torch.bool)
+    true_mask[:, :] = True
+    mask[:, :4] = True
+    mask[0, 9] = True  # the box is nearly right, the mask is not
+    truths = {"a": instances([LEFT], [0]).replace(masks=(rle_from_mask(true_mask),))}
+    detections = {"a": instances([LEFT], [0], [0.5]).replace(masks=(rle_from_mask(mask),))}
     assert corloc(truths, detections, {"a": [0]}, 1).mean() == 1
     assert corloc(truths, detections, {"a": [0]}, 1, geometry="masks").mean() == 0
 

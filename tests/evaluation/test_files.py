@@ -47,13 +47,13 @@ FORMS = [
 
 @pytest.mark.parametrize("truth, detections", FORMS)
 def test_every_form_gives_the_same_figures(forms, truth, detections):
-    folder, _, found = forms
+    folder, _, detections = forms
     plain = evaluate_files(folder / "truth.json", folder / "numbers.json", METRICS)
     path = folder / ("OUT/wsod/store/detections_test-1" if detections == "OUT" else detections)
     images = folder / "photos" if truth == "yolo" else None
     same = evaluate_files(folder / truth, path, METRICS, images=images)
     assert 0.1 < plain["voc"]["mean"]["0.5"] < 0.9 and plain["voc"]["num_detections"] == same["voc"]["num_detections"]
-    assert sum(plain["voc"]["num_detections"]) == sum(map(len, found.values()))
+    assert sum(plain["voc"]["num_detections"]) == sum(map(len, detections.values()))
     for name in METRICS:
         assert flat(same[name]["per_class"]) == pytest.approx(flat(plain[name]["per_class"]), abs=1e-9)
 
@@ -67,9 +67,9 @@ def flat(per_class) -> list[float]:
 
 
 def test_only_images_listed_or_with_a_photo_count(forms):
-    folder, dataset, found = forms
+    folder, dataset, detections = forms
     (folder / "list.txt").write_text("2008_000001\n2008_000004\n")
-    few = {name: found[name] for name in ("2008_000001.jpg", "2008_000004.jpg")}
+    few = {name: detections[name] for name in ("2008_000001.jpg", "2008_000004.jpg")}
     small = Dataset("few", FORM_CLASSES, (1, 2, 3), tuple(dataset.by_id[name] for name in few))
     (folder / "few").mkdir()
     write_instances(folder / "few/truth.json", small, small.truths)
@@ -97,8 +97,8 @@ def test_masks_of_a_store_are_measured(tmp_path):
     dataset = Dataset("test", ("cat",), (1,), (Sample("a.jpg", tmp_path / "a.jpg", (40, 60), (0,), truth, 1),))
     write_instances(tmp_path / "truth.json", dataset, dataset.truths)
     store = detection_store(tmp_path / "wsis", "wsis", "1", dataset, masks=True)
-    one = {"boxes": truth.boxes, "labels": truth.labels, "scores": torch.ones(1), "rles": [rle_from_mask(half)]}
-    store.fill(lambda _: one)
+    row = {"boxes": truth.boxes, "labels": truth.labels, "scores": torch.ones(1), "rles": [rle_from_mask(half)]}
+    store.fill(lambda _: row)
     assert len(instances_of(store)["a.jpg"].masks) == 1
     figures = evaluate_files(tmp_path / "truth.json", tmp_path / "wsis", ["mask"])
     assert figures["mask"]["mean"] == {"0.25": 1, "0.5": 1, "0.7": 0, "0.75": 0}
@@ -108,7 +108,9 @@ def test_classes_in_the_order_of_the_category_ids(forms):
     folder, _, _ = forms
     # Our alphabetical truth has no 'ant', which was the detector's first class
     entries = json.loads((folder / "stems.json").read_text())
-    write_json_atomic(folder / "shifted.json", [{**one, "category_id": one["category_id"] + 1} for one in entries])
+    write_json_atomic(
+        folder / "shifted.json", [{**entry, "category_id": entry["category_id"] + 1} for entry in entries]
+    )
     with pytest.raises(UserError, match="category id"):
         evaluate_files(folder / "voc", folder / "shifted.json", METRICS)
     classes = ("ant", "bird", "cat", "dog")
@@ -133,8 +135,8 @@ def located(tmp_path):
     samples = [Sample(name, Path(name), (100, 100), (0,), truth, 1) for name, truth in truths.items()]
     dataset = Dataset("train", ("cat", "dog"), (1, 2), tuple(samples))
     write_annotations(tmp_path / "voc", dataset, truths)
-    found = {"a.jpg": objects([[0, 0, 0, 100, 50]], [0.9]), "b.jpg": objects([[1, 50, 50, 90, 88]], [0.8])}
-    voc_results.write_results(tmp_path / "comp4", dataset, found)
+    detections = {"a.jpg": objects([[0, 0, 0, 100, 50]], [0.9]), "b.jpg": objects([[1, 50, 50, 90, 88]], [0.8])}
+    voc_results.write_results(tmp_path / "comp4", dataset, detections)
     proposals = {
         "a": Proposals.of(torch.tensor([[0.0, 0, 100, 55], [0, 0, 10, 10], [90, 90, 95, 95], [0, 0, 100, 60]])),
         "b": Proposals.of(torch.tensor([[10.0, 10, 20, 20], [50, 50, 90, 90]])),
@@ -148,12 +150,12 @@ def test_corloc_beside_its_baselines(located):
         located / "voc", located / "comp4", ["corloc"], proposals=located / "proposals"
     )  # tags: a cat in each; the dog is difficult and no tag
     assert list(figures) == ["corloc", "corloc_largest", "corloc_whole", "corloc_random"]
-    per_class = {name: one["per_class"] for name, one in figures.items()}
+    per_class = {name: values["per_class"] for name, values in figures.items()}
     assert per_class["corloc"] == [0.5, None]  # a: IoU 5/6; b: no box of a cat
     assert per_class["corloc_largest"] == [0.5, None]  # a: the box itself; b: the dog's
     assert per_class["corloc_whole"] == [0.5, None]  # a: 0.6; b: 0.01
     assert per_class["corloc_random"] == [pytest.approx((2 / 4 + 1 / 2) / 2), None]
-    assert evaluation_text(figures).count("protocol: ") == 4 == len({one["protocol"] for one in figures.values()})
+    assert evaluation_text(figures).count("protocol: ") == 4 == len({values["protocol"] for values in figures.values()})
     filtered = evaluate_files(located / "voc", located / "comp4", ["corloc"], keep=DetectionFilter(min_score=0.95))
     assert filtered["corloc"]["per_class"] == [0.0, None] and "at least 0.95" in filtered["corloc"]["protocol"]
 
@@ -215,29 +217,31 @@ def test_published_values_from_files(shared_data, tmp_path):
     folder = shared_data / "voc100_metrics" / "metric_case_voc"
 
     def read(name, first_number):
-        found = {}
+        objects_of = {}
         for path in sorted((folder / name).glob("*.txt")):
             rows = [[float(value) for value in line.split()[1:]] for line in path.read_text().splitlines() if line]
             table = torch.tensor(rows).reshape(-1, 3 + first_number)
             boxes = table[:, -4:].clone()
             boxes[:, 2:] += boxes[:, :2]
             scores = table[:, 0].tolist() if first_number == 2 else None
-            found[f"{path.stem}.jpg"] = objects([[0, *box] for box in boxes.tolist()], scores)
-        return found
+            objects_of[f"{path.stem}.jpg"] = objects([[0, *box] for box in boxes.tolist()], scores)
+        return objects_of
 
-    truths, found = read("gts", 1), read("dets", 2)
+    truths, detections = read("gts", 1), read("dets", 2)
     samples = [Sample(n, Path(n), (500, 500), (0,), truth, k) for k, (n, truth) in enumerate(sorted(truths.items()))]
     dataset = Dataset("case", ("object",), (1,), tuple(samples))
     write_instances(tmp_path / "truth.json", dataset, truths)
-    entries = [{"image_id": n, **e} for n, one in found.items() for e in object_entries(one, [1])]
-    write_json_atomic(tmp_path / "found.json", entries)
-    figures = evaluate_files(tmp_path / "truth.json", tmp_path / "found.json", ["voc", "voc11"], pixel_inclusive=True)
+    entries = [{"image_id": n, **e} for n, in_image in detections.items() for e in object_entries(in_image, [1])]
+    write_json_atomic(tmp_path / "detections.json", entries)
+    figures = evaluate_files(
+        tmp_path / "truth.json", tmp_path / "detections.json", ["voc", "voc11"], pixel_inclusive=True
+    )
 
     def half_open(values):
-        return {n: one.replace(boxes=one.boxes + torch.tensor([0.0, 0, 1, 1])) for n, one in values.items()}
+        return {n: o.replace(boxes=o.boxes + torch.tensor([0.0, 0, 1, 1])) for n, o in values.items()}
 
     write_annotations(tmp_path / "voc", dataset, half_open(truths))
-    voc_results.write_results(tmp_path / "comp4", dataset, half_open(found))
+    voc_results.write_results(tmp_path / "comp4", dataset, half_open(detections))
     from_text = evaluate_files(tmp_path / "voc", tmp_path / "comp4", ["voc", "voc11"])
     for measured in (figures, from_text):
         assert measured["voc"]["mean"] == {"0.5": pytest.approx(0.0222222222, abs=1e-9), "0.75": 0.0}
@@ -248,24 +252,24 @@ def test_real_truth_in_three_forms(shared_data, tmp_path):
     """100 photos of VOC: the COCO and YOLO forms, which know no difficult objects, agree; the XML differs by them."""
     folder = shared_data / "voc100_metrics"
     voc, _, _ = truth_dataset(folder / "Annotations")
-    found = {}
+    detections = {}
     for path in sorted((folder / "dets/abs_xyx2y2").glob("*.txt")):
         table = torch.tensor([[float(v) for v in line.split()] for line in path.read_text().splitlines()])
-        found[path.stem] = Instances(table[:, 2:].clone(), table[:, 0].long(), table[:, 1].clone())
-    voc_results.write_results(tmp_path / "comp4", voc, found)
+        detections[path.stem] = Instances(table[:, 2:].clone(), table[:, 0].long(), table[:, 1].clone())
+    voc_results.write_results(tmp_path / "comp4", voc, detections)
     write_json_atomic(
-        tmp_path / "found.json",
-        [{"image_id": n, **e} for n, o in found.items() for e in object_entries(o, range(1, 21))],
+        tmp_path / "detections.json",
+        [{"image_id": n, **e} for n, o in detections.items() for e in object_entries(o, range(1, 21))],
     )
     photos = folder / "JPEGImages"
     yolo, coco = (
         evaluate_files(folder / truth, tmp_path / "comp4", METRICS, images=photos)
         for truth in ("gts_yolo/obj_train_data", "gts_coco_v1/instances_default.json")
     )
-    by_class = [dict(zip(one["voc"]["classes"], one["voc"]["per_class"]["0.5"], strict=True)) for one in (yolo, coco)]
+    by_class = [dict(zip(f["voc"]["classes"], f["voc"]["per_class"]["0.5"], strict=True)) for f in (yolo, coco)]
     assert by_class[0] == pytest.approx(by_class[1], abs=1e-9) and len(by_class[0]) == 20
     assert yolo["voc"]["mean"]["0.5"] == pytest.approx(0.6109, abs=1e-4)
-    xml = [evaluate_files(folder / "Annotations", tmp_path / one, METRICS) for one in ("comp4", "found.json")]
+    xml = [evaluate_files(folder / "Annotations", tmp_path / name, METRICS) for name in ("comp4", "detections.json")]
     assert flat(xml[0]["voc"]["per_class"]) == pytest.approx(flat(xml[1]["voc"]["per_class"]), abs=1e-9)
     assert xml[0]["voc"]["mean"]["0.5"] == pytest.approx(0.6076, abs=1e-4)
     assert sum(xml[0]["voc"]["num_truths"]) < sum(yolo["voc"]["num_truths"]) == 273

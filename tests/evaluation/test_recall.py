@@ -65,12 +65,12 @@ def test_one_proposal_for_two_objects():
 
 def test_difficult_and_crowd():
     truths = {"a": truth([LEFT, RIGHT, FAR], difficult=[False, True, False], crowd=[False, False, True])}
-    found = {"a": boxes(LEFT)}
-    assert proposal_recall(truths, found).at(0.5) == 1
-    counted = proposal_recall(truths, found, count_difficult=True)
+    proposals = {"a": boxes(LEFT)}
+    assert proposal_recall(truths, proposals).at(0.5) == 1
+    counted = proposal_recall(truths, proposals, count_difficult=True)
     assert counted.at(0.5) == 0.5 and counted.num_truths == 2
     assert "difficult counted" in str(counted) and "difficult and crowd truths ignored" in str(
-        proposal_recall(truths, found)
+        proposal_recall(truths, proposals)
     )
 
 
@@ -85,11 +85,11 @@ def test_one_to_one_never_beats_best_match():
     for _ in range(20):
         corners = torch.rand(14, 2, generator=generator) * 30
         drawn = torch.cat([corners, corners + 5 + torch.rand(14, 2, generator=generator) * 20], dim=1)
-        truths, found = {"a": truth(drawn[:5].tolist())}, {"a": drawn[5:]}
-        best = proposal_recall(truths, found, ious=(0.3, 0.5))
-        one = proposal_recall(truths, found, ious=(0.3, 0.5), assignment="one-to-one")
-        assert all(one.at(iou) <= best.at(iou) for iou in (0.3, 0.5))
-        assert one.best_overlap[-1] <= best.best_overlap[-1] + 1e-12
+        truths, proposals = {"a": truth(drawn[:5].tolist())}, {"a": drawn[5:]}
+        best = proposal_recall(truths, proposals, ious=(0.3, 0.5))
+        one_to_one = proposal_recall(truths, proposals, ious=(0.3, 0.5), assignment="one-to-one")
+        assert all(one_to_one.at(iou) <= best.at(iou) for iou in (0.3, 0.5))
+        assert one_to_one.best_overlap[-1] <= best.best_overlap[-1] + 1e-12
 
 
 def test_cocos_rule_by_hand():
@@ -113,27 +113,29 @@ def test_cocos_rule_by_hand():
 
 def as_coco(truths, proposals):
     """The same values as pycocotools holds them, with a single category; scores fall with the place in the list."""
-    images, objects, found = [], [], []
-    for number, (image_id, true) in enumerate(truths.items(), start=1):
+    images, objects, results = [], [], []
+    for number, (image_id, objects_of_image) in enumerate(truths.items(), start=1):
         images.append({"id": number, "width": 100, "height": 100})
-        for (x1, y1, x2, y2), crowd in zip(true.boxes.tolist(), true.crowd.tolist(), strict=True):
+        for (x1, y1, x2, y2), crowd in zip(
+            objects_of_image.boxes.tolist(), objects_of_image.crowd.tolist(), strict=True
+        ):
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
             objects.append({"id": len(objects) + 1, "image_id": number, "category_id": 1, "iscrowd": int(crowd), **box})
         for place, (x1, y1, x2, y2) in enumerate(proposals.get(image_id, boxes()).tolist()):
             box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "score": 1 / (1 + place)}
-            found.append({"image_id": number, "category_id": 1, **box})
+            results.append({"image_id": number, "category_id": 1, **box})
     with contextlib.redirect_stdout(io.StringIO()):
-        true = COCO()
-        true.dataset = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "object"}]}
-        true.createIndex()
-        return true, true.loadRes(found)
+        dataset = COCO()
+        dataset.dataset = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "object"}]}
+        dataset.createIndex()
+        return dataset, dataset.loadRes(results)
 
 
 def pycocotools_recall(truths, proposals, count):
     """Class-free recall at IoU 0.5, 0.55, .., 0.95 of the first ``count`` proposals, and its mean, by pycocotools."""
-    true, found = as_coco(truths, proposals)
+    dataset, results = as_coco(truths, proposals)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(true, found, "bbox")
+        evaluation = COCOeval(dataset, results, "bbox")
         evaluation.params.useCats = 0
         evaluation.params.maxDets = [count]
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
@@ -165,8 +167,10 @@ def test_average_recall_is_that_of_pycocotools():
         assert result.recall[row] == pytest.approx(recall, abs=1e-12)
         assert result.average_recall[row] == pytest.approx(average, abs=1e-12)
     # The rules differ on these images, or the comparison would say nothing
-    others = [proposal_recall(truths, proposals, counts=counts, assignment=one) for one in ("best-match", "one-to-one")]
-    assert [one.average_recall != result.average_recall for one in others] == [True, True]
+    others = [
+        proposal_recall(truths, proposals, counts=counts, assignment=name) for name in ("best-match", "one-to-one")
+    ]
+    assert [other.average_recall != result.average_recall for other in others] == [True, True]
 
 
 def test_per_class_shares_the_pairs():
@@ -174,8 +178,8 @@ def test_per_class_shares_the_pairs():
     two = Instances(torch.tensor([LEFT, [0, 0, 10, 11], RIGHT]).float(), torch.tensor([0, 1, 1]))
     result = proposal_recall({"a": two}, {"a": boxes(LEFT)}, assignment="coco", num_classes=3)
     assert result.at(0.5) == pytest.approx(1 / 3)
-    assert [one.num_truths for one in result.per_class] == [1, 2, 0]
-    assert [one.at(0.5) for one in result.per_class[:2]] == [1, 0]
+    assert [of_class.num_truths for of_class in result.per_class] == [1, 2, 0]
+    assert [of_class.at(0.5) for of_class in result.per_class[:2]] == [1, 0]
     assert math.isnan(result.per_class[2].at(0.5)) and len(result.as_dict()["per_class"]) == 3
     with pytest.raises(UserError, match=r"0\.\.0"):
         proposal_recall({"a": two}, {}, num_classes=1)
@@ -183,9 +187,9 @@ def test_per_class_shares_the_pairs():
 
 def test_an_iou_of_exactly_the_threshold_counts():
     # Three quarters of a box 0.3 wide: 0.75 in decimals, 0.74999995 in float32
-    truths, found = {"a": truth([[0, 0, 0.3, 10]])}, {"a": boxes([0, 0, 0.225, 10])}
+    truths, proposals = {"a": truth([[0, 0, 0.3, 10]])}, {"a": boxes([0, 0, 0.225, 10])}
     for assignment in ("best-match", "one-to-one", "coco"):
-        assert proposal_recall(truths, found, assignment=assignment).at(0.75) == 1
+        assert proposal_recall(truths, proposals, assignment=assignment).at(0.75) == 1
 
 
 def test_mistakes_are_one_sentence():

@@ -64,13 +64,13 @@ def golden(tmp_path):
 @pytest.mark.parametrize("truth", ["truth.json", "voc", "yolo"])
 @pytest.mark.parametrize("matching", ["coco", "best-match", "one-to-one"])
 def test_the_golden_case_against_any_truth(golden, truth, matching):
-    found = figures(
+    measured = figures(
         *("--proposals", golden / "ours", "--truth", golden / truth, "--images", golden / "photos"),
         *("--matching", matching, "--counts", "1,2"),
     )
-    ours = found["sets"]["ours"]
+    ours = measured["sets"]["ours"]
     rows = {row["count"]: row for row in ours["rows"]}
-    assert (found["num_images"], found["num_objects"], ours["num_bare"]) == (2, 3, 1)
+    assert (measured["num_images"], measured["num_objects"], ours["num_bare"]) == (2, 3, 1)
     assert [rows[None]["recall"][iou] for iou in ("0.5", "0.75", "0.9")] == pytest.approx([1 / 3, 1 / 3, 0])
     assert rows[1]["recall"]["0.5"] == pytest.approx(1 / 3)
     # IoU 0.8 passes 0.5, 0.55, .., 0.8: seven of ten thresholds
@@ -81,19 +81,21 @@ def test_the_golden_case_against_any_truth(golden, truth, matching):
 def test_without_photos_the_truth_names_the_images(golden):
     for truth in ("truth.json", "voc"):
         assert figures("--proposals", golden / "ours", "--truth", golden / truth)["num_objects"] == 3
-    said = refused("recall", "--proposals", golden / "ours", "--truth", golden / "yolo")
-    assert "give --images DIR" in said
+    message = refused("recall", "--proposals", golden / "ours", "--truth", golden / "yolo")
+    assert "give --images DIR" in message
 
 
 def test_photos_choose_what_counts(golden):
     (golden / "photos/b.jpg").unlink()
-    found = figures("--proposals", golden / "ours", "--truth", golden / "truth.json", "--images", golden / "photos")
-    assert (found["num_images"], found["num_objects"], found["sets"]["ours"]["num_bare"]) == (1, 2, 0)
-    assert found["notes"] == [f"1 images of the truth have no photo in {golden / 'photos'}: left out"]
+    measured = figures("--proposals", golden / "ours", "--truth", golden / "truth.json", "--images", golden / "photos")
+    assert (measured["num_images"], measured["num_objects"], measured["sets"]["ours"]["num_bare"]) == (1, 2, 0)
+    assert measured["notes"] == [f"1 images of the truth have no photo in {golden / 'photos'}: left out"]
     Image.new("RGB", (8, 8)).save(golden / "photos/z.jpg")
     (golden / "photos/a.jpg").unlink()
-    said = refused("recall", "--proposals", golden / "ours", "--truth", golden / "voc", "--images", golden / "photos")
-    assert "found none of them" in said
+    message = refused(
+        "recall", "--proposals", golden / "ours", "--truth", golden / "voc", "--images", golden / "photos"
+    )
+    assert "found none of them" in message
 
 
 def test_order_of_the_boxes(golden):
@@ -149,7 +151,7 @@ def test_exported_files_measure_alike(golden):
         ).exit_code
         == 0
     )
-    assert {one["image_id"] for one in json.loads((golden / "y.json").read_text())} == {41}
+    assert {entry["image_id"] for entry in json.loads((golden / "y.json").read_text())} == {41}
     assert (
         figures("--proposals", golden / "y.json", "--truth", golden / "truth.json")["sets"]["y"]["rows"]
         == sets["ours"]["rows"]
@@ -162,8 +164,8 @@ def test_import_and_measure(golden):
         "boxes", "import", path, "--out", golden / "in", "--images", golden / "photos", "--corners", "half-open"
     )
     assert result.exit_code == 0 and "2 boxes of 1 images (detectron, corners half-open there" in result.stdout
-    found = figures("--proposals", golden / "in", "--truth", golden / "truth.json")
-    assert found["sets"]["in"]["rows"][-1]["recall"]["0.95"] == pytest.approx(2 / 3)
+    measured = figures("--proposals", golden / "in", "--truth", golden / "truth.json")
+    assert measured["sets"]["in"]["rows"][-1]["recall"]["0.95"] == pytest.approx(2 / 3)
     assert "weaksam boxes import" in refused("recall", "--proposals", path, "--truth", golden / "truth.json")
     assert "half-open, found 'both'" in refused(
         "boxes", "import", path, "--out", golden / "in", "--corners", "both", "--images", golden
@@ -209,6 +211,6 @@ def test_mistakes_are_one_sentence(golden):
 def test_true_boxes_as_proposals_find_everything(shared_data, tmp_path):
     path = shared_data / "fruit3/annotations/instances_test.json"
     truth = read_instances(path)
-    write_store(tmp_path, {name: Proposals.of(one.instances.boxes) for name, one in truth.images.items()}, 1)
+    write_store(tmp_path, {name: Proposals.of(image.instances.boxes) for name, image in truth.images.items()}, 1)
     report = measure_recall({"true": tmp_path}, path)
     assert set(report.sets["true"].result.recall[-1]) == {1.0} and "1.000" in recall_text(report)

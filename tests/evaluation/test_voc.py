@@ -135,14 +135,14 @@ def test_published_values(shared_data):
 
 
 def _read_texts(folder, first_number):
-    found = {}
+    detections = {}
     for path in folder.glob("*.txt"):
         rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
         boxes = torch.tensor([[float(value) for value in row[first_number:]] for row in rows])
         boxes[:, 2:] += boxes[:, :2]
         scores = [float(row[1]) for row in rows] if first_number == 2 else None
-        found[path.stem] = instances(boxes.tolist(), scores=scores)
-    return found
+        detections[path.stem] = instances(boxes.tolist(), scores=scores)
+    return detections
 
 
 def random_set(seed, num_images=12, num_classes=3, difficult=True):
@@ -196,19 +196,19 @@ def _plain_ap(truths, detections, label, iou):
     return average_precision(np.array(hits, dtype=bool), total)
 
 
-def _columns(found):
-    return found.scores.tolist(), found.boxes.tolist(), found.labels.tolist()
+def _columns(detections):
+    return detections.scores.tolist(), detections.boxes.tolist(), detections.labels.tolist()
 
 
 def test_filter_keeps_the_best_and_is_idempotent():
-    found = instances([LEFT, [1, 0, 11, 10], RIGHT, LEFT], [0, 0, 0, 1], [0.5, 0.9, 0.3, 0.4])
+    detections = instances([LEFT, [1, 0, 11, 10], RIGHT, LEFT], [0, 0, 0, 1], [0.5, 0.9, 0.3, 0.4])
     keep = DetectionFilter(min_score=0.2, nms_iou=0.5, max_per_image=2)
-    kept = keep_detections(found, keep)
+    kept = keep_detections(detections, keep)
     assert kept.scores.tolist() == pytest.approx([0.9, 0.4])  # LEFT falls to its twin, RIGHT to the cap
     again = keep_detections(kept, keep)
     assert torch.equal(again.boxes, kept.boxes) and torch.equal(again.scores, kept.scores)
     assert len(keep_detections(Instances.empty(), keep)) == 0
-    assert keep_detections(found, DetectionFilter(min_score=0.4)).scores.tolist() == pytest.approx([0.5, 0.9, 0.4])
+    assert keep_detections(detections, DetectionFilter(min_score=0.4)).scores.tolist() == pytest.approx([0.5, 0.9, 0.4])
 
 
 def test_filter_changes_the_figure_and_is_printed_with_it():
