@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from weaksam.cli.arguments import Arguments, Images, Out, Seed, Tags, guarded, load_run_settings, split_arguments
-
-STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
-"""The stages in order, as words only: the pipeline holds the same names (a test compares them)."""
+from weaksam.stages import STAGE_NAMES
 
 
 def run(

@@ -1,106 +1,134 @@
-"""The stages in order, as data: what each reads and writes, how it is made and how it is reported."""
+"""List the stages in order, each with its inputs and outputs: the method, read from top to bottom.
+
+A stage is a function of the run and of exactly the inputs that it names; what it returns is kept under the names of its
+outputs. `check_plan` refuses a plan in which a stage reads what no earlier one makes, or more than it says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from weaksam.data.detection_stores import instances_of
+from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
-from weaksam.evaluation.protocol import DetectionFilter
-from weaksam.evaluation.stage_summaries import (
-    StageSummary,
-    clue_summary,
-    proposal_summary,
-    pseudo_gt_summary,
-    retrain_summary,
-    wsis_summary,
-    wsod_summary,
-)
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.pipeline.state import Run
-from weaksam.stages import clues, proposals, pseudo_gt, retrain, wsis, wsod
+from weaksam.stages import STAGE_NAMES, retrain, wsis, wsod
+from weaksam.stages import clues as clue_stage
+from weaksam.stages import proposals as proposal_stage
+from weaksam.stages import pseudo_gt as pseudo_gt_stage
 from weaksam.store.store import Store
 from weaksam.structures.clue_points import CluePoints
 from weaksam.structures.instances import Instances
 
+GIVEN = frozenset({"train photos", "train tags", "test photos", "segmenter", "mask segmenter", "true labels"})
+"""What a run is given. The true labels of the training photos are for the ceilings alone."""
+
 
 @dataclass(frozen=True)
 class Stage:
-    """One step: its name, the stages whose results it reads, the plain files it writes below OUT, and how it is made.
+    """One stage: what it reads, what it makes, and the plain files that it writes below OUT.
 
-    ``make`` computes what is missing and returns the stage's result; ``report`` says what that is and how good.
-    ``shared``: its work lies in stores, so several processes can do it together.
+    ``given`` is what it reads of the run, see `GIVEN`. ``inputs`` are outputs of earlier stages, and the parameters of
+    ``make`` behind the run; those in ``optional`` may be missing (None). ``make`` computes what the stage's stores lack
+    and returns the values of ``outputs``: one value, or a tuple of several. ``shared``: several processes can fill the
+    stores together.
     """
 
     name: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    make: Callable[[Run], Any]
-    report: Callable[[Run], StageSummary]
+    given: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    files: tuple[str, ...]
+    make: Callable[..., Any]
+    optional: frozenset[str] = frozenset()
     shared: bool = False
 
+    def run(self, run: Run) -> None:
+        """Make the outputs from the results of earlier stages, and keep them among the run's results."""
+        values = {name: run.results.get(name) if name in self.optional else run.results[name] for name in self.inputs}
+        outputs = self.make(run, **values)
+        run.results.update(zip(self.outputs, outputs if len(self.outputs) > 1 else (outputs,), strict=True))
 
-def make_clues(run: Run) -> Any:
-    """The clues of the training photos; the context's backbone becomes the one that the tags may have trained."""
-    found = clues.run(run.context, run.settings.clues, run.context.train, "train")
-    run.context = replace(run.context, backbone=clues.adapted_backbone(run.context, run.settings.clues))
-    return found
+
+def make_clues(run: Run) -> tuple[Store, BackboneSettings]:
+    """Train a classifier on the tags: class maps and their peaks, and the backbone that the tags may have trained."""
+    context, settings = run.context, run.settings.clues
+    return clue_stage.run(context, settings, context.train, "train"), clue_stage.adapted_backbone(context, settings)
 
 
-def _make_proposals(run: Run) -> dict[str, Any]:
-    """Proposals of both splits, taken from given stores or prompted.
+def make_proposals(run: Run, clues: Store | None) -> Mapping[str, Store]:
+    """Prompt the frozen segmenter with a grid and the clue points; the boxes of its masks are proposals.
 
-    Test photos (and all, where no tags are given) are prompted by the grid alone.
+    Test photos, and all where no tags are given, are prompted by the grid alone. Given stores are taken as they are.
     """
-    if run.settings.proposals.given.folders:
+    context, settings = run.context, run.settings.proposals
+    if settings.given.folders:
         return {
-            split: proposals.run_given(run.context, run.settings.proposals, dataset, split)
-            for split, dataset in run.splits.items()
+            split: proposal_stage.run_given(context, settings, dataset, split) for split, dataset in run.splits.items()
         }
-    found = run.results.get("clues")
-    clues_of, fingerprint = (no_points, "") if found is None else (clues.clue_points(found), found.fingerprint)
-    arguments = (run.context, run.settings.proposals, run.segmenter)
-    made = {"train": proposals.run(*arguments, clues_of, run.context.train, "train", clue_fingerprint=fingerprint)}
-    if run.context.test is not None:
-        made["test"] = proposals.run(*arguments, no_points, run.context.test, "test")
-    return made
+    stores = {}
+    for split, dataset in run.splits.items():
+        known = clues if split == "train" else None
+        points_of = no_points if known is None else clue_stage.clue_points(known)
+        arguments = (context, settings, run.segmenter, points_of, dataset, split)
+        stores[split] = proposal_stage.run(*arguments, clue_fingerprint="" if known is None else known.fingerprint)
+    return stores
 
 
-def _make_wsod(run: Run) -> DetectorResult:
-    found = run.results["clues"]
-    return wsod.run(run.context, run.settings.wsod, run.results["proposals"], found, clues.class_maps(found))
+def train_weak_detector(
+    run: Run, clues: Store, backbone: BackboneSettings, proposals: Mapping[str, Store]
+) -> DetectorResult:
+    """Learn from the tags alone which proposal shows what (WSDDN with OICR, MIST or PCL), and detect with it."""
+    context = with_backbone(run, backbone)
+    return wsod.run(context, run.settings.wsod, proposals, clues, clue_stage.class_maps(clues))
 
 
-def _make_wsod_ceiling(run: Run) -> DetectorResult:
-    found, truths = run.results["clues"], run.true_train.truths
-    arguments = (run.context, run.settings.wsod, run.results["proposals"], found, clues.class_maps(found))
-    return wsod.run(*arguments, truths=truths, name="wsod_ceiling")
+def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, Instances]:
+    """Keep the detections on the training photos that are believed: pseudo ground truth."""
+    return instances_of(pseudo_gt_stage.run(run.context, run.settings.pseudo_gt, weak_detector.stores["train"]))
 
 
-def _make_pseudo_gt(run: Run) -> dict[str, Instances]:
-    store = pseudo_gt.run(run.context, run.settings.pseudo_gt, run.results["wsod"].stores["train"])
-    return instances_of(store)
+def retrain_detector(run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances]) -> DetectorResult:
+    """Train Faster R-CNN on the pseudo ground truth, and detect with it."""
+    return retrain.run(with_backbone(run, backbone), run.settings.retrain, pseudo_gt)
 
 
-def _make_retrain(run: Run) -> DetectorResult:
-    return retrain.run(run.context, run.settings.retrain, run.results["pseudo_gt"])
+def segment_instances(
+    run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances], detector: DetectorResult
+) -> wsis.WsisResult:
+    """Prompt the segmenter with the pseudo boxes, train Mask R-CNN on its masks, and segment with it."""
+    context = with_backbone(run, backbone)
+    return wsis.run(context, run.settings.wsis, run.mask_segmenter, pseudo_gt, detector.weights)
 
 
-def _make_wsis(run: Run) -> wsis.WsisResult:
-    weights = run.results["retrain"].weights
-    return wsis.run(run.context, run.settings.wsis, run.mask_segmenter, run.results["pseudo_gt"], weights)
+def train_weak_detector_on_truth(
+    run: Run, clues: Store, backbone: BackboneSettings, proposals: Mapping[str, Store]
+) -> DetectorResult:
+    """The weak detector on the same features and proposals, taught the true boxes."""
+    arguments = (with_backbone(run, backbone), run.settings.wsod, proposals, clues, clue_stage.class_maps(clues))
+    return wsod.run(*arguments, truths=run.true_train.truths, name="wsod_ceiling")
 
 
-def _make_retrain_ceiling(run: Run) -> DetectorResult:
-    return retrain.run(run.context, run.settings.retrain, run.true_train.truths, name="retrain_ceiling")
+def retrain_on_truth(run: Run, backbone: BackboneSettings) -> DetectorResult:
+    """The retrained detector, taught the true boxes."""
+    context = with_backbone(run, backbone)
+    return retrain.run(context, run.settings.retrain, run.true_train.truths, name="retrain_ceiling")
 
 
-def _make_wsis_ceiling(run: Run) -> wsis.WsisResult:
-    weights, truths = run.results["retrain_ceiling"].weights, run.true_train.truths
-    return wsis.run(run.context, run.settings.wsis, run.mask_segmenter, truths, weights, name="wsis_ceiling")
+def segment_on_truth(run: Run, backbone: BackboneSettings, detector_ceiling: DetectorResult) -> wsis.WsisResult:
+    """The instance segmenter, taught the true masks."""
+    context, truths = with_backbone(run, backbone), run.true_train.truths
+    arguments = (context, run.settings.wsis, run.mask_segmenter, truths, detector_ceiling.weights)
+    return wsis.run(*arguments, name="wsis_ceiling")
+
+
+def with_backbone(run: Run, backbone: BackboneSettings) -> RunContext:
+    """The run's context with the backbone that the later stages start from."""
+    return replace(run.context, backbone=backbone)
 
 
 def no_points(image_id: str) -> CluePoints:
@@ -108,92 +136,107 @@ def no_points(image_id: str) -> CluePoints:
     return CluePoints.none()
 
 
-def train_boxes(run: Run) -> Mapping[str, Tensor]:
-    """The proposals' boxes of the training photos, by image id."""
-    return run.results["proposals"]["train"].column("boxes")
-
-
-def peaks_and_maps(run: Run) -> tuple[Any, Any]:
-    """The peaks and the class maps of the training photos, by image id."""
-    return clues.clue_peaks(run.results["clues"]), clues.kind_maps(run.results["clues"])
-
-
-def detection_stores(result: Any) -> Mapping[str, Store]:
-    """The detection stores of a stage, by split."""
-    return result.stores
-
-
-def _detections(result: Any) -> dict[str, dict[str, Instances]]:
-    return {split: instances_of(store) for split, store in detection_stores(result).items()}
-
-
-def _report_pseudo_gt(run: Run) -> StageSummary:
-    found = instances_of(run.results["wsod"].stores["train"])
-    tags = {sample.image_id: sample.tags for sample in run.context.train}
-    top1 = {image_id: pseudo_gt.top1_pseudo_gt(one, tags[image_id]) for image_id, one in found.items()}
-    return pseudo_gt_summary(run.truths, run.results["pseudo_gt"], top1)
-
-
-def _made_by(settings: Any) -> str:
-    """How a detector chose its boxes, for the protocol; its settings name suppression and boxes per photo alike."""
-    return str(DetectionFilter(settings.min_score, settings.nms_iou, settings.max_boxes)).replace("NMS", "own NMS")
-
-
-def _report_wsod(name: str) -> Callable[[Run], StageSummary]:
-    def report(run: Run) -> StageSummary:
-        found, made_by = _detections(run.results[name]), _made_by(run.settings.wsod)
-        return wsod_summary(run.truths, found, train_boxes(run), run.settings.evaluation, made_by)
-
-    return report
-
-
-def _report_retrain(name: str) -> Callable[[Run], StageSummary]:
-    def report(run: Run) -> StageSummary:
-        found, made_by = _detections(run.results[name]), _made_by(run.settings.retrain)
-        return retrain_summary(run.truths, found, run.settings.evaluation, made_by)
-
-    return report
-
-
-def _report_wsis(name: str) -> Callable[[Run], StageSummary]:
-    def report(run: Run) -> StageSummary:
-        result = run.results[name]
-        masks, found = instances_of(result.pseudo_masks), _detections(result)
-        return wsis_summary(run.truths, masks, found, run.settings.evaluation, _made_by(run.settings.wsis))
-
-    return report
-
-
 STAGES = (
     Stage(
-        "clues", ("data",), (), make_clues,
-        lambda run: clue_summary(run.truths, *peaks_and_maps(run), run.context.train.image_ids),
+        name="clues",
+        given=("train photos", "train tags"),
+        inputs=(),
+        outputs=("clues", "backbone"),
+        files=(),
+        make=make_clues,
     ),
     Stage(
-        "proposals", ("data", "clues"), (), _make_proposals,
-        lambda run: proposal_summary(run.truths, train_boxes(run), run.settings.evaluation), shared=True,
+        name="proposals",
+        given=("train photos", "test photos", "segmenter"),
+        inputs=("clues",),
+        optional=frozenset({"clues"}),  # photos without tags are prompted by the grid alone
+        outputs=("proposals",),
+        files=(),
+        make=make_proposals,
+        shared=True,
     ),
     Stage(
-        "wsod", ("data", "clues", "proposals"), ("wsod/detections_train.json", "wsod/detections_test.json"), _make_wsod,
-        _report_wsod("wsod"),
+        name="wsod",
+        given=("train photos", "train tags", "test photos"),
+        inputs=("clues", "backbone", "proposals"),
+        outputs=("weak_detector",),
+        files=("wsod/detections_train.json", "wsod/detections_test.json"),
+        make=train_weak_detector,
     ),
-    Stage("pseudo_gt", ("data", "wsod"), ("pseudo_gt/train.json",), _make_pseudo_gt, _report_pseudo_gt),
     Stage(
-        "retrain", ("data", "pseudo_gt"), ("retrain/detections_train.json", "retrain/detections_test.json"),
-        _make_retrain, _report_retrain("retrain"),
+        name="pseudo_gt",
+        given=("train tags",),
+        inputs=("weak_detector",),
+        outputs=("pseudo_gt",),
+        files=("pseudo_gt/train.json",),
+        make=choose_pseudo_gt,
     ),
     Stage(
-        "wsis", ("data", "pseudo_gt", "retrain"), ("wsis/pseudo_masks_train.json", "wsis/detections_test.json"),
-        _make_wsis, _report_wsis("wsis"),
+        name="retrain",
+        given=("train photos", "train tags", "test photos"),
+        inputs=("backbone", "pseudo_gt"),
+        outputs=("detector",),
+        files=("retrain/detections_train.json", "retrain/detections_test.json"),
+        make=retrain_detector,
     ),
-)  # fmt: skip
-"""The pipeline: a stage reads what earlier ones made; ``*_test.json`` is written where there is a test split."""
+    Stage(
+        name="wsis",
+        given=("train photos", "train tags", "test photos", "mask segmenter"),
+        inputs=("backbone", "pseudo_gt", "detector"),
+        outputs=("instance_segmenter",),
+        files=("wsis/pseudo_masks_train.json", "wsis/detections_test.json"),
+        make=segment_instances,
+    ),
+)
+"""The method. ``*_test.json`` is written where there is a test split."""
 
 CEILINGS = (
     Stage(
-        "wsod_ceiling", ("data", "truth", "clues", "proposals"), (), _make_wsod_ceiling, _report_wsod("wsod_ceiling")
+        name="wsod_ceiling",
+        given=("train photos", "test photos", "true labels"),
+        inputs=("clues", "backbone", "proposals"),
+        outputs=("weak_detector_ceiling",),
+        files=(),
+        make=train_weak_detector_on_truth,
     ),
-    Stage("retrain_ceiling", ("data", "truth"), (), _make_retrain_ceiling, _report_retrain("retrain_ceiling")),
-    Stage("wsis_ceiling", ("data", "truth", "retrain_ceiling"), (), _make_wsis_ceiling, _report_wsis("wsis_ceiling")),
+    Stage(
+        name="retrain_ceiling",
+        given=("train photos", "test photos", "true labels"),
+        inputs=("backbone",),
+        outputs=("detector_ceiling",),
+        files=(),
+        make=retrain_on_truth,
+    ),
+    Stage(
+        name="wsis_ceiling",
+        given=("train photos", "test photos", "true labels"),
+        inputs=("backbone", "detector_ceiling"),
+        outputs=("instance_segmenter_ceiling",),
+        files=(),
+        make=segment_on_truth,
+    ),
 )
 """The same detectors trained on the true boxes and masks (``ceiling=true``): what perfect pseudo labels would give."""
+
+
+def stage_named(name: str) -> Stage:
+    """The stage or ceiling of that name; the name must be one of them."""
+    return next(stage for stage in (*STAGES, *CEILINGS) if stage.name == name)
+
+
+def check_plan(stages: Sequence[Stage]) -> None:
+    """Raise ``ValueError`` where a stage reads what no earlier one makes, or its function has other parameters."""
+    made: set[str] = set()
+    for stage in stages:
+        parameters = tuple(inspect.signature(stage.make).parameters)
+        if parameters != ("run", *stage.inputs):
+            raise ValueError(f"stage {stage.name} says that it reads {stage.inputs}, its function takes {parameters}")
+        if strange := set(stage.given) - GIVEN:
+            raise ValueError(f"stage {stage.name} wants {sorted(strange)}, which no run is given")
+        if missing := set(stage.inputs) - made:
+            raise ValueError(f"stage {stage.name} reads {sorted(missing)}, which no stage before it makes")
+        made |= set(stage.outputs)
+
+
+check_plan((*STAGES, *CEILINGS))
+assert tuple(stage.name for stage in STAGES) == STAGE_NAMES

@@ -9,10 +9,12 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from weaksam import __version__
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.loading import load_splits
 from weaksam.data.proposals.given import given_store
@@ -27,15 +29,16 @@ from weaksam.pipeline.settings import RunSettings
 from weaksam.sam.build import build_segmenter
 from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
+from weaksam.stages import STAGE_NAMES
 from weaksam.store.files import write_json_atomic
 from weaksam.structures.dataset import Dataset
 
-STAGE_NAMES = ("clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis")
-"""The stages in order."""
 PHOTOS_WORTH_HELP = 64
 """A further process takes some seconds to start."""
-CEILING_NAMES = ("wsod_ceiling", "retrain_ceiling", "wsis_ceiling")
-"""The stages that ``ceiling=true`` adds."""
+CEILING = "_ceiling"
+"""The names of the stages that ``ceiling=true`` adds end in this."""
+OLDEST = (0, 2)
+"""The first version (major, minor) whose output folders this one continues."""
 
 
 @dataclass
@@ -106,10 +109,10 @@ class Run:
 
     def key(self, stage: str) -> str:
         """What decides ``stage`` and all before it, as a hash; the same key means the same results."""
-        name = stage.removesuffix("_ceiling")
+        name = stage.removesuffix(CEILING)
         before = STAGE_NAMES[: STAGE_NAMES.index(name) + 1]
-        truth = self._truth_key if stage in CEILING_NAMES else ""
-        settings = {one: getattr(self.settings, one) for one in before}
+        truth = self._truth_key if stage.endswith(CEILING) else ""
+        settings = {name: getattr(self.settings, name) for name in before}
         return fingerprint_of({"stages": settings, "seed": self.settings.seed, "inputs": self.inputs, "truth": truth})
 
     @functools.cached_property
@@ -178,7 +181,9 @@ def open_run(settings: RunSettings) -> Run:
         torch.set_num_threads(settings.threads)
     device = pick_device(own_device(settings.device))
     seed_everything(settings.seed)
+    refuse_older(settings.out)
     log = RunLog(settings.out / "log.jsonl" if worker_rank() == 0 else None)
+    log.write("run begins", weaksam=__version__)
     train, test = load_splits(settings.data, log)
     context = RunContext(
         out=settings.out,
@@ -190,6 +195,30 @@ def open_run(settings: RunSettings) -> Run:
         backbone=settings.backbone,
     )
     return Run(settings, context, train, {"train": Truth.of(train), "test": Truth.of(test)})
+
+
+def refuse_older(out: Path) -> None:
+    """`UserError` where the output folder ``out`` was made by a version whose settings and stores are not ours."""
+    version = _version_of(out)
+    if version is not None and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise UserError(
+            f"wanted an output folder of weaksam {oldest} or newer, found {out}, made by {version}: name another "
+            "out=DIR (the old results stay as they are), or delete the folder"
+        )
+
+
+def _version_of(out: Path) -> str | None:
+    """The version that wrote the folder of a run, by its record or the first line of its log; None for a new folder."""
+    try:
+        return str(json.loads((out / "run.json").read_text(encoding="utf-8"))["versions"]["weaksam"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # a run that has not ended yet
+    try:
+        with open(out / "log.jsonl", encoding="utf-8") as file:
+            return str(json.loads(file.readline()).get("weaksam", "0.1"))  # 0.1 did not say
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def without_truth(dataset: Dataset, tags: bool = True) -> Dataset:

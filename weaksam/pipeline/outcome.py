@@ -1,0 +1,84 @@
+"""Write what a run leaves behind: ``metrics.json``, ``run.json``, ``report.html``, and the table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from weaksam.data.detection_stores import instances_of
+from weaksam.pipeline.measuring import detections_by_split, train_boxes
+from weaksam.pipeline.record import run_record
+from weaksam.pipeline.state import Run
+from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
+from weaksam.report.gallery import StageResults, galleries
+from weaksam.report.page import Page
+from weaksam.stages import clues
+from weaksam.store.files import write_json_atomic
+
+DETECTORS = {"WSOD": "weak_detector", "retrained": "detector", "masks": "instance_segmenter"}
+"""The outputs whose detections the gallery shows, by title."""
+
+
+def write_outcome(run: Run, reports: Sequence[StageReport]) -> dict[str, Any]:
+    """Write metrics, record and page of the stages in ``reports``, and print their table; returns the metrics."""
+    out, settings = run.context.out, run.settings
+    metrics = metrics_dict(
+        name=out.name,
+        classes=run.context.train.classes,
+        reports=reports,
+        images={split: len(dataset) for split, dataset in run.splits.items()},
+        bad={split: dataset.bad for split, dataset in run.splits.items()},
+        note=unmeasured(run),
+        peak_memory_mib=max((run.note(report.stage)["peak_memory_mib"] for report in reports), default=0),
+    )
+    keys = {f"stage {report.stage}": run.key(report.stage) for report in reports}
+    record = run_record(settings, run.context.device, {**run.inputs, **keys})
+    write_json_atomic(out / "metrics.json", metrics, indent=1)
+    write_json_atomic(out / "run.json", record, indent=1)
+    Page(metrics, record, galleries(pictured(run))).write(out / "report.html")
+    run.context.log.write("run ends", stages=[report.stage for report in reports])
+    print(f"\n{summary_text(metrics)}\n", flush=True)
+    for split, store in run.results.get("proposals", {}).items():
+        print(f"proposals of {split}: {store.folder}")
+    print(f"report: {out / 'report.html'}", flush=True)
+    return metrics
+
+
+def pictured(run: Run) -> StageResults:
+    """What the gallery can draw: the results of the stages that ran."""
+    results = run.results
+    masks = results["instance_segmenter"].pseudo_masks if "instance_segmenter" in results else None
+    detections = {title: detections_by_split(results[name]) for title, name in DETECTORS.items() if name in results}
+    return StageResults(
+        train=run.context.train,
+        test=run.context.test,
+        truths=run.truths,
+        peaks=clues.clue_peaks(results["clues"]) if "clues" in results else None,
+        maps=clues.kind_maps(results["clues"]) if "clues" in results else None,
+        proposals=train_boxes(run) if "proposals" in results else None,
+        pseudo_gt=results.get("pseudo_gt"),
+        pseudo_masks=None if masks is None else instances_of(masks),
+        detections={title: by_split["test"] for title, by_split in detections.items() if "test" in by_split},
+    )
+
+
+def unmeasured(run: Run) -> str | None:
+    """What could not be evaluated, and why; None where both splits were."""
+    if run.settings.data.without_tags:
+        return _without_tags(run)
+    train, test = run.truths["train"], run.truths["test"]
+    if test is not None:
+        return None if train is not None else "The training photos have no truth: their labels were not evaluated."
+    missing = "there is no test split" if run.context.test is None else "the test split has no truth"
+    if train is None:
+        return (
+            f"Nothing was evaluated: {missing}, and the training photos have no truth; they were labelled all the same."
+        )
+    return f"The detectors were not evaluated: {missing}; the labels of the training photos were."
+
+
+def _without_tags(run: Run) -> str:
+    if run.settings.proposals.given.folders:
+        return "No tags were given: the proposals are those of the given stores."
+    better = "; give --sam for real work" if run.settings.segmenter.weights is None else ""
+    return f"No tags were given: the grid alone prompted the segmenter {run.segmenter.name}{better}."
