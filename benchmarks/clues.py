@@ -1,6 +1,6 @@
 """Measure clues: what points add to a grid of prompts, and how long the maps of a photo take.
 
-    python benchmarks/clues.py recall configs/fruit3.yaml --step 6 [key=value ...]
+    python benchmarks/clues.py recall benchmarks/configs/fruit3.yaml --step 6 [key=value ...]
     python benchmarks/clues.py seconds [--size 375 500] [--width 384]
 
 The pointing game of any source is `weaksam clues [CONFIG] key=value` and `weaksam clues eval OUT`.

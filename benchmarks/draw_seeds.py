@@ -1,6 +1,6 @@
 """Draw where the weak detector starts: class map, and the seed by contrast, by support, and after relocation.
 
-    python benchmarks/draw_seeds.py configs/boards4.yaml [key=value ...] --out-picture seeds.jpg --every 20
+    python benchmarks/draw_seeds.py benchmarks/configs/boards4.yaml [key=value ...] --out-picture seeds.jpg --every 20
 
 Clues and proposals of the run are made where they are missing. A row per photo (every N-th of the training photos, or
 those named by --photos) and tag; no true box is read.

@@ -1,6 +1,6 @@
 """Run one config with several seeds and print the mean and spread of every stage's quality.
 
-    python benchmarks/quality.py configs/fruit3.yaml --seeds 0 1 2 --out work_dirs/quality/fruit3 [key=value ...]
+    python benchmarks/quality.py benchmarks/configs/fruit3.yaml --seeds 0 1 2 --out work_dirs/fruit3 [key=value ...]
 
 Each seed is an ordinary run in its own folder, so an interrupted benchmark resumes; the photos' clues and proposals
 do not depend on the seed and are copied from the first. Spread is the sample standard deviation.

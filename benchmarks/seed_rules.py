@@ -1,6 +1,6 @@
 """Compare where the weak detector may start: CorLoc of each tag's best region before and after relocation.
 
-    python benchmarks/seed_rules.py configs/boards4.yaml [key=value ...] [--ridges 0.03 0.1 0.3]
+    python benchmarks/seed_rules.py benchmarks/configs/boards4.yaml [key=value ...] [--ridges 0.03 0.1 0.3]
 
 For each first value of a region (contrast, support, the segmenter's predicted IoU, contrast times that), CorLoc of the
 best region per tag on every third training photo (the part settings may be chosen on) and on the other two thirds, at

@@ -1,7 +1,7 @@
 """Compare weak detectors on one data set: rules of seeding, numbers of branches, sources of proposals; three seeds.
 
-    python benchmarks/wsod_tables.py configs/fruit3.yaml --out work_dirs/tables/fruit3 [key=value ...]
-    python benchmarks/wsod_tables.py configs/fruit3.yaml --out work_dirs/tables/fruit3 --given STORE_TRAIN STORE_TEST
+    python benchmarks/wsod_tables.py benchmarks/configs/fruit3.yaml --out work_dirs/tables/fruit3 [key=value ...]
+    python benchmarks/wsod_tables.py benchmarks/configs/fruit3.yaml --out work_dirs/tables --given TRAIN TEST
     python benchmarks/wsod_tables.py CONFIG --out DIR --only oicr mist --branches 1 3
 
 Frozen features are read once and shared by all variants; each variant and seed is an ordinary WSOD stage below
@@ -22,7 +22,7 @@ from typing import Any
 from weaksam.config import load_settings
 from weaksam.data.detection_stores import instances_of
 from weaksam.evaluation.stage_summaries import wsod_summary
-from weaksam.pipeline import STAGES
+from weaksam.pipeline.plan import STAGES, with_backbone
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import Run, open_run
 from weaksam.stages import clues, wsod
@@ -54,11 +54,12 @@ FIGURES = {
 
 
 def opened(config: Path, overrides: list[str]) -> Run:
-    """A run whose clues and proposals are made."""
-    one = open_run(load_settings(RunSettings, config, overrides))
+    """A run whose clues and proposals are made; its context has the backbone that the tags may have trained."""
+    run = open_run(load_settings(RunSettings, config, overrides))
     for stage in STAGES[:2]:
-        one.results[stage.name] = one.timed(stage.name, lambda stage=stage: stage.make(one))
-    return one
+        run.timed(stage.name, lambda stage=stage: stage.run(run))
+    run.context = with_backbone(run, run.results["backbone"])
+    return run
 
 
 def measured(one: Run, settings: WsodSettings, seed: int, photos: PhotoFeatures, ceiling: bool) -> dict[str, Any]:

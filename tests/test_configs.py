@@ -1,4 +1,4 @@
-"""Every YAML in configs/ is one experiment: it loads, holds only what differs, and names data that are there."""
+"""Every YAML of configs/ and benchmarks/configs/ is one experiment: it loads, and holds only what differs."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from tests.helpers import ROOT
 from weaksam.config import Settings, UserError, load_settings
 from weaksam.pipeline.settings import RunSettings
 
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+REAL = ROOT / "benchmarks" / "configs"
+"""Experiments on the real sets, which lie beside the repository."""
+CONFIGS = sorted([*ROOT.joinpath("configs").glob("*.yaml"), *REAL.glob("*.yaml")])
 NAMES = [path.stem for path in CONFIGS]
 
 
@@ -44,10 +46,14 @@ def test_writes_no_default_again(path):
     assert written and not repeated, f"{path.name} repeats defaults: {repeated}"
 
 
+def test_what_ships_names_no_folder_beside_the_repository():
+    assert [path for path in CONFIGS if path.parent != REAL and ".." in path.read_text().replace("...", "")] == []
+
+
 @pytest.mark.parametrize("name", ["fruit3", "smoke5", "boards4"])
 def test_real_data_are_where_the_config_says(name, shared_data, monkeypatch):
     monkeypatch.chdir(ROOT)
-    settings = load_settings(RunSettings, ROOT / "configs" / f"{name}.yaml")
+    settings = load_settings(RunSettings, REAL / f"{name}.yaml")
     splits = [settings.data.train, settings.data.test]
     paths = [path for split in splits for path in (split.images, split.tags, split.truth) if path is not None]
     assert [path for path in (*paths, Path(settings.backbone.weights)) if not path.exists()] == []

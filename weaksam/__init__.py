@@ -9,24 +9,24 @@ from typing import Any
 __version__ = "0.2.0"
 
 _HOME = {
-    "run": "weaksam.pipeline.door",
-    "propose": "weaksam.pipeline.door",
-    "evaluate": "weaksam.pipeline.door",
-    "load_dataset": "weaksam.pipeline.door",
-    "Dataset": "weaksam.structures.dataset",
-    "Instances": "weaksam.structures.instances",
-    "UserError": "weaksam.config",
+    "run": ("weaksam.pipeline.door", "run"),
+    "propose": ("weaksam.pipeline.door", "propose"),
+    "load_dataset": ("weaksam.pipeline.door", "load_dataset"),
+    "evaluate": ("weaksam.evaluation.files", "evaluate_files"),
+    "Dataset": ("weaksam.structures.dataset", "Dataset"),
+    "Instances": ("weaksam.structures.instances", "Instances"),
+    "UserError": ("weaksam.config", "UserError"),
 }
-"""The module that holds each public name."""
-__all__ = [*_HOME, "__version__"]
+"""The module of each public name, and what it is called there."""
+__all__ = ["Dataset", "Instances", "UserError", "__version__", "evaluate", "load_dataset", "propose", "run"]
 
 
 def __getattr__(name: str) -> Any:
     """A public name, imported now (PEP 562)."""
     if name not in _HOME:
-        raise AttributeError(f"module 'weaksam' has no attribute {name!r}: it offers {', '.join(_HOME)}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
+        raise AttributeError(f"module 'weaksam' has no attribute {name!r}: it offers {', '.join(sorted(_HOME))}")
+    module, name_there = _HOME[name]
+    globals()[name] = value = getattr(import_module(module), name_there)
     return value
 
 

@@ -13,9 +13,11 @@ import pytest
 from tests.helpers import PROCESSES
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
+from weaksam.pipeline.plan import Stage, check_plan
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import open_run, without_truth
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
+from weaksam.stages import STAGE_NAMES
 
 TINY = [
     "threads=1",
@@ -105,7 +107,7 @@ def unbroken(scenes, tmp_path_factory):
 def test_writes_all_that_is_promised(unbroken):
     written = {path.relative_to(unbroken).as_posix() for path in unbroken.rglob("*") if path.is_file()}
     assert written >= PLAIN_FILES | ABOUT_THE_RUN
-    assert {name for stage in pipeline.STAGES for name in stage.writes} == PLAIN_FILES
+    assert {name for stage in pipeline.STAGES for name in stage.files} == PLAIN_FILES
     metrics = json.loads((unbroken / "metrics.json").read_text())
     assert [row["stage"] for row in metrics["stages"]] == [stage.name for stage in pipeline.STAGES]
     assert metrics["images"] == {"train": 34, "test": 3} and metrics["note"] is None
@@ -130,12 +132,39 @@ def test_report_stands_alone(unbroken):
         assert title in page
 
 
-def test_stages_read_only_what_was_made_before():
-    made = {"data", "truth"}
-    for stage in (*pipeline.STAGES, *pipeline.CEILINGS):
-        assert set(stage.reads) <= made, stage.name
-        made.add(stage.name)
-    assert all("truth" not in stage.reads for stage in pipeline.STAGES)
+def test_the_plan_is_in_order_and_its_stages_take_what_they_say():
+    check_plan((*pipeline.STAGES, *pipeline.CEILINGS))
+    assert tuple(stage.name for stage in pipeline.STAGES) == STAGE_NAMES
+    assert all("true labels" not in stage.given for stage in pipeline.STAGES)
+    clues, proposals, wsod = pipeline.STAGES[:3]
+    with pytest.raises(ValueError, match=r"wsod reads \['proposals'\], which no stage before it makes"):
+        check_plan((clues, wsod, proposals))
+    with pytest.raises(ValueError, match=r"wsod says that it reads \('clues',\), its function takes"):
+        check_plan((clues, dataclasses.replace(wsod, inputs=("clues",))))
+    with pytest.raises(ValueError, match=r"clues wants \['test tags'\], which no run is given"):
+        check_plan((dataclasses.replace(clues, given=("test tags",)),))
+
+
+def test_a_stage_gets_its_inputs_and_keeps_its_outputs(scenes, tmp_path):
+    run = open_run(toy_settings(scenes, tmp_path))
+    run.results.update(first=2)
+    two = {"given": (), "files": (), "inputs": ("first", "second"), "optional": frozenset({"second"})}
+    Stage("both", outputs=("sum", "missing"), make=lambda run, first, second: (first + 1, second is None), **two).run(
+        run
+    )
+    assert run.results == {"first": 2, "sum": 3, "missing": True}
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_a_folder_of_an_older_version_is_refused(scenes, tmp_path, record):
+    old = {"run.json": {"settings": {}, "versions": {"weaksam": "0.1.0"}}} if record else {}
+    for name, content in {**old, "log.jsonl": {"time": "2026-01-01T00:00:00Z", "event": "dataset"}}.items():
+        (tmp_path / name).write_text(json.dumps(content) + "\n")
+    with pytest.raises(UserError, match=rf"weaksam 0\.2 or newer, found {tmp_path}, made by 0\.1.*another out=DIR"):
+        pipeline.run(toy_settings(scenes, tmp_path))
+    if record:
+        with pytest.raises(UserError, match=r"weaksam 0\.2 or newer"):
+            pipeline.rewrite_report(tmp_path)
 
 
 def kill_when(settings: RunSettings, pattern: str) -> None:
@@ -184,17 +213,17 @@ def test_own_photos_without_truth_give_the_same_labels(scenes, unbroken, tmp_pat
 
 
 def test_no_stage_sees_the_truth(scenes, tmp_path):
-    one = open_run(toy_settings(scenes, tmp_path))
-    assert one.truths["train"] is not None and one.truths["test"] is not None
-    assert all(sample.truth is None and sample.tags for sample in one.context.train)
-    assert all(sample.truth is None and not sample.tags for sample in one.context.test)
-    assert without_truth(one.true_train).fingerprint == one.true_train.fingerprint
+    run = open_run(toy_settings(scenes, tmp_path))
+    assert run.truths["train"] is not None and run.truths["test"] is not None
+    assert all(sample.truth is None and sample.tags for sample in run.context.train)
+    assert all(sample.truth is None and not sample.tags for sample in run.context.test)
+    assert without_truth(run.true_train).fingerprint == run.true_train.fingerprint
 
 
 def test_a_key_changes_with_what_matters(scenes, tmp_path):
     def keys(*more: str) -> list[str]:
-        one = open_run(toy_settings(scenes, tmp_path, *more))
-        return [one.key(stage.name) for stage in pipeline.STAGES]
+        run = open_run(toy_settings(scenes, tmp_path, *more))
+        return [run.key(stage.name) for stage in pipeline.STAGES]
 
     plain = keys()
     assert keys("device=auto", "evaluation.interpolation=11-point", f"out={tmp_path / 'other'}") == plain
@@ -252,18 +281,18 @@ def test_ceiling_needs_the_truth(scenes, tmp_path):
 
 
 def test_seconds_of_a_killed_stage_are_not_lost(scenes, tmp_path):
-    one = open_run(toy_settings(scenes, tmp_path))
+    run = open_run(toy_settings(scenes, tmp_path))
     note = tmp_path / "clues" / "done.json"
     note.parent.mkdir()
     part = note.parent / "part"
     part.touch()
     os.utime(part, (1060.0, 1060.0))
-    note.write_text(json.dumps({"key": one.key("clues"), "finished": False, "seconds": 5.0, "began": 1000.0}))
+    note.write_text(json.dumps({"key": run.key("clues"), "finished": False, "seconds": 5.0, "began": 1000.0}))
     os.utime(note, (1000.0, 1000.0))
-    assert one.timed("clues", lambda: "made") == "made"
-    assert 65.0 <= one.note("clues")["seconds"] < 66.0
-    assert one.timed("clues", lambda: time.sleep(0.05)) is None
-    assert one.note("clues")["seconds"] < 66.0 and one.finished("clues")
+    assert run.timed("clues", lambda: "made") == "made"
+    assert 65.0 <= run.note("clues")["seconds"] < 66.0
+    assert run.timed("clues", lambda: time.sleep(0.05)) is None
+    assert run.note("clues")["seconds"] < 66.0 and run.finished("clues")
 
 
 def test_without_truth_keeps_the_rest(scenes, tmp_path):

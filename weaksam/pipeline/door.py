@@ -14,7 +14,6 @@ from weaksam.config import Settings, UserError, load_settings
 from weaksam.data import loading
 from weaksam.data.images import read_image
 from weaksam.engine.device import pick_device
-from weaksam.evaluation import files
 from weaksam.pipeline import running
 from weaksam.pipeline.settings import RunSettings
 from weaksam.sam.build import SegmenterSettings, build_segmenter
@@ -41,7 +40,7 @@ def run(
 
     ``config`` is a YAML file or settings (None: the defaults); ``images`` and ``tags`` are those of the training
     photos. Further settings are keywords: a section takes a mapping (``wsod={"num_epochs": 20}``), and a dotted key
-    goes in by ``**{"wsod.num_epochs": 20}``. Rerunning with the same settings resumes. Raises `UserError` for bad input.
+    goes in by ``**{"wsod.num_epochs": 20}``. The same settings resume. Raises `UserError` for bad input.
     """
     paths = {"data.train.images": images, "data.train.tags": tags, "out": out}
     values = {**settings, **{key: str(path) for key, path in paths.items() if path is not None}}
@@ -94,31 +93,7 @@ def propose(
     if segmenter is None or isinstance(segmenter, (str, Path)):
         weights = None if segmenter is None else str(segmenter)
         segmenter = build_segmenter(SegmenterSettings(weights=weights), torch.device(pick_device(device)))
-    return proposal_stage.propose(segmenter, photo, clues or CluePoints.none(), chosen)
-
-
-def evaluate(
-    truth: PathLike,
-    detections: PathLike,
-    metrics: Sequence[str] = ("voc", "corloc", "coco"),
-    *,
-    images: PathLike | None = None,
-    classes: Sequence[str] | None = None,
-    tags: PathLike | None = None,
-    proposals: PathLike | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Measure detections on disk against a truth on disk, as ``weaksam eval`` does; figures by name of the metric.
-
-    ``truth``: COCO JSON, a folder of VOC XML or of YOLO labels (which wants ``images``, the folder of photos);
-    ``detections``: COCO results, a run's store of detections, or VOC's result files; ``metrics``: of ``voc``,
-    ``voc11``, ``corloc``, ``coco`` and ``mask``. Each value holds ``mean``, ``per_class`` (None where it is undefined),
-    ``classes`` and the ``protocol``. Raises `UserError`.
-    """
-    if isinstance(metrics, str):
-        metrics = metrics.split(",")
-    optional = {"images": images, "tags": tags, "proposals": proposals}
-    paths = {name: Path(path) for name, path in optional.items() if path is not None}
-    return files.evaluate_files(Path(truth), Path(detections), metrics, classes=classes, **paths)
+    return proposal_stage.propose_encoded(segmenter, segmenter.encode(photo), clues or CluePoints.none(), chosen)
 
 
 def load_dataset(
