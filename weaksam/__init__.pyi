@@ -1,5 +1,4 @@
 from weaksam.config import UserError as UserError
-from weaksam.evaluation.files import evaluate_files as evaluate
 from weaksam.pipeline.door import load_dataset as load_dataset
 from weaksam.pipeline.door import propose as propose
 from weaksam.pipeline.door import run as run

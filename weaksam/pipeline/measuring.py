@@ -8,12 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from weaksam.data.detection_stores import instances_of
+from weaksam.engine.detectors.result import DetectorResult
 from weaksam.evaluation import stage_summaries as summaries
 from weaksam.evaluation.protocol import DetectionFilter
 from weaksam.pipeline.plan import Stage
 from weaksam.pipeline.state import CEILING, Run
-from weaksam.stages import clues
-from weaksam.stages.pseudo_gt import stage as pseudo_gt
+from weaksam.stages import clues, pseudo_gt
+from weaksam.stages.wsis import WsisResult
+from weaksam.store.store import Store
 from weaksam.structures.instances import Instances
 
 
@@ -41,20 +43,20 @@ def peaks_and_maps(run: Run) -> tuple[Any, Any]:
     return clues.clue_peaks(store), clues.kind_maps(store)
 
 
-def detections_by_split(result: Any) -> dict[str, dict[str, Instances]]:
+def detections_by_split(result: DetectorResult) -> dict[str, dict[str, Instances]]:
     """The detections of a detector by split and image id."""
-    return {split: instances_of(store) for split, store in result.stores.items()}
+    return {split: result.detections(split) for split in result.stores}
 
 
-def _clues(run: Run, store: Any) -> summaries.StageSummary:
+def _clues(run: Run, store: Store) -> summaries.StageSummary:
     return summaries.clue_summary(run.truths, *peaks_and_maps(run), run.context.train.image_ids)
 
 
-def _proposals(run: Run, stores: Any) -> summaries.StageSummary:
+def _proposals(run: Run, stores: Mapping[str, Store]) -> summaries.StageSummary:
     return summaries.proposal_summary(run.truths, train_boxes(run), run.settings.evaluation)
 
 
-def _wsod(run: Run, result: Any) -> summaries.StageSummary:
+def _wsod(run: Run, result: DetectorResult) -> summaries.StageSummary:
     detections, made_by = detections_by_split(result), _made_by(run.settings.wsod)
     return summaries.wsod_summary(run.truths, detections, train_boxes(run), run.settings.evaluation, made_by)
 
@@ -66,12 +68,12 @@ def _pseudo_gt(run: Run, chosen: Mapping[str, Instances]) -> summaries.StageSumm
     return summaries.pseudo_gt_summary(run.truths, chosen, top1)
 
 
-def _retrain(run: Run, result: Any) -> summaries.StageSummary:
+def _retrain(run: Run, result: DetectorResult) -> summaries.StageSummary:
     detections, made_by = detections_by_split(result), _made_by(run.settings.retrain)
     return summaries.retrain_summary(run.truths, detections, run.settings.evaluation, made_by)
 
 
-def _wsis(run: Run, result: Any) -> summaries.StageSummary:
+def _wsis(run: Run, result: WsisResult) -> summaries.StageSummary:
     masks, detections = instances_of(result.pseudo_masks), detections_by_split(result)
     return summaries.wsis_summary(run.truths, masks, detections, run.settings.evaluation, _made_by(run.settings.wsis))
 

@@ -193,7 +193,6 @@ def open_run(settings: RunSettings) -> Run:
         test=without_truth(test, tags=False) if test is not None else None,
         log=log,
         backbone=settings.backbone,
-        segmenter_settings=settings.segmenter,
     )
     return Run(settings, context, train, {"train": Truth.of(train), "test": Truth.of(test)})
 
