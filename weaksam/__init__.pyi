@@ -1,8 +1,8 @@
-from weaksam.config import UserError as UserError
-from weaksam.pipeline.door import load_dataset as load_dataset
-from weaksam.pipeline.door import propose as propose
-from weaksam.pipeline.door import run as run
-from weaksam.structures.dataset import Dataset as Dataset
-from weaksam.structures.instances import Instances as Instances
+from weaksam.config import UserError
+from weaksam.evaluation.files import evaluate_files as evaluate
+from weaksam.pipeline.door import load_dataset, propose, run
+from weaksam.structures.dataset import Dataset
+from weaksam.structures.instances import Instances
 
+__all__ = ["Dataset", "Instances", "UserError", "__version__", "evaluate", "load_dataset", "propose", "run"]
 __version__: str
