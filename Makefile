@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DEMO_DATA ?= data/demo
 DEMO_OUT ?= work_dirs/demo
 DEMO_ARGS ?=
+WEAKSAM ?= $(BIN)/weaksam
 # Scenes that a small encoder trained on rendered scenes alone can tell apart; the defaults of `data synth` are harder
 SYNTH_ARGS ?= --train 200 --test 60 body_variety=0 background_colour=0.1 max_distractors=1 max_clutter=15 \
   min_radius=0.18 max_radius=0.34 max_objects=3
@@ -12,13 +13,19 @@ TEST_ARGS ?=
 # Processes that share the tests; those of one file stay together, for they share what the file trains
 TEST_WORKERS ?= 2
 
-.PHONY: help install dev demo test lint types clean
+DIST ?= dist
+# An environment with the built wheel alone, which borrows its dependencies from .venv
+WHEEL_VENV ?= build/wheel-venv
+
+.PHONY: help install dev demo test lint types dist wheel clean
 
 help:
 	@echo "make demo   the whole pipeline, offline, on synthetic scenes (six to nine minutes on two cores, after installation)"
 	@echo "make test   the test suite, in two processes"
 	@echo "make lint   ruff check and ruff format --check"
 	@echo "make types  mypy, strict where pyproject.toml says so"
+	@echo "make dist   the source distribution, and from it the wheel, in dist/"
+	@echo "make wheel  install the built wheel in an environment of its own: build/wheel-venv/bin/weaksam"
 	@echo "make clean  remove the demo's data and results (never .venv)"
 
 $(BIN)/python:
@@ -38,8 +45,8 @@ install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
 
 demo: install
-	$(BIN)/weaksam data synth $(DEMO_DATA) $(SYNTH_ARGS)
-	$(BIN)/weaksam run configs/demo.yaml data.train.images=$(DEMO_DATA)/train data.train.tags=$(DEMO_DATA)/tags_train.json \
+	$(WEAKSAM) data synth $(DEMO_DATA) $(SYNTH_ARGS)
+	$(WEAKSAM) run configs/demo.yaml data.train.images=$(DEMO_DATA)/train data.train.tags=$(DEMO_DATA)/tags_train.json \
 	  data.train.truth=$(DEMO_DATA)/instances_train.json data.test.images=$(DEMO_DATA)/test \
 	  data.test.truth=$(DEMO_DATA)/instances_test.json out=$(DEMO_OUT) $(DEMO_ARGS)
 
@@ -52,6 +59,17 @@ lint: dev
 
 types: dev
 	$(BIN)/mypy
+
+dist: dev
+	rm -rf $(DIST)
+	$(BIN)/python -m build --outdir $(DIST) .
+
+wheel: dist
+	rm -rf $(WHEEL_VENV)
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > "$$($(WHEEL_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dependencies.pth"
+	$(WHEEL_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(DIST)/weaksam-*.whl
 
 clean:
 	rm -rf $(DEMO_DATA) $(DEMO_OUT)
