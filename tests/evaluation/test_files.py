@@ -45,11 +45,11 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("truth, detections", FORMS)
-def test_every_form_gives_the_same_figures(forms, truth, detections):
+@pytest.mark.parametrize("truth, form", FORMS)
+def test_every_form_gives_the_same_figures(forms, truth, form):
     folder, _, detections = forms
     plain = evaluate_files(folder / "truth.json", folder / "numbers.json", METRICS)
-    path = folder / ("OUT/wsod/store/detections_test-1" if detections == "OUT" else detections)
+    path = folder / ("OUT/wsod/store/detections_test-1" if form == "OUT" else form)
     images = folder / "photos" if truth == "yolo" else None
     same = evaluate_files(folder / truth, path, METRICS, images=images)
     assert 0.1 < plain["voc"]["mean"]["0.5"] < 0.9 and plain["voc"]["num_detections"] == same["voc"]["num_detections"]
