@@ -25,6 +25,7 @@ from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.pipeline.summary import StageReport, metrics_dict
 from weaksam.sam.nano.model import Architecture
 from weaksam.sam.official.architecture import SamArchitecture, build_sam
+from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.proposals.candidates import Candidates
 from weaksam.store.files import write_json_atomic
 from weaksam.structures.dataset import Dataset, Sample
@@ -270,3 +271,28 @@ def write_detections(folder: Path, dataset: Dataset, detections: dict[str, Insta
     voc_results.write_results(folder / "comp4", dataset, detections)
     store = detection_store(folder / "OUT/wsod/store/detections_test-1", "wsod", "1", dataset, masks=False)
     store.fill(lambda image_id: {name: getattr(detections[image_id], name) for name in ("boxes", "labels", "scores")})
+
+
+# Segmenters
+
+
+class SmallDevice(RegionTreeSegmenter):
+    """A segmenter on a device that has memory for ``room`` prompts and ``photos_room`` photos at a time."""
+
+    def __init__(self, room: int, photos_room: int = 1) -> None:
+        super().__init__()
+        self.room, self.photos_room = room, photos_room
+        self.answered: list[int] = []
+        self.encoded: list[int] = []
+
+    def predict(self, embedding, prompts, **others):
+        if len(prompts) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.answered.append(len(prompts))
+        return super().predict(embedding, prompts, **others)
+
+    def encode_batch(self, images):
+        if len(images) > self.photos_room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.encoded.append(len(images))
+        return [self.encode(image) for image in images]
