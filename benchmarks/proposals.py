@@ -84,10 +84,10 @@ def official_grid(sam: Sam, image: np.ndarray, side: int, min_pred_iou: float, c
     )
     predictor, encode = generator.predictor, generator.predictor.set_image
     predictor.set_image = lambda photo: clock.timed("encode", lambda: encode(photo))
-    found = clock.timed("all", lambda: generator.generate(image))
+    records = clock.timed("all", lambda: generator.generate(image))
     predictor.set_image = encode
     clock.seconds["decode"] = clock.seconds["all"] - clock.seconds["encode"]
-    boxes = np.array([record["bbox"] for record in found], dtype=np.float32).reshape(-1, 4)
+    boxes = np.array([record["bbox"] for record in records], dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2] + 1
     return boxes
 
@@ -97,9 +97,9 @@ def our_proposals(
 ) -> Proposals:
     """Our proposals; encoding and the rest are timed apart."""
     embedding = clock.timed("encode", lambda: segmenter.encode(image))
-    found = clock.timed("decode", lambda: propose_encoded(segmenter, embedding, clues, settings))
+    proposals = clock.timed("decode", lambda: propose_encoded(segmenter, embedding, clues, settings))
     clock.seconds["all"] = clock.seconds["encode"] + clock.seconds["decode"]
-    return found
+    return proposals
 
 
 def third_kept(sam: Sam, image: np.ndarray, side: int) -> float:
@@ -160,29 +160,30 @@ def random_clues(size: tuple[int, int], classes: int) -> CluePoints:
 def original_clue_boxes(sam: Sam, image: np.ndarray, clues: CluePoints, kind: int) -> np.ndarray:
     """One kind of points as the released WeakSAM prompts with them: a point at a time, then a class at a time.
 
-    The photo is encoded for the single points and again for every class; masks 1 and 2 are kept (section 2.2).
+    The photo is encoded for the single points and again for every class; masks 1 and 2 are kept (docs/method.md,
+    Proposals).
     """
-    mine = clues.kinds == kind
-    points, labels = clues.points[mine].numpy(), clues.labels[mine].numpy()
+    of_kind = clues.select(clues.kinds == kind)
+    points, labels = of_kind.points.numpy(), of_kind.labels.numpy()
     prompts = [[points[i : i + 1] for i in range(len(points))]]
     prompts += [[points[labels == label]] for label in np.unique(labels[labels >= 0])]
     boxes = []
     for together in prompts:
         predictor = SamPredictor(sam)
         predictor.set_image(image)
-        for one in together:
-            masks, _, _ = predictor.predict(one, np.ones(len(one)), multimask_output=True)
+        for xy in together:
+            masks, _, _ = predictor.predict(xy, np.ones(len(xy)), multimask_output=True)
             boxes.append(batched_mask_to_box(torch.from_numpy(masks[1:])).numpy())
     return np.concatenate(boxes)
 
 
 def original_sequence(sam: Sam, image: np.ndarray, clues: CluePoints, side: int, bar: float) -> int:
     """The released WeakSAM's sequence of calls for one photo: 4 + 2C encodings. Returns the number of boxes."""
-    found = [official_grid(sam, image, side, bar, Clock())]
-    found += [original_clue_boxes(sam, image, clues, kind) for kind in (COARSE, FINE)]
+    boxes = [official_grid(sam, image, side, bar, Clock())]
+    boxes += [original_clue_boxes(sam, image, clues, kind) for kind in (COARSE, FINE)]
     cross = torch.from_numpy(original_clue_boxes(sam, image, clues, CROSS)).float()
-    found.append(cross[nms(cross, torch.ones(len(cross)), 0.9)].numpy())
-    return sum(len(boxes) for boxes in found)
+    boxes.append(cross[nms(cross, torch.ones(len(cross)), 0.9)].numpy())
+    return sum(len(part) for part in boxes)
 
 
 def protocol(arguments: argparse.Namespace) -> dict[str, Any]:

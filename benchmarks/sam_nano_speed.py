@@ -69,6 +69,12 @@ def compare(plain: Proposals, fast: Proposals) -> tuple[int, int]:
     return len(plain.boxes), sum(tuple(box) not in others for box in plain.boxes.tolist())
 
 
+def photos_of(folder: Path, num: int) -> list[Path]:
+    """``num`` photos of a folder, evenly."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".jpg", ".png"))
+    return paths[:: max(1, len(paths) // num)][:num]
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of photos")
@@ -83,10 +89,7 @@ def main() -> None:
     torch.set_num_threads(1)
     ways = {"plain": SamNano.load(fast=False), "fast": SamNano.load()}
     settings = ProposalSettings(grid_side=args.grid)
-    paths = [sorted(p for p in folder.iterdir() if p.suffix in (".jpg", ".png")) for folder in args.images]
-    images = [
-        read_image(path) for found in paths for path in found[:: max(1, len(found) // args.photos)][: args.photos]
-    ]
+    images = [read_image(path) for folder in args.images for path in photos_of(folder, args.photos)]
     for segmenter in ways.values():
         proposals_of(segmenter, images[0], settings)  # warm up
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -94,13 +97,13 @@ def main() -> None:
     boxes = differ = 0
     for image in images:
         for _ in range(args.repeats):
-            found = {}
+            proposals = {}
             for name, segmenter in ways.items():  # in turn, so that both meet the same neighbours
-                spent, found[name] = clocked(lambda s=segmenter, i=image: proposals_of(s, i, settings))
+                spent, proposals[name] = clocked(lambda s=segmenter, i=image: proposals_of(s, i, settings))
                 seconds[name].append(spent)
             for name, spent in seconds_by_part(ways["fast"], image, args.grid).items():
                 parts.setdefault(name, []).append(spent)
-        counts = compare(found["plain"], found["fast"])
+        counts = compare(proposals["plain"], proposals["fast"])
         boxes, differ = boxes + counts[0], differ + counts[1]
     print(f"{len(images)} photos, grid {args.grid} x {args.grid}, {args.repeats} runs each, one thread\n")
     print("| way | CPU s a photo, median | best | photos/s, median | best |\n|---|---|---|---|---|")

@@ -1,4 +1,4 @@
-"""Train sam_nano, the bundled small segmenter, from scratch on procedurally rendered scenes only."""
+"""Train sam_nano, the bundled small segmenter, from scratch on rendered scenes only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ HELD_OUT = 1_000_000_000  # scene numbers from here on are never trained on
 
 
 @dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     """Images ``(B, 3, 256, 256)`` normalised, and N prompts: see ``PartPrompts``; ``image_index (N,)``."""
 
     images: Tensor
@@ -34,6 +35,14 @@ class Batch:
     labels: Tensor
     targets: Tensor
     counts: Tensor
+
+
+class AugmentedScene(NamedTuple):
+    """A scene's image ``(H, W, 3)`` and levels ``(3, H, W)``, of which the first ``kept`` (h, w) are not padding."""
+
+    image: np.ndarray
+    levels: np.ndarray
+    kept: tuple[int, int]
 
 
 class ScenePool:
@@ -56,15 +65,15 @@ class ScenePool:
         else:
             self.scenes[self.rng.integers(self.capacity)] = (scene.image, scene.levels)
 
-    def batch(self, model: NanoSam, num_images: int, num_prompts: int) -> Batch:
+    def batch(self, model: NanoSam, num_images: int, num_prompts: int) -> PromptBatch:
         """A random augmented batch."""
         chosen = [self.scenes[self.rng.integers(len(self.scenes))] for _ in range(num_images)]
         scenes = [augment(image, levels, self.rng) for image, levels in chosen]
         return collate(model, scenes, num_prompts, self.rng)
 
 
-def augment(image: np.ndarray, levels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, tuple]:
-    """Turn, mirror, recolour, and cut ``image`` so that a rest must be padded; returns also the kept ``(H, W)``."""
+def augment(image: np.ndarray, levels: np.ndarray, rng: np.random.Generator) -> AugmentedScene:
+    """Turn, mirror, recolour, and cut ``image`` so that a rest must be padded."""
     if rng.random() < 0.5:
         image, levels = image.transpose(1, 0, 2), levels.transpose(0, 2, 1)
     step_y, step_x = rng.choice([1, -1], 2)
@@ -77,10 +86,10 @@ def augment(image: np.ndarray, levels: np.ndarray, rng: np.random.Generator) -> 
     levels = levels.copy()
     levels[:, kept[0] :] = 0
     levels[:, :, kept[1] :] = 0
-    return image, levels, tuple(kept)
+    return AugmentedScene(image, levels, (kept[0], kept[1]))
 
 
-def collate(model: NanoSam, scenes: list[tuple], num_prompts: int, rng: np.random.Generator) -> Batch:
+def collate(model: NanoSam, scenes: list[AugmentedScene], num_prompts: int, rng: np.random.Generator) -> PromptBatch:
     """Stack augmented scenes and draw ``num_prompts`` prompts on each."""
     images = [
         model.preprocess(
@@ -89,24 +98,33 @@ def collate(model: NanoSam, scenes: list[tuple], num_prompts: int, rng: np.rando
         for image, _, kept in scenes
     ]
     prompts: list[PartPrompts] = [sample_prompts(levels, num_prompts, rng) for _, levels, _ in scenes]
-    fields = [torch.from_numpy(np.concatenate([getattr(p, f) for p in prompts])) for f in PartPrompts.__annotations__]
-    index = torch.arange(len(scenes)).repeat_interleave(num_prompts)
-    return Batch(torch.stack(images).contiguous(memory_format=torch.channels_last), index, *fields)
+
+    def column(name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([getattr(of_scene, name) for of_scene in prompts]))
+
+    return PromptBatch(
+        images=torch.stack(images).contiguous(memory_format=torch.channels_last),
+        image_index=torch.arange(len(scenes)).repeat_interleave(num_prompts),
+        coords=column("coords"),
+        labels=column("labels"),
+        targets=column("targets"),
+        counts=column("counts"),
+    )
 
 
-def held_out(model: NanoSam, num_scenes: int) -> list[Batch]:
+def held_out(model: NanoSam, num_scenes: int) -> list[PromptBatch]:
     """Fixed scenes that are never trained on."""
     rng = np.random.default_rng(0)
     scenes = [render_part_scene(HELD_OUT + i) for i in range(num_scenes)]
-    plain = [(s.image, s.levels, s.size) for s in scenes]
+    plain = [AugmentedScene(scene.image, scene.levels, scene.size) for scene in scenes]
     return [collate(model, plain[i : i + 8], 16, rng) for i in range(0, num_scenes, 8)]
 
 
 @torch.no_grad()
-def evaluate(model: NanoSam, batches: list[Batch]) -> dict[str, float]:
+def evaluate(model: NanoSam, batches: list[PromptBatch]) -> dict[str, float]:
     """Mean IoU of single points (best of three; the one the model trusts most) and of boxes, on the mask grid."""
     model.eval()
-    found: dict[str, list[Tensor]] = {"point_best": [], "point_trusted": [], "box": [], "iou_error": []}
+    figures: dict[str, list[Tensor]] = {"point_best": [], "point_trusted": [], "box": [], "iou_error": []}
     for batch in batches:
         features = model.image_encoder(batch.images)
         logits, iou = model.prompted(features, batch.image_index, batch.coords, batch.labels)
@@ -115,11 +133,11 @@ def evaluate(model: NanoSam, batches: list[Batch]) -> dict[str, float]:
         trusted = (pairs * used[:, None]).amax(2).gather(1, iou.argmax(1, keepdim=True))[:, 0]
         single = (batch.counts > 0) & (batch.labels[:, 0] == 1) & (batch.labels[:, 1] == -1)
         boxed = (batch.counts > 0) & (batch.labels[:, 0] == 2) & (batch.labels[:, 2] == -1)
-        found["point_best"].append(pairs.amax(1)[single][used[single]])
-        found["point_trusted"].append(trusted[single])
-        found["box"].append(trusted[boxed])
-        found["iou_error"].append(((pairs * used[:, None]).amax(2) - iou).abs().mean(1)[batch.counts > 0])
-    return {name: round(float(torch.cat(values).mean()), 4) for name, values in found.items()}
+        figures["point_best"].append(pairs.amax(1)[single][used[single]])
+        figures["point_trusted"].append(trusted[single])
+        figures["box"].append(trusted[boxed])
+        figures["iou_error"].append(((pairs * used[:, None]).amax(2) - iou).abs().mean(1)[batch.counts > 0])
+    return {name: round(float(torch.cat(values).mean()), 4) for name, values in figures.items()}
 
 
 def learning_rate(progress: float, peak: float) -> float:
@@ -132,12 +150,14 @@ def learning_rate(progress: float, peak: float) -> float:
 def average_into(average: NanoSam, model: NanoSam, step: int, decay: float = 0.998) -> None:
     """Move the averaged weights toward the model's, faster at the beginning."""
     share = 1 - min(decay, (1 + step) / (10 + step))
-    mine, other = average.state_dict(), model.state_dict()
-    floating = [name for name in mine if mine[name].is_floating_point()]
-    torch._foreach_lerp_([mine[n] for n in floating], [other[n] for n in floating], share)
+    averaged, current = average.state_dict(), model.state_dict()
+    floating = [name for name in averaged if averaged[name].is_floating_point()]
+    torch._foreach_lerp_([averaged[name] for name in floating], [current[name] for name in floating], share)
 
 
-def save_checkpoint(path: Path, model: NanoSam, average: NanoSam, optimizer: torch.optim.Optimizer, **state) -> None:
+def save_checkpoint(
+    path: Path, model: NanoSam, average: NanoSam, optimizer: torch.optim.Optimizer, **state: float
+) -> None:
     """Write all that a resumed run needs as plain tensors."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in average.state_dict().items()}
@@ -146,9 +166,9 @@ def save_checkpoint(path: Path, model: NanoSam, average: NanoSam, optimizer: tor
     save_weights(path, tensors, {"architecture": asdict(model.spec), **state})
 
 
-def load_checkpoint(path: Path, model: NanoSam, average: NanoSam, optimizer: torch.optim.Optimizer) -> dict:
+def load_checkpoint(path: Path, model: NanoSam, average: NanoSam, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put a checkpoint back; returns what was saved beside it (steps and seconds done)."""
-    groups: dict[str, dict] = {"model": {}, "average": {}, "optimizer": {}}
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
     for name, value in load_state(path, "the training checkpoint").items():
         kind, rest = name.split("/", 1)
         groups[kind][rest] = value
@@ -162,14 +182,14 @@ def load_checkpoint(path: Path, model: NanoSam, average: NanoSam, optimizer: tor
     return read_metadata(path)
 
 
-def export(path: Path, model: NanoSam, report: dict) -> None:
+def export(path: Path, model: NanoSam, report: dict[str, float]) -> None:
     """Write the averaged weights in half precision, with the architecture and the held-out figures beside them."""
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     save_weights(path, state, {"architecture": asdict(model.spec), "held_out": report})
 
 
-def train_step(model: NanoSam, batch: Batch, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+def train_step(model: NanoSam, batch: PromptBatch, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """One optimiser step in bfloat16; returns the losses."""
     model.train()
     with torch.autocast("cpu", torch.bfloat16):
@@ -215,52 +235,81 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def build_optimizer(model: NanoSam, peak: float) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices and kernels only."""
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+
+
+def write_record(log: TextIO, record: dict[str, float], note: str = "") -> None:
+    """Print ``record`` with a ``note`` and append it to the log."""
+    print(json.dumps(record), note, flush=True)
+    log.write(json.dumps(record) + "\n")
+    log.flush()
+
+
+class Trainer:
+    """Trains ``model`` and its moving ``average``, and saves both in the folder ``args.out``."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.model = NanoSam(Architecture(encoder=args.encoder)).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model)
+        self.optimizer = build_optimizer(self.model, args.learning_rate)
+        self.checkpoint = args.out / "checkpoint.safetensors"
+        self.step, self.seconds = 0, 0.0
+        if self.checkpoint.exists():
+            state = load_checkpoint(self.checkpoint, self.model, self.average, self.optimizer)
+            self.step, self.seconds = state["step"], state["seconds"]
+            print(f"going on from step {self.step}, {self.seconds / 60:.1f} min", flush=True)
+
+    def run(self, log: TextIO) -> None:
+        """Train until the budget is spent, with a record every 50 steps and a report at every save."""
+        args, test = self.args, held_out(self.model, 48)
+        pool = ScenePool(args.seed + 1 + self.step, args.scenes, capacity=6000)
+        last_save = time.monotonic()
+        running: dict[str, float] = {}
+        for step, share, seconds in steps_until_done(args, self.step, self.seconds):
+            self.step, self.seconds = step, seconds
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(share, args.learning_rate)
+            pool.refresh()
+            losses = train_step(self.model, pool.batch(self.model, args.images, args.prompts), self.optimizer)
+            average_into(self.average, self.model, step)
+            running = {name: 0.98 * running.get(name, loss) + 0.02 * loss for name, loss in losses.items()}
+            if step % 50 == 0:
+                left = seconds / max(share, 1e-6) - seconds
+                record = self.position() | {name: round(loss, 4) for name, loss in running.items()}
+                write_record(log, record, f"ETA {left / 60:.1f} min")
+            if time.monotonic() - last_save > 60 * args.save_minutes:
+                self.save(log, test)
+                last_save = time.monotonic()
+        self.save(log, test, final=True)
+
+    def position(self) -> dict[str, float]:
+        """Step and minutes, for the log."""
+        return {"step": self.step, "minutes": round(self.seconds / 60, 2)}
+
+    def save(self, log: TextIO, test: list[PromptBatch], **marks: bool) -> None:
+        """Measure the averaged weights on held-out scenes, export them, and write the checkpoint."""
+        report = self.position() | marks | evaluate(self.average, test)
+        write_record(log, report)
+        export(self.args.out / "sam_nano.safetensors", self.average, report)
+        save_checkpoint(
+            self.checkpoint, self.model, self.average, self.optimizer, step=self.step + 1, seconds=self.seconds
+        )
+
+
 def main() -> None:
     """Train until the budget is spent; a second call with the same ``--out`` goes on from its checkpoint."""
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    model = NanoSam(Architecture(encoder=args.encoder)).to(memory_format=torch.channels_last)
-    average = copy.deepcopy(model)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98), fused=True)
-    checkpoint, done = args.out / "checkpoint.safetensors", (0, 0.0)
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint, model, average, optimizer)
-        done = state["step"], state["seconds"]
-        print(f"going on from step {done[0]}, {done[1] / 60:.1f} min", flush=True)
-    test = held_out(model, 48)
-    pool = ScenePool(args.seed + 1 + done[0], args.scenes, capacity=6000)
-    last_save, running = time.monotonic(), {}
-    log = (args.out / "log.jsonl").open("a")
-    for step, share, seconds in steps_until_done(args, *done):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(share, args.learning_rate)
-        pool.refresh()
-        losses = train_step(model, pool.batch(model, args.images, args.prompts), optimizer)
-        average_into(average, model, step)
-        running = {k: 0.98 * running.get(k, v) + 0.02 * v for k, v in losses.items()}
-        if step % 50 == 0:
-            record = {"step": step, "minutes": round(seconds / 60, 2)} | {k: round(v, 4) for k, v in running.items()}
-            left = seconds / max(share, 1e-6) - seconds
-            print(json.dumps(record), f"ETA {left / 60:.1f} min", flush=True)
-            log.write(json.dumps(record) + "\n")
-        if time.monotonic() - last_save > 60 * args.save_minutes:
-            report = {"step": step, "minutes": round(seconds / 60, 2)} | evaluate(average, test)
-            print(json.dumps(report), flush=True)
-            log.write(json.dumps(report) + "\n")
-            log.flush()
-            save_checkpoint(checkpoint, model, average, optimizer, step=step + 1, seconds=seconds)
-            export(args.out / "sam_nano.safetensors", average, report)
-            last_save = time.monotonic()
-    report = {"step": step, "minutes": round(seconds / 60, 2), "final": True} | evaluate(average, test)
-    print(json.dumps(report), flush=True)
-    log.write(json.dumps(report) + "\n")
-    export(args.out / "sam_nano.safetensors", average, report)
-    save_checkpoint(checkpoint, model, average, optimizer, step=step + 1, seconds=seconds)
+    with (args.out / "log.jsonl").open("a") as log:
+        Trainer(args).run(log)
 
 
 if __name__ == "__main__":

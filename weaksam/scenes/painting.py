@@ -1,4 +1,4 @@
-"""Procedural textures, outlines and shading that synthetic scenes are painted with."""
+"""Draw the textures, outlines, light and shadows of rendered scenes."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ class Light:
 
     direction: tuple[float, float]
     strength: float
+
+
+def random_light(rng: np.random.Generator, strength: tuple[float, float]) -> Light:
+    """Light from any side, its strength between the two of ``strength``."""
+    turn = rng.uniform(0, 2 * np.pi)
+    return Light((float(np.cos(turn)), float(np.sin(turn))), float(rng.uniform(*strength)))
 
 
 def _noise_tile(rng: np.random.Generator, exponent: float, stretch: float = 1.0) -> np.ndarray:
@@ -94,7 +100,9 @@ def texture_tile(kind: str, number: int) -> np.ndarray:
     return tile
 
 
-def random_color(rng: np.random.Generator, hue: float | None = None, saturation: tuple[float, float] = (0.05, 0.8)):
+def random_color(
+    rng: np.random.Generator, hue: float | None = None, saturation: tuple[float, float] = (0.05, 0.8)
+) -> np.ndarray:
     """An RGB colour ``(3,)`` in 0..255; ``hue`` in [0, 1) or any."""
     hue = rng.random() if hue is None else hue
     chroma, value = rng.uniform(*saturation), rng.uniform(0.2, 0.95)
@@ -203,16 +211,6 @@ def coverage(rings: list[np.ndarray], size: tuple[int, int]) -> tuple[tuple[slic
         xy = ((ring - (left, top)) * 2).ravel().tolist()
         draw.polygon(xy, fill=0 if number else 255)
     return window, np.asarray(layer.reduce(2), np.float32) / 255
-
-
-def union(
-    first: tuple[tuple[slice, slice], np.ndarray], second: tuple[tuple[slice, slice], np.ndarray], size: tuple[int, int]
-) -> np.ndarray:
-    """Full-size coverage ``size`` of two windows."""
-    out = np.zeros(size, np.float32)
-    for window, cover in (first, second):
-        out[window] = np.maximum(out[window], cover)
-    return out
 
 
 def relief(cover: np.ndarray, light: Light, depth: int) -> np.ndarray:

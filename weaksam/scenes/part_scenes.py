@@ -17,6 +17,7 @@ from weaksam.scenes.painting import (
     paint_regions,
     placed,
     random_color,
+    random_light,
     random_outline,
     random_skin,
 )
@@ -44,8 +45,7 @@ def render_part_scene(seed: int, size: int = 256) -> PartScene:
     rng = np.random.default_rng([7, seed])
     canvas = np.zeros((size, size, 3), np.float32)
     levels = np.zeros((3, size, size), np.uint8)
-    turn = rng.uniform(0, 2 * np.pi)
-    light = Light((float(np.cos(turn)), float(np.sin(turn))), float(rng.uniform(0.1, 0.9)))
+    light = random_light(rng, (0.1, 0.9))
     levels[0] = paint_regions(canvas, rng, light, most=3)
     if rng.random() < 0.3:
         _scatter_clutter(canvas, rng, light)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from pydantic import Field, model_validator
 from weaksam.config import Settings, UserError
 from weaksam.scenes.painting import (
     Light,
+    Skin,
     cast_shadow,
     coverage,
     develop,
@@ -21,6 +23,7 @@ from weaksam.scenes.painting import (
     paint_regions,
     placed,
     random_color,
+    random_light,
     random_outline,
     random_skin,
 )
@@ -173,8 +176,7 @@ def render_scene(settings: SceneSettings, seed: int) -> Scene:
     rng = np.random.default_rng([3, seed])
     size = (settings.size, settings.size)
     canvas = np.zeros((*size, 3), np.float32)
-    turn = rng.uniform(0, 2 * np.pi)
-    light = Light((float(np.cos(turn)), float(np.sin(turn))), float(rng.uniform(0.2, 0.7)))
+    light = random_light(rng, (0.2, 0.7))
     paint_regions(canvas, rng, light, most=3)
     _scatter_clutter(canvas, int(rng.integers(settings.max_clutter + 1)), rng, light)
     num_distractors = int(rng.integers(settings.max_distractors + 1))
@@ -250,7 +252,7 @@ def _paint_object(
     return True
 
 
-def _body_skin(kind: Kind, settings: SceneSettings, rng: np.random.Generator):
+def _body_skin(kind: Kind, settings: SceneSettings, rng: np.random.Generator) -> Skin:
     """A body's surface: duller than the telling part, its hue spread around the class's second hue."""
     hue = (kind.hue + 0.45 + rng.normal(0, 0.3 * settings.body_variety)) % 1.0
     return random_skin(rng, SOFT_KINDS, color=random_color(rng, hue, (0.15, 0.65)), contrast=0.5)
@@ -338,7 +340,7 @@ def _tags(settings: SceneSettings, scenes: list[tuple[str, Scene]]) -> dict[str,
     return {name: [settings.classes[label] for label in np.unique(scene.labels)] for name, scene in scenes}
 
 
-def _coco(settings: SceneSettings, scenes: list[tuple[str, Scene]]) -> dict:
+def _coco(settings: SceneSettings, scenes: list[tuple[str, Scene]]) -> dict[str, Any]:
     """COCO instances of ``scenes``; image, annotation and category ids count from 1."""
     images, annotations = [], []
     for number, (name, scene) in enumerate(scenes, start=1):
