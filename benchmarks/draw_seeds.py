@@ -38,9 +38,9 @@ def draw_row(axes, photo: Tensor, heat: Tensor, boxes: list[tuple[Tensor, float]
     axes[0].imshow(photo)
     axes[0].imshow(heat, cmap="inferno", alpha=0.55, extent=(0, photo.shape[1], photo.shape[0], 0))
     axes[0].set_ylabel(name, fontsize=8)
-    for axis, found in zip(axes[1:], boxes, strict=True):
+    for axis, of_panel in zip(axes[1:], boxes, strict=True):
         axis.imshow(photo)
-        for (x1, y1, x2, y2), weight in found:
+        for (x1, y1, x2, y2), weight in of_panel:
             axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="cyan", linewidth=1 + weight))
     for axis in axes:
         axis.set_xticks([])
@@ -49,9 +49,13 @@ def draw_row(axes, photo: Tensor, heat: Tensor, boxes: list[tuple[Tensor, float]
 
 def seeds_of(example: TrainingExample, label: int) -> list[tuple[list[float], float]]:
     """Boxes and weights of the example's seeds of a label."""
-    mine = example.clue_seeds.label == label
+    of_label = example.clue_seeds.label == label
     return list(
-        zip(example.boxes[example.clue_seeds.roi[mine]].tolist(), example.clue_seeds.weight[mine].tolist(), strict=True)
+        zip(
+            example.boxes[example.clue_seeds.roi[of_label]].tolist(),
+            example.clue_seeds.weight[of_label].tolist(),
+            strict=True,
+        )
     )
 
 
@@ -64,15 +68,15 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=30)
     parser.add_argument("--photos", nargs="+", default=[])
     options = parser.parse_intermixed_args()
-    one = opened(options.config, options.overrides)
-    settings, store, found = one.settings.wsod, one.results["proposals"]["train"], one.results["clues"]
+    run = opened(options.config, options.overrides)
+    settings, store = run.settings.wsod, run.results["proposals"]["train"]
     rule = settings.seeds
     if not isinstance(rule, RelocationSettings):
         raise SystemExit(f"wanted a config with wsod.seeds=relocation, found {rule.rule}: leave wsod.seeds out")
-    detector = FrozenDetector(one.context, settings)
-    detector.begin()
-    maps_of = clues.class_maps(found)
-    before = make_examples(one.context, settings, store, maps_of, detector.prepare)
+    detector = FrozenDetector(run.context, settings)
+    detector.begin_training()
+    maps_of = clues.class_maps(run.results["clues"])
+    before = make_examples(run.context, settings, store, maps_of, detector.prepare)
     after = relocated(before, detector.frozen_features(), settings, rule)
     chosen = [
         place
@@ -100,7 +104,7 @@ def main() -> None:
             seeds_of(example, label),
         ]
         shown = F.interpolate(heat[None, None], size=masks.shape[-2:], mode="bilinear")[0, 0]
-        draw_row(axis_row, image, shown, panels, one.context.train.classes[label])
+        draw_row(axis_row, image, shown, panels, run.context.train.classes[label])
     options.out_picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out_picture, dpi=80)
     print(f"{options.out_picture}: {len(rows)} rows, {options.out_picture.stat().st_size // 1024} KiB")

@@ -28,9 +28,9 @@ from weaksam.structures.boxes import pairwise_iou
 EVERY = 3
 
 
-def corloc_of(one: Run, examples: list[TrainingExample], values: list[Tensor], chosen: bool) -> float:
+def corloc_of(run: Run, examples: list[TrainingExample], values: list[Tensor], chosen: bool) -> float:
     """Share of tags whose best region overlaps a true box of the class by half, on the chosen third or the rest."""
-    truths, hits = one.true_train.truths, []
+    truths, hits = run.true_train.truths, []
     for place, (example, value) in enumerate(zip(examples, values, strict=True)):
         if (place % EVERY == 0) != chosen or len(value) == 0:
             continue
@@ -41,9 +41,9 @@ def corloc_of(one: Run, examples: list[TrainingExample], values: list[Tensor], c
     return sum(hits) / max(len(hits), 1)
 
 
-def first_values(one: Run, examples: list[TrainingExample]) -> dict[str, list[Tensor]]:
+def first_values(run: Run, examples: list[TrainingExample]) -> dict[str, list[Tensor]]:
     """By name, the first values ``(R, T)`` of every photo; the examples hold the contrast."""
-    store = one.results["proposals"]["train"]
+    store = run.results["proposals"]["train"]
     contrast = [_present(example.first_values) for example in examples]
     objectness = [
         store[example.sample.image_id]["scores"][: len(example.boxes)].clamp(min=0)[:, None].expand_as(values)
@@ -69,15 +69,15 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--ridges", type=float, nargs="+", default=[0.1])
     options = parser.parse_intermixed_args()
-    one = opened(options.config, options.overrides)
-    given = one.settings.wsod.seeds
+    run = opened(options.config, options.overrides)
+    given = run.settings.wsod.seeds
     rule = given if isinstance(given, RelocationSettings) else RelocationSettings()
     rule = rule.model_copy(update={"start": "contrast"})
-    settings = one.settings.wsod.model_copy(update={"seeds": rule})
-    detector = FrozenDetector(one.context, settings)
-    detector.begin()
-    store, maps = one.results["proposals"]["train"], clues.class_maps(one.results["clues"])
-    examples = make_examples(one.context, settings, store, maps, detector.prepare)
+    settings = run.settings.wsod.model_copy(update={"seeds": rule})
+    detector = FrozenDetector(run.context, settings)
+    detector.begin_training()
+    store, maps = run.results["proposals"]["train"], clues.class_maps(run.results["clues"])
+    examples = make_examples(run.context, settings, store, maps, detector.prepare)
     features = region_features(
         detector.frozen_features(),
         [example.sample for example in examples],
@@ -90,12 +90,12 @@ def main() -> None:
         for of_photo, example in zip(features, examples, strict=True)
     ]
     print("| first values | ridge | start, chosen third / rest | after the rounds |\n|---|---|---|---|")
-    for name, start in first_values(one, examples).items():
+    for name, start in first_values(run, examples).items():
         for ridge in options.ridges:
             rounds, folds = rule.rounds, rule.folds
-            end = relocate(photos, start, len(one.context.train.classes), rounds=rounds, folds=folds, ridge=ridge)
+            end = relocate(photos, start, len(run.context.train.classes), rounds=rounds, folds=folds, ridge=ridge)
             before, after = (
-                " / ".join(f"{corloc_of(one, examples, values, chosen):.3f}" for chosen in (True, False))
+                " / ".join(f"{corloc_of(run, examples, values, chosen):.3f}" for chosen in (True, False))
                 for values in (start, end)
             )
             print(f"| {name} | {ridge:g} | {before} | {after} |", flush=True)

@@ -101,10 +101,10 @@ def make_network(options: argparse.Namespace, device: torch.device) -> WsodNetwo
 def make_optimizers(network: WsodNetwork) -> list[ScaledAdam]:
     """The detector's and, if there is one, the adversary's."""
     decay = {"weight_decay": 5e-4, "bias_lr_factor": 2.0, "bias_weight_decay": 0.0, "branch_lr_factor": 1.0}
-    found = [ScaledAdam(parameter_groups(network, lr=1e-5, **decay), lr=1e-5)]
+    optimizers = [ScaledAdam(parameter_groups(network, lr=1e-5, **decay), lr=1e-5)]
     if network.drop_block is not None:
-        found.append(ScaledAdam(network.drop_block.parameters(), lr=1e-5))
-    return found
+        optimizers.append(ScaledAdam(network.drop_block.parameters(), lr=1e-5))
+    return optimizers
 
 
 def timed_step(
@@ -146,12 +146,12 @@ def timed_pass(
         ("Concrete DropBlock", network.drop_block or torch.nn.Identity()),
         ("fc6, fc7", lambda rois: network.hidden(rois.flatten(1))),
     ]
-    value, made = image, []
+    value, computed = image, []
     for name, compute in parts:
         entry = value.detach().requires_grad_(value.requires_grad)
         with autocast(dtype, image.device), clock.part(name):
             value = compute(entry)
-        made.append((name, entry, value))
+        computed.append((name, entry, value))
     hidden = value.detach().requires_grad_()
     with autocast(dtype, image.device), clock.part("streams and branches"):
         (output,) = network.streams(hidden)
@@ -160,7 +160,7 @@ def timed_pass(
     with clock.part("streams and branches"):
         total.backward()
     gradient = hidden.grad
-    for name, entry, value in reversed(made):
+    for name, entry, value in reversed(computed):
         if value.requires_grad:
             with clock.part(name):
                 value.backward(gradient)
@@ -203,7 +203,7 @@ def print_speed(options: argparse.Namespace) -> None:
     boxes = [example.boxes for example in examples]
 
     def total(outputs: list[HeadOutput]) -> Tensor:
-        parts = [photo_losses(one, example, MIST) for one, example in zip(outputs, examples, strict=True)]
+        parts = [photo_losses(output, example, MIST) for output, example in zip(outputs, examples, strict=True)]
         return torch.stack([value for part in parts for value in part.values()]).sum() / len(parts)
 
     def one_step() -> None:

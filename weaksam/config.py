@@ -26,8 +26,8 @@ class Settings(BaseModel):
     fingerprinted as an input) do not affect results and are left out of `fingerprint_of`.
 
     ``_renamed`` maps a key that had another name, or ``key=value`` for such a value, to what the user writes now, in
-    which ``{section}`` stands for the section's own dotted name: ``{"seed_share": "{section}seeds.share"}``. Whoever
-    writes the old one is told the new one.
+    which ``{section}`` stands for the section's own dotted name: ``{"seed_share": "{section}seeds.share"}``. The old
+    one is then refused with a sentence that names the new one.
 
     A field of several settings classes with a ``discriminator`` is a tagged section: its bare word stands for the
     section of that kind (``seeds: mist`` for ``seeds: {rule: mist}``), and a section without the word is of the
@@ -151,7 +151,7 @@ def _assign(model_cls: type[BaseModel], values: dict[str, Any], key: Location, v
     for depth, name in enumerate(key[:-1], start=1):
         if section.get(name) is None:
             section[name] = {}
-        field = _place(model_cls, key[:depth]).field
+        field = _key_at(model_cls, key[:depth]).field
         if isinstance(section[name], str) and field is not None and field.discriminator is not None:
             section[name] = {field.discriminator: section[name]}  # the bare word of a tagged section
         section = section[name]
@@ -169,9 +169,9 @@ def _with_texts_where_wanted(
         model_cls.model_validate(values)
     except ValidationError as error:
         for problem in error.errors(include_url=False):
-            key = _place(model_cls, problem["loc"]).key
-            if problem["type"] in ("string_type", "path_type", "literal_error") and key in raw_texts:
-                _assign(model_cls, values, key, raw_texts[key])
+            path = _key_at(model_cls, problem["loc"]).path
+            if problem["type"] in ("string_type", "path_type", "literal_error") and path in raw_texts:
+                _assign(model_cls, values, path, raw_texts[path])
     return values
 
 
@@ -190,22 +190,22 @@ def _with_kinds(model_cls: type[BaseModel], values: Mapping[str, Any]) -> dict[s
     return complete
 
 
-class _Place(NamedTuple):
-    """Where a key belongs: ``key`` as the user writes it, the ``owners`` of its last name, and that name's ``field``.
+class _Key(NamedTuple):
+    """A key: its ``path`` as the user writes it, the classes (``owners``) that its last name is in, and its ``field``.
 
     ``kinds``: where the owner is one kind of a tagged section, all kinds by tag; ``tag`` is that of the owner.
     """
 
-    key: Location
+    path: Location
     owners: list[type[BaseModel]]
     field: FieldInfo | None
     kinds: Mapping[str, type[BaseModel]]
     tag: str
 
 
-def _place(model_cls: type[BaseModel], location: Location) -> _Place:
-    """The place of a dotted key, or of a location that pydantic tells, which has the tag behind a tagged section."""
-    place, inside = _Place((), [], None, {}, ""), [model_cls]
+def _key_at(model_cls: type[BaseModel], location: Location) -> _Key:
+    """The key of a dotted name, or of a location that pydantic reports: there the tag follows a tagged section."""
+    key, inside = _Key((), [], None, {}, ""), [model_cls]
     kinds: Mapping[str, type[BaseModel]] = {}
     tag = ""
     for part in location:
@@ -213,13 +213,13 @@ def _place(model_cls: type[BaseModel], location: Location) -> _Place:
             inside, tag = [kinds[str(part)]], str(part)
             continue
         if isinstance(part, int):
-            place = place._replace(key=(*place.key, part))
+            key = key._replace(path=(*key.path, part))
             continue
         field = next((owner.model_fields[part] for owner in inside if part in owner.model_fields), None)
-        place = _Place((*place.key, part), inside, field, kinds, tag)
+        key = _Key((*key.path, part), inside, field, kinds, tag)
         inside = [] if field is None else _sections(field.annotation)
         kinds, tag = {} if field is None else _kinds(field), ""
-    return place
+    return key
 
 
 def _kinds(field: FieldInfo) -> dict[str, type[BaseModel]]:
@@ -227,7 +227,7 @@ def _kinds(field: FieldInfo) -> dict[str, type[BaseModel]]:
     if not isinstance(field.discriminator, str):
         return {}
     sections = _sections(field.annotation)
-    return {tag: one for one in sections for tag in get_args(one.model_fields[field.discriminator].annotation)}
+    return {tag: item for item in sections for tag in get_args(item.model_fields[field.discriminator].annotation)}
 
 
 # One sentence for a validation error
@@ -239,61 +239,60 @@ def _sentence(
     problems = error.errors(include_url=False)
     # A misspelt key often leaves its right name missing, so it is named first.
     problem = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
-    place, kind = _place(model_cls, problem["loc"]), problem["type"]
-    location = place.key
+    key, kind = _key_at(model_cls, problem["loc"]), problem["type"]
+    name = _dotted(key.path)
     others = f" ({len(problems) - 1} more like this)" if len(problems) > 1 else ""
-    where = f"{_origin(place, kind, source, raw_texts)}: "
-    new = _new_spelling(place, problem)
+    where = f"{_origin(key, kind, source, raw_texts)}: "
+    new = _new_spelling(key, problem)
     if new is not None:
         return f"{where}{new}{others}"
     if kind == "extra_forbidden":
-        return f"{where}{_unknown(model_cls, place)}{others}"
+        return f"{where}{_unknown(model_cls, key)}{others}"
     if kind == "missing":
-        key = _dotted(location)
-        return f"{where}wanted a value for '{key}', found none: add it to the YAML or as {key}=VALUE{others}"
+        return f"{where}wanted a value for '{name}', found none: add it to the YAML or as {name}=VALUE{others}"
     if kind in ("value_error", "assertion_error"):
         message = problem["msg"].split(", ", 1)[-1]
-        subject = f"'{_dotted(location)}'" if location else "these settings"
+        subject = f"'{name}'" if key.path else "these settings"
         return f"{where}{subject} cannot be used: {message}{others}"
-    return f"{where}{_wanted(place, problem)}{others}"
+    return f"{where}{_wanted(key, problem)}{others}"
 
 
-def _origin(place: _Place, kind: str, source: str, raw_texts: Mapping[Location, str]) -> str:
+def _origin(key: _Key, kind: str, source: str, raw_texts: Mapping[Location, str]) -> str:
     """The override that caused a problem, else the file."""
-    tag = None if place.field is None else place.field.discriminator
-    for key, text in raw_texts.items():
-        below = key[len(place.key) :] if key[: len(place.key)] == place.key else None
+    tag = None if key.field is None else key.field.discriminator
+    for path, text in raw_texts.items():
+        below = path[len(key.path) :] if path[: len(key.path)] == key.path else None
         if below == () or (below and kind == "extra_forbidden") or (below == (tag,) and kind == "union_tag_invalid"):
-            return f"override {_dotted(key)}={text}"
+            return f"override {_dotted(path)}={text}"
     return source
 
 
-def _new_spelling(place: _Place, problem: ErrorDetails) -> str | None:
+def _new_spelling(key: _Key, problem: ErrorDetails) -> str | None:
     """What a renamed key or value is called now, as a sentence; None for what never had another name."""
-    old = str(place.key[-1]) if place.key else ""
+    old = str(key.path[-1]) if key.path else ""
     if problem["type"] != "extra_forbidden":
         old += f"={problem['ctx']['tag'] if problem['type'] == 'union_tag_invalid' else problem['input']}"
-    section = "".join(f"{part}." for part in place.key[:-1])
-    for owner in place.owners:
+    section = "".join(f"{part}." for part in key.path[:-1])
+    for owner in key.owners:
         renamed = owner._renamed if issubclass(owner, Settings) else {}
         if old in renamed:
             return f"{section}{old} is now {renamed[old].format(section=section)}: rename it"
     return None
 
 
-def _wanted(place: _Place, problem: ErrorDetails) -> str:
+def _wanted(key: _Key, problem: ErrorDetails) -> str:
     """What was wanted of a value and what was found."""
-    kind, key, found = problem["type"], _dotted(place.key), problem["input"]
+    kind, name, found = problem["type"], _dotted(key.path), problem["input"]
     wanted, guess = problem["msg"].removeprefix("Input should be "), ""
     if kind in ("model_type", "model_attributes_type"):
         wanted = "a section of settings"
-        if place.field is not None and _kinds(place.field):
-            wanted = f"{_one_of(_kinds(place.field))}, or {wanted}"
-    elif kind == "union_tag_invalid" and place.field is not None:
-        tag = str(place.field.discriminator)
-        key, found = f"{key}.{tag}", found[tag]
-        wanted, guess = _one_of(_kinds(place.field)), did_you_mean(str(found), _kinds(place.field))
-    return f"wanted '{key}' to be {wanted}, found {_short(repr(found))} ({_kind(found)}){guess}: change it"
+        if key.field is not None and _kinds(key.field):
+            wanted = f"{_one_of(_kinds(key.field))}, or {wanted}"
+    elif kind == "union_tag_invalid" and key.field is not None:
+        tag = str(key.field.discriminator)
+        name, found = f"{name}.{tag}", found[tag]
+        wanted, guess = _one_of(_kinds(key.field)), did_you_mean(str(found), _kinds(key.field))
+    return f"wanted '{name}' to be {wanted}, found {_short(repr(found))} ({_kind(found)}){guess}: change it"
 
 
 def _one_of(names: Iterable[str]) -> str:
@@ -302,24 +301,24 @@ def _one_of(names: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _unknown(model_cls: type[BaseModel], place: _Place) -> str:
+def _unknown(model_cls: type[BaseModel], key: _Key) -> str:
     """Say that a key is unknown, and name its kind of section, else the nearest key beside it, anywhere, or all."""
-    *parent, name = place.key
-    of_kinds = [tag for tag, section in place.kinds.items() if name in section.model_fields]
+    *parent, name = key.path
+    of_kinds = [tag for tag, section in key.kinds.items() if name in section.model_fields]
     if of_kinds:
         return (
-            f"'{_dotted(place.key)}' belongs to {_dotted(parent)}={' or '.join(of_kinds)}, found "
-            f"{_dotted(parent)}={place.tag}: set that one, or leave the key out"
+            f"'{_dotted(key.path)}' belongs to {_dotted(parent)}={' or '.join(of_kinds)}, found "
+            f"{_dotted(parent)}={key.tag}: set that one, or leave the key out"
         )
-    unknown = f"unknown key '{_dotted(place.key)}'; "
-    siblings = [key for owner in place.owners for key in owner.model_fields]
+    unknown = f"unknown key '{_dotted(key.path)}'; "
+    siblings = [sibling for owner in key.owners for sibling in owner.model_fields]
     near = nearest(str(name), siblings)
     if near is not None:
         return f"{unknown}did you mean '{_dotted((*parent, near))}'?"
-    keys = list(_all_keys(model_cls))
-    near = nearest(str(name), [key[-1] for key in keys], cutoff=0.75)
+    everywhere = {path[-1]: path for path in reversed(list(_all_keys(model_cls)))}  # the first of equal names stays
+    near = nearest(str(name), everywhere, cutoff=0.75)
     if near is not None:
-        return f"{unknown}did you mean '{_dotted(next(key for key in keys if key[-1] == near))}'?"
+        return f"{unknown}did you mean '{_dotted(everywhere[near])}'?"
     return f"{unknown}the keys there are {', '.join(siblings) or 'none'}"
 
 

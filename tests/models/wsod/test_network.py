@@ -158,4 +158,4 @@ def test_streams_with_a_background_column_have_one_more() -> None:
     assert output.scores.shape == (1, 3) and output.class_scores.shape == (1, 2)
     assert torch.equal(output.class_scores, output.scores[:, 1:])
     assert isinstance(network.streams.class_stream, nn.Linear)
-    assert float(network.streams.class_stream.weight.std()) < 0.002
+    assert float(network.streams.class_stream.weight.detach().std()) < 0.002

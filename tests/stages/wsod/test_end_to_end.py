@@ -61,7 +61,7 @@ def changed(settings: WsodSettings = MIST, **values: object) -> WsodSettings:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store]:
+def discs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Store]:
     """Six photos of discs and a store of twelve proposals each, among them the discs' surroundings."""
     folder = tmp_path_factory.mktemp("discs")
     dataset = draw_discs(folder, 6)
@@ -86,8 +86,8 @@ def mobilenet_context(out: Path, dataset: Dataset, seed: int = 0) -> RunContext:
     return context(out, dataset, seed, backbone=BackboneSettings(name="mobilenet_v2", weights="none"))
 
 
-def train(made: tuple[Dataset, Store], out: Path, settings: WsodSettings = MIST) -> DetectorResult:
-    dataset, store = made
+def train(discs: tuple[Dataset, Store], out: Path, settings: WsodSettings = MIST) -> DetectorResult:
+    dataset, store = discs
     return wsod.run(mobilenet_context(out, dataset), settings, {"train": store}, store, no_maps)
 
 
@@ -95,20 +95,22 @@ def no_maps(image_id: str) -> tuple[torch.Tensor, torch.Tensor]:
     raise AssertionError("published seeds need no class maps")
 
 
-def detector(made: tuple[Dataset, Store], out: Path, settings: WsodSettings) -> tuple[EndToEndDetector, EndToEndBatch]:
+def untrained(
+    discs: tuple[Dataset, Store], out: Path, settings: WsodSettings
+) -> tuple[EndToEndDetector, EndToEndBatch]:
     """A detector that has not learnt yet and its first batch of an epoch."""
-    run_context = mobilenet_context(out, made[0])
+    run_context = mobilenet_context(out, discs[0])
     torch.manual_seed(1)
-    one = EndToEndDetector(run_context, settings)
-    examples = make_examples(run_context, settings, made[1], no_maps, one.prepare)
-    return one, one.batches(examples)[0]
+    detector = EndToEndDetector(run_context, settings)
+    examples = make_examples(run_context, settings, discs[1], no_maps, detector.prepare)
+    return detector, detector.batches(examples)[0]
 
 
 def test_a_killed_training_ends_with_the_same_bytes_at_whatever_step_it_was_killed(
-    made, tmp_path: Path, monkeypatch
+    discs, tmp_path: Path, monkeypatch
 ) -> None:
     settings = changed(save_steps=1)
-    whole, losses = train(made, tmp_path / "whole", settings), end_to_end.photo_losses
+    whole, losses = train(discs, tmp_path / "whole", settings), end_to_end.photo_losses
     for killed_after in (3, 9, 14):  # photos passed, both objectives counted: within either epoch
         count = 0
 
@@ -121,11 +123,11 @@ def test_a_killed_training_ends_with_the_same_bytes_at_whatever_step_it_was_kill
 
         monkeypatch.setattr(end_to_end, "photo_losses", stop)
         with pytest.raises(KeyboardInterrupt):
-            train(made, tmp_path / f"broken{killed_after}", settings)
+            train(discs, tmp_path / f"broken{killed_after}", settings)
         monkeypatch.setattr(end_to_end, "photo_losses", losses)
-        rerun = train(made, tmp_path / f"broken{killed_after}", settings)
+        rerun = train(discs, tmp_path / f"broken{killed_after}", settings)
         assert rerun.weights.read_bytes() == whole.weights.read_bytes()
-    assert {one.image_id for one in made[0]} == set(instances_of(whole.stores["train"]))
+    assert {sample.image_id for sample in discs[0]} == set(instances_of(whole.stores["train"]))
 
 
 @pytest.mark.parametrize(
@@ -143,67 +145,67 @@ def test_a_killed_training_ends_with_the_same_bytes_at_whatever_step_it_was_kill
     ],
     ids=["oicr", "oicr_top", "pcl"],
 )
-def test_every_rule_optimiser_and_pooling_trains_and_detects(made, tmp_path: Path, values) -> None:
-    result = train(made, tmp_path, changed(num_epochs=1, **values))
-    for sample in made[0]:
-        found = result.detections("train")[sample.image_id]
-        assert len(found) > 0 and found.boxes.isfinite().all()
-        assert (found.boxes >= 0).all() and (found.boxes[:, 2] <= sample.size[1]).all()
+def test_every_rule_optimiser_and_pooling_trains_and_detects(discs, tmp_path: Path, values) -> None:
+    result = train(discs, tmp_path, changed(num_epochs=1, **values))
+    for sample in discs[0]:
+        detections = result.detections("train")[sample.image_id]
+        assert len(detections) > 0 and detections.boxes.isfinite().all()
+        assert (detections.boxes >= 0).all() and (detections.boxes[:, 2] <= sample.size[1]).all()
 
 
-def test_parts_of_a_batch_make_the_gradient_of_the_whole(made, tmp_path: Path) -> None:
+def test_parts_of_a_batch_make_the_gradient_of_the_whole(discs, tmp_path: Path) -> None:
     """Without dropout; photos of one size, so that padding is the same."""
     gradients = []
     for at_once in (None, 1):
         settings = changed(photos_at_once=at_once, short_sides=(64,), drop_block=False, dropout=0.0, batch_size=3)
-        one, batch = detector(made, tmp_path, settings)
-        one.objectives()
-        one.model.train()
-        parts = list(one.losses(batch))
+        detector, batch = untrained(discs, tmp_path, settings)
+        detector.objectives()
+        detector.model.train()
+        parts = list(detector.losses(batch))
         assert len(parts) == (1 if at_once is None else 3)
         sum(value for part in parts for value in part.values()).backward()
-        gradients.append({name: p.grad for name, p in one.model.named_parameters() if p.grad is not None})
+        gradients.append({name: p.grad for name, p in detector.model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 10
     for name, value in gradients[0].items():
         torch.testing.assert_close(value, gradients[1][name], rtol=1e-3, atol=1e-6)
 
 
-def test_the_adversary_raises_what_the_detector_lowers(made, tmp_path: Path) -> None:
-    one, batch = detector(made, tmp_path, changed(adversary_weight=0.5, dropout=0.0))
-    one.objectives()
-    one.model.train()
+def test_the_adversary_raises_what_the_detector_lowers(discs, tmp_path: Path) -> None:
+    detector, batch = untrained(discs, tmp_path, changed(adversary_weight=0.5, dropout=0.0))
+    detector.objectives()
+    detector.model.train()
     torch.manual_seed(5)
-    plain = sum(value for part in one.losses(batch) for value in part.values())
+    plain = sum(value for part in detector.losses(batch) for value in part.values())
     torch.manual_seed(5)
-    (against,) = (part["drop_block"] for part in one.adversary_losses(batch))
+    (against,) = (part["drop_block"] for part in detector.adversary_losses(batch))
     assert float(against.detach()) == pytest.approx(-0.5 * float(plain.detach()), rel=1e-4)
-    one.model.zero_grad()
+    detector.model.zero_grad()
     against.backward()
-    moved = {name for name, p in one.model.named_parameters() if p.grad is not None}
+    moved = {name for name, p in detector.model.named_parameters() if p.grad is not None}
     assert moved and all(name.startswith("drop_block.") for name in moved)
 
 
-def test_detections_are_the_mean_over_scales_and_mirror_images(made, tmp_path: Path) -> None:
+def test_detections_are_the_mean_over_scales_and_mirror_images(discs, tmp_path: Path) -> None:
     settings = changed(test_short_sides=SIDES, min_score=0.0, nms_iou=1.0)
-    one, _ = detector(made, tmp_path, settings)
-    one.trained()
-    sample = made[0].samples[0]
-    boxes = made[1][sample.image_id]["boxes"]
+    detector, _ = untrained(discs, tmp_path, settings)
+    detector.begin_detecting()
+    sample = discs[0].samples[0]
+    boxes = discs[1][sample.image_id]["boxes"]
     image = end_to_end.read_image(sample.path)
     scores, moved = torch.zeros(12, 2), torch.zeros(12, 2, 4)
     for side in SIDES:
         for mirrored in (False, True):
             photo = show(image, PhotoView(side, mirrored), 2000, settings.end_to_end.colours)
             with torch.inference_mode():
-                output = one._output(photo, boxes, sample.size)
+                output = detector._output(photo, boxes, sample.size)
             scores += mean_class_probabilities(output.refine) / 4
             moved += sum(decode_boxes(boxes, delta[:, 1:]) for delta in output.deltas) / 8
-    found = one.detect(sample, boxes)
-    assert len(found) == 24 and found.scores is not None
-    torch.testing.assert_close(found.scores, scores.flatten().sort(descending=True).values)
+    detections = detector.detect(sample, boxes)
+    assert len(detections) == 24 and detections.scores is not None
+    torch.testing.assert_close(detections.scores, scores.flatten().sort(descending=True).values)
     best = int(scores.argmax())
-    torch.testing.assert_close(found.boxes[0], clip(moved.reshape(-1, 4), sample.size)[best])
-    assert len(one.detect(sample, boxes[:0])) == 0
+    torch.testing.assert_close(detections.boxes[0], clip(moved.reshape(-1, 4), sample.size)[best])
+    assert len(detector.detect(sample, boxes[:0])) == 0
 
 
 def test_a_photo_is_resized_coloured_and_mirrored_and_boxes_follow() -> None:
@@ -234,11 +236,11 @@ def test_views_are_drawn_for_each_photo_and_lit_along_the_colours_of_imagenet() 
     assert random_views(0, EndToEndSettings()) == []
 
 
-def test_batches_hold_every_photo_once_and_a_part_of_them_reads_only_its_own(made, tmp_path: Path) -> None:
-    examples = make_examples(mobilenet_context(tmp_path, made[0]), MIST, made[1], no_maps, lambda sample: None)
+def test_batches_hold_every_photo_once_and_a_part_of_them_reads_only_its_own(discs, tmp_path: Path) -> None:
+    examples = make_examples(mobilenet_context(tmp_path, discs[0]), MIST, discs[1], no_maps, lambda sample: None)
     torch.manual_seed(3)
     batches = end_to_end_batches(examples, 4, MIST.end_to_end)
-    assert sorted(one for batch in batches for one in batch.image_ids) == sorted(made[0].image_ids)
+    assert sorted(image_id for batch in batches for image_id in batch.image_ids) == sorted(discs[0].image_ids)
     assert [len(batch.photos) for batch in batches] == [4, 2]
     (last,) = batches[1:]
     assert last.image_ids == batches[1].image_ids
@@ -246,7 +248,7 @@ def test_batches_hold_every_photo_once_and_a_part_of_them_reads_only_its_own(mad
         assert torch.equal(photo.pixels, again.pixels) and photo.view == again.view
 
 
-def test_photos_are_decoded_on_threads_ahead_of_the_steps(made, tmp_path: Path, monkeypatch) -> None:
+def test_photos_are_decoded_on_threads_ahead_of_the_steps(discs, tmp_path: Path, monkeypatch) -> None:
     read, threads = batches_module.shown_sample, set()
 
     def watched(*arguments):
@@ -254,7 +256,7 @@ def test_photos_are_decoded_on_threads_ahead_of_the_steps(made, tmp_path: Path, 
         return read(*arguments)
 
     monkeypatch.setattr(batches_module, "shown_sample", watched)
-    train(made, tmp_path, changed(num_epochs=1, short_sides=(64,), drop_block=False))
+    train(discs, tmp_path, changed(num_epochs=1, short_sides=(64,), drop_block=False))
     assert threads == {False}
 
 
@@ -274,24 +276,24 @@ def test_items_made_ahead_come_in_order_and_a_fault_when_its_turn_comes(ahead: i
     assert list(made_ahead[2:]) == [9, 16] and sorted(asked) == [3, 4]
     came = []
     with pytest.raises(UserError, match="five"):
-        for one in ReadAhead([4, 5, 6], make, ahead):
-            came.append(one)
+        for item in ReadAhead([4, 5, 6], make, ahead):
+            came.append(item)
     assert came == [16]
     assert list(ReadAhead([], make, ahead)) == []
 
 
-def test_weights_that_are_not_finite_are_refused_by_name(made, tmp_path: Path) -> None:
-    one, _ = detector(made, tmp_path, MIST)
-    state = {name: value.clone() for name, value in one.model.state_dict().items()}
+def test_weights_that_are_not_finite_are_refused_by_name(discs, tmp_path: Path) -> None:
+    detector, _ = untrained(discs, tmp_path, MIST)
+    state = {name: value.clone() for name, value in detector.model.state_dict().items()}
     state["hidden.3.weight"][0, 0] = float("nan")
     from weaksam.store.weights import load_into
 
     with pytest.raises(UserError, match=r"wants finite weights, found NaN or infinity in 'hidden\.3\.weight'"):
-        load_into(one.model, state, "the detector")
+        load_into(detector.model, state, "the detector")
 
 
-def test_a_loss_that_is_not_finite_names_the_photo(made, tmp_path: Path, monkeypatch) -> None:
-    photo, read = made[0].samples[2], end_to_end.photo_losses
+def test_a_loss_that_is_not_finite_names_the_photo(discs, tmp_path: Path, monkeypatch) -> None:
+    photo, read = discs[0].samples[2], end_to_end.photo_losses
 
     def poisoned(output, example, settings):
         losses = read(output, example, settings)
@@ -300,23 +302,23 @@ def test_a_loss_that_is_not_finite_names_the_photo(made, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(end_to_end, "photo_losses", poisoned)
     with pytest.raises(UserError, match=f"wanted a finite .*, found nan on the images {photo.image_id}:"):
-        train(made, tmp_path, changed(batch_size=1, drop_block=False))
+        train(discs, tmp_path, changed(batch_size=1, drop_block=False))
 
 
-def test_proposals_of_other_photos_are_refused(made, tmp_path: Path) -> None:
-    dataset, store = made
+def test_proposals_of_other_photos_are_refused(discs, tmp_path: Path) -> None:
+    dataset, store = discs
     fewer = replace(dataset, samples=dataset.samples[:4])
     with pytest.raises(UserError, match="wanted the proposals of the 4 train photos, found a store of 6 photos"):
         wsod.run(mobilenet_context(tmp_path, fewer), MIST, {"train": store}, store, no_maps)
 
 
-def test_what_cannot_work_is_one_sentence(made, tmp_path: Path) -> None:
+def test_what_cannot_work_is_one_sentence(discs, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="at least one shorter side"):
         EndToEndSettings(short_sides=())
     with pytest.raises(ValidationError, match="deviations must be above 0"):
         ColourSettings(deviation=(1, 0, 1))
     with pytest.raises(UserError, match=r"wanted a loss scale for float16, found wsod\.end_to_end\.optimizer=sgd"):
-        train(made, tmp_path, changed(optimizer="sgd", precision="float16"))
+        train(discs, tmp_path, changed(optimizer="sgd", precision="float16"))
 
 
 def recipe(name: str) -> RunSettings:
@@ -338,7 +340,7 @@ def test_mist_recipes_say_what_was_published(name: str, steps: int, falls: tuple
         1e-5,
         5e-4,
     )
-    assert tuple(round(steps * one) for one in training.milestones) == falls
+    assert tuple(round(steps * milestone) for milestone in training.milestones) == falls
     assert settings.seeds == MistSettings(share=0.15, max_iou=0.2)
     assert (settings.box_regression, settings.background_column) == (True, True)
     assert (settings.hidden, settings.roi_size) == (4096, 7)
@@ -368,7 +370,7 @@ def test_oicr_recipes_say_what_was_published(name: str, epochs: int, falls: tupl
     settings = recipe(name).wsod
     training = settings.end_to_end
     assert (settings.num_epochs, settings.lr, settings.weight_decay) == (epochs, lr, 5e-4)
-    assert tuple(round(epochs * one) for one in training.milestones) == falls
+    assert tuple(round(epochs * milestone) for milestone in training.milestones) == falls
     assert (training.branch_lr_factor, training.warmup_ratio, settings.warmup_steps) == (
         10,
         0.001,

@@ -35,45 +35,45 @@ TINY = WsodSettings(long_side=256, reduced=16, hidden=32, roi_size=3, num_epochs
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path, Store, Store]:
+def discs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path, Store, Store]:
     """Discs, the folder of a run, its sealed proposals and clues."""
     folder = tmp_path_factory.mktemp("discs")
     dataset = draw_discs(folder)
     run_context = context(folder / "out", dataset)
-    found = clues.run(run_context, CLUES, dataset, "train")
+    clue_store = clues.run(run_context, CLUES, dataset, "train")
     segmenter = build_segmenter(SegmenterSettings(family="tree"), torch.device("cpu"))
-    points = clues.clue_points(found)
+    points = clues.clue_points(clue_store)
     return (
         dataset,
         folder,
         proposals.run(run_context, proposals.ProposalSettings(), segmenter, points, dataset, "train"),
-        found,
+        clue_store,
     )
 
 
-def train(made, out: Path, settings: WsodSettings = TINY, seed: int = 0) -> DetectorResult:
-    dataset, _, found, maps = made
-    return wsod.run(context(out, dataset, seed), settings, {"train": found}, maps, clues.class_maps(maps))
+def train(discs, out: Path, settings: WsodSettings = TINY, seed: int = 0) -> DetectorResult:
+    dataset, _, proposal_store, maps = discs
+    return wsod.run(context(out, dataset, seed), settings, {"train": proposal_store}, maps, clues.class_maps(maps))
 
 
-def test_it_learns_where_the_discs_are_from_tags_alone(made, tmp_path: Path) -> None:
-    dataset, _, _, _ = made
+def test_it_learns_where_the_discs_are_from_tags_alone(discs, tmp_path: Path) -> None:
+    dataset, _, _, _ = discs
     settings = TINY.model_copy(update={"num_epochs": 20})
-    found = train(made, tmp_path, settings).detections("train")
+    detections = train(discs, tmp_path, settings).detections("train")
     side = []
     for sample in dataset:
-        one = found[sample.image_id]
+        of_photo = detections[sample.image_id]
         for label in sample.tags:
-            best = one[one.labels == label].boxes[0]  # detections come best first
+            best = of_photo[of_photo.labels == label].boxes[0]  # detections come best first
             side.append(float((best[2:] - best[:2]).mean()))
     assert 24 < sum(side) / len(side) < 44  # the discs are 34 pixels wide, the photos 128
     results = json.loads((tmp_path / "wsod" / "detections_train.json").read_text())
     assert {row["image_id"] for row in results} == {sample.number for sample in dataset}
-    assert len(results) == sum(len(one) for one in found.values())
+    assert len(results) == sum(len(of_photo) for of_photo in detections.values())
 
 
-def test_an_interrupted_training_ends_with_the_same_bytes(made, tmp_path: Path, monkeypatch) -> None:
-    whole = train(made, tmp_path / "whole")
+def test_an_interrupted_training_ends_with_the_same_bytes(discs, tmp_path: Path, monkeypatch) -> None:
+    whole = train(discs, tmp_path / "whole")
     true_losses, count = frozen.photo_losses, 0
 
     def stop_in_the_second_epoch(*arguments):
@@ -85,25 +85,25 @@ def test_an_interrupted_training_ends_with_the_same_bytes(made, tmp_path: Path, 
 
     monkeypatch.setattr(frozen, "photo_losses", stop_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
-        train(made, tmp_path / "broken")
+        train(discs, tmp_path / "broken")
     monkeypatch.setattr(frozen, "photo_losses", true_losses)
-    rerun = train(made, tmp_path / "broken")
+    rerun = train(discs, tmp_path / "broken")
     assert rerun.weights.read_bytes() == whole.weights.read_bytes()
     parts = [sorted(result.stores["train"].folder.glob("*.parquet")) for result in (whole, rerun)]
-    assert [one.read_bytes() for one in parts[0]] == [one.read_bytes() for one in parts[1]]
+    assert [part.read_bytes() for part in parts[0]] == [part.read_bytes() for part in parts[1]]
     monkeypatch.setattr(frozen, "photo_losses", None)  # finished: nothing is trained again
-    assert train(made, tmp_path / "broken").fingerprint == whole.fingerprint
+    assert train(discs, tmp_path / "broken").fingerprint == whole.fingerprint
 
 
-def test_another_seed_gives_other_weights_in_another_store(made, tmp_path: Path) -> None:
+def test_another_seed_gives_other_weights_in_another_store(discs, tmp_path: Path) -> None:
     settings = TINY.model_copy(update={"num_epochs": 1})
-    first, second = train(made, tmp_path, settings, seed=0), train(made, tmp_path, settings, seed=1)
+    first, second = train(discs, tmp_path, settings, seed=0), train(discs, tmp_path, settings, seed=1)
     assert first.weights.parent != second.weights.parent
     assert first.weights.read_bytes() != second.weights.read_bytes()
 
 
-def test_an_example_takes_the_best_proposals_and_seeds_them_by_contrast(made) -> None:
-    dataset, _, _, _ = made
+def test_an_example_takes_the_best_proposals_and_seeds_them_by_contrast(discs) -> None:
+    dataset, _, _, _ = discs
     masks = torch.zeros(3, 6, 8, dtype=torch.bool)
     masks[0, :, :] = True
     masks[1, 1:3, 1:4] = True
@@ -124,20 +124,20 @@ def test_an_example_takes_the_best_proposals_and_seeds_them_by_contrast(made) ->
     assert len(short.clue_seeds.roi) == 0  # the whole photo splits nothing
 
 
-def test_an_example_to_be_relocated_knows_the_support_of_each_region_for_each_tag(made) -> None:
+def test_an_example_to_be_relocated_knows_the_support_of_each_region_for_each_tag(discs) -> None:
     masks = torch.zeros(2, 4, 4, dtype=torch.bool)
     masks[0, :2], masks[1, 2:] = True, True
-    row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(one) for one in masks]}
+    row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(mask) for mask in masks]}
     maps = torch.zeros(2, 4, 4)
     maps[0, :2], maps[1, 2:] = 1.0, 1.0  # label 2 above, label 0 below: maps need not come in the order of the labels
     example = make_example(
-        made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), (torch.tensor([2, 0]), maps), WsodSettings()
+        discs[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), (torch.tensor([2, 0]), maps), WsodSettings()
     )
     assert example.first_values is not None  # contrast is sqrt(1/4); the regions do not overlap
     assert example.first_values.tolist() == [[0.0, 0.5], [0.5, 0.0]]
     masks[1, 1:] = True  # now the regions overlap: a row of 4 of 16 cells
-    row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(one) for one in masks]}
-    arguments = (made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), (torch.tensor([2, 0]), maps))
+    row = {"boxes": boxes_from_masks(masks), "rles": [rle_from_mask(mask) for mask in masks]}
+    arguments = (discs[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), (torch.tensor([2, 0]), maps))
     support = make_example(*arguments, WsodSettings()).first_values
     contrast = make_example(*arguments, WsodSettings(seeds={"start": "contrast"})).first_values
     assert support is not None and contrast is not None
@@ -145,15 +145,15 @@ def test_an_example_to_be_relocated_knows_the_support_of_each_region_for_each_ta
     torch.testing.assert_close(support, overlaps @ contrast)
     assert (support > contrast).any()
     unmapped = (torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4, 4))
-    example = make_example(made[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), unmapped, WsodSettings())
+    example = make_example(discs[0].samples[0], row, torch.tensor([1.0, 0.0, 1.0]), unmapped, WsodSettings())
     assert example.first_values is not None and example.first_values.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
-def test_relocation_gives_every_tag_a_seed_and_class_maps_alone_are_a_rule(made, tmp_path: Path) -> None:
-    dataset, _, found, maps = made
+def test_relocation_gives_every_tag_a_seed_and_class_maps_alone_are_a_rule(discs, tmp_path: Path) -> None:
+    dataset, _, proposal_store, maps = discs
     detector = frozen.FrozenDetector(context(tmp_path, dataset), TINY)
-    detector.begin()
-    arguments = (context(tmp_path, dataset), TINY, found, clues.class_maps(maps), detector.prepare)
+    detector.begin_training()
+    arguments = (context(tmp_path, dataset), TINY, proposal_store, clues.class_maps(maps), detector.prepare)
     examples = make_examples(*arguments)
     after = relocated(examples, detector.frozen_features(), TINY, RELOCATION)
     truths = disc_boxes(dataset)
@@ -164,17 +164,17 @@ def test_relocation_gives_every_tag_a_seed_and_class_maps_alone_are_a_rule(made,
         for label, box in zip(truth.labels, truth.boxes, strict=True):
             best = example.clue_seeds.roi[example.clue_seeds.label == label][:1]
             overlaps.append(pairwise_iou(example.boxes[best], box[None]).item())
-    assert sum(one > 0.5 for one in overlaps) >= 12  # of 16 discs, from tags alone
+    assert sum(overlap > 0.5 for overlap in overlaps) >= 12  # of 16 discs, from tags alone
     again = relocated(examples, detector.frozen_features(), TINY, RELOCATION)
     assert all(torch.equal(a.clue_seeds.roi, b.clue_seeds.roi) for a, b in zip(after, again, strict=True))
     settings = TINY.model_copy(update={"seeds": ClassMapSeedSettings(), "num_epochs": 1})
-    assert train(made, tmp_path, settings).weights.is_file()
+    assert train(discs, tmp_path, settings).weights.is_file()
 
 
-def test_a_photo_without_proposals_is_an_example_of_nothing(made) -> None:
+def test_a_photo_without_proposals_is_an_example_of_nothing(discs) -> None:
     row = {"boxes": torch.zeros(0, 4), "rles": []}
     example = make_example(
-        made[0].samples[0], row, torch.ones(2), (torch.tensor([0]), torch.rand(1, 4, 4)), WsodSettings()
+        discs[0].samples[0], row, torch.ones(2), (torch.tensor([0]), torch.rand(1, 4, 4)), WsodSettings()
     )
     assert len(example.boxes) == len(example.clue_seeds.roi) == 0
     assert example.first_values is not None and example.first_values.shape == (0, 2)
@@ -187,10 +187,10 @@ def test_rois_follow_the_mirror_image() -> None:
     assert mirrored.cells(boxes, 100, 16).tolist() == [[8.75, 1.25, 11.25, 3.75]]
 
 
-def test_pooled_regions_are_kept_for_the_very_boxes_and_equal_those_computed_again(made, tmp_path: Path) -> None:
-    dataset = made[0]
+def test_pooled_regions_are_kept_for_the_very_boxes_and_equal_those_computed_again(discs, tmp_path: Path) -> None:
+    dataset = discs[0]
     detector = frozen.FrozenDetector(context(tmp_path, dataset), TINY)
-    detector.begin()
+    detector.begin_training()
     photos, sample = detector.photos, dataset.samples[0]
     boxes = torch.tensor([[10.0, 20, 30, 60], [0, 0, 128, 96]])
     first = photos.pooled(sample, boxes, 3)
@@ -226,16 +226,16 @@ def test_losses_seed_the_first_branch_from_clues_or_scores() -> None:
 def test_detections_are_thresholded_suppressed_per_class_and_capped() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
     scores = torch.tensor([[0.9, 0.0], [0.8, 0.7], [0.3, 0.0005]])
-    found = detections_from(scores, boxes, WsodSettings())
-    assert found.boxes.tolist() == [boxes[0].tolist(), boxes[1].tolist(), boxes[2].tolist()]
-    assert found.labels.tolist() == [0, 1, 0]
-    assert found.scores is not None and found.scores.tolist() == pytest.approx([0.9, 0.7, 0.3])
+    detections = detections_from(scores, boxes, WsodSettings())
+    assert detections.boxes.tolist() == [boxes[0].tolist(), boxes[1].tolist(), boxes[2].tolist()]
+    assert detections.labels.tolist() == [0, 1, 0]
+    assert detections.scores is not None and detections.scores.tolist() == pytest.approx([0.9, 0.7, 0.3])
     assert len(detections_from(scores, boxes, WsodSettings(max_boxes=1))) == 1
     assert len(detections_from(scores[:0], boxes[:0], WsodSettings())) == 0
 
 
-def test_no_proposal_anywhere_is_one_sentence(made, tmp_path: Path) -> None:
-    dataset, _, _, maps = made
+def test_no_proposal_anywhere_is_one_sentence(discs, tmp_path: Path) -> None:
+    dataset, _, _, maps = discs
     none = Store(
         tmp_path / "none",
         stage="proposals",
@@ -259,18 +259,23 @@ def disc_boxes(dataset: Dataset) -> dict[str, Instances]:
     return truths
 
 
-def test_the_ceiling_learns_the_true_boxes_in_a_folder_of_its_own(made, tmp_path: Path) -> None:
-    dataset, _, found, maps = made
+def test_the_ceiling_learns_the_true_boxes_in_a_folder_of_its_own(discs, tmp_path: Path) -> None:
+    dataset, _, proposal_store, maps = discs
     truths = disc_boxes(dataset)
-    weak = train(made, tmp_path)
-    arguments = (context(tmp_path, dataset), TINY.model_copy(update={"num_epochs": 20}), {"train": found}, maps)
+    weak = train(discs, tmp_path)
+    arguments = (
+        context(tmp_path, dataset),
+        TINY.model_copy(update={"num_epochs": 20}),
+        {"train": proposal_store},
+        maps,
+    )
     ceiling = wsod.run(*arguments, clues.class_maps(maps), truths=truths, name="wsod_ceiling")
     assert ceiling.fingerprint != weak.fingerprint and (tmp_path / "wsod_ceiling/detections_train.json").is_file()
     overlaps = []
-    for image_id, one in ceiling.detections("train").items():
+    for image_id, detections in ceiling.detections("train").items():
         for label, box in zip(truths[image_id].labels, truths[image_id].boxes, strict=True):
-            overlaps.append(pairwise_iou(one.boxes[one.labels == label][:1], box[None]).item())
+            overlaps.append(pairwise_iou(detections.boxes[detections.labels == label][:1], box[None]).item())
     assert sum(overlaps) / len(overlaps) > 0.5  # 16 discs, five or so take the other class
-    moved = {one: truth.replace(boxes=truth.boxes + 1) for one, truth in truths.items()}
+    moved = {image_id: truth.replace(boxes=truth.boxes + 1) for image_id, truth in truths.items()}
     other = wsod.run(*arguments, clues.class_maps(maps), truths=moved, name="wsod_ceiling")
     assert other.fingerprint != ceiling.fingerprint  # other true boxes, other weights

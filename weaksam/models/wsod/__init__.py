@@ -1,1 +1,1 @@
-"""The weakly supervised detector: streams, refinement branches, losses."""
+"""The network of the weakly supervised detector: streams, refinement branches, targets and losses."""

@@ -1,4 +1,4 @@
-"""Losses of the refinement branches: every RoI by itself (OICR) or every cluster as one bag (PCL)."""
+"""Compute the loss of a refinement branch: every RoI by itself (OICR) or every cluster as one bag (PCL)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeds of a refinement branch, and what each RoI learns from them."""
+"""Hold the seeds of a refinement branch, and give each RoI the target it learns from them."""
 
 from __future__ import annotations
 

@@ -39,10 +39,3 @@ def wsddn_loss(
     phi = phi.clamp(eps, 1.0 - max(eps, torch.finfo(phi.dtype).eps))
     loss = F.binary_cross_entropy(phi.nan_to_num(nan=eps), tags.to(phi.dtype), reduction=reduction)
     return loss + (phi - phi).detach().sum()  # adds 0 or NaN
-
-
-def tags_as_vector(tags: tuple[int, ...], num_classes: int) -> Tensor:
-    """Multi-hot float vector ``(C,)`` of an image's labels; zeros without tags."""
-    vector = torch.zeros(num_classes)
-    vector[list(tags)] = 1.0
-    return vector

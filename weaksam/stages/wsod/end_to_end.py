@@ -58,7 +58,7 @@ class EndToEndDetector:
         ).to(context.device)
         self.own_layers = load_hidden_layers(self.model, context.backbone)
 
-    def begin(self) -> None:
+    def begin_training(self) -> None:
         """Say where the two hidden layers start from, which decides a lot."""
         start = "VGG-16's own fc6 and fc7" if self.own_layers else "random weights"
         print(f"wsod: the two hidden layers start from {start}", file=sys.stderr, flush=True)
@@ -73,7 +73,7 @@ class EndToEndDetector:
         photos.fit_projection(self.context.train, min(self.settings.reduced, sum(photos.network.channels.values())))
         return photos
 
-    def trained(self) -> None:
+    def begin_detecting(self) -> None:
         """Ready to detect."""
         self.model.eval()
 

@@ -44,7 +44,7 @@ class FrozenDetector:
             background_column=settings.background_column,
         ).to(context.device)
 
-    def begin(self) -> None:
+    def begin_training(self) -> None:
         """Find the principal components of the training photos' features, before anything is learnt."""
         projection = self.photos.projection
         if projection is None:
@@ -60,7 +60,7 @@ class FrozenDetector:
         """The photos' features, by which seeds are relocated."""
         return self.photos
 
-    def trained(self) -> None:
+    def begin_detecting(self) -> None:
         """Take the components that came with the trained weights."""
         self.photos.projection = Projection(self.model.directions.cpu(), self.model.centre.cpu())
         self.model.eval()

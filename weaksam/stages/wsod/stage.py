@@ -14,6 +14,7 @@ from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import fit
 from weaksam.engine.training_state import load_trained
 from weaksam.models.backbones.weights import backbone_fingerprint
+from weaksam.stages.wsod.detector import WeakDetector
 from weaksam.stages.wsod.end_to_end import EndToEndDetector
 from weaksam.stages.wsod.examples import ClassMaps, best_proposals, make_examples
 from weaksam.stages.wsod.frozen import FrozenDetector
@@ -24,8 +25,6 @@ from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
-
-Detector = FrozenDetector | EndToEndDetector
 
 
 def run(
@@ -51,23 +50,16 @@ def run(
     """
     for split, store in proposals.items():
         _require_same_photos(store, _photos(context, split), split)
-    inputs = {
-        "train": context.train.fingerprint,
-        "backbone": backbone_fingerprint(context.backbone),
-        "proposals": proposals["train"].fingerprint,
-        "clues": clue_store.fingerprint,
-        "seed": str(context.seed),
-    }
-    if truths is not None:
-        inputs["truth"] = fingerprint_of(instances_key(truths))
-    fingerprint = stage_fingerprint("wsod", settings, inputs)
+    fingerprint = stage_fingerprint("wsod", settings, _inputs(context, proposals["train"], clue_store, truths))
     folder = store_folder(context.out, name, "weights", fingerprint)
     seed_everything(derive_seed(context.seed, "wsod", "weights"))
     frozen = settings.mode == "frozen"
-    detector = FrozenDetector(context, settings, photos) if frozen else EndToEndDetector(context, settings)
+    detector: WeakDetector = (
+        FrozenDetector(context, settings, photos) if frozen else EndToEndDetector(context, settings)
+    )
     job = detector.training_job(folder, fingerprint, name)
     if not load_trained(detector.model, job):
-        detector.begin()
+        detector.begin_training()
         examples = make_examples(context, settings, proposals["train"], class_maps, detector.prepare, truths)
         if isinstance(settings.seeds, RelocationSettings) and truths is None:
             examples = relocated(examples, detector.frozen_features(), settings, settings.seeds)
@@ -78,7 +70,7 @@ def run(
             job,
             num_steps_per_epoch=-(-len(examples) // settings.batch_size),
         )
-    detector.trained()
+    detector.begin_detecting()
     stores = {
         split: _detect(context, settings, detector, store, split, fingerprint, name)
         for split, store in proposals.items()
@@ -86,10 +78,26 @@ def run(
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores)
 
 
+def _inputs(
+    context: RunContext, proposals: Store, clue_store: Store, truths: Mapping[str, Instances] | None
+) -> dict[str, str]:
+    """Fingerprints of all that decides the trained weights besides the settings."""
+    inputs = {
+        "train": context.train.fingerprint,
+        "backbone": backbone_fingerprint(context.backbone),
+        "proposals": proposals.fingerprint,
+        "clues": clue_store.fingerprint,
+        "seed": str(context.seed),
+    }
+    if truths is not None:
+        inputs["truth"] = fingerprint_of(instances_key(truths))
+    return inputs
+
+
 def _detect(
     context: RunContext,
     settings: WsodSettings,
-    detector: Detector,
+    detector: WeakDetector,
     proposals: Store,
     split: str,
     weights_key: str,

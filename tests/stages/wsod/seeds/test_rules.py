@@ -1,16 +1,19 @@
 """Seeds of OICR and MIST and the targets from them: golden values of docs/method.md, and plain loops that agree."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from weaksam.models.wsod.box_regression import box_loss
 from weaksam.models.wsod.losses import refine_loss
-from weaksam.models.wsod.targets import Seeds, assign_rois, first_maximum
+from weaksam.models.wsod.targets import Seeds, assign_rois
 from weaksam.stages.wsod.examples import present_labels
 from weaksam.stages.wsod.seeds.mist import mist_candidates, mist_seeds
 from weaksam.stages.wsod.seeds.oicr import oicr_seeds, oicr_top_seeds
 from weaksam.stages.wsod.seeds.overlaps import Overlaps
+from weaksam.stages.wsod.seeds.scores import separate_seeds
 from weaksam.structures.boxes import pairwise_iou
 
 SEED_RULES = [
@@ -101,7 +104,7 @@ SIZES = [
     (30, 3, (0, 0, 0)),
 ]
 # Of scene scores: as they are, all the same, and only a few different values
-SCORES = {
+KINDS_OF_SCORES = {
     "drawn": lambda scores: scores,
     "equal": torch.ones_like,
     "few": lambda scores: (scores * 2).round() / 2 + 0.1,
@@ -109,7 +112,7 @@ SCORES = {
 
 
 @pytest.mark.parametrize(("num", "classes", "tags"), SIZES)
-@pytest.mark.parametrize("of_scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("of_scores", KINDS_OF_SCORES.values(), ids=KINDS_OF_SCORES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_seeds_and_targets_equal_plain_loops(
     num: int, classes: int, tags: tuple[int, ...], seed: int, of_scores
@@ -191,16 +194,6 @@ def test_branches_in_one_go_equal_one_by_one() -> None:
     assert mist_seeds([], present, overlaps) == []
 
 
-@pytest.mark.parametrize("num", [1, 2, 80, 128, 129, 143, 144, 145, 300])
-def test_first_maximum_equals_a_plain_loop(num: int) -> None:
-    values = (torch.rand(num, 40, generator=torch.Generator().manual_seed(num)) * 4).round()  # full of equals
-    values[:, 0], values[:, 1] = -1.0, torch.arange(num)
-    highest, first = first_maximum(values)
-    for column in range(40):
-        of_column = values[:, column].tolist()
-        assert highest[column] == max(of_column) and first[column] == of_column.index(max(of_column))
-
-
 def test_no_rule_looks_at_a_value_off_the_cpu() -> None:
     """Tensors without values ("meta") stop at whatever would have to wait for an accelerator."""
     scores, iou = torch.zeros(50, 3, device="meta"), torch.zeros(50, 50, device="meta")
@@ -229,12 +222,53 @@ def test_a_class_that_scores_nothing_has_no_oicr_seed(rule) -> None:
     assert rows(seeds) == [(0, 1, pytest.approx(0.4))]
 
 
-def test_empty_places_never_label_a_roi() -> None:
-    """On an accelerator the seeds keep a fixed length; places without a seed have label -1."""
-    iou = torch.eye(3)
-    seeds = Seeds(torch.tensor([0, 1, 2]), torch.tensor([-1, 4, -1]), torch.tensor([0.9, 0.5, 0.8]))
-    targets = assign_rois(iou, seeds)
-    assert targets.target.tolist() == [0, 5, 0]
-    assert targets.weight.tolist() == [0.5, 0.5, 0.5]
-    nothing = assign_rois(iou, seeds._replace(label=torch.tensor([-1, -1, -1])))
-    assert (nothing.target.tolist(), nothing.weight.tolist(), nothing.seed.tolist()) == ([0] * 3, [0.0] * 3, [0] * 3)
+BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [40, 40, 50, 50]])
+SCORES = torch.tensor([[1.0, 0.2], [0.95, 0.1], [0.91, 0.05], [0.5, 0.9]])
+
+
+def oicr(scores: torch.Tensor, tags: torch.Tensor, boxes: torch.Tensor, share: float = 0.9) -> Seeds:
+    return oicr_seeds(scores, present_labels(tags), pairwise_iou(boxes, boxes), share=share)
+
+
+def test_oicr_takes_all_near_the_best_and_suppresses() -> None:
+    seeds = oicr(SCORES, torch.tensor([1.0, 0.0]), BOXES)
+    assert seeds.roi.tolist() == [0, 2]  # RoI 1 overlaps RoI 0 by 0.9
+    assert seeds.label.tolist() == [0, 0]
+    assert seeds.weight.tolist() == pytest.approx([1.0, 0.91])
+
+
+def test_share_one_is_the_single_top_box_of_every_tag() -> None:
+    seeds = oicr(SCORES, torch.ones(2), BOXES, share=1.0)
+    assert sorted(zip(seeds.roi.tolist(), seeds.label.tolist(), strict=True)) == [(0, 0), (3, 1)]
+
+
+def test_class_agnostic_nms_lets_the_better_class_win_and_the_separate_rule_does_not() -> None:
+    scores = torch.tensor([[0.8, 0.1], [0.1, 0.6], [0.0, 0.0], [0.0, 0.0]])
+    tags = torch.ones(2)
+    assert oicr(scores, tags, BOXES).roi.tolist() == [0]
+    assert separate_seeds(scores, tags, BOXES, share=0.9, nms_iou=0.5).roi.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("rule", [oicr, lambda s, t, b: separate_seeds(s, t, b, share=0.9, nms_iou=0.5)])
+def test_no_roi_or_no_tag_gives_no_seed(rule) -> None:
+    assert len(rule(torch.zeros(0, 2), torch.ones(2), torch.zeros(0, 4)).roi) == 0
+    assert len(rule(SCORES, torch.zeros(2), BOXES).roi) == 0
+
+
+def test_labels_and_loss_equal_a_plain_loop() -> None:
+    generator = torch.Generator().manual_seed(3)
+    corner = torch.rand(40, 2, generator=generator) * 50
+    boxes = torch.cat([corner, corner + 5 + torch.rand(40, 2, generator=generator) * 40], dim=1)
+    scores, tags = torch.rand(40, 3, generator=generator), torch.tensor([1.0, 0.0, 1.0])
+    iou = pairwise_iou(boxes, boxes)
+    seeds = separate_seeds(scores, tags, boxes, share=0.5, nms_iou=0.3)
+    logits = torch.randn(40, 4, generator=generator)
+    total = 0.0
+    for roi in range(40):
+        best, overlap = 0, -1.0
+        for number, index in enumerate(seeds.roi.tolist()):
+            if iou[roi, index] > overlap:
+                best, overlap = number, iou[roi, index].item()
+        target = int(seeds.label[best]) + 1 if overlap >= 0.5 else 0
+        total -= seeds.weight[best].item() * math.log(logits[roi].softmax(0)[target].item() + 1e-6)
+    assert refine_loss(logits, assign_rois(iou, seeds)).item() == pytest.approx(total / 40, rel=1e-5)

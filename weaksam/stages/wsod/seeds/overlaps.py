@@ -1,4 +1,4 @@
-"""Which RoIs of a ranking stand apart from the better ones, read off a photo's overlaps packed as bits."""
+"""Choose the RoIs of a ranking that overlap no better one, from a photo's overlaps packed as bits."""
 
 from __future__ import annotations
 

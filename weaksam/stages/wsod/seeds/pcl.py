@@ -72,9 +72,9 @@ def top_ranking(scores: Tensor) -> Tensor:
     centre = lowest + (highest - lowest) * share.to(scores.dtype)  # (T, 3), ascending, as they stay
     numbers = torch.arange(_NUM_LEVELS, device=scores.device)
     for _ in range(_KMEANS_ROUNDS):
-        mine = _level(scores, centre)[..., None] == numbers  # (T, R, 3)
-        num = mine.sum(dim=1)
-        mean = (mine * scores[..., None]).sum(dim=1) / num.clamp(min=1)
+        members = _level(scores, centre)[..., None] == numbers  # (T, R, 3)
+        num = members.sum(dim=1)
+        mean = (members * scores[..., None]).sum(dim=1) / num.clamp(min=1)
         centre = torch.where(num > 0, mean, centre).minimum(highest)  # rounding must not lift a mean above the best
     return (_level(scores, centre) == _NUM_LEVELS - 1) & (scores > 0)
 

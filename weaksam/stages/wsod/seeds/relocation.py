@@ -1,4 +1,4 @@
-"""Find each tag's object again by what it looks like in the other photos: multi-fold relocalisation in closed form."""
+"""Find each tag's object by what it looks like in the other photos: multi-fold relocalisation in closed form."""
 
 from __future__ import annotations
 
@@ -72,15 +72,16 @@ def relocate(
     gives ``(0, T)``; no photo gives none.
     """
     values = list(start)
-    grams = _Grams(photos, folds) if photos else None
-    for _ in range(rounds if grams is not None else 0):
-        seeds = [best_of_tags(one, photo.present) for one, photo in zip(values, photos, strict=True)]
-        assert grams is not None
+    if len(photos) == 0:
+        return values
+    grams = _Grams(photos, folds)
+    for _ in range(rounds):
+        seeds = [best_of_tags(of_photo, photo.present) for of_photo, photo in zip(values, photos, strict=True)]
         scores = scores_by_others(photos, seeds, num_classes, grams, ridge=ridge, foreground_iou=foreground_iou)
-        for place, (photo, found) in enumerate(zip(photos, scores, strict=True)):
-            positive = found[:, photo.present].clamp(min=0)
-            told = (positive > 0).any(dim=0) if len(positive) else positive.new_zeros(0, dtype=torch.bool)
-            values[place] = torch.where(told, positive, values[place]) if len(positive) else values[place]
+        for place, (photo, of_photo) in enumerate(zip(photos, scores, strict=True)):
+            if len(of_photo):
+                positive = of_photo[:, photo.present].clamp(min=0)
+                values[place] = torch.where((positive > 0).any(dim=0), positive, values[place])
     return values
 
 
@@ -134,20 +135,20 @@ def scores_by_others(
     """
     right = torch.zeros(grams.folds, grams.width, num_classes)
     unknown = torch.zeros(num_classes, grams.folds, grams.width, grams.width)
-    for place, (photo, one) in enumerate(zip(photos, seeds, strict=True)):
-        if len(photo.boxes) == 0 or len(one.roi) == 0:
+    for place, (photo, of_photo) in enumerate(zip(photos, seeds, strict=True)):
+        if len(photo.boxes) == 0 or len(of_photo.roi) == 0:
             continue
         rows, fold, views = photo.rows(), grams.fold[place], len(photo.features)
-        to_seeds = photo.iou[:, one.roi]  # (R, S)
+        to_seeds = photo.iou[:, of_photo.roi]  # (R, S)
         nearest = to_seeds.amax(dim=1)
         for label in photo.present.tolist():
-            overlap = to_seeds[:, one.label == label].amax(dim=1)
+            overlap = to_seeds[:, of_photo.label == label].amax(dim=1)
             example = (overlap >= foreground_iou) & (overlap >= nearest)
             right[fold, :, label] += rows.T @ example.float().repeat(views)
             left_out = (overlap == 0) & (nearest < foreground_iou)
-            some = rows[left_out.repeat(views)]
-            unknown[label, fold] += some.T @ some
-    found = [torch.zeros(len(photo.boxes), num_classes) for photo in photos]
+            left_out_rows = rows[left_out.repeat(views)]
+            unknown[label, fold] += left_out_rows.T @ left_out_rows
+    scores = [torch.zeros(len(photo.boxes), num_classes) for photo in photos]
     for fold in range(grams.folds):
         of_others = grams.of_fold.sum(dim=0) - grams.of_fold[fold]
         for label in range(num_classes):
@@ -155,8 +156,8 @@ def scores_by_others(
             weights = _solve(gram, (right.sum(dim=0) - right[fold])[:, label], ridge)
             for place in range(fold, len(photos), grams.folds):
                 features = photos[place].features.float().mean(dim=0)
-                found[place][:, label] = features @ weights[:-1] + weights[-1]
-    return found
+                scores[place][:, label] = features @ weights[:-1] + weights[-1]
+    return scores
 
 
 def _solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:

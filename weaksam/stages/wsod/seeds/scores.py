@@ -39,7 +39,7 @@ def separate_seeds(scores: Tensor, tags: Tensor, boxes: Tensor, *, share: float,
     weight of a seed is its score. No RoI or no tag: no seed.
     """
     if scores.shape[0] == 0 or not bool(tags.any()):
-        return empty_seeds()
+        return empty_seeds(scores)
     chosen = (scores >= share * scores.amax(dim=0)) & (tags > 0) & (scores > 0)
     index, label = chosen.nonzero(as_tuple=True)
     weight = scores[index, label]

@@ -1,4 +1,4 @@
-"""RoI labels from true boxes: what a ceiling learns, beside the labels that the weak detector finds for itself."""
+"""Label RoIs by true boxes, which the ceiling of the weak detector learns instead of seeds."""
 
 from __future__ import annotations
 
