@@ -145,6 +145,14 @@ def located(tmp_path):
     return tmp_path
 
 
+def test_paths_may_be_text_and_metrics_have_a_default(located):
+    figures = evaluate_files(str(located / "voc"), str(located / "comp4"), proposals=str(located / "proposals"))
+    assert list(figures) == ["voc", "corloc", "corloc_largest", "corloc_whole", "corloc_random", "coco"]
+    assert figures["coco"]["classes"] == ["cat", "dog"] and figures["corloc"]["num_images"] == [2, 0]
+    with pytest.raises(UserError, match="found \\['auc'\\]: name some"):
+        evaluate_files(located / "voc", located / "comp4", ["voc", "auc"])
+
+
 def test_corloc_beside_its_baselines(located):
     figures = evaluate_files(
         located / "voc", located / "comp4", ["corloc"], proposals=located / "proposals"
