@@ -34,10 +34,10 @@ class _RunByDefault(typer.core.TyperGroup):
 
 def group(help: str, commands: dict[str, Callable[..., None]], **options: Any) -> typer.Typer:
     """Commands under one name, each with a user's mistakes guarded."""
-    made = typer.Typer(help=help, rich_markup_mode=None, pretty_exceptions_enable=False, **options)
+    commands_group = typer.Typer(help=help, rich_markup_mode=None, pretty_exceptions_enable=False, **options)
     for name, command in commands.items():
-        made.command(name)(guarded(command))
-    return made
+        commands_group.command(name)(guarded(command))
+    return commands_group
 
 
 def doctor() -> None:

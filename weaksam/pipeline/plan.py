@@ -226,16 +226,16 @@ def stage_named(name: str) -> Stage:
 
 def check_plan(stages: Sequence[Stage]) -> None:
     """Raise ``ValueError`` where a stage reads what no earlier one makes, or its function has other parameters."""
-    made: set[str] = set()
+    outputs: set[str] = set()
     for stage in stages:
         parameters = tuple(inspect.signature(stage.make).parameters)
         if parameters != ("run", *stage.inputs):
             raise ValueError(f"stage {stage.name} says that it reads {stage.inputs}, its function takes {parameters}")
         if strange := set(stage.given) - GIVEN:
             raise ValueError(f"stage {stage.name} wants {sorted(strange)}, which no run is given")
-        if missing := set(stage.inputs) - made:
+        if missing := set(stage.inputs) - outputs:
             raise ValueError(f"stage {stage.name} reads {sorted(missing)}, which no stage before it makes")
-        made |= set(stage.outputs)
+        outputs |= set(stage.outputs)
 
 
 check_plan((*STAGES, *CEILINGS))

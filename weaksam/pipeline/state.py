@@ -93,7 +93,7 @@ class Run:
     def inputs(self) -> dict[str, str]:
         """Fingerprints of everything a run reads."""
         test = self.context.test
-        found = {
+        fingerprints = {
             "train photos and tags": self.context.train.fingerprint,
             "test photos": test.fingerprint if test is not None else "none",
             "segmenter": self.segmenter.fingerprint,
@@ -101,11 +101,11 @@ class Run:
         given = self.settings.proposals.given
         if given.folders:  # a store of other photos is refused before anything is computed
             for split, dataset in self.splits.items():
-                found[f"given proposals of {split}"] = given_store(given, dataset, split).fingerprint
+                fingerprints[f"given proposals of {split}"] = given_store(given, dataset, split).fingerprint
         if self.settings.data.without_tags:  # nothing else is loaded where only proposals are made
-            return found
+            return fingerprints
         backbone = backbone_fingerprint(self.settings.backbone)
-        return {**found, "backbone": backbone, "mask segmenter": self.mask_segmenter.fingerprint}
+        return {**fingerprints, "backbone": backbone, "mask segmenter": self.mask_segmenter.fingerprint}
 
     def key(self, stage: str) -> str:
         """What decides ``stage`` and all before it, as a hash; the same key means the same results."""
@@ -118,17 +118,17 @@ class Run:
     @functools.cached_property
     def _truth_key(self) -> str:
         return fingerprint_of(
-            [[i, one.boxes.tolist(), one.labels.tolist()] for i, one in self.true_train.truths.items()]
+            [[i, true.boxes.tolist(), true.labels.tolist()] for i, true in self.true_train.truths.items()]
         )
 
     def note(self, stage: str) -> dict[str, Any]:
         """What earlier runs noted of ``stage`` with the same key (finished, seconds, peak_memory_mib); else empty."""
         path = self.context.out / stage / "done.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            note = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if found.get("key") == self.key(stage) else {}
+        return note if note.get("key") == self.key(stage) else {}
 
     def finished(self, stage: str) -> bool:
         """Whether an earlier run finished ``stage`` with the same settings, data and seed."""
@@ -231,8 +231,8 @@ def require_finished(run: Run, stages: Sequence[str], settings_hint: str = "CONF
     """`UserError` where one of ``stages`` is not finished with the run's settings, naming the command that does it."""
     for stage in stages:
         if not run.finished(stage):
-            found = "made with other settings, data or seed" if (run.context.out / stage).is_dir() else "not there"
+            state = "made with other settings, data or seed" if (run.context.out / stage).is_dir() else "not there"
             raise UserError(
-                f"wanted the finished stage {stage} in {run.context.out}, found it unfinished or {found}: "
+                f"wanted the finished stage {stage} in {run.context.out}, found it unfinished or {state}: "
                 f"run 'weaksam {stage.replace('_', '-')} {settings_hint}' with the same settings first"
             )
