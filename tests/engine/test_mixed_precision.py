@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import training_history
-from weaksam.engine.mixed_precision import ScaledAdam, ScaledAdamW
+from tests.helpers import CPU, training_history
+from weaksam.engine.mixed_precision import ScaledAdam, ScaledAdamW, autocast, forward_dtype
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 
@@ -129,3 +129,50 @@ def test_the_scale_is_found_where_older_versions_kept_it():
     assert resumed.loss_scale == 512.0
     resumed.step()
     assert resumed.loss_scale == 1024.0  # its 2000th good step
+
+
+def test_the_cpu_computes_in_float32_unless_told():
+    assert forward_dtype("auto", CPU) is torch.float32
+    assert forward_dtype("float16", CPU) is torch.float16
+    with autocast(torch.bfloat16, CPU):
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype is torch.bfloat16
+    with autocast(torch.float32, CPU):
+        assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype is torch.float32
+
+
+def descend(half: bool, steps: int = 3) -> tuple[torch.Tensor, ScaledAdamW]:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1)
+    optimizer = ScaledAdamW(model.parameters(), lr=0.1, weight_decay=0.1, half=half)
+    for step in range(steps):
+        loss = model(torch.full((2, 4), step + 1.0)).square().mean()
+        (scaled,) = optimizer.scaled({"loss": loss}).values()
+        assert scaled.item() == loss.item()
+        optimizer.zero_grad()
+        scaled.backward()
+        optimizer.step()
+    return model.weight.detach(), optimizer
+
+
+def test_scaled_losses_change_no_bit_of_the_weights():
+    """The scale is a power of two: in float32 the gradients come back the same."""
+    assert torch.equal(descend(half=True)[0], descend(half=False)[0])
+    assert torch.equal(descend(half=False)[0], descend(half=False)[0]) and descend(half=False)[1].loss_scale == 1
+
+
+def test_a_step_that_overflows_is_left_out_and_the_scale_halved():
+    weight, optimizer = descend(half=True)
+    before, scale = weight.clone(), optimizer.loss_scale
+    parameter = optimizer.param_groups[0]["params"][0]
+    parameter.grad = torch.full_like(parameter, math.inf)
+    optimizer.step()
+    assert torch.equal(parameter.detach(), before) and optimizer.loss_scale == scale / 2
+    fresh = torch.nn.Linear(4, 1)
+    resumed = ScaledAdamW(fresh.parameters(), lr=0.1, weight_decay=0.1, half=True)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.loss_scale == scale / 2
+
+
+def test_the_scale_grows_after_many_good_steps():
+    _, optimizer = descend(half=True, steps=2001)
+    assert optimizer.loss_scale == 2.0**15

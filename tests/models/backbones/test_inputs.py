@@ -15,7 +15,8 @@ def test_normalise_is_the_imagenet_one_for_both_kinds_of_numbers():
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((100, 200), (32, 64)), ((200, 100), (64, 32)), ((4, 400), (32, 64)), ((64, 64), (64, 64))]
+    ("size", "expected"),
+    [((100, 200), (32, 64)), ((20, 40), (32, 64)), ((200, 100), (64, 32)), ((4, 400), (32, 64)), ((64, 64), (64, 64))],
 )
 def test_the_longer_side_is_as_asked_and_the_shorter_holds_two_cells(size, expected):
     photo = np.full((*size, 3), 255, dtype=np.uint8)

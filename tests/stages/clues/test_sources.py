@@ -11,14 +11,11 @@ from PIL import Image
 from tests.helpers import context, draw_discs
 from weaksam.config import UserError
 from weaksam.data.heat_maps import read_heat_maps
-from weaksam.models.cam.network import CamNetwork
 from weaksam.models.weaktr.build import build_weaktr
 from weaksam.models.weaktr.checkpoints import save_weaktr
 from weaksam.models.weaktr.network import WeakTrSettings
 from weaksam.stages import clues
 from weaksam.stages.clues import ClueSettings, photo_peaks
-from weaksam.stages.clues.maps import ClassMaps, both_views, scaled_size, shrunk_size, views_mean
-from weaksam.stages.clues.peaks import cluster_points, map_peaks
 from weaksam.stages.clues.weaktr import WeakTrSource
 from weaksam.stages.clues.weaktr_training import WeakTrTrainingSettings
 from weaksam.structures.clue_points import COARSE, CROSS, FINE
@@ -32,95 +29,6 @@ WEAKTR = ClueSettings(source="weaktr", weaktr=TINY, weaktr_training=BRIEF, cross
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return draw_discs(tmp_path_factory.mktemp("discs"), num=6)
-
-
-# Views and maps
-
-
-def test_views_become_one_map_by_hand() -> None:
-    pixels = torch.arange(6.0).reshape(1, 1, 2, 3).expand(1, 3, 2, 3)
-    views = both_views(pixels)
-    assert views.shape == (2, 3, 2, 3) and views[1, 0, 0].tolist() == [2, 1, 0]
-    assert torch.equal(views_mean(views), pixels[0])  # turned back, both say the same
-    assert scaled_size((375, 500), 0.8, 16) == (304, 400)
-    assert scaled_size((10, 500), 0.8, 16) == (16, 400)
-    assert shrunk_size((300, 1280), 640) == (150, 640) and shrunk_size((30, 40), 640) == (30, 40)
-
-
-def test_maps_of_all_scales_are_cut_at_0_and_summed() -> None:
-    low, high = torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 2, 4)
-    low[..., 0], low[..., 1] = 1.0, -9.0
-    high[..., 3] = 2.0
-    search = {"kernel": 3, "min_value": 0.9, "max_peaks": 25}
-    points, labels, _ = map_peaks([low, high], torch.tensor([7]), (2, 4), (20, 40), **search)
-    assert labels.tolist() == [7] and points[0].tolist()[0] == 35.0  # 2 at the right beats 1 at the left
-
-
-def test_stored_maps_are_the_mean_over_scales_and_heads() -> None:
-    first = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 1, 2, 3)
-    second = torch.tensor([5.0, 7.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 6)
-    maps = ClassMaps(torch.tensor([0]), torch.ones(1), {CROSS: (first, second)}, (64, 96), (64, 96))
-    assert maps.grid == (2, 3)
-    assert torch.equal(maps.stored(CROSS), torch.full((1, 2, 3), 4.0))
-    assert ClassMaps(torch.zeros(0), torch.zeros(1), {}, (64, 96), (64, 96)).grid == (0, 0)
-
-
-# Clusters (specification, section 1.5 and Appendix A, 4)
-
-
-def test_two_far_groups_are_two_clusters() -> None:
-    left, right = torch.tensor([[10.0, 10.0]]), torch.tensor([[90.0, 50.0]])
-    offsets = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    points = torch.cat([left + offsets, right + offsets])  # 10 points: k = 2
-    assert cluster_points(points).tolist() == [[10.0, 10.0], [90.0, 50.0]]
-    assert torch.equal(cluster_points(points.flip(0)), cluster_points(points))
-
-
-@pytest.mark.parametrize(("count", "clusters"), [(0, 0), (1, 1), (4, 1), (9, 1), (10, 2), (23, 4)])
-def test_one_cluster_for_every_five_points(count: int, clusters: int) -> None:
-    points = torch.rand(count, 2, generator=torch.Generator().manual_seed(count)) * 100
-    found = cluster_points(points)
-    assert found.shape == (clusters, 2)
-    assert torch.equal(found, cluster_points(points))
-    if clusters == 1:
-        torch.testing.assert_close(found[0], points.mean(dim=0))
-
-
-def test_coinciding_points_are_one_cluster() -> None:
-    assert cluster_points(torch.tensor([[3.0, 4.0]]).repeat(30, 1)).tolist() == [[3.0, 4.0]]
-
-
-# Peaks by kind
-
-
-def one_hot(*places: tuple[int, int]) -> torch.Tensor:
-    maps = torch.zeros(len(places), 64, 64)
-    for row, (y, x) in enumerate(places):
-        maps[row, y, x] = 1.0
-    return maps
-
-
-def test_kinds_are_searched_with_their_own_windows_and_clusters_have_no_class() -> None:
-    close = torch.zeros(1, 1, 64, 64)
-    close[0, 0, 10, 10], close[0, 0, 10, 40] = 1.0, 0.95  # 30 apart: two peaks of a window of 17, one of 129
-    maps = ClassMaps(torch.tensor([4]), torch.ones(5), {COARSE: (close,), CROSS: (close,)}, (64, 64), (64, 64))
-    found = photo_peaks(maps, ClueSettings())
-    assert found.kinds.tolist() == [COARSE, COARSE, CROSS]
-    assert found.labels.tolist() == [4, 4, -1]
-    assert found.points.tolist() == [[10.5, 10.5], [40.5, 10.5], [10.5, 10.5]]
-    assert photo_peaks(maps, ClueSettings(kinds=("cross",), cross_points="per_class")).labels.tolist() == [4]
-    assert photo_peaks(maps, ClueSettings(kinds=("fine",))).points.shape == (0, 2)
-
-
-def test_cross_peaks_of_all_maps_are_clustered_per_class_or_kept() -> None:
-    # two classes, five heads each: one class's maps peak at the left, the other's at the right
-    maps = torch.stack([one_hot((5, 5), (50, 50))] * 5)  # (N = 5, L = 2, 64, 64)
-    one = ClassMaps(torch.tensor([0, 2]), torch.ones(3), {CROSS: (maps,)}, (64, 64), (64, 64))
-    assert len(photo_peaks(one, ClueSettings(cross_points="all")).points) == 10
-    per_class = photo_peaks(one, ClueSettings(cross_points="per_class"))
-    assert per_class.labels.tolist() == [0, 2] and per_class.points.tolist() == [[5.5, 5.5], [50.5, 50.5]]
-    clustered = photo_peaks(one, ClueSettings())
-    assert clustered.labels.tolist() == [-1, -1] and clustered.points.tolist() == per_class.points.tolist()
 
 
 # WeakTr
@@ -234,25 +142,11 @@ def test_tags_that_teach_nothing_are_refused(settings: ClueSettings, dataset: Da
 # Other CNNs
 
 
-@pytest.mark.parametrize(("name", "channels"), [("resnet18", 512), ("squeezenet1_1", 1000), ("mnasnet0_5", 1280)])
-def test_the_deepest_map_of_any_cnn(name: str, channels: int) -> None:
-    network = CamNetwork(name, "none")
-    found = network(torch.zeros(2, 3, 64, 96))["cam"]
-    assert network.num_channels == channels and found.shape[:2] == (2, channels)
-    assert min(found.shape[2:]) > 1
-
-
 def test_another_cnn_maps_the_classes(dataset: Dataset, tmp_path: Path) -> None:
     settings = ClueSettings(long_side=128, network="resnet18", network_weights="none", scales=(1.0, 1.5))
     store = clues.run(context(tmp_path, dataset), settings, dataset, "train")
     labels, maps = clues.class_maps(store)(dataset.image_ids[2])
     assert labels.tolist() == [0, 1] and maps.shape == (2, 3, 4)
-
-
-@pytest.mark.parametrize(("name", "said"), [("resnet19", "did you mean resnet1"), ("vit_b_16", "clues.source=weaktr")])
-def test_a_name_of_no_cnn_is_refused(name: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        CamNetwork(name, "none")
 
 
 # Heat maps from files
