@@ -32,9 +32,10 @@ from weaksam.data.images import read_image
 from weaksam.sam.official.segmenter import SegmentAnything
 from weaksam.sam.prompts import Prompts
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
-from weaksam.stages.proposals import Proposals, ProposalSettings, propose_encoded
+from weaksam.stages.proposals import ProposalSettings, propose_encoded
 from weaksam.stages.proposals.prompts import grid_points
 from weaksam.structures.clue_points import COARSE, CROSS, FINE, CluePoints
+from weaksam.structures.proposals import Proposals
 
 POINTS = {COARSE: 3, FINE: 8, CROSS: 10}
 """Clue points of each kind per class (cross: in all), about what the published peaks give on a VOC photo."""

@@ -23,8 +23,9 @@ from weaksam.sam.nano.decoder import denormals_as_zero
 from weaksam.sam.nano.frame import areas, framed
 from weaksam.sam.nano.segmenter import PROMPTS_AT_ONCE, SamNano, prompt_slots
 from weaksam.sam.prompts import Prompts
-from weaksam.stages.proposals import Proposals, ProposalSettings, propose
+from weaksam.stages.proposals import ProposalSettings, propose
 from weaksam.stages.proposals.prompts import grid_points
+from weaksam.structures.proposals import Proposals
 
 
 def clocked(action: Callable[[], object]) -> tuple[float, object]:

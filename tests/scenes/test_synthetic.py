@@ -63,7 +63,8 @@ def test_written_dataset_is_coco_with_exact_masks_and_tags_that_follow(tmp_path)
     assert [c["name"] for c in truth["categories"]] == ["fish", "kettle", "cactus"]
     assert [i["file_name"] for i in truth["images"]] == sorted(tags) and len(tags) == 3
     for image in truth["images"]:
-        assert Image.open(paths["train"] / image["file_name"]).size == (image["width"], image["height"])
+        with Image.open(paths["train"] / image["file_name"]) as photo:
+            assert photo.size == (image["width"], image["height"])
         own = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
         assert {truth["categories"][a["category_id"] - 1]["name"] for a in own} == set(tags[image["file_name"]])
         for annotation in own:
