@@ -62,23 +62,23 @@ def opened(config: Path, overrides: list[str]) -> Run:
     return run
 
 
-def measured(one: Run, settings: WsodSettings, seed: int, photos: PhotoFeatures, ceiling: bool) -> dict[str, Any]:
+def measured(run: Run, settings: WsodSettings, seed: int, photos: PhotoFeatures, ceiling: bool) -> dict[str, Any]:
     """The figures of one weak detector, trained on tags or, as a ceiling, on the true boxes."""
-    found = one.results["clues"]
-    arguments = (replace(one.context, seed=seed), settings, one.results["proposals"], found, clues.class_maps(found))
-    more = {"truths": one.true_train.truths, "name": "wsod_ceiling"} if ceiling else {}
-    result = wsod.run(*arguments, photos=photos, **more)
+    clue_store = run.results["clues"]
+    context, stores = replace(run.context, seed=seed), run.results["proposals"]
+    more = {"truths": run.true_train.truths, "name": "wsod_ceiling"} if ceiling else {}
+    result = wsod.run(context, settings, stores, clue_store, clues.class_maps(clue_store), photos=photos, **more)
     detections = {split: instances_of(store) for split, store in result.stores.items()}
-    boxes = one.results["proposals"]["train"].column("boxes")
-    return wsod_summary(one.truths, detections, boxes, one.settings.evaluation, "").figures
+    boxes = run.results["proposals"]["train"].column("boxes")
+    return wsod_summary(run.truths, detections, boxes, run.settings.evaluation, "").figures
 
 
 def at(figures: Mapping[str, Any], path: tuple[str, ...]) -> float:
     """One figure."""
-    found: Any = figures
+    value: Any = figures
     for key in path:
-        found = found[key]
-    return float(found)
+        value = value[key]
+    return float(value)
 
 
 def cell(values: list[float]) -> str:
@@ -87,11 +87,11 @@ def cell(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f} ± {spread:.3f}"
 
 
-def print_rows(one: Run, source: str, options: argparse.Namespace) -> None:
+def print_rows(run: Run, source: str, options: argparse.Namespace) -> None:
     """A row for each variant and number of branches, the ceiling last, and the baselines beside CorLoc."""
-    base = one.settings.wsod
-    photos = unread_features(one.context, base)
-    photos.fit_projection(one.context.train, min(base.reduced, sum(photos.network.channels.values())))
+    base = run.settings.wsod
+    photos = unread_features(run.context, base)
+    photos.fit_projection(run.context.train, min(base.reduced, sum(photos.network.channels.values())))
     rows = [(name, values, branches, False) for name, values in VARIANTS.items() for branches in options.branches]
     rows = [row for row in rows if row[0] in options.only]
     if not options.no_ceiling:
@@ -100,7 +100,7 @@ def print_rows(one: Run, source: str, options: argparse.Namespace) -> None:
     figures: dict[str, Any] = {}
     for name, values, branches, ceiling in rows:
         settings = base.model_copy(update={**values, "num_branches": branches})
-        seeds = [measured(one, settings, seed, photos, ceiling) for seed in options.seeds]
+        seeds = [measured(run, settings, seed, photos, ceiling) for seed in options.seeds]
         cells = [cell([at(each, path) for each in seeds]) for path in FIGURES.values()]
         each = " / ".join(f"{at(seed, FIGURES['test AP50']):.3f}" for seed in seeds)
         print(f"| {source} | {name} | {branches} | {' | '.join(cells)} | {each} |", flush=True)
