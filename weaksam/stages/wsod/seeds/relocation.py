@@ -133,6 +133,26 @@ def scores_by_others(
     class's example are left out, for they may be further objects of c; all others are counterexamples, parts of a seed
     and regions much larger than it above all. ``ridge`` is relative to a feature's mean square; views are averaged.
     """
+    right, unknown = _sums_of_folds(photos, seeds, num_classes, grams, foreground_iou)
+    scores = [torch.zeros(len(photo.boxes), num_classes) for photo in photos]
+    for fold in range(grams.folds):
+        of_others = grams.of_fold.sum(dim=0) - grams.of_fold[fold]
+        for label in range(num_classes):
+            gram = of_others - (unknown[label].sum(dim=0) - unknown[label, fold])
+            weights = _solve(gram, (right.sum(dim=0) - right[fold])[:, label], ridge)
+            for place in range(fold, len(photos), grams.folds):
+                features = photos[place].features.float().mean(dim=0)
+                scores[place][:, label] = features @ weights[:-1] + weights[-1]
+    return scores
+
+
+def _sums_of_folds(
+    photos: Sequence[Regions], seeds: Sequence[Seeds], num_classes: int, grams: _Grams, foreground_iou: float
+) -> tuple[Tensor, Tensor]:
+    """Per fold and class the sum of the examples' rows and the Gram matrix of the rows that are left out.
+
+    ``(folds, D + 1, C)`` and ``(C, folds, D + 1, D + 1)``; `scores_by_others` says which rows are which.
+    """
     right = torch.zeros(grams.folds, grams.width, num_classes)
     unknown = torch.zeros(num_classes, grams.folds, grams.width, grams.width)
     for place, (photo, of_photo) in enumerate(zip(photos, seeds, strict=True)):
@@ -148,16 +168,7 @@ def scores_by_others(
             left_out = (overlap == 0) & (nearest < foreground_iou)
             left_out_rows = rows[left_out.repeat(views)]
             unknown[label, fold] += left_out_rows.T @ left_out_rows
-    scores = [torch.zeros(len(photo.boxes), num_classes) for photo in photos]
-    for fold in range(grams.folds):
-        of_others = grams.of_fold.sum(dim=0) - grams.of_fold[fold]
-        for label in range(num_classes):
-            gram = of_others - (unknown[label].sum(dim=0) - unknown[label, fold])
-            weights = _solve(gram, (right.sum(dim=0) - right[fold])[:, label], ridge)
-            for place in range(fold, len(photos), grams.folds):
-                features = photos[place].features.float().mean(dim=0)
-                scores[place][:, label] = features @ weights[:-1] + weights[-1]
-    return scores
+    return right, unknown
 
 
 def _solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
