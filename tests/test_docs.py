@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from weaksam.pipeline.plan import STAGES
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "data" / "README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
@@ -122,6 +124,16 @@ def test_prose_wraps(path: Path) -> None:
 def test_every_page_is_in_the_index() -> None:
     linked = set(LINK.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"} - linked == set()
+
+
+def test_the_table_of_stages_is_the_plan() -> None:
+    page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    rows = {}
+    for line in page.splitlines():
+        if found := re.match(r"\| \[(\w+)\]", line):
+            rows[found[1]] = [re.sub("`", "", cell).strip() for cell in line.strip("|").split("|")[1:]]
+    plan = {stage.name: (stage.given, stage.inputs, stage.outputs, stage.files) for stage in STAGES}
+    assert rows == {name: [", ".join(names) for names in columns] for name, columns in plan.items()}
 
 
 def test_what_is_wrong_is_found() -> None:
