@@ -66,12 +66,13 @@ def kill_at(folder: Path, image_id: str) -> None:
     make_store(folder).fill(compute_or_die)
 
 
-def fill_slowly(folder: Path, asked: Connection) -> None:
-    """Fill the store, which takes a while, and send the ids of the images computed."""
+def fill_beside(folder: Path, begun: Path, asked: Connection) -> None:
+    """Fill the store and send the ids of the images computed; the first one waits until ``begun`` is there."""
 
     def slowly(image_id: str) -> dict:
         asked.send(image_id)
-        time.sleep(0.02)
+        while not begun.exists():
+            time.sleep(0.01)
         return compute(image_id)
 
     make_store(folder, part_size=1).fill(slowly)
@@ -171,12 +172,14 @@ def test_two_processes_share_one_store(tmp_path):
     make_store(tmp_path / "alone", part_size=1).fill(compute)
     asked_here: list[str] = []
     received, sent = PROCESSES.Pipe(duplex=False)
-    other = PROCESSES.Process(target=fill_slowly, args=(tmp_path / "shared", sent))
+    begun = tmp_path / "begun"
+    other = PROCESSES.Process(target=fill_beside, args=(tmp_path / "shared", begun, sent))
     other.start()
     asked_there = [received.recv()]  # it has begun
 
     def slowly(image_id: str) -> dict:
         asked_here.append(image_id)
+        begun.touch()
         time.sleep(0.02)
         return compute(image_id)
 
