@@ -21,9 +21,9 @@ def test_the_tag_classifier_separates_and_its_map_averages_to_its_logit() -> Non
 def test_the_tag_classifier_is_the_minimum() -> None:
     generator = torch.Generator().manual_seed(1)
     pooled, tags = torch.randn(30, 4, generator=generator), (torch.rand(30, 2, generator=generator) > 0.5).float()
-    found = train_tag_classifier(pooled, tags, weight_decay=0.1)
-    weight = found.weight.clone().requires_grad_()
-    logits = torch.nn.functional.linear((pooled - found.mean) / found.deviation, weight, found.bias)
+    classifier = train_tag_classifier(pooled, tags, weight_decay=0.1)
+    weight = classifier.weight.clone().requires_grad_()
+    logits = torch.nn.functional.linear((pooled - classifier.mean) / classifier.deviation, weight, classifier.bias)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, tags) + 0.05 * weight.square().sum()
     loss.backward()
     assert weight.grad is not None and weight.grad.abs().max() < 1e-3

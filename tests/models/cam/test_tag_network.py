@@ -24,7 +24,7 @@ def test_varied_views_are_shifts_of_the_photo_or_its_mirror_image() -> None:
     for _ in range(40):
         view = vary_view(image, border=1)
         assert view.shape == image.shape
-        padded = [torch.nn.functional.pad(one, (1, 1, 1, 1)) for one in (image, image.flip(2))]
+        padded = [torch.nn.functional.pad(view, (1, 1, 1, 1)) for view in (image, image.flip(2))]
         places = [
             (which, top, left)
             for which in range(2)

@@ -170,7 +170,7 @@ def test_a_model_that_the_hub_does_not_give_is_one_sentence(tmp_path, monkeypatc
 
 def test_a_deit_file_fills_the_transformer_alone(tmp_path):
     plain = make(num_classes=1)
-    state = {key: one for key, one in plain.state_dict().items() if not key.startswith(("head", "adaptive"))}
+    state = {key: value for key, value in plain.state_dict().items() if not key.startswith(("head", "adaptive"))}
     published = {"model": state | {"head.weight": torch.zeros(1000, 24), "head.bias": torch.zeros(1000)}}
     torch.save(published, tmp_path / "deit.pth")
     settings = WeakTrSettings(weights=str(tmp_path / "deit.pth"), num_heads=3)
@@ -185,7 +185,7 @@ def test_a_deit_file_fills_the_transformer_alone(tmp_path):
 def test_a_distilled_deit_file_equals_the_folder_of_transformers(tmp_path):
     saved_model(tmp_path / "deit", "deit")
     ours = build_weaktr(WeakTrSettings(weights=str(tmp_path / "deit")), 1).state_dict()
-    state = {key: one for key, one in ours.items() if not key.startswith(("head", "adaptive"))}
+    state = {key: value for key, value in ours.items() if not key.startswith(("head", "adaptive"))}
     positions = torch.randn(1, 1, 24)
     state["dist_token"] = state.pop("reg_token") - positions
     state["pos_embed"] = torch.cat([state["pos_embed"][:, :1], positions, state["pos_embed"][:, 1:]], dim=1)
@@ -199,7 +199,7 @@ def test_a_distilled_deit_file_equals_the_folder_of_transformers(tmp_path):
 def test_weights_of_no_transformer_are_refused(tmp_path):
     torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "vgg.pth")
     assert "found weights without 'cls_token'" in refusal(tmp_path / "vgg.pth")
-    tokens = {key: one for key, one in make().state_dict().items() if not key.startswith("adaptive")}
+    tokens = {key: value for key, value in make().state_dict().items() if not key.startswith("adaptive")}
     torch.save(tokens, tmp_path / "half.pth")
     assert "one class token" in refusal(tmp_path / "half.pth")
 
@@ -253,11 +253,11 @@ def test_cocos_90_slots_become_its_80_classes_unchanged(tmp_path):
     ours = build_weaktr(settings, 80, trained=True).eval()
     image = torch.randn(1, 3, 48, 64)
     with torch.no_grad():
-        all_slots, found = published(image), ours(image)
-    for mine, slot in ((0, 0), (10, 10), (11, 12), (79, 89)):
-        torch.testing.assert_close(found.class_logits[:, mine], all_slots.class_logits[:, slot])
-        torch.testing.assert_close(found.fine[:, mine], all_slots.fine[:, slot])
-    torch.testing.assert_close(found.affinity, all_slots.affinity)
+        all_slots, coco = published(image), ours(image)
+    for label, slot in ((0, 0), (10, 10), (11, 12), (79, 89)):
+        torch.testing.assert_close(coco.class_logits[:, label], all_slots.class_logits[:, slot])
+        torch.testing.assert_close(coco.fine[:, label], all_slots.fine[:, slot])
+    torch.testing.assert_close(coco.affinity, all_slots.affinity)
 
 
 @pytest.mark.parametrize("family", ["dinov3_plus", "dinov2_registers", "vit"])
@@ -275,7 +275,7 @@ def test_our_own_file_tells_its_whole_shape(tmp_path, family):
 def test_a_trained_network_is_wanted_where_none_is_trained(tmp_path, weights, monkeypatch):
     monkeypatch.chdir(tmp_path)
     state = make(num_classes=1).state_dict()
-    torch.save({key: one for key, one in state.items() if not key.startswith("adaptive")}, "deit.pth")
+    torch.save({key: value for key, value in state.items() if not key.startswith("adaptive")}, "deit.pth")
     Path("folder").mkdir()
     with pytest.raises(UserError, match=f"wanted a trained WeakTr, found other weights in {weights}: "):
         build_weaktr(WeakTrSettings(weights=weights), 1, trained=True)
@@ -304,11 +304,11 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path):
 def test_the_fingerprint_follows_settings_and_bytes_not_the_path(tmp_path):
     torch.save(make().state_dict(), tmp_path / "a.pth")
     (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes())
-    one, other = (WeakTrSettings(weights=str(tmp_path / name)) for name in ("a.pth", "b.pth"))
-    assert weaktr_fingerprint(one) == weaktr_fingerprint(other)
-    assert weaktr_fingerprint(one) != weaktr_fingerprint(one.model_copy(update={"fusion": "map_max"}))
+    first, other = (WeakTrSettings(weights=str(tmp_path / name)) for name in ("a.pth", "b.pth"))
+    assert weaktr_fingerprint(first) == weaktr_fingerprint(other)
+    assert weaktr_fingerprint(first) != weaktr_fingerprint(first.model_copy(update={"fusion": "map_max"}))
     (tmp_path / "b.pth").write_bytes(b"other")
-    assert weaktr_fingerprint(one) != weaktr_fingerprint(other)
+    assert weaktr_fingerprint(first) != weaktr_fingerprint(other)
     saved_model(tmp_path / "vit", "vit")
     folder = WeakTrSettings(weights=str(tmp_path / "vit"))
     before = weaktr_fingerprint(folder)

@@ -12,10 +12,10 @@ from weaksam.structures.clue_points import COARSE, CROSS
 
 
 def golden_map() -> torch.Tensor:
-    found = torch.zeros(64, 64)
+    class_map = torch.zeros(64, 64)
     for (row, column), value in {(10, 10): 1.0, (10, 17): 0.95, (10, 19): 0.94, (40, 40): 0.91, (60, 5): 0.89}.items():
-        found[row, column] = value
-    return found
+        class_map[row, column] = value
+    return class_map
 
 
 def test_golden_peaks_are_the_two_published_ones() -> None:
@@ -27,10 +27,10 @@ def test_peaks_of_the_mirrored_map_are_mirrored() -> None:
 
 
 def test_a_corner_plateau_gives_one_peak_and_hides_nobody() -> None:
-    found = torch.zeros(64, 64)
-    found[:8, :8] = 1.0
-    found[50, 30] = 0.99
-    peaks = find_peaks(found, kernel=17, min_value=0.9).tolist()
+    class_map = torch.zeros(64, 64)
+    class_map[:8, :8] = 1.0
+    class_map[50, 30] = 0.99
+    peaks = find_peaks(class_map, kernel=17, min_value=0.9).tolist()
     assert len(peaks) == 2
     assert peaks[1] == [30, 50]
     assert 3 <= peaks[0][0] <= 4 and 3 <= peaks[0][1] <= 4
@@ -82,11 +82,11 @@ def test_two_far_groups_are_two_clusters() -> None:
 @pytest.mark.parametrize(("count", "clusters"), [(0, 0), (1, 1), (4, 1), (9, 1), (10, 2), (23, 4)])
 def test_one_cluster_for_every_five_points(count: int, clusters: int) -> None:
     points = torch.rand(count, 2, generator=torch.Generator().manual_seed(count)) * 100
-    found = cluster_points(points)
-    assert found.shape == (clusters, 2)
-    assert torch.equal(found, cluster_points(points))
+    centres = cluster_points(points)
+    assert centres.shape == (clusters, 2)
+    assert torch.equal(centres, cluster_points(points))
     if clusters == 1:
-        torch.testing.assert_close(found[0], points.mean(dim=0))
+        torch.testing.assert_close(centres[0], points.mean(dim=0))
 
 
 def test_coinciding_points_are_one_cluster() -> None:
@@ -104,10 +104,10 @@ def test_kinds_are_searched_with_their_own_windows_and_clusters_have_no_class() 
     close = torch.zeros(1, 1, 64, 64)
     close[0, 0, 10, 10], close[0, 0, 10, 40] = 1.0, 0.95  # 30 apart: two peaks of a window of 17, one of 129
     maps = ClassMaps(torch.tensor([4]), torch.ones(5), {COARSE: (close,), CROSS: (close,)}, (64, 64), (64, 64))
-    found = photo_peaks(maps, ClueSettings())
-    assert found.kinds.tolist() == [COARSE, COARSE, CROSS]
-    assert found.labels.tolist() == [4, 4, -1]
-    assert found.points.tolist() == [[10.5, 10.5], [40.5, 10.5], [10.5, 10.5]]
+    peaks = photo_peaks(maps, ClueSettings())
+    assert peaks.kinds.tolist() == [COARSE, COARSE, CROSS]
+    assert peaks.labels.tolist() == [4, 4, -1]
+    assert peaks.points.tolist() == [[10.5, 10.5], [40.5, 10.5], [10.5, 10.5]]
     assert photo_peaks(maps, ClueSettings(kinds=("cross",), cross_points="per_class")).labels.tolist() == [4]
     assert photo_peaks(maps, ClueSettings(kinds=("fine",))).points.shape == (0, 2)
 
@@ -115,9 +115,9 @@ def test_kinds_are_searched_with_their_own_windows_and_clusters_have_no_class() 
 def test_cross_peaks_of_all_maps_are_clustered_per_class_or_kept() -> None:
     # two classes, five heads each: one class's maps peak at the left, the other's at the right
     maps = torch.stack([one_hot((5, 5), (50, 50))] * 5)  # (N = 5, L = 2, 64, 64)
-    one = ClassMaps(torch.tensor([0, 2]), torch.ones(3), {CROSS: (maps,)}, (64, 64), (64, 64))
-    assert len(photo_peaks(one, ClueSettings(cross_points="all")).points) == 10
-    per_class = photo_peaks(one, ClueSettings(cross_points="per_class"))
+    class_maps = ClassMaps(torch.tensor([0, 2]), torch.ones(3), {CROSS: (maps,)}, (64, 64), (64, 64))
+    assert len(photo_peaks(class_maps, ClueSettings(cross_points="all")).points) == 10
+    per_class = photo_peaks(class_maps, ClueSettings(cross_points="per_class"))
     assert per_class.labels.tolist() == [0, 2] and per_class.points.tolist() == [[5.5, 5.5], [50.5, 50.5]]
-    clustered = photo_peaks(one, ClueSettings())
+    clustered = photo_peaks(class_maps, ClueSettings())
     assert clustered.labels.tolist() == [-1, -1] and clustered.points.tolist() == per_class.points.tolist()

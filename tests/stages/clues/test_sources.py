@@ -67,8 +67,8 @@ def test_a_mirrored_photo_has_mirrored_maps(dataset: Dataset, tmp_path: Path) ->
     other = dataclasses.replace(dataset, samples=(dataclasses.replace(sample, path=tmp_path / "mirrored.png"),))
     plain, mirrored = source.map_classes(dataset, sample.image_id), source.map_classes(other, sample.image_id)
     for kind in (COARSE, FINE, CROSS):
-        for one, two in zip(plain.kinds[kind], mirrored.kinds[kind], strict=True):
-            torch.testing.assert_close(one, two.flip(-1), rtol=1e-3, atol=1e-5)
+        for plain_map, mirrored_map in zip(plain.kinds[kind], mirrored.kinds[kind], strict=True):
+            torch.testing.assert_close(plain_map, mirrored_map.flip(-1), rtol=1e-3, atol=1e-5)
 
 
 def test_the_six_views_are_three_forward_passes(dataset: Dataset, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_six_views_are_three_forward_passes(dataset: Dataset, tmp_path: Path
     source.model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
     maps = source.map_classes(dataset, dataset.image_ids[0])
     assert shapes == [(2, 3, 48, 64), (2, 3, 32, 48), (2, 3, 64, 80)]
-    assert [one.shape for one in maps.kinds[CROSS]] == [(4, 1, 3, 4), (4, 1, 2, 3), (4, 1, 4, 5)]
+    assert [head_maps.shape for head_maps in maps.kinds[CROSS]] == [(4, 1, 3, 4), (4, 1, 2, 3), (4, 1, 4, 5)]
 
 
 def test_the_range_of_layers_chooses_the_cross_attention(dataset: Dataset, tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_the_range_of_layers_chooses_the_cross_attention(dataset: Dataset, tmp_p
         source = prepared(dataset, tmp_path, cross_layers=(first, last), scales=(1.0,))
         return source.map_classes(dataset, dataset.image_ids[0]).kinds[CROSS][0]
 
-    one, two, both = cross(1, 1), cross(2, 2), cross(1, 2)
-    assert one.shape[0] == two.shape[0] == 2 and torch.equal(both, torch.cat([one, two]))
-    assert not torch.allclose(one, two)
+    first, second, both = cross(1, 1), cross(2, 2), cross(1, 2)
+    assert first.shape[0] == second.shape[0] == 2 and torch.equal(both, torch.cat([first, second]))
+    assert not torch.allclose(first, second)
     with pytest.raises(UserError, match="blocks 5 to 12, found a network of 2 blocks"):
         prepared(dataset, tmp_path, cross_layers=(5, 12))
 
@@ -134,9 +134,9 @@ def test_tags_that_teach_nothing_are_refused(settings: ClueSettings, dataset: Da
     with pytest.raises(UserError, match="wanted a photo tagged 'green'"):
         clues.run(context(tmp_path, more), settings, more, "train")
     red = tuple(dataclasses.replace(sample, tags=(0,)) for sample in dataset)
-    one = dataclasses.replace(dataset, classes=("red",), category_ids=(1,), samples=red)
+    one_class = dataclasses.replace(dataset, classes=("red",), category_ids=(1,), samples=red)
     with pytest.raises(UserError, match="found 'red' on every photo"):
-        clues.run(context(tmp_path, one), settings, one, "train")
+        clues.run(context(tmp_path, one_class), settings, one_class, "train")
 
 
 # Other CNNs

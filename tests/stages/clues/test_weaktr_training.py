@@ -96,11 +96,11 @@ def test_learning_rate_by_hand():
 
 
 def test_the_defaults_are_the_published_recipe():
-    found = WeakTrTrainingSettings()
-    assert learning_rate(found.warmup_epochs - 1e-9, found) == pytest.approx(5e-5)  # 4e-4 at 64 of 512 photos
-    assert (found.num_epochs, found.batch_size, found.weight_decay, found.image_size) == (60, 64, 0.05, 224)
-    assert (found.warmup_epochs, found.warmup_lr, found.min_lr) == (5, 1e-6, 1e-5)
-    views = found.views
+    settings = WeakTrTrainingSettings()
+    assert learning_rate(settings.warmup_epochs - 1e-9, settings) == pytest.approx(5e-5)  # 4e-4 at 64 of 512 photos
+    assert (settings.num_epochs, settings.batch_size, settings.weight_decay, settings.image_size) == (60, 64, 0.05, 224)
+    assert (settings.warmup_epochs, settings.warmup_lr, settings.min_lr) == (5, 1e-6, 1e-5)
+    views = settings.views
     assert (views.operations, views.magnitude, views.magnitude_spread, views.erase) == (2, 9, 0.5, 0.25)
 
 

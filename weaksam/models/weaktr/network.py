@@ -61,11 +61,6 @@ class WeakTrOutput:
     affinity: Tensor
     head_cross: Tensor
 
-    @property
-    def cross(self) -> Tensor:
-        """Attention of class tokens to patches per block, ``(B, L, C, h, w)``: the mean over heads."""
-        return self.head_cross.mean(dim=2)
-
 
 class WeakTr(VisionTransformer):
     """Coarse, cross-attention and fine class maps (WeakTr, Zhu et al., 2023; docs/method.md, Clues).
