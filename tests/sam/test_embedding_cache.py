@@ -49,10 +49,10 @@ def photo(seed: int = 0) -> np.ndarray:
     return noise_photo((48, 64), seed)
 
 
-def same(one, other) -> bool:
+def same(proposals, expected) -> bool:
     columns = ("boxes", "scores", "sources")
-    equal = all(torch.equal(getattr(one, name), getattr(other, name)) for name in columns)
-    return equal and one.rles == other.rles and len(one.boxes) > 0
+    equal = all(torch.equal(getattr(proposals, name), getattr(expected, name)) for name in columns)
+    return equal and proposals.rles == expected.rles and len(proposals.boxes) > 0
 
 
 @pytest.mark.parametrize("make", [toy_sam, SamNano.load], ids=["segment_anything", "nano"])
@@ -90,11 +90,11 @@ def test_a_batch_takes_the_hits_from_disk_and_encodes_the_rest(tmp_path):
     sam = toy_sam()
     cached = CachedSegmenter(sam, EmbeddingCache(tmp_path, 2**30))
     cached.encode(photo(1))
-    sizes = list(encode_all(cached, [photo(0), photo(1)[:20], photo(1), photo(2)], BatchLimit(4)))
+    embeddings = list(encode_all(cached, [photo(0), photo(1)[:20], photo(1), photo(2)], BatchLimit(4)))
     assert sam.encoded == 4
-    assert [one.size for one in sizes] == [(48, 64), (20, 64), (48, 64), (48, 64)]
-    for found, seed in ((sizes[0], 0), (sizes[2], 1), (sizes[3], 2)):
-        torch.testing.assert_close(found.features, sam.encode(photo(seed)).features)
+    assert [embedding.size for embedding in embeddings] == [(48, 64), (20, 64), (48, 64), (48, 64)]
+    for embedding, seed in ((embeddings[0], 0), (embeddings[2], 1), (embeddings[3], 2)):
+        torch.testing.assert_close(embedding.features, sam.encode(photo(seed)).features)
 
 
 def damage_middle(path: Path) -> None:
@@ -189,8 +189,8 @@ def _save_many(folder: str, start: int, limit: int) -> None:
     cache = EmbeddingCache(Path(folder), limit)
     for number in range(start, start + 40):
         cache.save(f"{number % 50}", {"x": torch.full((NUM,), float(number % 50))})
-        found = cache.load(f"{(number + 7) % 50}")
-        assert found is None or found["x"].tolist() == [float((number + 7) % 50)] * NUM
+        entry = cache.load(f"{(number + 7) % 50}")
+        assert entry is None or entry["x"].tolist() == [float((number + 7) % 50)] * NUM
 
 
 def test_several_processes_share_a_folder_within_the_limit(tmp_path):
@@ -204,15 +204,15 @@ def test_several_processes_share_a_folder_within_the_limit(tmp_path):
     assert 0 < used_bytes(tmp_path) <= limit
     cache = EmbeddingCache(tmp_path, limit)
     for path in list(tmp_path.glob("*.safetensors")):
-        found = cache.load(path.stem)
-        assert found is not None and found["x"][0] == float(path.stem)
+        entry = cache.load(path.stem)
+        assert entry is not None and entry["x"][0] == float(path.stem)
 
 
 def test_who_is_cached(tmp_path):
     def wrapped(segmenter: Segmenter, device: str = "cpu", **settings) -> bool:
-        made = with_cache(segmenter, EmbeddingCacheSettings(**settings), tmp_path, torch.device(device))
-        assert isinstance(made, Segmenter) and made.fingerprint == segmenter.fingerprint
-        return isinstance(made, CachedSegmenter)
+        wrapped_segmenter = with_cache(segmenter, EmbeddingCacheSettings(**settings), tmp_path, torch.device(device))
+        assert isinstance(wrapped_segmenter, Segmenter) and wrapped_segmenter.fingerprint == segmenter.fingerprint
+        return isinstance(wrapped_segmenter, CachedSegmenter)
 
     sam, nano, tree = toy_sam(), SamNano.load(), RegionTreeSegmenter()
     assert isinstance(sam, CacheableSegmenter) and isinstance(sam, BatchEncoder)

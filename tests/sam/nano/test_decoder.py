@@ -48,8 +48,8 @@ KINDS = ("points", "point_labels", "padded points", "joint points", "boxes", "bo
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fast_decoding_equals_the_plain_network(kind, bundled, plain, photo):
-    found = compare(bundled, plain, photo, some_prompts(kind, photo.shape[:2]))
-    assert len(found) == {"nothing": 0, "padded points": 7, "joint points": 7}.get(kind, 14)
+    answer = compare(bundled, plain, photo, some_prompts(kind, photo.shape[:2]))
+    assert len(answer) == {"nothing": 0, "padded points": 7, "joint points": 7}.get(kind, 14)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,9 +68,9 @@ def compare(fast: SamNano, plain: SamNano, image: np.ndarray, prompts: Prompts):
     """Hold the fast answer to the plain one: equal but for pixels whose logit is within rounding of 0."""
     embedding = fast.encode(image)
     assert embedding.shared is not None and plain.encode(image).shared is None
-    mine, theirs = fast.predict(embedding, prompts), plain.predict(plain.encode(image), prompts)
-    assert torch.allclose(mine.iou, theirs.iou, atol=1e-4)
-    differ = mine.masks != theirs.masks
+    ours, theirs = fast.predict(embedding, prompts), plain.predict(plain.encode(image), prompts)
+    assert torch.allclose(ours.iou, theirs.iou, atol=1e-4)
+    differ = ours.masks != theirs.masks
     if differ.any():  # they may, where the logit is nearly 0
         slots = prompt_slots(embedding, prompts)
         logits, _ = plain.model.prompted(embedding.features, torch.zeros(len(slots[0]), dtype=torch.long), *slots)
@@ -78,9 +78,9 @@ def compare(fast: SamNano, plain: SamNano, image: np.ndarray, prompts: Prompts):
         frame = working_logits(logits, embedding.covered).gather(1, order[:, :, None, None].expand_as(differ))
         assert frame[differ].abs().max() < 1e-3
     same = ~differ.any(-1).any(-1)
-    assert torch.equal(mine.boxes[same], theirs.boxes[same])
-    assert torch.allclose(mine.stability, theirs.stability, atol=2e-3)
-    return mine
+    assert torch.equal(ours.boxes[same], theirs.boxes[same])
+    assert torch.allclose(ours.stability, theirs.stability, atol=2e-3)
+    return ours
 
 
 @pytest.fixture
@@ -99,9 +99,9 @@ def test_fast_proposals_are_the_plain_ones_on_a_real_photo(bundled, plain, real_
 def same_proposals(fast: SamNano, plain: SamNano, image: np.ndarray) -> None:
     settings = ProposalSettings(grid_side=10, min_stability=0.05, grid_nms_iou=0.9, min_side=4)
     clues = CluePoints.of(torch.tensor([[60.0, 50.0], [90.0, 80.0], [10.0, 150.0]]), torch.tensor([0, 0, 1]))
-    mine, theirs = (propose(segmenter, image, clues, settings) for segmenter in (fast, plain))
-    assert len(mine.boxes) > 10 and torch.equal(mine.boxes, theirs.boxes) and torch.equal(mine.sources, theirs.sources)
-    assert torch.allclose(mine.scores, theirs.scores, atol=1e-4)
+    ours, theirs = (propose(segmenter, image, clues, settings) for segmenter in (fast, plain))
+    assert len(ours.boxes) > 10 and torch.equal(ours.boxes, theirs.boxes) and torch.equal(ours.sources, theirs.sources)
+    assert torch.allclose(ours.scores, theirs.scores, atol=1e-4)
 
 
 def test_masks_that_nobody_wants_are_not_drawn(bundled, photo):
@@ -166,8 +166,8 @@ def test_the_folded_encoder_computes_the_same_without_batch_norm(encoder):
     quick, image = folded(model.eval()), torch.randn(1, 3, 256, 256)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in quick.modules())
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
-    for mine, theirs in zip(quick(image), model(image), strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-4)
+    for level, expected in zip(quick(image), model(image), strict=True):
+        assert torch.allclose(level, expected, atol=1e-4)
 
 
 def test_denormal_numbers_come_back_afterwards():

@@ -124,15 +124,15 @@ def test_pair_losses_by_hand():
 def test_pair_iou_by_hand():
     logits = torch.tensor([[1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, -1.0, -1.0]]).reshape(1, 2, 2, 2)
     targets = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0]]).bool().reshape(1, 2, 2, 2)
-    found = pair_iou(logits, targets)
-    assert torch.allclose(found, torch.tensor([[[1 / 3, 0.0], [0.0, 0.0]]]))
+    iou = pair_iou(logits, targets)
+    assert torch.allclose(iou, torch.tensor([[[1 / 3, 0.0], [0.0, 0.0]]]))
 
 
 def test_matched_loss_keeps_the_order():
     pairs = torch.tensor([[9.0, 1.0, 5.0], [2.0, 9.0, 7.0], [4.0, 3.0, 6.0]]).expand(4, 3, 3)  # outputs x targets
-    found = matched_loss(pairs, torch.tensor([0, 1, 2, 3]))
+    loss = matched_loss(pairs, torch.tensor([0, 1, 2, 3]))
     # none; the best output for target 0; outputs 1, 2 for targets 0, 1; the diagonal
-    assert found.tolist() == [0.0, 2.0, 2.5, 8.0]
+    assert loss.tolist() == [0.0, 2.0, 2.5, 8.0]
 
 
 def test_losses_reach_every_part_and_ignore_prompts_without_target():

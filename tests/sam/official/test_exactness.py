@@ -80,12 +80,12 @@ def test_grid_equals_sams_mask_generator(sam, size, monkeypatch):
         min_stability=min_stability,
         grid_nms_iou=0.9,
     )
-    found = propose(segmenter, image, settings=settings)
+    proposals = propose(segmenter, image, settings=settings)
     boxes = np.array([record["bbox"] for record in expected], dtype=np.float32)
     boxes[:, 2:] += boxes[:, :2] + 1  # inclusive width and height -> half-open corners
     scores = np.array([record["predicted_iou"] for record in expected])
-    assert len(found.boxes) == len(expected) > 3
-    ours, theirs = ordered(found.boxes.numpy(), found.scores.numpy()), ordered(boxes, scores)
+    assert len(proposals.boxes) == len(expected) > 3
+    ours, theirs = ordered(proposals.boxes.numpy(), proposals.scores.numpy()), ordered(boxes, scores)
     np.testing.assert_array_equal(ours[:, :4], theirs[:, :4])
     np.testing.assert_allclose(ours[:, 4], theirs[:, 4], atol=1e-5)
 
@@ -134,13 +134,14 @@ def test_masks_nobody_wants_are_empty_and_the_others_unchanged(sam):
     image, segmenter = noise_photo((48, 80), seed=1), SegmentAnything(sam, "sam_vit_toy", "x")
     points = torch.rand(10, 1, 2, generator=torch.Generator().manual_seed(0)) * 48
     embedding = segmenter.encode(image)
-    every = segmenter.predict(embedding, Prompts(points))
-    bar = every.iou.median().item()
-    some = segmenter.predict(embedding, Prompts(points), min_pred_iou=bar)
-    good = every.iou > bar
-    assert torch.equal(some.iou, every.iou)
-    assert torch.equal(some.boxes[good], every.boxes[good]) and torch.equal(some.masks[good], every.masks[good])
-    assert not some.masks[~good].any() and not some.boxes[~good].any() and not some.stability[~good].any()
+    everything = segmenter.predict(embedding, Prompts(points))
+    bar = everything.iou.median().item()
+    above = segmenter.predict(embedding, Prompts(points), min_pred_iou=bar)
+    good = everything.iou > bar
+    assert torch.equal(above.iou, everything.iou)
+    assert torch.equal(above.boxes[good], everything.boxes[good])
+    assert torch.equal(above.masks[good], everything.masks[good])
+    assert not above.masks[~good].any() and not above.boxes[~good].any() and not above.stability[~good].any()
 
 
 @pytest.mark.parametrize(("size", "num"), [((1536, 2048), 25), ((900, 1200), 75), ((240, 200), 100)])
@@ -179,7 +180,9 @@ def test_fused_encoder_equals_sams_own(sam):
 
 
 def test_precision_is_part_of_the_fingerprint_and_of_the_caches_key(sam):
-    plain, rounded = (SegmentAnything(sam, "sam_vit_toy", "x", precision=one) for one in ("float32", "bfloat16"))
+    plain, rounded = (
+        SegmentAnything(sam, "sam_vit_toy", "x", precision=precision) for precision in ("float32", "bfloat16")
+    )
     assert plain.fingerprint != rounded.fingerprint
     assert plain.embedding_version != rounded.embedding_version
 
@@ -193,4 +196,4 @@ def test_photos_in_turn_do_not_answer_for_each_other(sam):
     for embedding in (first, second, first):
         alone = SegmentAnything(sam, "sam_vit_toy", "x").predict(embedding, Prompts(points))
         assert torch.equal(segmenter.predict(embedding, Prompts(points)).logits, alone.logits)
-    assert not torch.equal(*(segmenter.predict(one, Prompts(points)).logits for one in (first, second)))
+    assert not torch.equal(*(segmenter.predict(embedding, Prompts(points)).logits for embedding in (first, second)))

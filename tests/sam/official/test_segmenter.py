@@ -42,11 +42,12 @@ def test_each_official_variant_is_told_by_its_shapes(variant, tmp_path):
     with torch.device("meta"):
         official = sam_model_registry[variant]()
     shapes = {key: value.shape for key, value in official.state_dict().items()}
-    found = infer_architecture(official.state_dict(), tmp_path)
-    assert (found.name, found.num_heads, found.global_blocks) == LARGEST[variant]
-    assert (found.image_size, found.window_size, found.decoder_mlp, found.channels) == (1024, 14, 2048, 256)
+    architecture = infer_architecture(official.state_dict(), tmp_path)
+    assert (architecture.name, architecture.num_heads, architecture.global_blocks) == LARGEST[variant]
+    assert (architecture.image_size, architecture.window_size) == (1024, 14)
+    assert (architecture.decoder_mlp, architecture.channels) == (2048, 256)
     if variant == "vit_b":
-        assert {key: value.shape for key, value in build_sam(found).state_dict().items()} == shapes
+        assert {key: value.shape for key, value in build_sam(architecture).state_dict().items()} == shapes
 
 
 def test_load_reads_the_architecture_and_the_fingerprint_off_the_file(sam, checkpoint):
@@ -104,9 +105,9 @@ def test_batches_equal_one_by_one(sam, photo):
     points = torch.rand(40, 1, 2, generator=torch.Generator().manual_seed(2)) * 100  # more than are put at once
     together = sam.predict(embedding, Prompts(points))
     alone = [sam.predict(embedding, Prompts(points[i : i + 1])) for i in (0, 31, 32, 39)]
-    for i, one in zip((0, 31, 32, 39), alone, strict=True):
-        torch.testing.assert_close(together.iou[i], one.iou[0], atol=1e-5, rtol=0)
-        torch.testing.assert_close(together.stability[i], one.stability[0], atol=0.02, rtol=0)
+    for i, answer in zip((0, 31, 32, 39), alone, strict=True):
+        torch.testing.assert_close(together.iou[i], answer.iou[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(together.stability[i], answer.stability[0], atol=0.02, rtol=0)
 
 
 def test_no_prompt_gives_empty_tensors(sam, photo):
@@ -155,9 +156,9 @@ def test_photos_together_are_encoded_as_one_by_one(sam):
     rng = np.random.default_rng(2)
     photos = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((100, 160, 3), (64, 64, 3), (90, 30, 3))]
     together = sam.encode_batch(photos)
-    assert [one.size for one in together] == [(100, 160), (64, 64), (90, 30)]
-    for image, one in zip(photos, together, strict=True):
+    assert [embedding.size for embedding in together] == [(100, 160), (64, 64), (90, 30)]
+    for image, embedding in zip(photos, together, strict=True):
         alone = sam.encode(image)
-        assert (one.size, one.input_size) == (alone.size, alone.input_size)
-        torch.testing.assert_close(one.features, alone.features)
+        assert (embedding.size, embedding.input_size) == (alone.size, alone.input_size)
+        torch.testing.assert_close(embedding.features, alone.features)
     assert sam.encode_batch([]) == []

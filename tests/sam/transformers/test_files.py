@@ -96,8 +96,8 @@ def test_a_hub_id_is_read_from_the_cache_without_network(hub, folder):
     (hub / "models--owner--toy" / "refs" / "main").write_text("0" * 40)
     for path in folder("sam2").iterdir():
         (snapshot / path.name).write_bytes(path.read_bytes())
-    found = TransformersSam.load(Path("owner/toy"), CPU)
-    assert found.fingerprint == TransformersSam.load(folder("sam2"), CPU).fingerprint
+    segmenter = TransformersSam.load(Path("owner/toy"), CPU)
+    assert segmenter.fingerprint == TransformersSam.load(folder("sam2"), CPU).fingerprint
 
 
 def test_a_hub_id_without_network_is_refused_at_once(hub, monkeypatch):
@@ -236,8 +236,8 @@ def test_torch_files_are_read_as_tensors_only(copy_of):
     expected = TransformersSam.load(path, CPU).network.state_dict()
     (path / "model.safetensors").unlink()
     torch.save(state, path / "pytorch_model.bin")
-    found = TransformersSam.load(path, CPU).network.state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    state_read = TransformersSam.load(path, CPU).network.state_dict()
+    assert all(torch.equal(state_read[name], expected[name]) for name in expected)
     whole = (path / "pytorch_model.bin").read_bytes()
     (path / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
     assert "could not be read" in refusal(path)

@@ -176,28 +176,30 @@ def test_photos_encoded_together_and_embeddings_from_disk_are_the_same(model_typ
     for image, together in zip(images, sam.encode_batch(images), strict=True):
         alone = sam.encode(image)
         assert together.frame == alone.frame
-        for one, other in zip(together.features, alone.features, strict=True):
-            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        for feature, expected in zip(together.features, alone.features, strict=True):
+            torch.testing.assert_close(feature, expected, atol=1e-4, rtol=1e-4)
         save_weights(path := tmp_path / "one.safetensors", sam.pack(together))
         read = sam.unpack(load_state(path))
         assert (read.size, read.frame) == (together.size, together.frame)
-        assert all(torch.equal(one, other) for one, other in zip(read.features, together.features, strict=True))
+        assert all(
+            torch.equal(feature, expected) for feature, expected in zip(read.features, together.features, strict=True)
+        )
     assert sam.encode_batch([]) == []
 
 
 def test_masks_that_are_not_wanted_are_empty_and_the_others_unchanged(segmenter):
     sam = segmenter("sam")
     embedding = sam.encode(noise_photo((60, 100)))
-    every = sam.predict(embedding, Prompts(POINTS))
-    threshold = every.iou.median().item()
-    some = sam.predict(embedding, Prompts(POINTS), min_pred_iou=threshold)
-    wanted = every.iou > threshold
+    everything = sam.predict(embedding, Prompts(POINTS))
+    threshold = everything.iou.median().item()
+    above = sam.predict(embedding, Prompts(POINTS), min_pred_iou=threshold)
+    wanted = everything.iou > threshold
     assert 0 < wanted.sum() < 9
-    assert torch.equal(some.iou, every.iou)
+    assert torch.equal(above.iou, everything.iou)
     for name in ("masks", "stability", "boxes"):
-        assert torch.equal(getattr(some, name)[wanted], getattr(every, name)[wanted])
-        assert not getattr(some, name)[~wanted].any()
-    assert not some.full(*(~wanted).nonzero().T).any()
+        assert torch.equal(getattr(above, name)[wanted], getattr(everything, name)[wanted])
+        assert not getattr(above, name)[~wanted].any()
+    assert not above.full(*(~wanted).nonzero().T).any()
 
 
 @pytest.mark.parametrize(("model_type", "frame"), [("sam", (20, 32)), ("sam2", (16, 16))])
@@ -255,8 +257,8 @@ def test_sam_hq_draws_what_its_published_decoder_draws(segmenter):
 def test_bfloat16_stays_near_and_is_another_fingerprint(folder):
     exact, half = (TransformersSam.load(folder("sam2"), CPU, precision) for precision in ("float32", "bfloat16"))
     image = noise_photo((64, 64))
-    one, other = exact.encode(image).features[-1], half.encode(image).features[-1]
-    assert other.dtype == torch.float32
-    assert not torch.equal(one, other)
-    assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.98
+    full, rounded = exact.encode(image).features[-1], half.encode(image).features[-1]
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(full, rounded)
+    assert torch.corrcoef(torch.stack([full.flatten(), rounded.flatten()]))[0, 1] > 0.98
     assert exact.fingerprint != half.fingerprint
