@@ -34,7 +34,8 @@ class Masks:
     ``masks``: bool ``(P, 3, h, w)`` in the segmenter's working frame, which covers the whole photo without padding.
     ``iou``: ``(P, 3)`` predicted IoU; ``stability``: ``(P, 3)`` in [0, 1]; ``boxes``: float32 ``(P, 3, 4)`` half-open
     xyxy in pixels of the original photo, zeros where the mask is empty; ``size``: ``(H, W)`` of the original photo.
-    P = 0 gives empty tensors of these shapes.
+    P = 0 gives empty tensors of these shapes. The numbers are on the CPU; the masks stay where they were computed, for
+    most of them are dropped unseen.
     """
 
     masks: Tensor

@@ -38,7 +38,10 @@ class SamEmbedding(Embedding):
 
 @dataclass(frozen=True)
 class SamMasks(Masks):
-    """``Masks`` that keep the logits ``(P, 3, g', g')`` of the padded square, so that ``full`` interpolates them."""
+    """``Masks`` that keep the logits ``(P, 3, g', g')`` of the padded square, so that ``full`` interpolates them.
+
+    Masks and logits are on SAM's device.
+    """
 
     logits: Tensor
     sam_frame: Frame
@@ -142,25 +145,25 @@ class SegmentAnything:
 
     @torch.inference_mode()
     def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> Masks:
-        """Three masks per prompt, see ``Segmenter.predict``; results are on the CPU.
+        """Three masks per prompt, see ``Segmenter.predict``; the masks stay on SAM's device.
 
         A prompt of fewer points than others (labels -1) is answered as if it stood alone.
         """
         assert isinstance(embedding, SamEmbedding), "predict needs what this segmenter's encode returned"
         num, prompts = len(prompts), self._to_input(prompts, embedding.size)
-        side = 4 * embedding.features.shape[-1]
-        logits = torch.empty(num, NUM_MASKS, side, side)
-        iou, stability = torch.zeros(num, NUM_MASKS), torch.zeros(num, NUM_MASKS)
-        boxes = torch.zeros(num, NUM_MASKS, 4)
-        at_once = PROMPTS_ON_CPU if self.sam.device.type == "cpu" else PROMPTS_ELSEWHERE
+        device, side = self.sam.device, 4 * embedding.features.shape[-1]
+        logits = torch.empty(num, NUM_MASKS, side, side, device=device)
+        iou, stability, boxes = (torch.zeros(num, NUM_MASKS, *shape, device=device) for shape in ((), (), (4,)))
+        at_once = PROMPTS_ON_CPU if device.type == "cpu" else PROMPTS_ELSEWHERE
         for rows, together in of_equal_length(prompts, at_once):
             answer = self._answer(embedding, self._prompt_embeddings(together), min_pred_iou)
-            logits[rows], iou[rows], stability[rows], boxes[rows] = answer
+            place = rows.to(device)
+            logits[place], iou[place], stability[place], boxes[place] = answer
         frame = self._frame(embedding)
         h, w = (max(1, round(length * side / frame.side)) for length in embedding.input_size)
         threshold = self.sam.mask_threshold
         masks = logits[..., :h, :w] > threshold
-        return SamMasks(masks, iou, stability, boxes, embedding.size, logits, frame, threshold)
+        return SamMasks(masks, iou.cpu(), stability.cpu(), boxes.cpu(), embedding.size, logits, frame, threshold)
 
     def _to_input(self, prompts: Prompts, size: tuple[int, int]) -> Prompts:
         """``prompts`` on a photo ``(H, W)`` in SAM's input frame, in which a box is its two corner pixels."""
@@ -207,7 +210,7 @@ class SegmentAnything:
         boxes[wanted], stability[wanted] = self._measured(logits[wanted], embedding)
         # Drawn beside a wanted one: empty all the same, so that exact and plain agree
         logits[~wanted] = self.sam.mask_threshold
-        return logits.cpu(), iou.cpu(), stability.cpu(), boxes.cpu()
+        return logits, iou, stability, boxes
 
     def _photo_side(self, embedding: SamEmbedding, dense: Tensor, position: Tensor) -> PhotoSide:
         """What all prompts of a photo share; kept for the photo prompted last."""

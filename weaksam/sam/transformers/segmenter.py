@@ -35,7 +35,10 @@ class HfEmbedding(Embedding):
 
 @dataclass(frozen=True)
 class HfMasks(Masks):
-    """``Masks`` that keep the square logits ``(P, 3, g, g)``, so that ``full`` enlarges them as transformers does."""
+    """``Masks`` that keep the square logits ``(P, 3, g, g)``, so that ``full`` enlarges them as transformers does.
+
+    Masks and logits are on the network's device.
+    """
 
     logits: Tensor
     frame: Frame
@@ -132,22 +135,23 @@ class TransformersSam:
 
     @torch.inference_mode()
     def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> HfMasks:
-        """Three masks per prompt, see ``Segmenter.predict``; results are on the CPU.
+        """Three masks per prompt, see ``Segmenter.predict``; the masks stay on the network's device.
 
         A prompt of fewer points than others (labels -1) is answered as if it stood alone.
         """
         assert isinstance(embedding, HfEmbedding), "predict needs what this segmenter's encode returned"
-        num, frame = len(prompts), embedding.frame
-        at_once = PROMPTS_ON_CPU if self.device.type == "cpu" else PROMPTS_ELSEWHERE
+        num, frame, device = len(prompts), embedding.frame, self.device
+        at_once = PROMPTS_ON_CPU if device.type == "cpu" else PROMPTS_ELSEWHERE
         side = 4 * self.network.prompt_encoder.image_embedding_size[0]
-        logits = torch.zeros(num, NUM_MASKS, side, side)
-        iou, stability = torch.zeros(num, NUM_MASKS), torch.zeros(num, NUM_MASKS)
-        boxes = torch.zeros(num, NUM_MASKS, 4)
+        logits = torch.zeros(num, NUM_MASKS, side, side, device=device)
+        iou, stability, boxes = (torch.zeros(num, NUM_MASKS, *shape, device=device) for shape in ((), (), (4,)))
         for rows, together in of_equal_length(prompts, at_once):
             answer = self._answer(embedding, self._prompt_inputs(together, frame), min_pred_iou)
-            logits[rows], iou[rows], stability[rows], boxes[rows] = answer
+            place = rows.to(device)
+            logits[place], iou[place], stability[place], boxes[place] = answer
         h, w = (max(1, round(length * side / frame.side)) for length in frame.input_size)
-        return HfMasks(logits[..., :h, :w] > 0, iou, stability, boxes, frame.size, logits, frame)
+        masks = logits[..., :h, :w] > 0
+        return HfMasks(masks, iou.cpu(), stability.cpu(), boxes.cpu(), frame.size, logits, frame)
 
     def _prompt_inputs(self, prompts: Prompts, frame: Frame) -> dict[str, Tensor]:
         """Prompts without padding as arguments of the network; a box with no point beside it is a box alone."""
@@ -171,7 +175,7 @@ class TransformersSam:
         logits = torch.where(wanted[..., None, None], logits, EMPTY_LOGIT)
         boxes, stability = iou.new_zeros(*iou.shape, 4), torch.zeros_like(iou)
         boxes[wanted], stability[wanted] = measure(logits[wanted], embedding.frame)
-        return logits.cpu(), iou.cpu(), stability.cpu(), boxes.cpu()
+        return logits, iou, stability, boxes
 
 
 def to_input(xy: Tensor, frame: Frame) -> Tensor:

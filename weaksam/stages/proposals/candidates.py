@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from weaksam.sam.protocol import Masks
+from weaksam.structures.bits import packed, unpacked
 from weaksam.structures.masks import Rle, rle_from_mask
+
+_PACKED_AT_ONCE = 64
 
 
 class MaskPile:
-    """Bool masks ``(h, w)`` of one photo in the pieces they came in; nothing is copied before some are kept.
+    """Masks ``(h, w)`` of one photo as bits on the CPU, until it is known which are kept.
 
     ``frame`` is their ``(h, w)``, ``(0, 0)`` as long as nothing was added.
     """
@@ -25,11 +28,15 @@ class MaskPile:
         self._starts = [0]
 
     def add(self, masks: Tensor) -> Tensor:
-        """Lay bool masks ``(N, h, w)`` aside; returns their rows ``(N,)``."""
+        """Lay bool masks ``(N, h, w)`` of any device aside; returns their rows ``(N,)``.
+
+        They are packed where they are, so that an eighth of their bytes goes to the CPU.
+        """
         start = self._starts[-1]
         self.frame = (masks.shape[1], masks.shape[2])
-        self._pieces.append(masks)
-        self._starts.append(start + len(masks))
+        for part in masks.flatten(1).split(_PACKED_AT_ONCE):
+            self._pieces.append(packed(part).cpu())
+            self._starts.append(self._starts[-1] + len(part))
         return torch.arange(start, self._starts[-1])
 
     def rles(self, rows: Tensor) -> tuple[Rle, ...]:
@@ -38,8 +45,12 @@ class MaskPile:
         pieces = torch.searchsorted(starts, rows, right=True) - 1
         places = (rows - starts[pieces]).tolist()
         return tuple(
-            rle_from_mask(self._pieces[piece][place]) for piece, place in zip(pieces.tolist(), places, strict=True)
+            rle_from_mask(self._mask(piece, place)) for piece, place in zip(pieces.tolist(), places, strict=True)
         )
+
+    def _mask(self, piece: int, place: int) -> Tensor:
+        height, width = self.frame
+        return unpacked(self._pieces[piece][place][None], height * width).view(height, width)
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ def candidates_of(
     else:
         wanted = wanted & ~is_empty
     prompts = wanted.nonzero()[:, 0]
-    rows = pile.add(answer.masks[wanted.to(answer.masks.device)].cpu())
+    rows = pile.add(answer.masks[wanted.to(answer.masks.device)])
     scores = answer.iou.cpu()[wanted].float()
     return Candidates(boxes[wanted], scores, sources[prompts], rows), prompts
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from weaksam.stages.wsod.seeds.overlaps import Overlaps, best_ranked, kept_greedily, packed, stand_apart
+from weaksam.stages.wsod.seeds.overlaps import Overlaps, best_ranked, kept_greedily, stand_apart
+from weaksam.structures.bits import packed
 
 
 def symmetric(num: int, share: float, seed: int) -> Tensor:
@@ -27,19 +28,6 @@ def chain(num: int) -> Tensor:
     next_one = link.roll(1, 0)
     next_one[0, -1] = False
     return link | next_one | next_one.mT
-
-
-@pytest.mark.parametrize("num", [1, 7, 63, 64, 65, 130])
-def test_packed_bits_are_the_columns(num: int) -> None:
-    table = torch.rand(5, num, generator=torch.Generator().manual_seed(num)) < 0.5
-    table[0], table[1] = True, False
-    words = packed(table)
-    assert words.dtype == torch.int64 and words.shape == (5, (num + 63) // 64)
-    for line in range(5):
-        for column in range(64 * words.shape[1]):
-            bit = (words[line, column // 64].item() >> column % 64) & 1
-            assert bit == (column < num and table[line, column].item())
-    assert packed(torch.zeros(0, 0, dtype=torch.bool)).shape == (0, 0)
 
 
 def test_overlaps_pack_each_threshold_once() -> None:

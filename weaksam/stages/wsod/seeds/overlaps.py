@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from weaksam.structures.bits import packed
+
 Compare = Literal["ranked", "kept"]
 
 _ROUNDS = 64
-_WORD = 64
 _BLOCK = {"ranked": 8, "kept": 32}
-# Times eight bytes that are 0 or 1, read as one number, this gathers them in the highest byte: 2^7 + 2^14 + ... + 2^56
-_GATHER_BITS = sum(1 << 7 * place for place in range(1, 9))
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +34,6 @@ class Overlaps:
         if min_iou not in self._near:
             self._near[min_iou] = packed(self.iou >= min_iou)
         return self._near[min_iou]
-
-
-def packed(table: Tensor) -> Tensor:
-    """Bool ``(N, M)`` as bits, int64 ``(N, ceil(M / 64))``, the first column in the lowest bit of the first word."""
-    padded = pad(table, (0, -table.shape[1] % _WORD))
-    octets = (padded.flatten().view(torch.int64) * _GATHER_BITS) >> 56
-    return octets.to(torch.int8).view(torch.int64).view(len(table), padded.shape[1] // _WORD)
 
 
 def best_ranked(scores: Tensor, num: int) -> Tensor:
