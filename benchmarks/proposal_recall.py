@@ -21,8 +21,8 @@ from selective_search import selective_search
 from torch import Tensor
 
 from weaksam.config import UserError
+from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.data.images import read_image
-from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.evaluation.recall import proposal_recall
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.prompts import Prompts

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from segment_anything.modeling import Sam
 
+from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.data.detection_stores import detection_store
 from weaksam.data.formats import voc_results
 from weaksam.data.formats.coco import object_entries, write_instances
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.formats.yolo import write_labels
-from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.engine.context import RunContext
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones.settings import BackboneSettings

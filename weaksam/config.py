@@ -282,7 +282,7 @@ def _new_spelling(key: _Key, problem: ErrorDetails) -> str | None:
 
 def _wanted(key: _Key, problem: ErrorDetails) -> str:
     """What was wanted of a value and what was found."""
-    kind, name, found = problem["type"], _dotted(key.path), problem["input"]
+    kind, name, value = problem["type"], _dotted(key.path), problem["input"]
     wanted, guess = problem["msg"].removeprefix("Input should be "), ""
     if kind in ("model_type", "model_attributes_type"):
         wanted = "a section of settings"
@@ -290,9 +290,9 @@ def _wanted(key: _Key, problem: ErrorDetails) -> str:
             wanted = f"{_one_of(_kinds(key.field))}, or {wanted}"
     elif kind == "union_tag_invalid" and key.field is not None:
         tag = str(key.field.discriminator)
-        name, found = f"{name}.{tag}", found[tag]
-        wanted, guess = _one_of(_kinds(key.field)), did_you_mean(str(found), _kinds(key.field))
-    return f"wanted '{name}' to be {wanted}, found {_short(repr(found))} ({_kind(found)}){guess}: change it"
+        name, value = f"{name}.{tag}", value[tag]
+        wanted, guess = _one_of(_kinds(key.field)), did_you_mean(str(value), _kinds(key.field))
+    return f"wanted '{name}' to be {wanted}, found {_short(repr(value))} ({_kind(value)}){guess}: change it"
 
 
 def _one_of(names: Iterable[str]) -> str:

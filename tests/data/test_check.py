@@ -10,7 +10,7 @@ from PIL import Image
 from tests.helpers import write_photo
 from weaksam.config import UserError
 from weaksam.data.check import check_data
-from weaksam.data.loading import DataSettings, SplitSettings
+from weaksam.data.dataset import DataSettings, SplitSettings
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import torch
 
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import Annotations, ImageTruth, tag_labels
+from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, read_tag_rows
 from weaksam.data.formats.tags import TagRows
 from weaksam.data.image_names import ImageNames
-from weaksam.data.loading import DataSettings, SplitSettings, images_folder, read_tag_rows
 from weaksam.data.photos import Photo, list_photos, verify_photos
 from weaksam.data.tag_signal import MIN_PHOTOS
 from weaksam.data.truth import read_truth, truth_classes

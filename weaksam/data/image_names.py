@@ -148,8 +148,8 @@ def read_image_list(path: Path) -> ImageNames:
         names = _listed_names(path)
     repeated = first_repeat(names)
     if not names or repeated:
-        found = f"{repeated!r} twice" if repeated else "none"
-        raise UserError(f"wanted a list of images, each once, in {path}, found {found}: mend the list")
+        state = f"{repeated!r} twice" if repeated else "none"
+        raise UserError(f"wanted a list of images, each once, in {path}, found {state}: mend the list")
     return ImageNames(names, numbers)
 
 

@@ -147,8 +147,8 @@ class _EpochRunner:
             if progress.steps == wanted < num_steps:
                 break
         self.values.fetch()
-        found = progress.steps
-        assert found == wanted, f"{self.bar.label}: wanted {wanted} batches in an epoch, found {found}"
+        steps = progress.steps
+        assert steps == wanted, f"{self.bar.label}: wanted {wanted} batches in an epoch, found {steps}"
         progress.end_epoch()
 
     def _remaining(self, batches: Iterable[Any]) -> Iterator[Any]:

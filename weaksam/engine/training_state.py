@@ -181,10 +181,10 @@ def _index(name: str) -> int | str:
     return int(name) if name.isdigit() else name
 
 
-def _check_fingerprint(found: str | None, job: TrainingJob) -> None:
+def _check_fingerprint(fingerprint: str | None, job: TrainingJob) -> None:
     """UserError where a file in the job's folder has another fingerprint than the job."""
-    if found != job.fingerprint:
+    if fingerprint != job.fingerprint:
         raise UserError(
-            f"{job.folder} holds {job.label} trained with other settings (fingerprint {str(found)[:12]}, wanted "
+            f"{job.folder} holds {job.label} trained with other settings (fingerprint {str(fingerprint)[:12]}, wanted "
             f"{job.fingerprint[:12]}): use another out folder or delete this one"
         )

@@ -54,13 +54,13 @@ def proposal_summary(truths: SplitTruths, boxes: Mapping[str, Tensor], settings:
     """Proposals of the training photos, best first."""
     train = truths["train"]
     mean = sum(map(len, boxes.values())) / len(boxes) if boxes else 0.0
-    made = f"{mean:.0f} boxes a photo on {len(boxes)} photos"
+    output = f"{mean:.0f} boxes a photo on {len(boxes)} photos"
     if train is None:
-        return StageSummary(made, NOT_MEASURED, {})
+        return StageSummary(output, NOT_MEASURED, {})
     figures = {"train_recall": recall_figures(train, boxes, settings)}
     all_boxes = figures["train_recall"]["rows"][-1]["recall"]
     quality = "recall " + brief(all_boxes, ("0.5", "@0.5"), ("0.75", "@0.75"), ("0.9", "@0.9"))
-    return StageSummary(made, quality, figures)
+    return StageSummary(output, quality, figures)
 
 
 def wsod_summary(
@@ -82,13 +82,13 @@ def wsod_summary(
 def pseudo_gt_summary(truths: SplitTruths, chosen: Detections, top1: Detections) -> StageSummary:
     """Pseudo ground truth of the training photos, with the top-1 choice beside it."""
     num_photos = sum(len(boxes) > 0 for boxes in chosen.values())
-    made = f"{sum(map(len, chosen.values()))} boxes on {num_photos} photos"
+    output = f"{sum(map(len, chosen.values()))} boxes on {num_photos} photos"
     train = truths["train"]
     if train is None:
-        return StageSummary(made, NOT_MEASURED, {})
+        return StageSummary(output, NOT_MEASURED, {})
     figures = {"train_chosen": pseudo_figures(train, chosen), "train_top1": pseudo_figures(train, top1)}
     quality = brief(figures, ("train_chosen/precision", "precision"), ("train_chosen/recall", "recall"))
-    return StageSummary(made, quality, figures)
+    return StageSummary(output, quality, figures)
 
 
 def retrain_summary(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from weaksam.config import Settings, UserError, load_settings
-from weaksam.data import loading
+from weaksam.data import dataset as splits
 from weaksam.data.images import read_image
 from weaksam.engine.device import pick_device
 from weaksam.pipeline import running
@@ -111,5 +111,5 @@ def load_dataset(
     `UserError`.
     """
     paths = {"images": images, "tags": tags, "truth": truth}
-    split = loading.SplitSettings(**{key: Path(path) for key, path in paths.items() if path is not None})
-    return loading.load_dataset(split, name=name, classes=None if classes is None else tuple(classes))
+    split = splits.SplitSettings(**{key: Path(path) for key, path in paths.items() if path is not None})
+    return splits.load_dataset(split, name=name, classes=None if classes is None else tuple(classes))

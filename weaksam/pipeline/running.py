@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weaksam.config import UserError
-from weaksam.data.loading import gives_tags
+from weaksam.data.dataset import gives_tags
 from weaksam.engine.distributed import helped_by, started_together, worker_rank
 from weaksam.evaluation import clue_figures
 from weaksam.pipeline.measuring import peaks_and_maps, summarise

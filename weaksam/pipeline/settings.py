@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from weaksam.config import Settings
-from weaksam.data.loading import DataSettings
+from weaksam.data.dataset import DataSettings
 from weaksam.evaluation.settings import EvaluationSettings
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.sam.build import SegmenterSettings

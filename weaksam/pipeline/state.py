@@ -16,7 +16,7 @@ import torch
 
 from weaksam import __version__
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.loading import load_splits
+from weaksam.data.dataset import load_splits
 from weaksam.data.proposals.given import given_store
 from weaksam.engine.context import RunContext
 from weaksam.engine.device import pick_device

@@ -221,8 +221,8 @@ class Store:
         except (OSError, pa.ArrowException):
             return False
         same_rows = table.column("image_id").to_pylist() == list(part.image_ids)
-        wanted, found = part_schema(self.columns, self._metadata).metadata, table.schema.metadata or {}
-        if not same_rows or any(found.get(key) != value for key, value in wanted.items()):
+        wanted, stated = part_schema(self.columns, self._metadata).metadata, table.schema.metadata or {}
+        if not same_rows or any(stated.get(key) != value for key, value in wanted.items()):
             raise UserError(
                 f"{path} belongs to another store (other settings or images): run '{self.command}' with another "
                 "out folder or delete this one"

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from weaksam.config import UserError
+from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.data.formats import coco, voc, yolo
-from weaksam.data.loading import SplitSettings, load_dataset
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances

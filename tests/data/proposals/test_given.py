@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tests.helpers import ROOT, context, pickled, proposals
 from weaksam import cli
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.loading import SplitSettings, load_photos
+from weaksam.data.dataset import SplitSettings, load_photos
 from weaksam.data.proposals.exchange import import_proposals
 from weaksam.data.proposals.files import write_store
 from weaksam.data.proposals.given import (

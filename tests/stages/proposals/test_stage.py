@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.helpers import SmallDevice, block_photo, context
 from weaksam.config import Settings
-from weaksam.data.loading import SplitSettings, load_dataset, load_photos
+from weaksam.data.dataset import SplitSettings, load_dataset, load_photos
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.proposals import ProposalSettings, grid_of, propose, run
 from weaksam.structures.clue_points import CluePoints

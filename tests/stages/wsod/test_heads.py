@@ -8,7 +8,7 @@ import torch
 
 from tests.helpers import context, draw_discs
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.loading import SplitSettings, load_dataset
+from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.data.tag_signal import tag_notes
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.wsod.head import HeadOutput

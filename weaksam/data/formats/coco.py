@@ -156,8 +156,8 @@ def _instances_content(path: Path) -> dict[str, list[Entry]]:
     """The parsed file, after checking that it has the three lists and their keys."""
     content = read_json(path, "a COCO instances file")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in _WANTED):
-        found = "a list (COCO results?)" if isinstance(content, list) else f"the keys {sorted(content)[:8]}"
-        raise UserError(f"wanted a COCO instances file with {', '.join(_WANTED)} at {path}, found {found}")
+        kind = "a list (COCO results?)" if isinstance(content, list) else f"the keys {sorted(content)[:8]}"
+        raise UserError(f"wanted a COCO instances file with {', '.join(_WANTED)} at {path}, found {kind}")
     for key, fields in _WANTED.items():
         for entry in content[key]:
             missing = [field for field in fields if field not in entry]

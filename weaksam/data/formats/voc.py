@@ -72,8 +72,8 @@ def read_split(folder: Path, split: str) -> tuple[str, ...]:
         return tuple(line.split()[0] for line in lines if line.strip())
     flags = read_class_flags(folder, split)
     if not flags:
-        found = listed(sorted(file.name for file in folder.glob("*.txt"))) or "no list"
-        raise UserError(f"wanted {split}.txt in {folder}, found {found}: name one of them")
+        names = listed(sorted(file.name for file in folder.glob("*.txt"))) or "no list"
+        raise UserError(f"wanted {split}.txt in {folder}, found {names}: name one of them")
     return tuple(dict.fromkeys(name for rows in flags.values() for name in rows))
 
 

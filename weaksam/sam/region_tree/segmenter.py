@@ -237,7 +237,7 @@ def collect_regions(
     # The whole photo comes last
     whole_span = torch.tensor([[[0, h * w], [0, 0]]], dtype=torch.int32)
     whole_box = torch.tensor([[0.0, 0.0, size[1], size[0]]])
-    zero, one, true = torch.zeros(1), torch.ones(1), torch.tensor([True])
+    zero, full, true = torch.zeros(1), torch.ones(1), torch.tensor([True])
     return RegionTree(
         size=size,
         pixels=torch.cat([group.pixels for group in groups]),
@@ -247,8 +247,8 @@ def collect_regions(
         boxes=torch.cat([scale(boxes, size[1] / w, size[0] / h), whole_box]),
         area=torch.cat([area, torch.tensor([h * w])]),
         scores=torch.cat([*(group.scores for group in groups), zero]),
-        stability=torch.cat([*(group.stability for group in groups), one]),
-        fill=torch.cat([area / (boxes[:, 2:] - boxes[:, :2]).prod(1), one]),
+        stability=torch.cat([*(group.stability for group in groups), full]),
+        fill=torch.cat([area / (boxes[:, 2:] - boxes[:, :2]).prod(1), full]),
         nested=torch.cat([group_of == 0, true]),
         listed=torch.cat([group_of >= first_listed, ~true]),
     )

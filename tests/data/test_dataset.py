@@ -8,8 +8,8 @@ from PIL import Image
 
 from tests.helpers import write_photo
 from weaksam.config import UserError, did_you_mean
+from weaksam.data.dataset import DataSettings, SplitSettings, gives_tags, load_dataset, load_splits
 from weaksam.data.image_names import ImageNames
-from weaksam.data.loading import DataSettings, SplitSettings, gives_tags, load_dataset, load_splits
 
 
 @pytest.fixture

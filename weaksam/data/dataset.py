@@ -127,8 +127,8 @@ def images_folder(split: SplitSettings, name: str) -> Path:
     if folder is None:
         raise UserError(f"wanted a folder of photos for the {name} split, found none: set data.{name}.images")
     if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing there"
-        raise UserError(f"wanted a folder of photos at {folder}, found {found}: set data.{name}.images to the folder")
+        state = "a file" if folder.exists() else "nothing there"
+        raise UserError(f"wanted a folder of photos at {folder}, found {state}: set data.{name}.images to the folder")
     return folder
 
 
