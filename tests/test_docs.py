@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import ROOT
 from weaksam.pipeline.plan import STAGES
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "data" / "README.md"]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 NAMING = [path for path in PAGES if path.name != "CHANGELOG.md"]
