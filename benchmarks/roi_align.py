@@ -2,15 +2,18 @@
 
     OMP_NUM_THREADS=1 python benchmarks/roi_align.py
 
-Both get the same random maps and RoIs and must agree before either is timed. Median CPU milliseconds of one thread,
-ours with everything it needs: cells, weights, and the copy into the layout that a linear layer reads. Prints markdown.
+Both get the same random maps and RoIs and must agree before either is timed. CPU milliseconds of one thread, best and
+median of many repeats in turn (ours, torchvision's, ours, ...), ours with everything it needs: cells, weights, and the
+copy into the layout that a linear layer reads. Beside the table stands the machine's load, because a busy neighbour
+slows the two differently: both read memory, but not equally much. Prints markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
@@ -36,14 +39,25 @@ def scene(photos: int, channels: int, height: int, width: int, num: int) -> tupl
     return maps.requires_grad_(), torch.cat([torch.arange(num)[:, None] % photos, corner, far], dim=1)
 
 
-def milliseconds(action: Callable[[], object], repeats: int) -> float:
-    """Median CPU time of ``action``."""
-    times = []
+def milliseconds(actions: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """CPU times of each of ``actions``, taken in turn, so that a change of load meets all alike."""
+    times: list[list[float]] = [[] for _ in actions]
     for _ in range(repeats):
-        start = time.process_time()
-        action()
-        times.append(1000 * (time.process_time() - start))
-    return median(times)
+        for action, of_action in zip(actions, times, strict=True):
+            start = time.process_time()
+            action()
+            of_action.append(1000 * (time.process_time() - start))
+    return times
+
+
+def compared(times: Sequence[Sequence[float]]) -> list[str]:
+    """Cells: best and median of ours, of torchvision's, and their ratios."""
+    (our_best, our_median), (their_best, their_median) = ((min(of_one), median(of_one)) for of_one in times)
+    return [
+        f"{our_best:.1f} / {our_median:.1f}",
+        f"{their_best:.1f} / {their_median:.1f}",
+        f"{their_best / our_best:.1f} / {their_median / our_median:.1f}",
+    ]
 
 
 def require_same(ours: Callable[[], Tensor], torchvisions: Callable[[], Tensor], maps: Tensor, grad: Tensor) -> None:
@@ -68,26 +82,32 @@ def row(name: str, repeats: int) -> str:
 
     require_same(ours, torchvisions, maps, grad)
     cells = [name, str(num)]
-    forward = [milliseconds(pool, repeats) for pool in (ours, torchvisions)]
-    both_ways = [
-        milliseconds(lambda pool=pool: torch.autograd.grad(pool(), maps, grad), repeats)  # type: ignore[misc]
-        for pool in (ours, torchvisions)
+    pools = (ours, torchvisions)
+    with_backward = [
+        lambda pool=pool: torch.autograd.grad(pool(), maps, grad)  # type: ignore[misc]
+        for pool in pools
     ]
-    for our_time, their_time in (forward, both_ways):
-        cells += [f"{our_time:.1f}", f"{their_time:.1f}", f"{their_time / our_time:.1f}"]
+    cells += compared(milliseconds(pools, repeats)) + compared(milliseconds(with_backward, repeats))
     return "| " + " | ".join(cells) + " |"
+
+
+def load() -> str:
+    """The machine's load in the last minute and its cores."""
+    return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=25)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    print(f"load before: {load()}")
     print("| where | RoIs | forward, ms | torchvision | times | with backward, ms | torchvision | times |")
     print("|---|---|---|---|---|---|---|---|")
     for name in CASES:
         print(row(name, options.repeats), flush=True)
+    print(f"load after: {load()}; every cell is best / median of {options.repeats}")
 
 
 if __name__ == "__main__":
