@@ -21,8 +21,9 @@ def check(
 
     given = [] if truth is None else [f"data.train.truth={truth}"]
     settings = load_run_settings([*(arguments or ()), *given], images=images, tags=tags)
-    problems = check_data(settings.data)
-    print("\n".join(problems) if problems else "nothing wrong was found")
+    counts: list[str] = []
+    problems = check_data(settings.data, counts)
+    print("\n".join([*counts, *(problems or ["nothing wrong was found"])]))
     raise typer.Exit(1 if problems else 0)
 
 

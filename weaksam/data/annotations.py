@@ -25,6 +25,8 @@ class Annotations:
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     images: Mapping[str, ImageTruth]
+    notes: tuple[str, ...] = ()
+    """How much was read, and what was taken for what, a phrase each; see `Findings`."""
 
 
 @dataclass

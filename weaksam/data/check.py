@@ -12,6 +12,7 @@ import torch
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import Annotations, ImageTruth, tag_labels
 from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, read_tag_rows
+from weaksam.data.findings import Findings
 from weaksam.data.formats.tags import TagRows
 from weaksam.data.image_names import ImageNames
 from weaksam.data.photos import Photo, list_photos, verify_photos
@@ -37,10 +38,17 @@ class _SplitCheck:
     photo_names: ImageNames
     photos: dict[str, Photo] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    counts: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         """Add a line about this split."""
         self.lines.append(f"{self.name}: {text}")
+
+    def take(self, findings: Findings) -> None:
+        """Add a line for each problem that a reader gathered, and keep its counts."""
+        for problem in findings.problems:
+            self.say(problem)
+        self.counts += [f"{self.name}: {line}" for line in findings.counts]
 
     def attempt(self, read: Callable[..., Value], *arguments: Any) -> Value | None:
         """What ``read`` returns, or None and a line that says why it cannot."""
@@ -65,23 +73,26 @@ class _SplitCheck:
         return image_id
 
 
-def check_data(data: DataSettings) -> list[str]:
+def check_data(data: DataSettings, counts: list[str] | None = None) -> list[str]:
     """Lines ``<split>: <photo or file>: <what is wrong>`` on the splits of a run; nothing wrong gives no lines.
 
     Photos: unreadable, there twice, named by another format, turned by EXIF, in both splits. Tags: rows without a
     photo, photos without a row, unknown or look-alike classes, classes in nearly all or very few photos. Truth: entries
-    without a photo, sizes that differ, boxes outside or without area, tags that disagree. Raises `UserError` only where
-    a folder of photos is missing or empty.
+    without a photo, sizes that differ, boxes outside or without area, tags that disagree. How much was read of each
+    file is added to ``counts``. Raises `UserError` only where a folder of photos is missing or empty.
     """
     classes = data.classes
     if classes is None and data.train.truth is None and data.test is not None and data.test.truth is not None:
         # A broken truth file gets its line when the split itself is checked
         with contextlib.suppress(UserError):
             classes = truth_classes(data.test.truth)
+    counts = [] if counts is None else counts
     train = _checked(data.train, "train", classes)
+    counts += train.counts
     if data.test is None or data.test == SplitSettings():
         return train.lines
     test = _checked(data.test, "test", classes)
+    counts += test.counts
     owner = {photo.sha256: image_id for image_id, photo in train.photos.items()}
     shared = [
         f"test: {image_id}: is the same file as {owner[photo.sha256]} of train"
@@ -104,7 +115,9 @@ def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -
     sizes = {image_id: photo.size for image_id, photo in state.photos.items()}
     truth = None
     if split.truth is not None:
-        truth = state.attempt(read_truth, split.truth, sizes, classes)
+        findings = Findings(gather=True)
+        truth = state.attempt(read_truth, split.truth, sizes, classes, findings)
+        state.take(findings)
     tags = None
     if split.tags is not None or split.truth is None:
         tags = state.attempt(read_tag_rows, split, state.folder, name)

@@ -111,7 +111,8 @@ def load_dataset(
     source = split.tags or split.truth or folder
     bad.update({image_id: f"has no row in {source}" for image_id in photos if image_id not in labels})
     category_ids = truth.category_ids if truth is not None else tuple(range(1, len(names) + 1))
-    dataset = Dataset(name, names, category_ids, _samples(photos, labels, truth), tuple(sorted(bad.items())))
+    notes = () if truth is None else truth.notes
+    dataset = Dataset(name, names, category_ids, _samples(photos, labels, truth), tuple(sorted(bad.items())), notes)
     return _checked(dataset, folder, log)
 
 
@@ -237,4 +238,6 @@ def _checked(dataset: Dataset, folder: Path, log: EventLog | None) -> Dataset:
         log.write("dataset", name=dataset.name, photos=len(dataset), classes=classes, bad=num_bad)
         for image_id, reason in dataset.bad:
             log.write("set_aside", dataset=dataset.name, image_id=image_id, reason=reason)
+        for note in dataset.notes:
+            log.write("note", dataset=dataset.name, text=note)
     return dataset

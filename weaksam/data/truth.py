@@ -8,6 +8,7 @@ import torch
 
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import Annotations
+from weaksam.data.findings import Findings
 from weaksam.data.formats import coco, voc, yolo
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import image_size
@@ -24,13 +25,19 @@ class SplitTruth:
     objects: Mapping[str, Instances]
     numbers: Mapping[str, int]
     without_photo: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
-def read_truth(path: Path, sizes: Mapping[str, tuple[int, int]], classes: Sequence[str] | None = None) -> Annotations:
+def read_truth(
+    path: Path,
+    sizes: Mapping[str, tuple[int, int]],
+    classes: Sequence[str] | None = None,
+    findings: Findings | None = None,
+) -> Annotations:
     """Annotations in COCO JSON, a folder of VOC XML or a folder of YOLO labels, told apart by what is there.
 
     ``sizes``, photos' (H, W) by image id, and ``classes``, used where no names file is there, matter to YOLO only.
-    Raises `UserError` for anything else.
+    ``findings`` takes what is noticed, and every fault where it gathers them. Raises `UserError` for anything else.
     """
     if path.is_dir():
         if any(path.glob("*.xml")):
@@ -65,7 +72,7 @@ def read_measured_truth(
         annotations = _in_classes(annotations, classes, truth)
     entries = annotations.images
     if images is None:
-        return annotations, tuple(entries), ()
+        return annotations, tuple(entries), annotations.notes
     photo_names = ImageNames(list(photos))
     photo_of = {entry: photo_names.find(entry, str(images)) for entry in entries}
     paths = {entry: photos[photo] for entry, photo in photo_of.items() if photo is not None}
@@ -74,8 +81,8 @@ def read_measured_truth(
     unsized = [entry for entry in paths if entries[entry].size is None]
     sized = {entry: replace(entries[entry], size=image_size(paths[entry])) for entry in unsized}
     num_lost = len(entries) - len(paths)
-    notes = (f"{num_lost} images of the truth have no photo in {images}: left out",) if num_lost else ()
-    return replace(annotations, images={**entries, **sized}), tuple(paths), notes
+    lost = (f"{num_lost} images of the truth have no photo in {images}: left out",) if num_lost else ()
+    return replace(annotations, images={**entries, **sized}), tuple(paths), (*annotations.notes, *lost)
 
 
 def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path) -> Annotations:
@@ -89,7 +96,7 @@ def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path) ->
         name: replace(image, instances=_relabelled(image.instances, annotations.classes, classes))
         for name, image in annotations.images.items()
     }
-    return Annotations(tuple(classes), tuple(range(1, len(classes) + 1)), images)
+    return Annotations(tuple(classes), tuple(range(1, len(classes) + 1)), images, annotations.notes)
 
 
 def truth_classes(path: Path) -> tuple[str, ...] | None:
@@ -128,7 +135,8 @@ def read_split_truth(
         objects[image_id] = _relabelled(image.instances, annotations.classes, names)
         if image.number is not None:
             numbers[image_id] = image.number
-    return SplitTruth(tuple(names), _category_ids(annotations, names), objects, numbers, tuple(without_photo))
+    category_ids = _category_ids(annotations, names)
+    return SplitTruth(tuple(names), category_ids, objects, numbers, tuple(without_photo), annotations.notes)
 
 
 def _refuse_other_names(annotations: Annotations, names: Sequence[str], path: Path) -> None:

@@ -36,8 +36,13 @@ def metrics_dict(
     bad: Mapping[str, Sequence[tuple[str, str]]],
     note: str | None,
     peak_memory_mib: int = 0,
+    data_notes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """The content of ``metrics.json``: counts, photos set aside with their reason, and a report per stage."""
+    """The content of ``metrics.json``: counts, photos set aside with their reason, and a report per stage.
+
+    ``data_notes``: by split, how its files were read; they are part of the protocol.
+    """
+    notes = [f"{split} data: {note}" for split, of_split in (data_notes or {}).items() for note in of_split]
     return {
         "name": name,
         "classes": list(classes),
@@ -48,7 +53,7 @@ def metrics_dict(
             for image_id, why in rows
         ],
         "stages": [asdict(report) for report in reports],
-        "protocol": protocol_lines(reports),
+        "protocol": [*protocol_lines(reports), *notes],
         "note": note,
         "peak_memory_mib": peak_memory_mib,
     }

@@ -39,7 +39,7 @@ class Dataset:
     """The readable photos of one split in the order of their ids.
 
     ``classes``: their names by label, empty for photos without tags. ``category_ids``: a COCO file's number of each
-    class. ``bad``: image id and reason of what was set aside, sorted.
+    class. ``bad``: image id and reason of what was set aside, sorted. ``notes``: how its files were read.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Dataset:
     category_ids: tuple[int, ...]
     samples: tuple[Sample, ...]
     bad: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
