@@ -86,8 +86,7 @@ def main() -> None:
         num_components=rule.components,
     )
     photos = [
-        Regions(of_photo, example.boxes, example.overlaps.iou, example.present)
-        for of_photo, example in zip(features, examples, strict=True)
+        Regions(of_photo, example.boxes, example.present) for of_photo, example in zip(features, examples, strict=True)
     ]
     print("| first values | ridge | start, chosen third / rest | after the rounds |\n|---|---|---|---|")
     for name, start in first_values(run, examples).items():

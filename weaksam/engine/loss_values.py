@@ -13,6 +13,7 @@ from torch import Tensor
 
 from weaksam.config import UserError
 from weaksam.engine.training_state import TrainingProgress
+from weaksam.structures.devices import reading_is_free
 
 Losses = Mapping[str, Tensor]
 """Scalar losses by name."""
@@ -106,4 +107,4 @@ def image_ids_of(batch: Any) -> list[str]:
 
 def _steps_together(device: torch.device) -> int:
     """After how many steps losses are fetched: each fetch waits until an accelerator has finished."""
-    return 1 if device.type == "cpu" else 20
+    return 1 if reading_is_free(device) else 20

@@ -129,7 +129,7 @@ class _EpochRunner:
         self.progress, self.saver, self.bar = progress, saver, bar
         self.values = LossValues(progress, bar.label, bar.total)
         self.steps = [
-            _ObjectiveStep(model, objective, number, bar.total, self.values)
+            ObjectiveStep(model, objective, number, bar.total, self.values)
             for number, objective in enumerate(objectives)
         ]
 
@@ -165,7 +165,7 @@ class _EpochRunner:
         return remaining
 
 
-class _ObjectiveStep:
+class ObjectiveStep:
     """Takes the steps of one objective: gradient of its losses, learning rate, optimizer.
 
     ``number`` is the objective's place among all of them, ``total`` the number of steps of the whole training;

@@ -51,7 +51,8 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def scale(boxes: Tensor, scale_x: float, scale_y: float) -> Tensor:
     """Boxes ``(N, 4)`` in a frame resized by ``scale_x`` and ``scale_y`` (new size / old size)."""
-    return boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    # Column by column: a factor made a tensor would be copied to the device, which waits
+    return torch.stack([boxes[:, side] * (scale_x, scale_y)[side % 2] for side in range(4)], dim=1)
 
 
 def hflip(boxes: Tensor, width: float) -> Tensor:

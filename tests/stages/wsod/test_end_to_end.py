@@ -239,7 +239,7 @@ def test_views_are_drawn_for_each_photo_and_lit_along_the_colours_of_imagenet() 
 def test_batches_hold_every_photo_once_and_a_part_of_them_reads_only_its_own(discs, tmp_path: Path) -> None:
     examples = make_examples(mobilenet_context(tmp_path, discs[0]), MIST, discs[1], no_maps, lambda sample: None)
     torch.manual_seed(3)
-    batches = end_to_end_batches(examples, 4, MIST.end_to_end)
+    batches = end_to_end_batches(examples, 4, MIST.end_to_end, torch.device("cpu"))
     assert sorted(image_id for batch in batches for image_id in batch.image_ids) == sorted(discs[0].image_ids)
     assert [len(batch.photos) for batch in batches] == [4, 2]
     (last,) = batches[1:]

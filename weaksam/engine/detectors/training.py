@@ -20,6 +20,7 @@ from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, training_losses
 from weaksam.store.store import stage_fingerprint
+from weaksam.structures.devices import moved_together, pinned
 from weaksam.structures.instances import Instances
 
 
@@ -73,25 +74,31 @@ def train_detector(
         raise UserError(f"{label} wants at least one box to train on, found none: look at the pseudo ground truth")
     photos = TrainingPhotos(context.train, instances, settings.short_side, settings.long_side, label)
     context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
-    objective = Objective(
-        lambda batch: _losses(model, batch, context.device),
-        _optimizer(model, settings),
-        lambda step, total: warmup_cosine(step, total, settings.warmup_steps),
-        settings.clip_norm,
-    )
     fit(
         model,
-        [objective],
+        [detector_objective(model, settings, context.device)],
         lambda epoch: photos.epoch(epoch, settings.batch_size, settings, context.seed),
         job,
         num_steps_per_epoch=photos.num_batches(settings.batch_size),
     )
 
 
+def detector_objective(model: GeneralizedRCNN, settings: TrainableSettings, device: torch.device) -> Objective:
+    """Torchvision's losses of a `DetectorBatch`, and the optimizer of ``model`` on ``device``."""
+    return Objective(
+        lambda batch: _losses(model, batch, device),
+        _optimizer(model, settings),
+        lambda step, total: warmup_cosine(step, total, settings.warmup_steps),
+        settings.clip_norm,
+    )
+
+
 def _losses(model: GeneralizedRCNN, batch: DetectorBatch, device: torch.device) -> dict[str, Tensor]:
     """Torchvision's named losses of a batch, computed on ``device``."""
-    targets = [{name: value.to(device) for name, value in target.items()} for target in batch.targets]
-    return training_losses(model, [image.to(device) for image in batch.images], targets)
+    values = iter(moved_together([value for target in batch.targets for value in target.values()], device))
+    targets = [{name: next(values) for name in target} for target in batch.targets]
+    images = [pinned(image, device).to(device, non_blocking=True) for image in batch.images]
+    return training_losses(model, images, targets)
 
 
 def training_fingerprint(label: str, settings: TrainableSettings, inputs: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from weaksam.models.roi.box_deltas import mirrored_deltas
 from weaksam.models.wsod.wsddn import wsddn_scores
+from weaksam.structures.devices import moved_together
 
 
 class HeadOutput(NamedTuple):
@@ -34,10 +35,10 @@ class HeadOutput(NamedTuple):
         return self._replace(deltas=tuple(map(mirrored_deltas, self.deltas))) if mirrored else self
 
     def on(self, device: torch.device) -> HeadOutput:
-        """The same with all tensors on ``device``."""
-        refine = tuple(logits.to(device) for logits in self.refine)
-        deltas = tuple(offsets.to(device) for offsets in self.deltas)
-        return HeadOutput(self.scores.to(device), refine, deltas)
+        """The same with all tensors on ``device``, in one copy."""
+        scores, *rest = moved_together([self.scores, *self.refine, *self.deltas], device)
+        num = len(self.refine)
+        return HeadOutput(scores, tuple(rest[:num]), tuple(rest[num:]))
 
 
 class WsodStreams(nn.Module):

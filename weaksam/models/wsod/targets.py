@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from weaksam.structures.devices import reading_is_free
+
 _BLOCK = 16
 _FEW = 128
 
@@ -43,7 +45,7 @@ def empty_seeds(scores: Tensor | None = None) -> Seeds:
 
 def without_empty_places(seeds: Seeds) -> Seeds:
     """On the CPU the seeds without their empty places (label -1); elsewhere, where that would wait, as they are."""
-    if seeds.label.device.type != "cpu":
+    if not reading_is_free(seeds.label.device):
         return seeds
     filled = (seeds.label >= 0).nonzero()[:, 0]
     return Seeds(seeds.roi[filled], seeds.label[filled], seeds.weight[filled])
@@ -60,7 +62,7 @@ def assign_rois(pairwise_iou: Tensor, seeds: Seeds, *, foreground_iou: float = 0
         nothing = torch.zeros(len(iou), dtype=torch.int64, device=iou.device)
         return Targets(nothing, iou.new_zeros(len(iou)), nothing)
     overlaps = iou.index_select(0, seeds.roi)  # (S, R)
-    if overlaps.device.type != "cpu":  # on the CPU there are no empty places
+    if not reading_is_free(overlaps.device):  # on the CPU there are no empty places
         overlaps = overlaps.masked_fill((seeds.label < 0)[:, None], -1.0)
     overlap, best = first_maximum(overlaps)
     label, weight, roi = (column.index_select(0, best) for column in (seeds.label, seeds.weight, seeds.roi))

@@ -20,6 +20,7 @@ from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, load_hidden_layers, pad_together, parameter_groups, wsod_trunk
 from weaksam.stages.wsod.detections import detections_of
 from weaksam.stages.wsod.end_to_end_batches import EndToEndBatch, PhotoView, ShownPhoto, end_to_end_batches, show
+from weaksam.stages.wsod.example_cache import ExampleCache
 from weaksam.stages.wsod.examples import TrainingExample
 from weaksam.stages.wsod.losses import photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures, unread_features
@@ -36,6 +37,7 @@ class EndToEndDetector:
 
     def __init__(self, context: RunContext, settings: WsodSettings) -> None:
         self.context, self.settings, training = context, settings, settings.end_to_end
+        self.examples = ExampleCache(context.device, settings.max_table_gib)
         self.dtype = forward_dtype(training.precision, context.device)
         self.model = WsodNetwork(
             wsod_trunk(
@@ -75,11 +77,12 @@ class EndToEndDetector:
 
     def begin_detecting(self) -> None:
         """Ready to detect."""
+        self.examples.clear()
         self.model.eval()
 
     def batches(self, examples: Sequence[TrainingExample]) -> Sequence[EndToEndBatch]:
         """The batches of an epoch."""
-        return end_to_end_batches(examples, self.settings.batch_size, self.settings.end_to_end)
+        return end_to_end_batches(examples, self.settings.batch_size, self.settings.end_to_end, self.context.device)
 
     def training_job(self, folder: Path, fingerprint: str, name: str) -> TrainingJob:
         """The training of this detector as ``name``."""
@@ -150,7 +153,7 @@ class EndToEndDetector:
         at_once = self.settings.end_to_end.photos_at_once or max(len(useful), 1)
         for start in range(0, len(useful), at_once):
             part = useful[start : start + at_once]
-            yield [(example.on(self.context.device), photo) for example, photo in part], 1 / len(useful)
+            yield [(self.examples.on_device(example), photo) for example, photo in part], 1 / len(useful)
 
     def _inputs(self, part: Sequence[tuple[TrainingExample, ShownPhoto]]) -> tuple[Tensor, list[Tensor]]:
         device = self.context.device

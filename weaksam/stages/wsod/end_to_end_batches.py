@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from weaksam.stages.wsod.end_to_end_settings import ColourSettings, EndToEndSett
 from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample
 from weaksam.structures.boxes import hflip, scale
 from weaksam.structures.dataset import Sample
+from weaksam.structures.devices import pinned
 
 # Standard deviations and directions of the colours of ImageNet, red, green, blue in 0..1 (AlexNet, NIPS 2012)
 _LIGHT_SPREAD = torch.tensor([0.2175, 0.0188, 0.0045])
@@ -77,21 +78,28 @@ def random_views(num: int, settings: EndToEndSettings) -> list[PhotoView]:
 
 
 def end_to_end_batches(
-    examples: Sequence[TrainingExample], batch_size: int, settings: EndToEndSettings
+    examples: Sequence[TrainingExample],
+    batch_size: int,
+    settings: EndToEndSettings,
+    device: torch.device,
 ) -> Sequence[EndToEndBatch]:
     """The batches of an epoch in random order, each photo in a random view; photos are decoded ahead on threads.
 
-    All draws are made at once, here, so that passing over batches changes none.
+    For a GPU as ``device`` they lie in memory that it copies from without waiting. All draws are made at once, here, so
+    that passing over batches changes none.
     """
     order = torch.randperm(len(examples)).tolist()
     views = random_views(len(examples), settings)
     starts = range(0, len(examples), batch_size)
     plans = [[(examples[i], views[i]) for i in order[start : start + batch_size]] for start in starts]
-    return ReadAhead(plans, lambda plan: _load(plan, settings), settings.read_ahead)
+    return ReadAhead(plans, lambda plan: _load(plan, settings, device), settings.read_ahead)
 
 
-def _load(plan: Sequence[tuple[TrainingExample, PhotoView]], settings: EndToEndSettings) -> EndToEndBatch:
-    photos = tuple(shown_sample(example.sample, view, settings) for example, view in plan)
+def _load(
+    plan: Sequence[tuple[TrainingExample, PhotoView]], settings: EndToEndSettings, device: torch.device
+) -> EndToEndBatch:
+    shown = (shown_sample(example.sample, view, settings) for example, view in plan)
+    photos = tuple(replace(photo, pixels=pinned(photo.pixels, device)) for photo in shown)
     return EndToEndBatch(tuple(example for example, _ in plan), tuple(view.mirrored for _, view in plan), photos)
 
 

@@ -28,6 +28,7 @@ from weaksam.store.progress import progress
 from weaksam.store.store import Store
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.dataset import Sample
+from weaksam.structures.devices import moved_together
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle
 
@@ -55,21 +56,20 @@ class TrainingExample:
 
     @cached_property
     def overlaps(self) -> Overlaps:
-        """Which proposals overlap how much, computed once: mirroring or resizing the photo does not change it."""
+        """Which proposals overlap how much; mirroring or resizing the photo does not change it.
+
+        Computed once and kept as long as this example is: `ExampleCache` says how many are.
+        """
         return Overlaps(pairwise_iou(self.boxes, self.boxes))
 
     def on(self, device: torch.device) -> TrainingExample:
-        """The example with its tensors on ``device``."""
+        """The example with what a step needs on ``device``, in two copies that do not wait."""
         if device.type == self.boxes.device.type:
             return self
-        return replace(
-            self,
-            boxes=self.boxes.to(device),
-            tags=self.tags.to(device),
-            present=self.present.to(device),
-            clue_seeds=Seeds(*(column.to(device) for column in self.clue_seeds)),
-            truth=None if self.truth is None else self.truth.to(device),
-        )
+        columns = [self.boxes, self.tags, self.present, *self.clue_seeds]
+        boxes, tags, present, *seeds = moved_together(columns, device)
+        truth = None if self.truth is None else self.truth.to(device)
+        return replace(self, boxes=boxes, tags=tags, present=present, clue_seeds=Seeds(*seeds), truth=truth)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from weaksam.engine.training import Objective
 from weaksam.engine.training_job import TrainingJob
 from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.stages.wsod.detections import detections_of
+from weaksam.stages.wsod.example_cache import ExampleCache
 from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample
 from weaksam.stages.wsod.losses import mean_losses, photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection, unread_features
@@ -31,6 +32,7 @@ class FrozenDetector:
     def __init__(self, context: RunContext, settings: WsodSettings, photos: PhotoFeatures | None = None) -> None:
         self.context, self.settings = context, settings
         self.photos = photos or unread_features(context, settings)
+        self.examples = ExampleCache(torch.device("cpu"), settings.max_table_gib)
         depth = sum(self.photos.network.channels.values())
         self.model = WsodHead(
             depth,
@@ -62,6 +64,7 @@ class FrozenDetector:
 
     def begin_detecting(self) -> None:
         """Take the components that came with the trained weights."""
+        self.examples.clear()
         self.photos.projection = Projection(self.model.directions.cpu(), self.model.centre.cpu())
         self.model.eval()
 
@@ -98,7 +101,8 @@ class FrozenDetector:
         useful = [(example, mirrored) for example, mirrored in pairs if len(example.boxes)]
         outputs = self.outputs([(example.sample, example.boxes, mirrored) for example, mirrored in useful])
         return mean_losses(
-            photo_losses(output, example, self.settings) for output, (example, _) in zip(outputs, useful, strict=True)
+            photo_losses(output, self.examples.on_device(example), self.settings)
+            for output, (example, _) in zip(outputs, useful, strict=True)
         )
 
     def outputs(self, shown: Sequence[tuple[Sample, Tensor, bool]]) -> list[HeadOutput]:

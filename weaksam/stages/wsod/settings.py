@@ -16,7 +16,7 @@ from weaksam.stages.wsod.seeds.settings import SeedSettings
 class WsodSettings(Settings):
     """The weakly supervised detector; ``mode`` says whether the backbone stays frozen or is trained along."""
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib"})
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "max_table_gib"})
     _renamed: ClassVar[Mapping[str, str]] = {
         "mode=draft": "{section}mode=frozen",
         "mode=full": "{section}mode=end_to_end",
@@ -74,4 +74,10 @@ class WsodSettings(Settings):
     min_score: float = Field(0.001, ge=0, le=1, description="least score of a detection")
     max_boxes: int = Field(100, ge=1, description="most detections of a photo")
     max_cache_gib: float = Field(2.0, ge=0, description="memory for frozen features; what does not fit is recomputed")
+    max_table_gib: float = Field(
+        1.0,
+        ge=0,
+        description="memory for the proposals' IoU tables, where the losses are computed; what does not fit is "
+        "recomputed",
+    )
     end_to_end: EndToEndSettings = Field(EndToEndSettings(), description="what only the mode end_to_end has")

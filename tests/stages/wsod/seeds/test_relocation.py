@@ -18,7 +18,7 @@ from weaksam.structures.boxes import pairwise_iou
 
 
 def photo(features: Tensor, boxes: Tensor, tags: list[int]) -> Regions:
-    return Regions(features, boxes, pairwise_iou(boxes, boxes), torch.tensor(tags, dtype=torch.int64))
+    return Regions(features, boxes, torch.tensor(tags, dtype=torch.int64))
 
 
 def random_photos(num: int, generator: torch.Generator, classes: int = 3) -> list[Regions]:
@@ -41,10 +41,11 @@ def plain_scores(photos: list[Regions], seeds: list[Seeds], classes: int, folds:
             for place, (one, seed) in enumerate(zip(photos, seeds, strict=True)):
                 if place % folds == fold:
                     continue
+                iou = pairwise_iou(one.boxes, one.boxes)
                 mine = [roi for roi, at in zip(seed.roi.tolist(), seed.label.tolist(), strict=True) if at == label]
                 for region in range(len(one.boxes)):
-                    overlap = max((one.iou[region, roi].item() for roi in mine), default=0.0)
-                    nearest = max((one.iou[region, roi].item() for roi in seed.roi.tolist()), default=0.0)
+                    overlap = max((iou[region, roi].item() for roi in mine), default=0.0)
+                    nearest = max((iou[region, roi].item() for roi in seed.roi.tolist()), default=0.0)
                     if label in one.present.tolist() and overlap == 0 and nearest < 0.5:
                         continue
                     for view in one.features:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from weaksam.structures.bits import packed
+from weaksam.structures.devices import reading_is_free
 
 Compare = Literal["ranked", "kept"]
 
@@ -23,11 +24,16 @@ _BLOCK = {"ranked": 8, "kept": 32}
 class Overlaps:
     """The pairwise IoU ``(R, R)`` in [0, 1] of a photo's RoIs, and for each threshold asked for which pairs reach it.
 
-    Boxes do not move in training: make it once per photo and both are computed once. R may be 0.
+    Boxes do not move in training: as long as it is kept both are computed once. R may be 0.
     """
 
     iou: Tensor
     _near: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @staticmethod
+    def num_bytes(num_rois: int) -> int:
+        """Bytes of the IoU of ``num_rois`` RoIs and of the pairs that reach one threshold."""
+        return num_rois * (4 * num_rois + 8 * -(-num_rois // 64))
 
     def near(self, min_iou: float) -> Tensor:
         """``iou >= min_iou`` as int64 ``(R, ceil(R / 64))``: pair i, j is bit ``j % 64`` of word ``j // 64``, row i."""
@@ -133,9 +139,9 @@ def _settled(valid: Tensor, stays: Callable[[Tensor], Tensor]) -> Tensor:
     d rounds. On the CPU rounds go on until nothing changes; elsewhere, where looking would stall the device, there are
     k, at most 64.
     """
-    on_host, num, keep = valid.device.type == "cpu", valid.shape[-1], valid
-    for _ in range(num + 1 if on_host else min(num, _ROUNDS)):
+    looks, num, keep = reading_is_free(valid.device), valid.shape[-1], valid
+    for _ in range(num + 1 if looks else min(num, _ROUNDS)):
         before, keep = keep, valid & stays(keep)
-        if on_host and torch.equal(before, keep):
+        if looks and torch.equal(before, keep):
             break
     return keep

@@ -11,6 +11,7 @@ from torch import Tensor
 from weaksam.config import Settings
 from weaksam.models.wsod.targets import Seeds, without_empty_places
 from weaksam.stages.wsod.seeds.oicr import oicr_top_seeds
+from weaksam.structures.devices import reading_is_free
 
 Centres = Literal["graph", "highest"]
 
@@ -108,6 +109,6 @@ def graph_centres(scores: Tensor, alive: Tensor, joined: Tensor, max_centres: in
 
 def _anywhere(top: Tensor) -> Tensor:
     """RoIs that are in any row of ``top`` (T, R); all R off the CPU, where to find out would wait."""
-    if top.device.type != "cpu":
+    if not reading_is_free(top.device):
         return torch.arange(top.shape[1], device=top.device)
     return top.any(dim=0).nonzero()[:, 0]

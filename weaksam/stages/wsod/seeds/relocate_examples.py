@@ -31,8 +31,7 @@ def relocated(
         num_components=rule.components,
     )
     regions = [
-        Regions(of_photo, example.boxes, example.overlaps.iou, example.present)
-        for of_photo, example in zip(features, examples, strict=True)
+        Regions(of_photo, example.boxes, example.present) for of_photo, example in zip(features, examples, strict=True)
     ]
     values = relocate(
         regions,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from weaksam.models.wsod.targets import Seeds
 from weaksam.stages.wsod.seeds.scores import ScoreSeedSettings, separate_seeds
+from weaksam.structures.boxes import pairwise_iou
 
 
 class RelocationSettings(ScoreSeedSettings):
@@ -37,14 +38,13 @@ class RelocationSettings(ScoreSeedSettings):
 
 @dataclass(frozen=True)
 class Regions:
-    """One photo's R regions: ``features`` (V, R, D) in V views, ``boxes`` (R, 4) xyxy, IoU ``(R, R)``, and its tags.
+    """One photo's R regions: ``features`` (V, R, D) in V views, ``boxes`` (R, 4) xyxy, and its tags.
 
     ``present``: the labels (T,) of the tags.
     """
 
     features: Tensor
     boxes: Tensor
-    iou: Tensor
     present: Tensor
 
     def rows(self) -> Tensor:
@@ -159,7 +159,7 @@ def _sums_of_folds(
         if len(photo.boxes) == 0 or len(of_photo.roi) == 0:
             continue
         rows, fold, views = photo.rows(), grams.fold[place], len(photo.features)
-        to_seeds = photo.iou[:, of_photo.roi]  # (R, S)
+        to_seeds = pairwise_iou(photo.boxes, photo.boxes[of_photo.roi])  # (R, S)
         nearest = to_seeds.amax(dim=1)
         for label in photo.present.tolist():
             overlap = to_seeds[:, of_photo.label == label].amax(dim=1)

@@ -1,0 +1,61 @@
+"""Move tensors to a device in few copies that do not wait, and know where reading their values would wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+_reading_waits_everywhere: ContextVar[bool] = ContextVar("reading_waits_everywhere", default=False)
+
+
+def reading_is_free(device: torch.device) -> bool:
+    """Whether a step may look at values on ``device``: on the CPU it may, elsewhere that waits until all is computed.
+
+    Code whose shapes could follow from values asks this first, and where it is false keeps shapes that do not.
+    """
+    return device.type == "cpu" and not _reading_waits_everywhere.get()
+
+
+@contextmanager
+def reading_waits_everywhere() -> Iterator[None]:
+    """Inside, reading counts as waiting on the CPU, too, so that a CPU computes what a GPU would."""
+    token = _reading_waits_everywhere.set(True)
+    try:
+        yield
+    finally:
+        _reading_waits_everywhere.reset(token)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` of the CPU in memory that a GPU ``device`` copies from without waiting; for others unchanged."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor
+    with torch.cuda.device(device):
+        return tensor.pin_memory()
+
+
+def moved_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """``tensors`` on ``device``, in one copy for each type and place they come from; those there already as they are.
+
+    From the CPU to a GPU nothing waits. What comes out of one copy shares its memory.
+    """
+    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        if not _lies_on(tensor, device):
+            groups.setdefault((tensor.dtype, tensor.device), []).append(place)
+    moved = list(tensors)
+    for places in groups.values():
+        flat = torch.cat([tensors[place].flatten() for place in places])
+        flat = pinned(flat, device).to(device, non_blocking=device.type == "cuda")
+        parts = flat.split([tensors[place].numel() for place in places])
+        for place, part in zip(places, parts, strict=True):
+            moved[place] = part.view(tensors[place].shape)
+    return moved
+
+
+def _lies_on(tensor: Tensor, device: torch.device) -> bool:
+    return tensor.device.type == device.type and device.index in (None, tensor.device.index)
