@@ -1,6 +1,7 @@
 """Loading whole splits: matching names, classes, numbers, what is set aside and what is refused."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,21 @@ def test_the_literal_name_wins_over_a_similar_one() -> None:
     assert ImageNames(["clip.gif"]).find_name("clip", "tags.csv") == "clip.gif"
     with pytest.raises(UserError, match="wanted one photo for 'same'"):
         ImageNames(["same.jpg", "same.png"]).find_name("same", "tags.csv")
+
+
+def test_names_in_another_unicode_form_and_addresses() -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Äpfel_Küche.jpg") for form in ("NFC", "NFD"))
+    assert ImageNames([decomposed]).find_name(composed, "tags.csv") == decomposed
+    assert ImageNames([f"für/{composed}"]).find_name(unicodedata.normalize("NFD", f"für/{composed}"), "t") is not None
+    assert ImageNames([composed, decomposed]).find_name(decomposed, "tags.csv") == decomposed
+    with pytest.raises(UserError, match="wanted one photo"):
+        ImageNames([composed, decomposed]).find_name(composed.removesuffix(".jpg"), "tags.csv")
+    names = ImageNames(["a b.jpg", "sub/c.jpg", "a?b#1.jpg", "q\\x.jpg"])
+    assert names.find_name("https://host/photos/a%20b.jpg?size=2#top", "tags.csv") == "a b.jpg"
+    assert names.find_name("gs://bucket/sub/c.jpg", "tags.csv") == "sub/c.jpg"
+    assert names.find_name("https://[host/c.jpg", "tags.csv") is None
+    assert names.find_name("a?b#1.jpg", "tags.csv") == "a?b#1.jpg"
+    assert names.find_name("q\\x.jpg", "tags.csv") == "q\\x.jpg"
 
 
 def test_a_near_name_is_suggested_and_a_far_one_is_not() -> None:

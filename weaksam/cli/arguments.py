@@ -40,7 +40,9 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         except (ValueError, OSError) as error:
             if os.environ.get("WEAKSAM_DEBUG"):
                 raise
-            print(f"weaksam: {' '.join(str(error).split())}", file=sys.stderr)
+            from weaksam.data.text_files import printable
+
+            print(f"weaksam: {printable(' '.join(str(error).split()))}", file=sys.stderr)
             raise typer.Exit(2) from None
 
     return guard
@@ -61,11 +63,15 @@ def split_arguments(arguments: Sequence[str] | None) -> tuple[Path | None, list[
 
 def load_run_settings(arguments: Sequence[str] | None, **options: Any) -> Any:
     """``RunSettings`` from the command line: YAML, then ``key=value``, then the options that were given."""
-    from weaksam.config import load_settings
+    from weaksam.config import UserError, load_settings
+    from weaksam.data.text_files import is_utf8, printable
     from weaksam.pipeline.settings import RunSettings
 
     config, overrides = split_arguments(arguments)
     keys = {"images": "data.train.images", "tags": "data.train.tags", "sam": "segmenter.weights"}
     keys |= {"out": "out", "seed": "seed"}
     overrides += [f"{keys[name]}={value}" for name, value in options.items() if value is not None]
+    foreign = next((override for override in overrides if not is_utf8(override)), None)
+    if foreign is not None:
+        raise UserError(f"wanted settings and paths in UTF-8, found {printable(foreign)!r}: rename that file or folder")
     return load_settings(RunSettings, config, overrides)

@@ -15,8 +15,9 @@ from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, rea
 from weaksam.data.findings import Findings
 from weaksam.data.formats.tags import TagRows
 from weaksam.data.image_names import ImageNames
-from weaksam.data.photos import Photo, list_photos, verify_photos
+from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.tag_signal import MIN_PHOTOS
+from weaksam.data.text_files import printable
 from weaksam.data.truth import read_truth, truth_classes
 
 CONSTANT_SHARE = 0.9
@@ -42,7 +43,7 @@ class _SplitCheck:
 
     def say(self, text: str) -> None:
         """Add a line about this split."""
-        self.lines.append(f"{self.name}: {text}")
+        self.lines.append(printable(f"{self.name}: {text}"))
 
     def take(self, findings: Findings) -> None:
         """Add a line for each problem that a reader gathered, and keep its counts."""
@@ -105,9 +106,10 @@ def check_data(data: DataSettings, counts: list[str] | None = None) -> list[str]
 def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -> _SplitCheck:
     """The lines of one split and the photos that they are about."""
     folder = images_folder(split, name)
-    paths = list_photos(folder)
+    scan = scan_photos(folder)
+    paths = scan.photos
     state = _SplitCheck(name, folder, ImageNames(list(paths)))
-    bad: dict[str, str] = {}
+    bad = dict(scan.bad)
     state.photos = verify_photos(paths, bad)
     for image_id, reason in bad.items():
         state.say(f"{image_id}: {reason}")

@@ -8,7 +8,7 @@ from weaksam.config import Settings, UserError, did_you_mean, listed
 from weaksam.data.annotations import tag_labels
 from weaksam.data.formats.tags import TagRows, is_class_folders, read_class_folders, read_tags
 from weaksam.data.image_names import ImageNames
-from weaksam.data.photos import Photo, list_photos, verify_photos
+from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.truth import SplitTruth, read_split_truth, truth_classes
 from weaksam.structures.dataset import Dataset, Sample
 
@@ -74,8 +74,9 @@ def load_photos(split: SplitSettings, *, name: str, log: EventLog | None = None)
     Raises `UserError` for a missing folder and where no photo is left.
     """
     folder = images_folder(split, name)
-    bad: dict[str, str] = {}
-    photos = verify_photos(list_photos(folder), bad)
+    scan = scan_photos(folder)
+    bad = dict(scan.bad)
+    photos = verify_photos(scan.photos, bad)
     samples = _samples(photos, {image_id: () for image_id in photos}, None)
     dataset = Dataset(name, (), (), samples, tuple(sorted(bad.items())))
     return _checked(dataset, folder, log)
@@ -92,9 +93,9 @@ def load_dataset(
     broken list, an unknown class (the nearest is named), and where no photo is left.
     """
     folder = images_folder(split, name)
-    paths = list_photos(folder)
+    scan = scan_photos(folder)
+    paths, bad = scan.photos, dict(scan.bad)
     photo_names = ImageNames(list(paths))
-    bad: dict[str, str] = {}
     tags = read_tag_rows(split, folder, name)
     tagged = None if tags is None else _match_tags(tags, photo_names, split.tags or folder, folder, bad)
     if tags is not None and tagged is not None and not tags.complete:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from weaksam.config import UserError, listed
 from weaksam.data.images import PHOTO_SUFFIXES
@@ -30,26 +33,32 @@ class ImageNames:
         self._by_word: dict[str, list[str]] = defaultdict(list)  # by file name and by its stem, in small letters
         for name in self.names:
             path = PurePosixPath(name)
-            for word in {path.name.lower(), path.stem.lower()}:
+            for word in {_word(path.name), _word(path.stem)}:
                 self._by_word[word].append(name)
 
     def find_name(self, name: str, source: str) -> str | None:
         """The image that ``name`` means, with or without ending and leading folders, or None where no image fits.
 
-        Folders must agree as far as both sides give them. Raises `UserError`, naming ``source``, where two images fit.
+        Case and Unicode form do not matter where one image fits, and of an address only its path counts, see
+        `file_part`. Folders must agree as far as both sides give them. Raises `UserError`, naming ``source``, where two
+        images fit.
         """
-        name = name.strip().replace("\\", "/").removeprefix("./")
+        if name in self._exact:
+            return name
+        name = file_part(name)
         if name in self._exact:
             return name
         wanted = PurePosixPath(name)
         fits = [
             other
-            for other in self._by_word.get(wanted.name.lower(), [])
+            for other in self._by_word.get(_word(wanted.name), [])
             if _folders_agree(wanted.parts[:-1], PurePosixPath(other).parts[:-1])
         ]
-        # The literal name wins over one in other case, and over one that only begins with it
-        literal = [other for other in fits if PurePosixPath(other).name == wanted.name]
-        fits = literal if len(literal) == 1 else fits
+        # The literal name wins over one in another Unicode form or case, and over one that only begins with it
+        for form in (str, composed):
+            literal = [other for other in fits if form(PurePosixPath(other).name) == form(wanted.name)]
+            if len(literal) == 1:
+                return literal[0]
         if len(fits) > 1:
             raise UserError(
                 f"wanted one photo for {name!r} of {source}, found {listed(fits)}: write the folder and the ending too"
@@ -101,7 +110,25 @@ class ImageNames:
 def _folders_agree(folders1: Sequence[str], folders2: Sequence[str]) -> bool:
     """Whether the innermost folders are the same, as many as both have."""
     count = min(len(folders1), len(folders2))
-    return count == 0 or tuple(folders1[-count:]) == tuple(folders2[-count:])
+    return count == 0 or list(map(composed, folders1[-count:])) == list(map(composed, folders2[-count:]))
+
+
+def composed(text: str) -> str:
+    """``text`` with letters and their accents joined (Unicode's NFC), the form of all systems but macOS."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _word(text: str) -> str:
+    return composed(text).lower()
+
+
+def file_part(name: str) -> str:
+    """The path in ``name`` with plain slashes, as of an image id; of an address (``https://...``) its path, decoded."""
+    name = name.strip()
+    if "://" in name:
+        with contextlib.suppress(ValueError):  # an address that is none is a name
+            name = unquote(urlsplit(name).path)
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def number_in(name: str) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,66 @@ import yaml
 
 from weaksam.config import UserError
 
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks other than UTF-8's, and what they declare; a mark that begins like another comes first."""
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, marks that turn the direction of writing, and bytes that are no UTF-8."""
+
+
+def printable(text: str) -> str:
+    r"""``text`` that any terminal, log or page can take: what is not plain text is escaped, as in ``caf\xe9.jpg``."""
+    return _UNPRINTABLE.sub(lambda match: _escaped(match.group()), text)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether ``text``, such as a file's name, has no bytes that could not be decoded."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    """One character as Python writes it in a string; a byte that could not be decoded as that byte."""
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode("ascii")
+
 
 def read_text(path: Path, wanted: str) -> str:
-    """The text of a UTF-8 file (a byte order mark is left out); an empty file is an empty text.
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 where a byte order mark says so; an empty file is no text.
 
-    Raises `UserError` naming ``wanted`` and ``path`` where the file is missing, unreadable or not UTF-8.
+    Line ends become ``\\n`` and the mark is left out. Raises `UserError` naming ``wanted`` and ``path`` where the file
+    is missing, unreadable or in another encoding.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"wanted {wanted} at {path}, found nothing there: check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"wanted {wanted} at {path}, found a file that cannot be read ({error}): check it") from None
+    except OSError as error:
+        what = "a folder" if path.is_dir() else error.strerror
+        raise UserError(
+            f"wanted {wanted} at {path}, found a file that cannot be read ({what}): name a file that can"
+        ) from None
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8-sig")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"wanted {wanted} at {path}, {_undecodable(data, encoding, error)}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _undecodable(data: bytes, encoding: str, error: UnicodeDecodeError) -> str:
+    """What was found in a file that is not in ``encoding``, and what to do."""
+    name = encoding.removesuffix("-sig")
+    line = data[: error.start].count(b"\n") + 1
+    return (
+        f"found a file that cannot be read (byte 0x{data[error.start]:02x} in line {line} is not {name}): "
+        "save it with the encoding UTF-8"
+    )
 
 
 def read_json(path: Path, wanted: str) -> Any:
@@ -33,24 +83,59 @@ def read_json(path: Path, wanted: str) -> Any:
 
 
 def parse_json(text: str | bytes, path: Path, wanted: str) -> Any:
-    """The JSON value in ``text``, which was found in ``path``; raises `UserError` where it is none."""
+    """The JSON value in ``text``, which was found in ``path``; raises `UserError` where it is none or a key repeats."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except _RepeatedKeyError as error:
+        raise UserError(
+            f"wanted each key once in {path}, found {error.key!r} twice in one object: join or remove one of the two"
+        ) from None
     except (ValueError, RecursionError) as error:  # also for a number of too many digits
-        raise UserError(f"wanted {wanted} at {path}, found text that is not JSON ({error}): mend it") from None
+        raise UserError(f"wanted {wanted} at {path}, found text that is not JSON ({_fault(error)}): mend it") from None
 
 
-def read_json_lines(path: Path, wanted: str) -> list[Any]:
-    """The JSON value of every line that is not blank; raises `UserError` as `read_text` does, and for another line."""
+class _RepeatedKeyError(ValueError):
+    """``key`` was found twice in one JSON object, of which Python would keep the last value without a word."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = printable(key)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    keys = [key for key, _ in pairs]
+    raise _RepeatedKeyError(next(key for place, key in enumerate(keys) if key in keys[:place]))
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a JSON text, with its place."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}: {error.msg[:1].lower()}{error.msg[1:]}"
+    return "brackets too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def read_json_lines(path: Path, wanted: str) -> list[tuple[int, Any]]:
+    """Line number and JSON value of every line that is not blank; `UserError` as of `read_text`, and for another line.
+
+    Lines end with ``\\n`` only: other separators may stand inside a text.
+    """
     values = []
-    for line in read_text(path, wanted).splitlines():
+    for number, line in enumerate(read_text(path, wanted).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            values.append(json.loads(line))
+            values.append((number, json.loads(line, object_pairs_hook=_unique_keys)))
+        except _RepeatedKeyError as error:
+            raise UserError(
+                f"wanted each key once in line {number} of {path}, found {error.key!r} twice: remove one of the two"
+            ) from None
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"wanted one JSON object per line in {path}, found {line[:60]!r} ({error}): mend it"
+                f"wanted one JSON object per line in {path}, found {printable(line[:60])!r} in line {number} "
+                f"({_fault(error)}): mend it"
             ) from None
     return values
 

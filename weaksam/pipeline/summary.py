@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from weaksam.data.text_files import printable
 from weaksam.evaluation.text import table_lines
 
 WIDTH = 140
@@ -82,4 +83,4 @@ def summary_text(metrics: Mapping[str, Any]) -> str:
         lines += [f"  {row['split']}: {row['image_id']}: {row['reason']}" for row in metrics["bad"]]
     if metrics["note"]:
         lines += [metrics["note"]]
-    return "\n".join(lines).rstrip()
+    return "\n".join(map(printable, lines)).rstrip()

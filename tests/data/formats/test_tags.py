@@ -169,7 +169,7 @@ def test_a_broken_tag_file_is_one_sentence_with_its_path(tmp_path, name, text, m
 
 
 def test_text_that_is_not_utf8_and_missing_paths(tmp_path) -> None:
-    (tmp_path / "t.csv").write_bytes(b"\xff\xfea\x00,\x00")
+    (tmp_path / "t.csv").write_bytes("a.jpg,Kürbis".encode("latin-1"))
     with pytest.raises(UserError, match="UTF-8"):
         T.read_tags(tmp_path / "t.csv")
     with pytest.raises(UserError, match="found nothing there"):

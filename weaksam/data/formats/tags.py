@@ -168,7 +168,7 @@ def _read_file(path: Path) -> TagRows:
         entries = content.items() if isinstance(content, dict) else (_entry(entry, path) for entry in content)
         return _gather((str(name), _names(value, path)) for name, value in entries)
     if suffix in (".jsonl", ".ndjson"):
-        return _gather(pair for entry in read_json_lines(path, "image tags") for pair in _line_pairs(entry, path))
+        return _gather(pair for _, entry in read_json_lines(path, "image tags") for pair in _line_pairs(entry, path))
     if suffix in (".csv", ".tsv", ".txt"):
         return _read_csv(path)
     raise UserError(f"wanted image tags as .csv, .json, .jsonl or a folder, found {path}: convert or rename it")
