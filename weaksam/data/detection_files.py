@@ -40,7 +40,7 @@ def read_detections(path: Path, dataset: Dataset) -> dict[str, Instances]:
 
 def _filled(detections: Mapping[str, Instances], dataset: Dataset) -> dict[str, Instances]:
     """Detections of every image of ``dataset``, in order; empty ones where there are none."""
-    nothing = Instances.empty().replace(scores=torch.zeros(0))
+    nothing = Instances.empty(scored=True)
     return {image_id: detections.get(image_id, nothing) for image_id in dataset.image_ids}
 
 

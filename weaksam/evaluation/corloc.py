@@ -101,7 +101,7 @@ def corloc(
     check_labels(detections, num_classes, "detections")
 
     def hit(image_id: str, label: int) -> float:
-        of_class = _of_class(detections.get(image_id, Instances.empty()), label)
+        of_class = _of_class(detections.get(image_id, Instances.empty(scored=True)), label)
         if len(of_class) == 0:
             return 0.0
         best = of_class[require_scores(of_class).argsort(descending=True, stable=True)[:1]]
@@ -143,7 +143,7 @@ def largest_proposal_detections(proposals: Mapping[str, Tensor], tags: Tags) -> 
     detections = {}
     for image_id, labels in tags.items():
         boxes = proposals.get(image_id, torch.zeros(0, 4))
-        largest = _box_for_every_tag(boxes[area(boxes).argmax()], labels) if len(boxes) else Instances.empty()
+        largest = _box_for_every_tag(boxes[area(boxes).argmax()], labels) if len(boxes) else Instances.empty(scored=True)
         detections[image_id] = largest
     return detections
 

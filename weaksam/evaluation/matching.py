@@ -75,7 +75,7 @@ def pair_detections(
     check_labels(truths, num_classes, "true objects")
     check_labels(detections, num_classes, "detections")
     image_ids, keep = image_order(truths), keep or DetectionFilter()
-    kept = [keep_detections(detections.get(image_id, Instances.empty()), keep) for image_id in image_ids]
+    kept = [keep_detections(detections.get(image_id, Instances.empty(scored=True)), keep) for image_id in image_ids]
     ordered_truths = [truths[image_id] for image_id in image_ids]
     iou, truth, num_truths_before = [], [], 0
     for image_detections, image_truth in zip(kept, ordered_truths, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,9 +52,10 @@ class Instances:
                 _check_vector(name, flags, torch.bool, count)
 
     @classmethod
-    def empty(cls) -> Instances:
-        """No objects."""
-        return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    def empty(cls, *, scored: bool = False, masked: bool = False) -> Instances:
+        """No objects, N = 0: without ``scores`` and ``masks`` like true boxes, or with the columns of detections."""
+        scores, masks = torch.zeros(0) if scored else None, () if masked else None
+        return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), scores, masks)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -77,11 +79,14 @@ class Instances:
         """All objects of ``parts``, in order; nothing gives the empty value.
 
         A missing ``difficult`` or ``crowd`` counts as False beside a given one; ``scores`` and ``masks`` must be in all
-        non-empty parts or in none.
+        non-empty parts or in none. Where all parts are empty, the result has every field that one of them has.
         """
         if not parts:
             return Instances.empty()
-        filled = [part for part in parts if len(part)] or list(parts[:1])
+        filled = [part for part in parts if len(part)]
+        if not filled:
+            given = [{name: value for name, value in vars(part).items() if value is not None} for part in parts]
+            return Instances(**dict(ChainMap(*given)))
         joined: dict[str, Any] = {
             "boxes": torch.cat([part.boxes for part in filled]),
             "labels": torch.cat([part.labels for part in filled]),

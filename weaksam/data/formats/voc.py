@@ -132,7 +132,7 @@ def read_segmentation(class_png: Path, object_png: Path) -> Instances:
         masks.append(torch.from_numpy(mask))
         labels.append(label - 1)
     if not masks:
-        return Instances.empty().replace(masks=())
+        return Instances.empty(masked=True)
     boxes = boxes_from_masks(torch.stack(masks))
     return Instances(boxes, torch.tensor(labels), masks=tuple(rle_from_mask(mask) for mask in masks))
 

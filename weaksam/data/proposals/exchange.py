@@ -66,8 +66,8 @@ def import_proposals(
 ) -> Imported:
     """Write the proposals of ``source`` (a pickle of another tool, COCO results or a flat table) as the store ``out``.
 
-    ``image_list`` names the images the file was made for: exactly those must be in it; mmdet's files, which name none,
-    need it for their order. ``photos`` is their folder: image ids become its file names, the SHA-256 of the photos is
+    ``image_list`` names the images the file was made for: exactly those must be in a pickle, where mmdet's, which name
+    none, need it for their order; an image that COCO results or a table do not speak of has no proposals. ``photos`` is their folder: image ids become its file names, the SHA-256 of the photos is
     recorded beside the store, and without a list images that have no photo are left out. Raises `UserError` where
     neither is given but needed, and where nothing fits.
     """
@@ -76,8 +76,9 @@ def import_proposals(
     proposals = content.proposals
     key_of = names.find_all(list(proposals), str(source)) if names.names else {str(key): key for key in proposals}
     _check_list(key_of, proposals, names, source, image_list)
-    ids = photo_ids(list(key_of), photos)
-    by_id = {ids[name]: proposals[key] for name, key in key_of.items()}
+    ids = photo_ids(list(key_of) if image_list is None else names.names, photos)
+    of_names = {name: proposals[key] for name, key in key_of.items()}
+    by_id = {photo_id: of_names.get(name, Proposals.none()) for name, photo_id in ids.items()}
     write_store(out, by_id, {"file": file_sha256(source), "inclusive": content.inclusive, "images": sorted(by_id)})
     if photos is not None:
         paths = list_photos(photos)
@@ -225,7 +226,8 @@ def _check_list(
             f"wanted {source} to speak of the {len(names.names)} images given, found {len(strange)} others "
             f"({listed(strange, 3)}): give the list or the folder that belongs to it"
         )
-    if image_list is not None and lacking:
+    # A table cannot name an image without a box
+    if image_list is not None and lacking and source.suffix.lower() not in _TABLES:
         raise UserError(
             f"wanted proposals for all {len(names.names)} images of {image_list}, found {len(key_of)} in {source} "
             f"(without {listed(lacking, 3)}): give the list that belongs to it"

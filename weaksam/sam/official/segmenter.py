@@ -14,6 +14,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
+from weaksam.sam.narrow_photos import widened
 from weaksam.sam.official.architecture import build_sam, infer_architecture
 from weaksam.sam.official.decoder import MAX_TOKENS, FastDecoder, PhotoSide
 from weaksam.sam.official.encoder import FusedEncoder
@@ -118,7 +119,8 @@ class SegmentAnything:
         """Embed several photos together, uint8 ``(H, W, 3)`` of any sizes; as one by one, up to rounding."""
         if not images:
             return []
-        resized = [torch.from_numpy(self.transform.apply_image(image)).permute(2, 0, 1).float() for image in images]
+        inputs = [self.transform.apply_image(widened(image, self.transform.target_length)) for image in images]
+        resized = [torch.from_numpy(photo).permute(2, 0, 1).float() for photo in inputs]
         pixels = torch.stack([self.sam.preprocess(photo.to(self.sam.device)) for photo in resized])  # (B, 3, S, S)
         features = self.encoder(pixels).split(1)
         return [

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weaksam.config import fingerprint_of
 from weaksam.sam.mask_geometry import Frame, enlarge, measure
+from weaksam.sam.narrow_photos import widened
 from weaksam.sam.prompts import Prompts, of_equal_length
 from weaksam.sam.protocol import NUM_MASKS, Embedding, EncoderPrecision, Masks
 from weaksam.sam.transformers.files import find_model
@@ -86,13 +87,15 @@ class TransformersSam:
         """Embed several photos together, uint8 ``(H, W, 3)`` of any sizes; as one by one, up to rounding."""
         if not images:
             return []
-        inputs = self.model.processor(images=list(images), input_data_format="channels_last", return_tensors="pt")
+        side, padded = self.model.image_size, self.model.family.padded
+        photos = [widened(image, side) if padded else image for image in images]
+        inputs = self.model.processor(images=photos, input_data_format="channels_last", return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.device, torch.float32)  # (B, 3, S, S)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             embedded = self.network.get_image_embeddings(pixels)
         levels = [level.float().contiguous().split(1) for level in self._levels(embedded)]
         whole = [tuple(pixels.shape[-2:])] * len(images)
-        covered = inputs["reshaped_input_sizes"] if self.model.family.padded else whole
+        covered = inputs["reshaped_input_sizes"] if padded else whole
         return [
             self._embedding((image.shape[0], image.shape[1]), (int(h), int(w)), features)
             for image, (h, w), *features in zip(images, covered, *levels, strict=True)

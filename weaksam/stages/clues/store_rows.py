@@ -84,6 +84,6 @@ def class_maps(store: Store) -> Callable[[str], tuple[Tensor, Tensor]]:
     def maps_of(image_id: str) -> tuple[Tensor, Tensor]:
         labels, kinds = kind_maps_of(image_id)
         best = next((kinds[kind] for kind in _BEST_FIRST if kind in kinds), None)
-        return labels, torch.zeros(0, 1, 1) if best is None else best
+        return (labels[:0], torch.zeros(0, 1, 1)) if best is None else (labels, best)
 
     return maps_of

@@ -31,7 +31,7 @@ def run(context: RunContext, settings: PseudoGtSettings, detections: Store | Map
 
     def row(image_id: str) -> dict[str, Any]:
         tags = context.train.by_id[image_id].tags
-        pseudo_gt = _choose(detections_by_id.get(image_id, Instances.empty()), tags, settings)
+        pseudo_gt = _choose(detections_by_id.get(image_id, Instances.empty(scored=True)), tags, settings)
         return {"boxes": pseudo_gt.boxes, "labels": pseudo_gt.labels, "scores": scores_of(pseudo_gt)}
 
     store.fill(row, "pseudo ground truth")

@@ -131,7 +131,7 @@ class EndToEndDetector:
     def detect(self, sample: Sample, boxes: Tensor) -> Instances:
         """Detections of one photo, averaged over scales and mirror images; none without proposals."""
         if len(boxes) == 0:
-            return Instances.empty()
+            return Instances.empty(scored=True)
         training, image = self.settings.end_to_end, read_image(sample.path)
         flips = (False, True) if training.flip_test else (False,)
         views = [PhotoView(side, flip) for side in training.test_short_sides for flip in flips]

@@ -103,18 +103,21 @@ def make_example(
 ) -> TrainingExample:
     """Prepare one photo: its proposals and what its class ``maps`` (labels, maps) suggest; no seed without maps.
 
-    ``row``: the photo's row of the proposals' store; ``tags`` (C,) in {0, 1}.
+    ``row``: the photo's row of the proposals' store; ``tags`` (C,) in {0, 1}. Maps of classes that are no tag, as the
+    clues of a photo without tags have them, suggest nothing.
     """
     boxes = best_proposals(row, settings.num_proposals)
     example = TrainingExample(sample, boxes, tags, present_labels(tags), empty_seeds())
     rule = settings.seeds
     if maps is None:
         return example
+    labels, class_maps = maps
+    is_tag = tags[labels] > 0
+    labels, class_maps = labels[is_tag], class_maps[is_tag]
     if isinstance(rule, RelocationSettings):
-        return replace(example, first_values=_first_values(example, row, *maps, rule))
+        return replace(example, first_values=_first_values(example, row, labels, class_maps, rule))
     if not isinstance(rule, ClassMapSeedSettings) or len(boxes) == 0:
         return example
-    labels, class_maps = maps
     masks = _masks(row, len(boxes))
     index, which, weight = instance_seeds(class_maps, masks, share=rule.share, max_seeds=rule.max_seeds)
     return replace(example, clue_seeds=Seeds(index, labels[which], weight))

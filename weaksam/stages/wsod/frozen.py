@@ -121,6 +121,6 @@ class FrozenDetector:
     def detect(self, sample: Sample, boxes: Tensor) -> Instances:
         """Detections of one photo, averaged over it and its mirror image; none without proposals."""
         if len(boxes) == 0:
-            return Instances.empty()
+            return Instances.empty(scored=True)
         outputs = self.outputs([(sample, boxes, False), (sample, boxes, True)])
         return detections_of(outputs, boxes, sample.size, self.settings)

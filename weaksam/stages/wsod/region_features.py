@@ -20,17 +20,17 @@ def region_features(
     """Features ``(2, R, D)`` float16 of each photo's ``boxes`` (R, 4), in the photo and in its mirror image.
 
     RoIAlign on the frozen maps, ``roi_size`` cells a side, in at most ``num_components`` principal components of every
-    fourth region of about sixty photos (randomised, from fixed random numbers: the same every time). D is the same for
-    all photos, 0 where no photo has a region.
+    fourth region of about sixty photos that have one (randomised, from fixed random numbers: the same every time). D is
+    the same for all photos, 0 where no photo has a region.
     """
-    step = max(1, len(samples) // _SAMPLED_PHOTOS)
+    filled = [(sample, regions) for sample, regions in zip(samples, boxes, strict=True) if len(regions)]
+    if not filled:
+        return [torch.zeros(2, 0, 0, dtype=torch.float16) for _ in boxes]
     sampled = [
         photos.pooled(sample, regions, roi_size)[:, ::_SAMPLED_EVERY].flatten(0, 1).float().cpu()
-        for sample, regions in zip(samples[::step], boxes[::step], strict=True)
+        for sample, regions in filled[:: max(1, len(filled) // _SAMPLED_PHOTOS)]
     ]
-    rows = torch.cat(sampled) if sampled else torch.zeros(0, 0)
-    if len(rows) == 0:
-        return [torch.zeros(2, len(of_photo), 0, dtype=torch.float16) for of_photo in boxes]
+    rows = torch.cat(sampled)
     mean, directions = rows.mean(dim=0), _directions(rows, num_components)
     pairs = progress(zip(samples, boxes, strict=True), len(samples), "wsod: reading regions")
     return [

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weaksam.models.wsod.targets import Seeds
+from weaksam.models.wsod.targets import Seeds, empty_seeds
 from weaksam.stages.wsod.seeds.scores import ScoreSeedSettings, separate_seeds
 from weaksam.structures.boxes import pairwise_iou
 
@@ -88,7 +88,7 @@ def relocate(
 def best_of_tags(values: Tensor, present: Tensor) -> Seeds:
     """The best region of every tag (the first of equals) from values ``(R, T)``, weight 1; no region, no seed."""
     if len(values) == 0:
-        return Seeds(present[:0], present[:0], values.new_zeros(0))
+        return empty_seeds(values)
     return Seeds(values.argmax(dim=0), present, values.new_ones(len(present)))
 
 
