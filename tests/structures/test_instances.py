@@ -56,6 +56,33 @@ def test_an_empty_part_does_not_lose_optional_fields() -> None:
     assert Instances.cat([nothing, nothing]).masks == ()
 
 
+@pytest.mark.parametrize("scored", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_empty_value_has_the_columns_it_is_asked_for_and_joins_and_indexes_as_a_full_one(scored, masked) -> None:
+    nothing = Instances.empty(scored=scored, masked=masked)
+    full = three().replace(scores=three().scores if scored else None, masks=three().masks if masked else None)
+    columns = {name for name, value in vars(full).items() if value is not None} - {"difficult", "crowd"}
+    assert {name for name, value in vars(nothing).items() if value is not None} == columns
+    none_of_full = full[torch.zeros(0, dtype=torch.int64)]
+    for name in columns:
+        assert type(getattr(nothing, name)) is type(getattr(full, name)), name
+        if isinstance(value := getattr(nothing, name), torch.Tensor):
+            assert value.dtype == getattr(full, name).dtype and value.shape == getattr(none_of_full, name).shape
+    for joined in (Instances.cat([nothing, full]), Instances.cat([full, nothing]), full):
+        assert joined.labels.tolist() == [4, 5, 6]
+        assert (joined.scores is None, joined.masks is None) == (not scored, not masked)
+    for index in (torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)):
+        assert len(nothing[index]) == 0 and (nothing[index].scores is None) == (not scored)
+    assert len(nothing.to("cpu")) == 0
+
+
+def test_empty_parts_alone_keep_every_column_that_one_of_them_has() -> None:
+    scored, masked = Instances.empty(scored=True), Instances.empty(masked=True)
+    for parts in ([Instances.empty(), scored, masked], [masked, scored], [scored, masked, Instances.empty()]):
+        joined = Instances.cat(parts)
+        assert joined.scores is not None and joined.scores.shape == (0,) and joined.masks == ()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -143,8 +143,8 @@ def largest_proposal_detections(proposals: Mapping[str, Tensor], tags: Tags) -> 
     detections = {}
     for image_id, labels in tags.items():
         boxes = proposals.get(image_id, torch.zeros(0, 4))
-        largest = _box_for_every_tag(boxes[area(boxes).argmax()], labels) if len(boxes) else Instances.empty(scored=True)
-        detections[image_id] = largest
+        largest = boxes[area(boxes).argmax()] if len(boxes) else None
+        detections[image_id] = Instances.empty(scored=True) if largest is None else _box_for_every_tag(largest, labels)
     return detections
 
 

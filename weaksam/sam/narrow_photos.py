@@ -16,4 +16,4 @@ def widened(image: np.ndarray, side: int) -> np.ndarray:
     if shorter * (side / longer) + 0.5 >= 1:  # as SAM rounds
         return image
     size = (side, 1) if width > height else (1, side)
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX))

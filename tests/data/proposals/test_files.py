@@ -220,6 +220,25 @@ def test_export_and_import_give_the_store_back(store, tmp_path, name):
         assert_same(found, wanted)
 
 
+@pytest.mark.parametrize("name", ["boxes.json", "boxes.parquet"])
+def test_a_listed_image_without_a_box_has_no_proposals(store, tmp_path, name):
+    (tmp_path / "list.json").write_text(
+        json.dumps({"images": [{"id": n, "file_name": s} for n, s in ((7, "a.jpg"), (5, "b.jpg"), (6, "dir/c.jpg"))]})
+    )
+    numbers = {"image_list": tmp_path / "list.json"} if name == "boxes.json" else {}
+    export_proposals(store.folder, tmp_path / name, **numbers)
+    result = import_proposals(tmp_path / name, tmp_path / "back", image_list=tmp_path / "list.json")
+    assert (result.num_images, result.num_bare) == (3, 1)
+    for (image_id, found), (other, wanted) in zip(
+        store_rows(open_store(tmp_path / "back")), store_rows(store), strict=True
+    ):
+        assert image_id == other
+        assert_same(found, wanted)
+    (tmp_path / "none.json").write_text("[]")
+    bare = import_proposals(tmp_path / "none.json", tmp_path / "bare", image_list=tmp_path / "list.json")
+    assert (bare.num_images, bare.num_boxes, bare.num_bare) == (3, 0, 3) and "3 images have no proposals" in str(bare)
+
+
 def test_coco_results_as_other_tools_read_them(store, tmp_path):
     truth = {"images": [{"id": n, "file_name": f"{s}.jpg"} for n, s in ((70, "c"), (5, "a"), (6, "b"), (8, "more"))]}
     (tmp_path / "truth.json").write_text(json.dumps(truth))

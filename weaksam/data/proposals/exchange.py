@@ -67,9 +67,10 @@ def import_proposals(
     """Write the proposals of ``source`` (a pickle of another tool, COCO results or a flat table) as the store ``out``.
 
     ``image_list`` names the images the file was made for: exactly those must be in a pickle, where mmdet's, which name
-    none, need it for their order; an image that COCO results or a table do not speak of has no proposals. ``photos`` is their folder: image ids become its file names, the SHA-256 of the photos is
-    recorded beside the store, and without a list images that have no photo are left out. Raises `UserError` where
-    neither is given but needed, and where nothing fits.
+    none, need it for their order; an image that COCO results or a table do not speak of has no proposals. ``photos`` is
+    their folder: image ids become its file names, the SHA-256 of the photos is recorded beside the store, and without a
+    list images that have no photo are left out. Raises `UserError` where neither is given but needed, and where nothing
+    fits.
     """
     names = _names(source, image_list, photos, needed=source.suffix.lower() != ".parquet")
     content = _read_source(source, names, image_list, layout, corners)
