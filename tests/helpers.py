@@ -170,6 +170,35 @@ def training_history(folder: Path) -> list[dict[str, float]]:
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["history"]
 
 
+TOY_RUN = [
+    "threads=1",
+    "device=cpu",
+    "backbone.weights=none",
+    "segmenter.family=tree",
+    "clues.long_side=64",
+    "wsod.long_side=64",
+    "wsod.num_proposals=20",
+    "wsod.hidden=16",
+    "wsod.reduced=8",
+    "wsod.num_epochs=2",
+    *(
+        f"{stage}.{setting}"
+        for stage in ("retrain", "wsis")
+        for setting in (
+            "num_epochs=1",
+            "short_side=64",
+            "long_side=64",
+            "fpn_channels=8",
+            "representation=8",
+            "max_boxes=5",
+            "batch_size=8",
+            "rpn_pre_nms=100",
+            "rpn_post_nms=50",
+        )
+    ),
+]
+"""Settings of a run through all stages in seconds; nothing of it is about the quality of the result."""
+
 # Toy segmenters
 
 TOY_SAM = SamArchitecture(

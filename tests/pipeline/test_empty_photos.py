@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.pipeline.test_pipeline import TINY
+from tests.helpers import TOY_RUN
 from weaksam import pipeline
 from weaksam.cli.commands import app
 from weaksam.config import UserError, load_settings
@@ -54,7 +54,7 @@ def settings(scenes: Path, out: Path, *more: str) -> RunSettings:
     train = [f"images={scenes / 'train'}", f"tags={scenes / 'tags.json'}", f"truth={scenes / 'instances_train.json'}"]
     test = [f"images={scenes / 'test'}", f"truth={scenes / 'instances_test.json'}"]
     data = [*(f"data.train.{part}" for part in train), *(f"data.test.{part}" for part in test)]
-    return load_settings(RunSettings, None, [*TINY, *data, f"out={out}", *more])
+    return load_settings(RunSettings, None, [*TOY_RUN, *data, f"out={out}", *more])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import PROCESSES
+from tests.helpers import PROCESSES, TOY_RUN
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
 from weaksam.pipeline.plan import Stage, check_plan
@@ -19,33 +19,6 @@ from weaksam.pipeline.state import open_run, without_truth
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.stages import STAGE_NAMES
 
-TINY = [
-    "threads=1",
-    "device=cpu",
-    "backbone.weights=none",
-    "segmenter.family=tree",
-    "clues.long_side=64",
-    "wsod.long_side=64",
-    "wsod.num_proposals=20",
-    "wsod.hidden=16",
-    "wsod.reduced=8",
-    "wsod.num_epochs=2",
-    *(
-        f"{stage}.{setting}"
-        for stage in ("retrain", "wsis")
-        for setting in (
-            "num_epochs=1",
-            "short_side=64",
-            "long_side=64",
-            "fpn_channels=8",
-            "representation=8",
-            "max_boxes=5",
-            "batch_size=8",
-            "rpn_pre_nms=100",
-            "rpn_post_nms=50",
-        )
-    ),
-]
 PLAIN_FILES = {
     "wsod/detections_train.json",
     "wsod/detections_test.json",
@@ -73,9 +46,9 @@ def arguments(scenes: Path, out: Path, *, truth: bool = True) -> list[str]:
     """``key=value`` settings of the toy run; without ``truth`` there is no test split either."""
     train = [f"data.train.images={scenes / 'train'}", f"data.train.tags={scenes / 'tags_train.json'}", f"out={out}"]
     if not truth:
-        return [*TINY, *train]
+        return [*TOY_RUN, *train]
     test = [f"data.test.images={scenes / 'test'}", f"data.test.truth={scenes / 'instances_test.json'}"]
-    return [*TINY, *train, f"data.train.truth={scenes / 'instances_train.json'}", *test]
+    return [*TOY_RUN, *train, f"data.train.truth={scenes / 'instances_train.json'}", *test]
 
 
 def toy_settings(scenes: Path, out: Path, *more: str, truth: bool = True) -> RunSettings:
