@@ -16,10 +16,14 @@ import torch
 
 import weaksam
 from tests.helpers import ROOT
+from weaksam.models.backbones.colours import CaffeColours
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.pipeline.door import overrides_of, settings_of
 from weaksam.pipeline.settings import RunSettings
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.stages.proposals import ProposalSettings, propose_encoded
+from weaksam.stages.wsod import WsodSettings
+from weaksam.stages.wsod.seeds.mist import MistSettings
 from weaksam.structures.clue_points import CluePoints
 
 NAMES = ("Dataset", "Instances", "UserError", "evaluate", "load_dataset", "propose", "run")
@@ -124,3 +128,12 @@ def test_settings_are_nested_mappings_or_dotted_keys(tmp_path):
     assert overrides_of({"clues": {}, "seed": 1}) == ["seed=1"]
     with pytest.raises(weaksam.UserError, match="num_epochs"):
         settings_of(None, {"wsod": {"num_epoch": 1}})
+
+
+def test_settings_keep_the_kind_of_a_tagged_section() -> None:
+    """A section made in Python says its kind by its class alone."""
+    wsod = WsodSettings(seeds=MistSettings(share=0.2))
+    given = RunSettings(wsod=wsod, backbone=BackboneSettings(colours=CaffeColours(mean=(1, 2, 3))))
+    settings = settings_of(given, {"wsod.lr": 0.5})
+    assert settings.wsod.seeds == wsod.seeds and settings.backbone == given.backbone and settings.wsod.lr == 0.5
+    assert settings_of(None, {"wsod": wsod}).wsod == wsod

@@ -50,7 +50,7 @@ def run(
 def settings_of(config: PathLike | RunSettings | None, values: Mapping[str, Any]) -> RunSettings:
     """`RunSettings` of a YAML file or of other settings, with ``values`` set in them; raises `UserError`."""
     if isinstance(config, RunSettings):
-        overrides = [*overrides_of(config.model_dump(mode="json", exclude_unset=True)), *overrides_of(values)]
+        overrides = [*overrides_of(written_values(config)), *overrides_of(values)]
         return load_settings(RunSettings, None, overrides)
     return load_settings(RunSettings, None if config is None else Path(config), overrides_of(values))
 
@@ -60,12 +60,24 @@ def overrides_of(values: Mapping[str, Any], section: str = "") -> list[str]:
     overrides: list[str] = []
     for name, value in values.items():
         if isinstance(value, Settings):
-            value = value.model_dump(mode="json", exclude_unset=True)
+            value = written_values(value)
         if isinstance(value, Mapping):
             overrides += overrides_of(value, f"{section}{name}.")
         else:
             overrides.append(f"{section}{name}={json.dumps(value, default=str)}")
     return overrides
+
+
+def written_values(settings: Settings) -> dict[str, Any]:
+    """What was written into settings, as JSON-like values; a tagged section always says of which kind it is."""
+    values: dict[str, Any] = settings.model_dump(mode="json", exclude_unset=True)
+    for name, field in type(settings).model_fields.items():
+        section = getattr(settings, name)
+        if name in values and isinstance(section, Settings):
+            tag = field.discriminator
+            kind = {tag: getattr(section, tag)} if isinstance(tag, str) else {}
+            values[name] = kind | written_values(section)
+    return values
 
 
 def propose(

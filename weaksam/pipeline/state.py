@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from weaksam.engine.distributed import MOST_WORKERS, own_device, processors, wor
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import seed_everything
 from weaksam.evaluation.truth import Truth
-from weaksam.models.backbones.weights import backbone_fingerprint
+from weaksam.models.backbones.weights import backbone_fingerprint, colours_note
 from weaksam.pipeline.settings import RunSettings
 from weaksam.sam.build import build_segmenter
 from weaksam.sam.embedding_cache import with_cache
@@ -185,6 +186,10 @@ def open_run(settings: RunSettings) -> Run:
     log = RunLog(settings.out / "log.jsonl" if worker_rank() == 0 else None)
     log.write("run begins", weaksam=__version__)
     train, test = load_splits(settings.data, log)
+    note = None if settings.data.without_tags else colours_note(settings.backbone)
+    if note is not None and worker_rank() == 0:
+        print(note, file=sys.stderr, flush=True)
+        log.write("colours", note=note)
     context = RunContext(
         out=settings.out,
         seed=settings.seed,

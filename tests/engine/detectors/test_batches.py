@@ -32,3 +32,17 @@ def test_order_and_views_follow_from_the_seed_and_the_epoch(tmp_path):
     pixels = {batch.image_ids[0]: batch.images[0] for batch in other}
     shared = [batch for batch in batches if batch.image_ids[0] in pixels]
     assert not any(torch.equal(batch.images[0], pixels[batch.image_ids[0]]) for batch in shared)
+
+
+def test_photos_that_memory_does_not_hold_are_read_again_to_the_same_batches(tmp_path):
+    squares = draw_squares(tmp_path)
+    truth = {sample.image_id: sample.truth for sample in squares}
+    kept, some, none = (TrainingPhotos(squares, truth, 64, 96, "test", gib) for gib in (1.0, 40_000 / 2**30, 0.0))
+    assert (len(kept.photos), len(some.photos), len(none.photos)) == (5, 2, 0)  # 64 x 96 x 3 bytes each
+    for epoch in range(2):
+        batches = list(kept.epoch(epoch, 2, VIEWS, seed=0))
+        for others in (some.epoch(epoch, 2, VIEWS, seed=0), none.epoch(epoch, 2, VIEWS, seed=0)):
+            for batch, other in zip(batches, others, strict=True):
+                assert batch.image_ids == other.image_ids
+                assert all(map(torch.equal, batch.images, other.images))
+                assert all(map(torch.equal, *([t["boxes"] for t in b.targets] for b in (batch, other))))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.helpers import instances
-from weaksam.engine.detectors.photos import ResizedPhoto, fit_size, shrink
+from weaksam.engine.detectors.photos import fit_size, shrink
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
 
 
@@ -19,8 +19,7 @@ def test_resizing_keeps_the_short_side_unless_the_long_one_would_be_too_long(siz
 def test_boxes_and_masks_shrink_with_the_photo():
     full = torch.zeros(96, 64, dtype=torch.bool)
     full[32:64, 16:48] = True
-    photo = ResizedPhoto("0.png", torch.zeros(3, 48, 32, dtype=torch.uint8), (96, 64))
-    small = shrink(instances([[16, 32, 48, 64]]).replace(masks=(rle_from_mask(full),)), photo)
+    small = shrink(instances([[16, 32, 48, 64]]).replace(masks=(rle_from_mask(full),)), (96, 64), (48, 32))
     assert small.boxes.tolist() == [[8, 16, 24, 32]]
     mask = mask_from_rle(small.masks[0])
     assert mask.shape == (48, 32) and mask[16:32, 8:24].all() and int(mask.sum()) == 256

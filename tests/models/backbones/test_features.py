@@ -7,6 +7,7 @@ import torchvision
 from PIL import Image
 
 from weaksam.config import UserError
+from weaksam.models.backbones.colours import IMAGENET
 from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.inputs import normalise
 from weaksam.models.backbones.settings import BackboneSettings
@@ -82,7 +83,7 @@ def test_the_bundled_test_weights_recognise_a_cat(shared_data):
     image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
     extractor = build_features(BackboneSettings(weights=str(path)), dilate=False, maps=("head",))
     state = load_state(path)
-    pooled = extractor(normalise(image))["head"].mean((2, 3))
+    pooled = extractor(normalise(image, IMAGENET))["head"].mean((2, 3))
     scores = (pooled @ state["classifier.1.weight"].T + state["classifier.1.bias"]).softmax(1)[0]
     assert int(scores.argmax()) == 285  # Egyptian cat
     assert float(scores[285]) > 0.6

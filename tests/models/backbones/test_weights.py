@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from weaksam.config import UserError
+from weaksam.models.backbones.colours import IMAGENET, CaffeColours
 from weaksam.models.backbones.settings import BackboneSettings
-from weaksam.models.backbones.weights import backbone_fingerprint
+from weaksam.models.backbones.weights import backbone_fingerprint, colours_note, input_colours
 from weaksam.store.weights import save_weights
 
 
@@ -35,3 +36,37 @@ def test_torchvisions_other_weights_are_taken_by_name() -> None:
     assert fingerprint("vgg16", "imagenet1k_features") not in {first, second, fingerprint("vgg16", "imagenet")}
     with pytest.raises(UserError, match="IMAGENET1K_V9, which is not a file"):
         fingerprint("resnet50", "IMAGENET1K_V9")
+
+
+def test_colours_are_those_set_else_those_that_torchvision_states_for_its_weights(tmp_path):
+    def colours(**values):
+        return input_colours(BackboneSettings(**values))
+
+    amdegroot = "vgg16_features-amdegroot-88682ab5.pth"
+    assert colours() == colours(name="sam_nano") == colours(name="vgg16") == IMAGENET
+    assert colours(name="vgg16", weights="some/vgg16-397923af.pth") == IMAGENET
+    assert colours(name="vgg16", weights="some/other.pth") == IMAGENET
+    for weights in ("IMAGENET1K_FEATURES", f"some/{amdegroot}"):
+        levels = colours(name="vgg16", weights=weights)
+        assert levels.order == "rgb" and levels.deviation == pytest.approx((1, 1, 1))
+        assert levels.mean == pytest.approx((123, 117, 104), abs=1e-2)
+        assert colours(name="vgg16", weights=weights, colours="caffe") == CaffeColours()
+    assert colours(colours={"kind": "caffe", "mean": [124, 117, 104]}).mean == (124, 117, 104)
+
+
+def test_a_guess_about_colours_is_said():
+    def note(**values):
+        return colours_note(BackboneSettings(**values))
+
+    said = note(name="vgg16", weights="mine.pth")
+    assert said is not None and "mine.pth" in said and "backbone.colours=caffe" in said
+    assert note(name="vgg16", weights="mine.pth", colours="imagenet") is None
+    assert note(name="vgg16") is note(name="vgg16", weights="vgg16-397923af.pth") is note(weights="mine.pth") is None
+
+
+def test_other_colours_are_another_backbone(tmp_path):
+    prints = [
+        backbone_fingerprint(BackboneSettings(weights="none", colours=colours))
+        for colours in ("auto", "imagenet", "caffe", {"kind": "caffe", "mean": (124, 117, 104)})
+    ]
+    assert prints[0] == prints[1] and len(set(prints)) == 3

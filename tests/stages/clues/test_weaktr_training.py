@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from weaksam.config import UserError
 from weaksam.evaluation.tag_ap import tag_mean_average_precision
+from weaksam.models.backbones.colours import IMAGENET
 from weaksam.models.backbones.inputs import normalise
 from weaksam.models.weaktr.checkpoints import save_weaktr
 from weaksam.models.weaktr.losses import class_scores
@@ -166,7 +167,7 @@ def test_each_change_happens_as_often_as_set():
     photo = torch.full((3, 32, 32), 128, dtype=torch.uint8)
     photo[:, :, :4] = 255
     calm = WeakTrViewSettings(smallest_crop=1, flip=False, operations=0, colour_jitter=0, erase=0)
-    plain = normalise(photo)
+    plain = normalise(photo, IMAGENET)
 
     def share(num_views: int, **changes) -> float:
         torch.manual_seed(0)

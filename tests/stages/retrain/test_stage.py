@@ -8,6 +8,7 @@ import pytest
 from tests import helpers
 from tests.helpers import UNTRAINED_BACKBONE, draw_squares
 from weaksam.config import UserError
+from weaksam.engine.detectors.training import _lr_factor
 from weaksam.engine.log import RunLog
 from weaksam.evaluation.voc import voc_ap
 from weaksam.models.backbones.settings import BackboneSettings
@@ -102,3 +103,14 @@ def test_training_learns_and_everything_is_written(tmp_path, squares, shared_dat
     assert (tmp_path / "ceiling" / "detections_train.json").is_file()
     untrained = build_faster_rcnn(UNTRAINED_BACKBONE, TINY, 2)
     assert set(load_state(result.weights)) == set(untrained.state_dict())
+
+
+def test_a_number_of_steps_ends_within_an_epoch_and_the_rate_falls_at_its_milestones(tmp_path, squares):
+    published = TINY.model_copy(
+        update={"num_steps": 5, "optimizer": "sgd", "schedule": "steps", "milestones": (0.5, 0.8), "clip_norm": None}
+    )
+    factors = [_lr_factor(step, 10, published.model_copy(update={"warmup_steps": 3})) for step in range(10)]
+    assert factors == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+    result = run(context(tmp_path / "out", squares), published, truth_of(squares))
+    assert len(helpers.training_history(result.weights.parent)) == 2  # three steps an epoch, five in all
+    assert run(context(tmp_path / "out", squares), TINY, truth_of(squares)).fingerprint != result.fingerprint

@@ -15,7 +15,9 @@ from weaksam.data.detection_stores import instances_of
 from weaksam.data.read_ahead import ReadAhead
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
+from weaksam.models.backbones.colours import IMAGENET, CaffeColours, ColourSettings
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.backbones.weights import input_colours
 from weaksam.models.roi.box_deltas import decode_boxes
 from weaksam.models.wsod.head import mean_class_probabilities
 from weaksam.pipeline.settings import RunSettings
@@ -24,7 +26,7 @@ from weaksam.stages.wsod import WsodSettings, end_to_end
 from weaksam.stages.wsod import end_to_end_batches as batches_module
 from weaksam.stages.wsod.end_to_end import EndToEndDetector
 from weaksam.stages.wsod.end_to_end_batches import EndToEndBatch, PhotoView, end_to_end_batches, random_views, show
-from weaksam.stages.wsod.end_to_end_settings import ColourSettings, EndToEndSettings
+from weaksam.stages.wsod.end_to_end_settings import EndToEndSettings
 from weaksam.stages.wsod.examples import make_examples
 from weaksam.stages.wsod.seeds.mist import MistSettings
 from weaksam.stages.wsod.seeds.oicr import OicrSettings
@@ -195,7 +197,7 @@ def test_detections_are_the_mean_over_scales_and_mirror_images(discs, tmp_path: 
     scores, moved = torch.zeros(12, 2), torch.zeros(12, 2, 4)
     for side in SIDES:
         for mirrored in (False, True):
-            photo = show(image, PhotoView(side, mirrored), 2000, settings.end_to_end.colours)
+            photo = show(image, PhotoView(side, mirrored), 2000, detector.colours)
             with torch.inference_mode():
                 output = detector._output(photo, boxes, sample.size)
             scores += mean_class_probabilities(output.refine) / 4
@@ -239,7 +241,7 @@ def test_views_are_drawn_for_each_photo_and_lit_along_the_colours_of_imagenet() 
 def test_batches_hold_every_photo_once_and_a_part_of_them_reads_only_its_own(discs, tmp_path: Path) -> None:
     examples = make_examples(mobilenet_context(tmp_path, discs[0]), MIST, discs[1], no_maps, lambda sample: None)
     torch.manual_seed(3)
-    batches = end_to_end_batches(examples, 4, MIST.end_to_end, torch.device("cpu"))
+    batches = end_to_end_batches(examples, 4, MIST.end_to_end, IMAGENET, torch.device("cpu"))
     assert sorted(image_id for batch in batches for image_id in batch.image_ids) == sorted(discs[0].image_ids)
     assert [len(batch.photos) for batch in batches] == [4, 2]
     (last,) = batches[1:]
@@ -357,7 +359,7 @@ def test_mist_recipes_say_what_was_published(name: str, steps: int, falls: tuple
     ) == (0.1, 2.0, 0.0)
     assert training.short_sides == (480, 576, 688, 864, 1000, 1200)
     assert sorted(training.test_short_sides) == [480, 576, 688, 800, 864, 1000, 1200] and training.flip_test
-    assert training.colours.order == "bgr" and training.colours.mean == (122.77, 115.95, 102.98)
+    assert input_colours(recipe(name).backbone) == CaffeColours(mean=(122.77, 115.95, 102.98))
     assert training.warmup_ratio == pytest.approx(1 / 3) and settings.warmup_steps == 200
 
 
@@ -378,4 +380,5 @@ def test_oicr_recipes_say_what_was_published(name: str, epochs: int, falls: tupl
     )
     assert not (training.drop_block or settings.box_regression or training.flip_test)
     assert training.last_relu and settings.seeds == OicrSettings(share=0.9) and settings.nms_iou == 0.3
-    assert training.colours.order == ("rgb" if name == "coco14_oicr" else "bgr")
+    as_released = IMAGENET if name == "coco14_oicr" else CaffeColours(mean=(124, 117, 104))
+    assert input_colours(recipe(name).backbone) == as_released

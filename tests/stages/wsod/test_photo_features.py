@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.helpers import NANO_BACKBONE, draw_discs
+from weaksam.models.backbones.colours import IMAGENET
 from weaksam.models.backbones.features import build_features
 from weaksam.stages.wsod.photo_features import PhotoFeatures, principal_projection
 
@@ -24,8 +25,8 @@ def test_principal_projection_by_hand() -> None:
 def test_cached_features_equal_computed_ones_and_the_mirror_view_is_mirrored(tmp_path: Path) -> None:
     dataset = draw_discs(tmp_path)
     network = build_features(NANO_BACKBONE)
-    kept = PhotoFeatures(network, 128, torch.device("cpu"), max_cache_gib=1.0)
-    never = PhotoFeatures(network, 128, torch.device("cpu"), max_cache_gib=0.0)
+    kept = PhotoFeatures(network, IMAGENET, 128, torch.device("cpu"), max_cache_gib=1.0)
+    never = PhotoFeatures(network, IMAGENET, 128, torch.device("cpu"), max_cache_gib=0.0)
     never.projection = kept.fit_projection(dataset, 16)
     sample = dataset.samples[0]
     first, again, fresh = kept.views(sample), kept.views(sample), never.views(sample)

@@ -1,20 +1,24 @@
-"""Keep the resized training photos in memory and give augmented batches of them with their targets."""
+"""Give augmented batches of the training photos with their targets; resized photos are kept as memory allows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from weaksam.data.read_ahead import ReadAhead
 from weaksam.engine.detectors.augmentation import AugmentSettings, vary
-from weaksam.engine.detectors.photos import ResizedPhoto, load_photo, shrink
+from weaksam.engine.detectors.photos import ResizedPhoto, fit_size, load_photo, shrink
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.detectors.faster_rcnn import target_of
 from weaksam.store.progress import progress
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
+
+_BATCHES_AHEAD = 4
+"""Batches whose photos are decoded in advance, where they are not kept."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class DetectorBatch:
 
 
 class TrainingPhotos:
-    """The training photos and their instances, decoded once.
+    """The training photos and their instances; resized photos are kept up to ``max_cache_gib``, others read each time.
 
     A photo without a box is kept only where it has no tag either (a true negative): with a tag but no box nobody
     knows where its object is, and training would call that place background. ``label`` names the training in the
@@ -35,52 +39,70 @@ class TrainingPhotos:
     """
 
     def __init__(
-        self, dataset: Dataset, instances: Mapping[str, Instances], short_side: int, long_side: int, label: str
+        self,
+        dataset: Dataset,
+        instances: Mapping[str, Instances],
+        short_side: int,
+        long_side: int,
+        label: str,
+        max_cache_gib: float = 4.0,
     ) -> None:
-        samples = [
+        self.samples = [
             sample for sample in dataset if len(instances.get(sample.image_id, Instances.empty())) or not sample.tags
         ]
-        self.num_left_out = len(dataset) - len(samples)
-        self.photos: list[ResizedPhoto] = []
+        self.num_left_out = len(dataset) - len(self.samples)
+        self.short_side, self.long_side = short_side, long_side
+        self.sizes = [fit_size(sample.size, short_side, long_side) for sample in self.samples]  # (h, w) of each
+        self.photos: dict[int, ResizedPhoto] = {}
+        """Those that are kept, by number."""
         self.instances: list[Instances] = []
-        for sample in progress(samples, len(samples), f"{label}: photos"):
-            photo = load_photo(sample, short_side, long_side)
-            self.photos.append(photo)
-            self.instances.append(shrink(instances.get(sample.image_id, Instances.empty()), photo))
+        room = int(max_cache_gib * 2**30)
+        for number, sample in enumerate(progress(self.samples, len(self.samples), f"{label}: photos")):
+            h, w = self.sizes[number]
+            self.instances.append(shrink(instances.get(sample.image_id, Instances.empty()), sample.size, (h, w)))
+            room -= 3 * h * w
+            if room >= 0:
+                self.photos[number] = self._load(number)
 
     def __len__(self) -> int:
-        return len(self.photos)
+        return len(self.samples)
 
     def num_batches(self, batch_size: int) -> int:
         """Batches of one epoch."""
         return sum(-(-len(group) // batch_size) for group in self._groups())
 
-    def epoch(self, epoch: int, batch_size: int, augment: AugmentSettings, seed: int) -> Iterator[DetectorBatch]:
+    def epoch(self, epoch: int, batch_size: int, augment: AugmentSettings, seed: int) -> Sequence[DetectorBatch]:
         """The batches of one epoch in a shuffled order that follows from ``(seed, epoch)`` alone.
 
-        Upright and wide photos are batched apart, so that padding stays small.
+        Upright and wide photos are batched apart, so that padding stays small. Where photos must be read again, that is
+        done on threads ahead of the step.
         """
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         batches: list[list[int]] = []
         for group in self._groups():
             order = [group[i] for i in torch.randperm(len(group), generator=generator).tolist()]
             batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        for index in torch.randperm(len(batches), generator=generator).tolist():
-            yield self._batch(batches[index], epoch, augment, seed)
+        shuffled = [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
+        num_ahead = 0 if len(self.photos) == len(self.samples) else _BATCHES_AHEAD
+        return ReadAhead(shuffled, lambda numbers: self._batch(numbers, epoch, augment, seed), num_ahead)
 
     def _groups(self) -> list[list[int]]:
         """Numbers of the upright and of the wide photos, without empty groups."""
-        upright = [i for i, photo in enumerate(self.photos) if photo.image.shape[1] > photo.image.shape[2]]
-        wide = [i for i, photo in enumerate(self.photos) if photo.image.shape[1] <= photo.image.shape[2]]
+        upright = [i for i, (h, w) in enumerate(self.sizes) if h > w]
+        wide = [i for i, (h, w) in enumerate(self.sizes) if h <= w]
         return [group for group in (upright, wide) if group]
+
+    def _load(self, number: int) -> ResizedPhoto:
+        """The photo of this number, read and resized."""
+        return load_photo(self.samples[number], self.short_side, self.long_side)
 
     def _batch(self, indices: Sequence[int], epoch: int, augment: AugmentSettings, seed: int) -> DetectorBatch:
         """The photos of these numbers, each varied by the draw of (seed, image id, epoch)."""
         images, targets = [], []
         for index in indices:
-            photo = self.photos[index]
+            photo = self.photos[index] if index in self.photos else self._load(index)
             generator = torch.Generator().manual_seed(derive_seed(seed, photo.image_id, epoch))
             image, instances, masks = vary(photo.image, self.instances[index], augment, generator)
             images.append(image)
             targets.append(target_of(instances, masks))
-        return DetectorBatch(tuple(self.photos[i].image_id for i in indices), images, targets)
+        return DetectorBatch(tuple(self.samples[i].image_id for i in indices), images, targets)

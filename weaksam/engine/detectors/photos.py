@@ -39,10 +39,10 @@ def load_photo(sample: Sample, short_side: int, long_side: int) -> ResizedPhoto:
     return ResizedPhoto(sample.image_id, resized.contiguous(), size)
 
 
-def shrink(instances: Instances, photo: ResizedPhoto) -> Instances:
-    """Instances of the original photo in the frame of the resized one; masks are shrunk once and kept as RLE."""
-    h, w = photo.image.shape[1:]
-    boxes = box_ops.scale(box_ops.clip(instances.boxes, photo.size), w / photo.size[1], h / photo.size[0])
+def shrink(instances: Instances, size: tuple[int, int], to_size: tuple[int, int]) -> Instances:
+    """Instances of a photo of ``size`` (H, W) resized to ``to_size`` (h, w); masks are shrunk once and kept as RLE."""
+    h, w = to_size
+    boxes = box_ops.scale(box_ops.clip(instances.boxes, size), w / size[1], h / size[0])
     if instances.masks is None:
         return Instances(boxes, instances.labels)
     masks = [mask_from_rle(rle)[None, None].float() for rle in instances.masks]

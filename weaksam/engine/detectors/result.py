@@ -58,7 +58,15 @@ def train_and_detect(
     }
     fingerprint = training_fingerprint(name, settings, {**of_every_detector, **inputs})
     folder = store_folder(context.out, name, "weights", fingerprint)
-    job = TrainingJob(folder, fingerprint, name, context.seed, num_epochs=settings.num_epochs, log=context.log)
+    job = TrainingJob(
+        folder,
+        fingerprint,
+        name,
+        context.seed,
+        num_epochs=settings.num_epochs,
+        num_steps=settings.num_steps,
+        log=context.log,
+    )
     train_detector(model, instances, settings, context, job)
     stores = detect_splits(context, settings, model, name, fingerprint)
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores)

@@ -14,7 +14,7 @@ from weaksam.config import UserError
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.augmentation import AugmentSettings
 from weaksam.engine.detectors.batches import DetectorBatch, TrainingPhotos
-from weaksam.engine.schedules import warmup_cosine
+from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained
@@ -27,6 +27,7 @@ from weaksam.structures.instances import Instances
 class TrainableSettings(DetectorSettings, AugmentSettings):
     """A detector, how it is trained and how it is used."""
 
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib"})
     when_detecting: ClassVar[frozenset[str]] = frozenset(
         {"min_score", "nms_iou", "max_boxes", "mask_threshold", "flip_test", "detect_train"}
     )
@@ -34,24 +35,34 @@ class TrainableSettings(DetectorSettings, AugmentSettings):
 
     num_epochs: int = Field(12, ge=1)
     """Passes over the training photos."""
+    num_steps: int | None = Field(None, ge=1)
+    """Steps of the whole training, instead of ``num_epochs``."""
     batch_size: int = Field(4, ge=1)
     """Photos per step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with momentum 0.9."""
     lr: float = Field(4e-4, gt=0)
-    """Peak learning rate of the pyramid and the heads, after a linear warm-up; it then falls as half a cosine."""
+    """Peak learning rate of the pyramid and the heads, after a linear warm-up; it then falls as ``schedule`` says."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """How the learning rate falls: as half a cosine, or at the ``milestones``."""
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    """Shares of the training at which ``steps`` multiplies the learning rate by ``gamma``."""
+    gamma: float = Field(0.1, gt=0)
+    """Factor of each of these falls."""
     backbone_lr_factor: float = Field(0.25, ge=0, le=1)
     """The backbone's learning rate as a share of ``lr``: its weights are already good."""
     weight_decay: float = Field(1e-3, ge=0)
     """Weight decay of all trained tensors."""
     warmup_steps: int = Field(50, ge=0)
     """Steps of linear warm-up."""
-    clip_norm: float = Field(10.0, gt=0)
-    """Gradients are cut to this norm."""
+    clip_norm: float | None = Field(10.0, gt=0)
+    """Gradients are cut to this norm; none: not cut."""
     flip_test: bool = True
     """Detect on the mirrored photo as well and merge (boxes only)."""
     detect_train: bool = True
     """Detect on the training photos too."""
+    max_cache_gib: float = Field(4.0, ge=0)
+    """Memory for resized training photos; what does not fit is read again at each pass."""
 
 
 def train_detector(
@@ -72,7 +83,9 @@ def train_detector(
     label = job.label
     if not any(len(of_photo) for of_photo in instances.values()):
         raise UserError(f"{label} wants at least one box to train on, found none: look at the pseudo ground truth")
-    photos = TrainingPhotos(context.train, instances, settings.short_side, settings.long_side, label)
+    photos = TrainingPhotos(
+        context.train, instances, settings.short_side, settings.long_side, label, settings.max_cache_gib
+    )
     context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
     fit(
         model,
@@ -88,9 +101,16 @@ def detector_objective(model: GeneralizedRCNN, settings: TrainableSettings, devi
     return Objective(
         lambda batch: _losses(model, batch, device),
         _optimizer(model, settings),
-        lambda step, total: warmup_cosine(step, total, settings.warmup_steps),
+        lambda step, total: _lr_factor(step, total, settings),
         settings.clip_norm,
     )
+
+
+def _lr_factor(step: int, total: int, settings: TrainableSettings) -> float:
+    """Factor of the learning rate in step ``step`` of ``total``."""
+    if settings.schedule == "steps":
+        return warmup_steps(step, total, settings.warmup_steps, settings.milestones, settings.gamma)
+    return warmup_cosine(step, total, settings.warmup_steps)
 
 
 def _losses(model: GeneralizedRCNN, batch: DetectorBatch, device: torch.device) -> dict[str, Tensor]:

@@ -7,25 +7,35 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of red, green and blue over ImageNet, of 0..1."""
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation of each, of 0..1."""
+from weaksam.models.backbones.colours import ColourSettings
 
 _SHORTEST_INPUT = 32
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Subtract the ImageNet mean and divide by its deviation: ``(..., 3, H, W)`` RGB, uint8 0..255 or float 0..1."""
+def normalise(images: Tensor, colours: ColourSettings) -> Tensor:
+    """The numbers that a network of ``colours`` wants of ``(..., 3, H, W)`` RGB, uint8 0..255 or float 0..1."""
     if images.dtype == torch.uint8:
         images = images.float() / 255.0
-    mean = images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
-    deviation = images.new_tensor(IMAGENET_STD).view(3, 1, 1)
-    return (images - mean) / deviation
+    return _standardise(images, colours, 255.0)
 
 
-def input_photo(image: np.ndarray, long_side: int) -> Tensor:
-    """Normalised float input ``(1, 3, h, w)`` of a photo, uint8 ``(H, W, 3)``, resized to ``long_side``.
+def normalise_levels(images: Tensor, colours: ColourSettings) -> Tensor:
+    """The same of float levels ``(..., 3, H, W)`` RGB 0..255, which may lie outside where light was added."""
+    return _standardise(images, colours, 1.0)
+
+
+def _standardise(images: Tensor, colours: ColourSettings, levels_per_unit: float) -> Tensor:
+    """``(image - mean) / deviation`` in the network's order of channels; the settings' numbers are levels of 0..255."""
+    mean, deviation = (
+        images.new_tensor([level / levels_per_unit for level in channels]).view(3, 1, 1)
+        for channels in (colours.mean, colours.deviation)
+    )
+    pixels = (images - mean) / deviation
+    return pixels.flip(-3) if colours.order == "bgr" else pixels
+
+
+def input_photo(image: np.ndarray, long_side: int, colours: ColourSettings) -> Tensor:
+    """Float input ``(1, 3, h, w)`` in ``colours`` of a photo, uint8 ``(H, W, 3)``, resized to ``long_side``.
 
     The longer side is ``long_side`` pixels; the shorter at least 32, so that a stride-16 map has two cells.
     """
@@ -33,4 +43,4 @@ def input_photo(image: np.ndarray, long_side: int) -> Tensor:
     factor = long_side / max(height, width)
     size = [max(_SHORTEST_INPUT, round(height * factor)), max(_SHORTEST_INPUT, round(width * factor))]
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return normalise(TF.resize(pixels, size, antialias=True))[None]
+    return normalise(TF.resize(pixels, size, antialias=True), colours)[None]

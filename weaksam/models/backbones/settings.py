@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from weaksam.config import Settings
+from weaksam.models.backbones.colours import BackboneColours, ColoursOfWeights
 
 
 class BackboneSettings(Settings):
@@ -17,5 +20,11 @@ class BackboneSettings(Settings):
     """Path of a state dict (.safetensors or .pth), ``imagenet`` (torchvision's first download; sam_nano: the bundled
     weights, which have seen rendered scenes only), another of torchvision's names (``IMAGENET1K_V2``, and for vgg16
     ``IMAGENET1K_FEATURES``, Caffe's) or ``none``."""
+    colours: BackboneColours = Field(
+        ColoursOfWeights(),
+        discriminator="kind",
+        description="how pixels become this network's numbers, in every stage: imagenet, caffe (blue first, 0..255) or "
+        "auto, what torchvision states for its weights and ImageNet's for any other file",
+    )
     adapted: Path | None = None
     """Weights that the clue stage trained on the tags of this very backbone; set by the pipeline."""

@@ -9,10 +9,14 @@ from urllib.error import URLError
 import torchvision
 from torch import Tensor
 
-from weaksam.config import UserError
+from weaksam.config import UserError, fingerprint_of
+from weaksam.models.backbones.colours import IMAGENET, ColourSettings, ColoursOfWeights, ImageNetColours, levels
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.sam.nano.segmenter import BUNDLED
 from weaksam.store.weights import load_state
+
+_IN_CAFFE = ("vgg16", "resnet50")
+"""Networks whose weights are handed around in Caffe's colours, too."""
 
 
 def backbone_fingerprint(settings: BackboneSettings) -> str:
@@ -29,7 +33,39 @@ def backbone_fingerprint(settings: BackboneSettings) -> str:
         digest.update(path.read_bytes())
     if settings.adapted is not None:
         digest.update(settings.adapted.read_bytes())
+    colours = input_colours(settings)
+    if colours != IMAGENET:
+        digest.update(fingerprint_of(colours).encode())
     return digest.hexdigest()
+
+
+def input_colours(settings: BackboneSettings) -> ColourSettings:
+    """The colours that the backbone wants of every photo: those that are set, else those of its weights.
+
+    Of its weights are known those that torchvision states for its own, named as torchvision does or in a file that
+    kept its name; ImageNet's are taken for every other file.
+    """
+    if not isinstance(settings.colours, ColoursOfWeights):
+        return settings.colours
+    published = None if settings.name == "sam_nano" else _torchvision_weights(settings) or _weights_of_file(settings)
+    return IMAGENET if published is None else published_colours(published)
+
+
+def colours_note(settings: BackboneSettings) -> str | None:
+    """A sentence where the colours of a file are a guess: networks that Caffe's weights exist of; None elsewhere."""
+    guessed = isinstance(settings.colours, ColoursOfWeights) and settings.name in _IN_CAFFE
+    if not guessed or settings.weights == "none" or _torchvision_weights(settings) or _weights_of_file(settings):
+        return None
+    return (
+        f"backbone: photos are shown in ImageNet's colours, as {settings.weights} does not say which it wants; "
+        "weights that come from Caffe want backbone.colours=caffe, others can be told backbone.colours=imagenet"
+    )
+
+
+def published_colours(weights: torchvision.models.WeightsEnum) -> ColourSettings:
+    """The colours that torchvision states for weights of its own."""
+    preset = weights.transforms()
+    return ImageNetColours(mean=levels(preset.mean), deviation=levels(preset.std))
 
 
 def published_state(settings: BackboneSettings) -> dict[str, Tensor] | None:
@@ -50,6 +86,13 @@ def _torchvision_weights(settings: BackboneSettings) -> torchvision.models.Weigh
     """Torchvision's weights that ``settings`` name; None where they name a file."""
     name = "IMAGENET1K_V1" if settings.weights == "imagenet" else settings.weights.upper()
     return torchvision.models.get_model_weights(settings.name).__members__.get(name)
+
+
+def _weights_of_file(settings: BackboneSettings) -> torchvision.models.WeightsEnum | None:
+    """Torchvision's weights whose download bears the name of the given file; None for any other file."""
+    name = Path(settings.weights).name
+    known = torchvision.models.get_model_weights(settings.name)
+    return next((weights for weights in known if Path(weights.url).name == name), None)
 
 
 def _download(name: str, weights: torchvision.models.WeightsEnum) -> dict[str, Tensor]:

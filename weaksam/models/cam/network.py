@@ -12,6 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from weaksam.config import UserError, nearest
+from weaksam.models.backbones.colours import ColourSettings
+from weaksam.models.backbones.weights import published_colours
 from weaksam.store.weights import load_into, load_state
 
 _TRANSFORMERS = ("vit_", "swin_", "maxvit_")
@@ -62,6 +64,11 @@ def cam_network_fingerprint(name: str, weights: str) -> str:
             raise UserError(f"The weights of {name} were looked for in {path}, which is not a file: correct the path.")
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def cam_network_colours(name: str) -> ColourSettings:
+    """The colours that the network wants of photos: those that torchvision states for its weights."""
+    return published_colours(_default_weights(name))
 
 
 def _names() -> list[str]:

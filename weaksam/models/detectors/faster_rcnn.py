@@ -17,9 +17,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from weaksam.config import Settings
+from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.inputs import normalise
 from weaksam.models.backbones.pyramid import fpn_backbone
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.backbones.weights import input_colours
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances
@@ -81,12 +83,13 @@ class IncompleteLabelsMatcher(Matcher):
 class PhotoTransform(GeneralizedRCNNTransform):
     """Torchvision's batching of photos that were already resized, with the project's one normalisation."""
 
-    def __init__(self, short_side: int, long_side: int) -> None:
+    def __init__(self, short_side: int, long_side: int, colours: ColourSettings) -> None:
         super().__init__(short_side, long_side, [0.0] * 3, [1.0] * 3, _skip_resize=True)
+        self.colours = colours
 
     def normalize(self, image: Tensor) -> Tensor:
         """Normalised float ``(3, H, W)`` of a uint8 or 0..1 float photo."""
-        return normalise(image)
+        return normalise(image, self.colours)
 
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
         """Photos padded to one size ``(B, 3, H, W)``, a multiple of ``size_divisible``, laid out channels last."""
@@ -99,7 +102,8 @@ def build_faster_rcnn(backbone: BackboneSettings, settings: DetectorSettings, nu
 
     ``num_classes`` does not count the background, which is torchvision's label 0.
     """
-    return finish_detector(FasterRCNN(**detector_parts(backbone, settings, num_classes)), settings)
+    model = FasterRCNN(**detector_parts(backbone, settings, num_classes))
+    return finish_detector(model, settings, input_colours(backbone))
 
 
 def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_classes: int) -> dict[str, Any]:
@@ -128,10 +132,10 @@ def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_c
     }
 
 
-def finish_detector(model: GeneralizedRCNN, settings: DetectorSettings) -> GeneralizedRCNN:
-    """Give a torchvision detector the project's photo transform, matcher and memory layout."""
+def finish_detector(model: GeneralizedRCNN, settings: DetectorSettings, colours: ColourSettings) -> GeneralizedRCNN:
+    """Give a torchvision detector the project's photo transform (in its backbone's colours), matcher and layout."""
     model.roi_heads.proposal_matcher = IncompleteLabelsMatcher(0.5, settings.background_iou)
-    model.transform = PhotoTransform(settings.short_side, settings.long_side)
+    model.transform = PhotoTransform(settings.short_side, settings.long_side, colours)
     return model.to(memory_format=torch.channels_last)
 
 

@@ -12,6 +12,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.backbones.weights import input_colours
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, detector_parts, finish_detector
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.store.weights import load_into
@@ -44,7 +45,7 @@ def build_mask_rcnn(backbone: BackboneSettings, settings: MaskDetectorSettings, 
     )
     # Torchvision draws the last layer by its fan-out, which with few classes starts at a mask loss near 8, not 0.7
     nn.init.normal_(model.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
-    return finish_detector(model, settings)
+    return finish_detector(model, settings, input_colours(backbone))
 
 
 def start_from_detector(model: MaskRCNN, state: Mapping[str, Tensor]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from weaksam.config import UserError
-from weaksam.models.backbones.inputs import IMAGENET_MEAN, IMAGENET_STD
+from weaksam.models.backbones.colours import IMAGENET_MEAN, IMAGENET_STD
 from weaksam.models.weaktr.vit import VitShape
 from weaksam.sam.transformers.files import ModelSource, first_line, read_json, weight_files
 from weaksam.sam.transformers.models import quiet_transformers

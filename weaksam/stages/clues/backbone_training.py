@@ -18,7 +18,7 @@ from weaksam.engine.training_job import TrainingJob
 from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.backbones.settings import BackboneSettings
-from weaksam.models.backbones.weights import backbone_fingerprint
+from weaksam.models.backbones.weights import backbone_fingerprint, input_colours
 from weaksam.models.cam.tag_network import TagNetwork, tag_loss, vary_view
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.store.store import stage_fingerprint, store_folder
@@ -83,6 +83,7 @@ class _TagNetworkTraining:
         features = build_features(context.backbone, maps=(map_name,), frozen=False)
         network = TagNetwork(features, map_name, len(context.train.classes), settings.pool_sharpness)
         self.network = network.to(context.device)
+        self.colours = input_colours(context.backbone)
         self.tags, self.samples = context.train.tag_matrix(), list(context.train)
         self._photos: dict[str, Tensor] = {}
 
@@ -124,7 +125,7 @@ class _TagNetworkTraining:
     def _photo(self, sample: Sample) -> Tensor:
         """The normalised photo ``(3, h, w)``, kept in memory between epochs."""
         if sample.image_id not in self._photos:
-            pixels = input_photo(read_image(sample.path), self.settings.long_side)[0]
+            pixels = input_photo(read_image(sample.path), self.settings.long_side, self.colours)[0]
             self._photos[sample.image_id] = pixels.half()
         return self._photos[sample.image_id].float()
 

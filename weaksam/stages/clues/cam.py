@@ -11,9 +11,9 @@ from weaksam.config import UserError
 from weaksam.data.tag_signal import check_tags
 from weaksam.engine.context import RunContext
 from weaksam.models.backbones.features import build_features
-from weaksam.models.backbones.weights import backbone_fingerprint
+from weaksam.models.backbones.weights import backbone_fingerprint, input_colours
 from weaksam.models.cam.classifier import TagClassifier, train_tag_classifier
-from weaksam.models.cam.network import CamNetwork, cam_network_fingerprint
+from weaksam.models.cam.network import CamNetwork, cam_network_colours, cam_network_fingerprint
 from weaksam.models.cam.tag_network import soft_maximum
 from weaksam.stages.clues.backbone_training import adapted_backbone, deepest_map, tag_network_file
 from weaksam.stages.clues.cam_features import FeatureReader, pool_views
@@ -57,11 +57,11 @@ class CamSource:
         self.is_adapted = backbone.adapted is not None
         if self.settings.network is not None:
             network: nn.Module = CamNetwork(self.settings.network, self.settings.network_weights)
-            map_name = "cam"
+            colours, map_name = cam_network_colours(self.settings.network), "cam"
         else:
-            map_name = deepest_map(backbone)
+            colours, map_name = input_colours(backbone), deepest_map(backbone)
             network = build_features(backbone, maps=(map_name,))
-        self.features = FeatureReader(network, map_name, self.context.device, self.settings)
+        self.features = FeatureReader(network, colours, map_name, self.context.device, self.settings)
         if backbone.adapted is not None:
             self.classifier = trained_classifier(load_state(tag_network_file(backbone.adapted), "the tag network"))
         else:

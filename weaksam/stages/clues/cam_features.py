@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from weaksam.data.images import read_image
+from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.inputs import input_photo
 from weaksam.stages.clues.maps import both_views
 from weaksam.stages.clues.settings import ClueSettings
@@ -32,9 +33,11 @@ class FeatureMaps(NamedTuple):
 class FeatureReader:
     """Computes the feature maps of photos; those of the first reading are kept for the second where memory allows."""
 
-    def __init__(self, network: nn.Module, map_name: str, device: torch.device, settings: ClueSettings) -> None:
-        """``network`` gives maps by name, of which ``map_name`` is read."""
-        self.network, self.map_name = network.to(device), map_name
+    def __init__(
+        self, network: nn.Module, colours: ColourSettings, map_name: str, device: torch.device, settings: ClueSettings
+    ) -> None:
+        """``network`` sees photos in ``colours`` and gives maps by name, of which ``map_name`` is read."""
+        self.network, self.colours, self.map_name = network.to(device), colours, map_name
         self.device, self.settings = device, settings
         self._kept: dict[str, FeatureMaps] = {}
         self._bytes_left = _MAX_KEPT_BYTES
@@ -54,7 +57,8 @@ class FeatureReader:
     @torch.inference_mode()
     def _compute(self, dataset: Dataset, image_id: str) -> FeatureMaps:
         image = read_image(dataset.by_id[image_id].path)
-        inputs = [input_photo(image, round(self.settings.long_side * scale)) for scale in self.settings.view_scales]
+        sides = [round(self.settings.long_side * scale) for scale in self.settings.view_scales]
+        inputs = [input_photo(image, side, self.colours) for side in sides]
         maps = []
         for pixels in inputs:
             views = (both_views(pixels) if self.settings.flip else pixels).to(self.device)

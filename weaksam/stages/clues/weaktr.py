@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.engine.context import RunContext
+from weaksam.models.backbones.colours import IMAGENET
 from weaksam.models.backbones.inputs import normalise
 from weaksam.models.weaktr.build import build_weaktr
 from weaksam.models.weaktr.checkpoints import weaktr_fingerprint
@@ -103,4 +104,5 @@ class WeakTrSource:
 def view_of(image: np.ndarray, size: tuple[int, int]) -> Tensor:
     """A photo, uint8 ``(H, W, 3)``, resized (bicubic) to ``size`` (H', W') and normalised: ``(1, 3, H', W')``."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return normalise(TF.resize(pixels, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True))[None]
+    view = TF.resize(pixels, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return normalise(view, IMAGENET)[None]

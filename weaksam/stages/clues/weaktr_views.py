@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 from weaksam.config import Settings
 from weaksam.data.images import read_image
 from weaksam.engine.seeds import derive_seed
+from weaksam.models.backbones.colours import IMAGENET
 from weaksam.models.backbones.inputs import normalise
 from weaksam.structures.dataset import Sample
 
@@ -60,12 +61,12 @@ def vary_photo(photo: Tensor, size: int, settings: WeakTrViewSettings) -> Tensor
             view = T.RandAugment(1, level, interpolation=InterpolationMode.BILINEAR, fill=127)(view)
     if settings.operations == 0 and settings.colour_jitter:
         view = T.ColorJitter(*(settings.colour_jitter,) * 3)(view)
-    return T.RandomErasing(settings.erase, (0.02, 1 / 3), value="random")(normalise(view))
+    return T.RandomErasing(settings.erase, (0.02, 1 / 3), value="random")(normalise(view, IMAGENET))
 
 
 def whole_photo(photo: Tensor, size: int) -> Tensor:
     """The whole uint8 photo ``(3, H, W)`` stretched to a normalised ``(3, size, size)``: the view that is scored."""
-    return normalise(TF.resize(photo, [size, size], interpolation=_BICUBIC, antialias=True))
+    return normalise(TF.resize(photo, [size, size], interpolation=_BICUBIC, antialias=True), IMAGENET)
 
 
 class TaggedViews(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):

@@ -16,6 +16,7 @@ from weaksam.engine.mixed_precision import ScaledAdam, autocast, forward_dtype
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective
 from weaksam.engine.training_job import TrainingJob
+from weaksam.models.backbones.weights import input_colours
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, load_hidden_layers, pad_together, parameter_groups, wsod_trunk
 from weaksam.stages.wsod.detections import detections_of
@@ -38,6 +39,7 @@ class EndToEndDetector:
     def __init__(self, context: RunContext, settings: WsodSettings) -> None:
         self.context, self.settings, training = context, settings, settings.end_to_end
         self.examples = ExampleCache(context.device, settings.max_table_gib)
+        self.colours = input_colours(context.backbone)
         self.dtype = forward_dtype(training.precision, context.device)
         self.model = WsodNetwork(
             wsod_trunk(
@@ -82,7 +84,8 @@ class EndToEndDetector:
 
     def batches(self, examples: Sequence[TrainingExample]) -> Sequence[EndToEndBatch]:
         """The batches of an epoch."""
-        return end_to_end_batches(examples, self.settings.batch_size, self.settings.end_to_end, self.context.device)
+        device = self.context.device
+        return end_to_end_batches(examples, self.settings.batch_size, self.settings.end_to_end, self.colours, device)
 
     def training_job(self, folder: Path, fingerprint: str, name: str) -> TrainingJob:
         """The training of this detector as ``name``."""
@@ -135,7 +138,7 @@ class EndToEndDetector:
         training, image = self.settings.end_to_end, read_image(sample.path)
         flips = (False, True) if training.flip_test else (False,)
         views = [PhotoView(side, flip) for side in training.test_short_sides for flip in flips]
-        shown = (show(image, view, training.most_long_side, training.colours) for view in views)
+        shown = (show(image, view, training.most_long_side, self.colours) for view in views)
         outputs = [self._output(photo, boxes, sample.size) for photo in shown]
         return detections_of(outputs, boxes, sample.size, self.settings)
 

@@ -13,7 +13,9 @@ from torchvision.transforms.v2 import functional as TF
 from weaksam.data.images import read_image
 from weaksam.data.read_ahead import ReadAhead
 from weaksam.engine.detectors.photos import fit_size
-from weaksam.stages.wsod.end_to_end_settings import ColourSettings, EndToEndSettings
+from weaksam.models.backbones.colours import ColourSettings
+from weaksam.models.backbones.inputs import normalise_levels
+from weaksam.stages.wsod.end_to_end_settings import EndToEndSettings
 from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample
 from weaksam.structures.boxes import hflip, scale
 from weaksam.structures.dataset import Sample
@@ -60,10 +62,7 @@ def show(image: np.ndarray, view: PhotoView, most_long_side: int, colours: Colou
     h, w = fit_size((height, width), view.short_side, most_long_side)
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     pixels = TF.resize(pixels, [h, w], antialias=True).float() + torch.tensor(view.light).view(3, 1, 1)
-    mean, deviation = (torch.tensor(channels).view(3, 1, 1) for channels in (colours.mean, colours.deviation))
-    pixels = (pixels - mean) / deviation
-    if colours.order == "bgr":
-        pixels = pixels.flip(0)
+    pixels = normalise_levels(pixels, colours)
     return ShownPhoto(pixels.flip(2) if view.mirrored else pixels, (w / width, h / height), view)
 
 
@@ -81,6 +80,7 @@ def end_to_end_batches(
     examples: Sequence[TrainingExample],
     batch_size: int,
     settings: EndToEndSettings,
+    colours: ColourSettings,
     device: torch.device,
 ) -> Sequence[EndToEndBatch]:
     """The batches of an epoch in random order, each photo in a random view; photos are decoded ahead on threads.
@@ -92,17 +92,20 @@ def end_to_end_batches(
     views = random_views(len(examples), settings)
     starts = range(0, len(examples), batch_size)
     plans = [[(examples[i], views[i]) for i in order[start : start + batch_size]] for start in starts]
-    return ReadAhead(plans, lambda plan: _load(plan, settings, device), settings.read_ahead)
+    return ReadAhead(plans, lambda plan: _load(plan, settings, colours, device), settings.read_ahead)
 
 
 def _load(
-    plan: Sequence[tuple[TrainingExample, PhotoView]], settings: EndToEndSettings, device: torch.device
+    plan: Sequence[tuple[TrainingExample, PhotoView]],
+    settings: EndToEndSettings,
+    colours: ColourSettings,
+    device: torch.device,
 ) -> EndToEndBatch:
-    shown = (shown_sample(example.sample, view, settings) for example, view in plan)
+    shown = (shown_sample(example.sample, view, settings, colours) for example, view in plan)
     photos = tuple(replace(photo, pixels=pinned(photo.pixels, device)) for photo in shown)
     return EndToEndBatch(tuple(example for example, _ in plan), tuple(view.mirrored for _, view in plan), photos)
 
 
-def shown_sample(sample: Sample, view: PhotoView, settings: EndToEndSettings) -> ShownPhoto:
+def shown_sample(sample: Sample, view: PhotoView, settings: EndToEndSettings, colours: ColourSettings) -> ShownPhoto:
     """Read a photo and show it."""
-    return show(read_image(sample.path), view, settings.most_long_side, settings.colours)
+    return show(read_image(sample.path), view, settings.most_long_side, colours)

@@ -1,45 +1,23 @@
-"""Settings of end-to-end training: the trunk, optimisers and schedules as published, photo sizes and colours."""
+"""Settings of end-to-end training: the trunk, optimisers and schedules as published, and photo sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from weaksam.config import Settings
 from weaksam.engine.mixed_precision import Precision
-from weaksam.models.backbones.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 Sides = tuple[int, ...]
-
-
-class ColourSettings(Settings):
-    """How pixels become numbers; weights want the colours they were trained with.
-
-    The defaults are torchvision's ImageNet weights. Caffe's VGG-16 wants ``order: bgr``, means such as 122.77, 115.95,
-    102.98 and deviations of 1.
-    """
-
-    order: Literal["rgb", "bgr"] = Field("rgb", description="order of the channels the network sees")
-    mean: tuple[float, float, float] = Field(
-        tuple(255 * value for value in IMAGENET_MEAN), description="red, green, blue, 0..255, taken away"
-    )
-    deviation: tuple[float, float, float] = Field(
-        tuple(255 * value for value in IMAGENET_STD), description="red, green, blue, 0..255, divided by"
-    )
-
-    @field_validator("deviation")
-    @classmethod
-    def _above_zero(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if min(value) <= 0:
-            raise ValueError("deviations must be above 0: use 1 to divide by nothing")
-        return value
 
 
 class EndToEndSettings(Settings):
     """Training of the whole network, as published; unset fields of the recipes are in configs/voc07_mist.yaml etc."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"read_ahead", "save_minutes", "save_steps"})
+    _renamed: ClassVar[Mapping[str, str]] = {"colours": "backbone.colours, which every stage follows"}
 
     short_sides: Sides = Field(
         (480, 576, 688, 864, 1000, 1200), description="a photo's shorter side in training, one drawn each time, pixels"
@@ -50,7 +28,6 @@ class EndToEndSettings(Settings):
     most_long_side: int = Field(2000, ge=32, le=8192, description="the longer side never exceeds this, pixels")
     flip_test: bool = Field(True, description="average over the mirror images, too")
     lighting: float = Field(0.0, ge=0, le=1, description="strength of random lighting (AlexNet's PCA noise)")
-    colours: ColourSettings = Field(ColourSettings(), description="what is subtracted from pixels and divided by")
     stride8: bool = Field(True, description="VGG-16 without its fourth pooling and conv5 dilated, as published")
     last_relu: bool = Field(True, description="keep VGG-16's last ReLU (OICR) or not (MIST)")
     frozen_stages: int = Field(2, ge=0, le=6, description="first stages of the backbone that keep their weights")
@@ -66,7 +43,10 @@ class EndToEndSettings(Settings):
     warmup_ratio: float = Field(1 / 3, gt=0, le=1, description="share of lr that the warm-up starts from")
     num_steps: int | None = Field(None, ge=1, description="steps of the whole training, instead of num_epochs")
     photos_at_once: int | None = Field(
-        None, ge=1, description="photos of a step that pass the network together; none: all. Fewer take less memory"
+        None,
+        ge=1,
+        description="photos of a step that pass the network together; none: all. Fewer take less memory, and Concrete "
+        "DropBlock then normalises over fewer RoIs (docs/wsod.md)",
     )
     precision: Precision = Field("auto", description="arithmetic of the forward pass; auto: 16 bits on a GPU")
     drop_block: bool = Field(False, description="MIST's Concrete DropBlock, an adversary with its own optimiser")

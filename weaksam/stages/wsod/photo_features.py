@@ -10,8 +10,10 @@ from torch import Tensor
 
 from weaksam.data.images import read_image
 from weaksam.engine.context import RunContext
+from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.features import FeatureExtractor, build_features
 from weaksam.models.backbones.inputs import input_photo
+from weaksam.models.backbones.weights import input_colours
 from weaksam.models.roi.align import numbered, roi_align
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.progress import progress
@@ -69,9 +71,14 @@ class PhotoFeatures:
     """
 
     def __init__(
-        self, network: FeatureExtractor, long_side: int, device: torch.device, max_cache_gib: float = 2.0
+        self,
+        network: FeatureExtractor,
+        colours: ColourSettings,
+        long_side: int,
+        device: torch.device,
+        max_cache_gib: float = 2.0,
     ) -> None:
-        self.network, self.long_side, self.device = network, long_side, device
+        self.network, self.colours, self.long_side, self.device = network, colours, long_side, device
         self.stride = list(network.strides.values())[-1]
         self.room = int(max_cache_gib * 2**30)
         self.cache: dict[str, tuple[View, View]] = {}
@@ -134,7 +141,7 @@ class PhotoFeatures:
     def _joined(self, sample: Sample) -> tuple[Tensor, tuple[float, float]]:
         """Joined maps ``(2, D, h, w)`` of the photo and its mirror image, and the (x, y) scale from photo to input."""
         image = read_image(sample.path)
-        pixels = input_photo(image, self.long_side).to(self.device)
+        pixels = input_photo(image, self.long_side, self.colours).to(self.device)
         both = torch.cat([pixels, pixels.flip(3)]).to(memory_format=torch.channels_last)
         maps = list(self.network(both).values())
         size = maps[-1].shape[-2:]
@@ -146,4 +153,5 @@ class PhotoFeatures:
 def unread_features(context: RunContext, settings: WsodSettings) -> PhotoFeatures:
     """Frozen features of the run's backbone, none computed yet."""
     network = build_features(context.backbone).to(context.device)
-    return PhotoFeatures(network, settings.long_side, context.device, settings.max_cache_gib)
+    colours = input_colours(context.backbone)
+    return PhotoFeatures(network, colours, settings.long_side, context.device, settings.max_cache_gib)
