@@ -1,4 +1,4 @@
-"""Draw where the weak detector starts: class map, and the seed by contrast, by support, and after relocation.
+"""Draw the first seeds of the weak detector: the class map, and the region by contrast, support and relocation.
 
     python benchmarks/draw_seeds.py benchmarks/configs/boards4.yaml [key=value ...] --out-picture seeds.jpg --every 20
 

@@ -1,4 +1,4 @@
-"""Compare where the weak detector may start: CorLoc of each tag's best region before and after relocation.
+"""Compare rules for the first seeds by the CorLoc of each tag's best region, before and after relocation.
 
     python benchmarks/seed_rules.py benchmarks/configs/boards4.yaml [key=value ...] [--ridges 0.03 0.1 0.3]
 

@@ -1,4 +1,4 @@
-"""Where the time of an end-to-end MIST step on VGG-16 goes, part by part; and steps a second on a GPU.
+"""Time the parts of an end-to-end MIST step on VGG-16, and count the training steps per second on a GPU.
 
     OMP_NUM_THREADS=1 python benchmarks/wsod_profile.py parts
     python benchmarks/wsod_profile.py parts --device cuda --precision bfloat16

@@ -1,4 +1,4 @@
-"""One thread per process, and the fixtures that every test file may use."""
+"""Set one thread per process, and define the fixtures that every test file may use."""
 
 import os
 from pathlib import Path

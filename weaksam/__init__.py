@@ -1,4 +1,4 @@
-"""weaksam: image tags in; boxes, masks and trained detectors out, by prompting a frozen Segment Anything model.
+"""Turn image tags into boxes, masks and trained detectors by prompting a frozen Segment Anything model.
 
 The public names are imported when they are first used, so that ``import weaksam`` itself is cheap; see docs/python.md.
 """

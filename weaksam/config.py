@@ -1,4 +1,4 @@
-"""Frozen typed settings, read from one YAML file plus ``key=value`` overrides."""
+"""Read frozen, typed settings from one YAML file and ``key=value`` overrides, and compute their fingerprints."""
 
 from __future__ import annotations
 

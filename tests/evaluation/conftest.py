@@ -1,4 +1,4 @@
-"""What several tests of the evaluation measure against."""
+"""Define the truth that several tests of the evaluation measure against."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The command line: reads it and calls the pipeline."""
+"""Read the command line and call the pipeline."""
 
 from weaksam.cli.commands import app, main
 from weaksam.cli.stages import run_tool

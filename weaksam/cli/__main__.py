@@ -1,4 +1,4 @@
-"""``python -m weaksam.cli`` is ``weaksam``."""
+"""Run the command ``weaksam`` as ``python -m weaksam.cli``."""
 
 from weaksam.cli.commands import main
 

@@ -1,4 +1,4 @@
-"""What the commands share: their common options, settings from a command line, and how a mistake ends."""
+"""Define the options that commands share, read settings from them, and end a user's mistake with one sentence."""
 
 from __future__ import annotations
 

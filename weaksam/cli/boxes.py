@@ -1,4 +1,4 @@
-"""The commands of ``weaksam boxes``: proposals of other tools in, ours out, and pictures of them."""
+"""Define the commands of ``weaksam boxes``: import other tools' proposals, export ours, and draw them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def import_boxes(
     out: Annotated[Path, typer.Option(help="folder of the store to write")],
     image_list: ImageList = None,
     images: Annotated[Path | None, typer.Option(help="folder of the photos")] = None,
-    layout: Annotated[str | None, typer.Option(help="wetectron, mmdet or detectron; told from the file")] = None,
+    layout: Annotated[str | None, typer.Option(help="wetectron, mmdet or detectron; recognised from the file")] = None,
     corners: Annotated[
         str, typer.Option(help="x2, y2 there are the last pixel (inclusive), the first beyond (half-open), or auto")
     ] = "auto",

@@ -1,4 +1,4 @@
-"""`weaksam <command>`: every command, in the order in which help lists them; heavy imports wait inside them."""
+"""Assemble every ``weaksam <command>`` in the order in which help lists them, without importing torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def group(help: str, commands: dict[str, Callable[..., None]], **options: Any) -
 
 
 def doctor() -> None:
-    """Print versions, what works here, and one command for each thing that does not."""
+    """Print versions, what works here, and the command that mends what does not."""
     from weaksam.cli.doctor import diagnose
 
     healthy = diagnose(print)
@@ -66,7 +66,7 @@ app = group(
     no_args_is_help=True,
     add_completion=False,
 )
-clues = stages.up_to("clues", "Train the classifier on the tags and find peak points (meant without 'run' too).")
+clues = stages.up_to("clues", "Train the classifier on the tags and find peak points ('run' may be left out).")
 app.add_typer(
     group(
         "Train the classifier on the tags and find peak points: clues [CONFIG] [key=value]..., or measure them: eval.",
@@ -77,7 +77,7 @@ app.add_typer(
 )
 app.add_typer(
     group(
-        "Bring other tools' proposals in, take ours out, look at them.",
+        "Import other tools' proposals, export ours, draw them.",
         {"import": boxes.import_boxes, "export": boxes.export_boxes, "draw": boxes.draw_boxes},
         no_args_is_help=True,
     ),

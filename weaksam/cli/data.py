@@ -1,4 +1,4 @@
-"""The commands of ``weaksam data``: check a dataset, or make a synthetic one."""
+"""Define the commands of ``weaksam data``: check a dataset, and render a synthetic one."""
 
 from __future__ import annotations
 

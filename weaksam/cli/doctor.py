@@ -1,4 +1,4 @@
-"""Check the installation: versions, what works here, and one command for each thing that does not."""
+"""Check the installation: print versions, what works here, and the command that mends what does not."""
 
 from __future__ import annotations
 

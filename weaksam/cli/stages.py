@@ -1,4 +1,4 @@
-"""The commands that run stages: the whole pipeline, each stage, and what the scripts in ``tools/`` do."""
+"""Define the commands that run stages: the whole pipeline, each stage, and what the scripts in ``tools/`` do."""
 
 from __future__ import annotations
 

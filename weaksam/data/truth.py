@@ -34,7 +34,7 @@ def read_truth(
     classes: Sequence[str] | None = None,
     findings: Findings | None = None,
 ) -> Annotations:
-    """Annotations in COCO JSON, a folder of VOC XML or a folder of YOLO labels, told apart by what is there.
+    """Annotations in COCO JSON, a folder of VOC XML or a folder of YOLO labels, recognised by what is there.
 
     ``sizes``, photos' (H, W) by image id, and ``classes``, used where no names file is there, matter to YOLO only.
     ``findings`` takes what is noticed, and every fault where it gathers them. Raises `UserError` for anything else.

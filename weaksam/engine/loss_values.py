@@ -79,7 +79,7 @@ class LossValues:
             if not math.isfinite(value):
                 raise UserError(
                     f"{self.label}, step {losses.step + 1} of {self.total}: wanted a finite {name}, found {value} on "
-                    f"the images {', '.join(losses.image_ids)}: lower the learning rate, or look at those photos and "
+                    f"the images {', '.join(losses.image_ids)}: lower the learning rate, or check those photos and "
                     "their tags"
                 )
         of_losses = values[: len(losses.names)]  # without the gradient's norm

@@ -1,4 +1,4 @@
-"""Hold the settings of the evaluation."""
+"""Define the settings of the evaluation."""
 
 from __future__ import annotations
 

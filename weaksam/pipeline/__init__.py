@@ -1,4 +1,4 @@
-"""The stages in order, and how they are run."""
+"""Run the stages of the method in order."""
 
 from weaksam.pipeline.plan import CEILINGS, STAGES, Stage
 from weaksam.pipeline.running import measure_clues, rewrite_report, run

@@ -1,4 +1,4 @@
-"""All settings of a run."""
+"""Define the settings of a run: data, models, stages and evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run: its settings, its data without the truth, the truth beside it, and its notes on disk."""
+"""Hold the state of a run: its settings, its data without the truth, the truth beside it, and its notes on disk."""
 
 from __future__ import annotations
 

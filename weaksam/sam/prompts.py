@@ -1,4 +1,4 @@
-"""Points and boxes that prompt a segmenter, as one checked value."""
+"""Hold the points and boxes that prompt a segmenter, as one checked value."""
 
 from __future__ import annotations
 

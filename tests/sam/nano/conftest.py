@@ -1,4 +1,4 @@
-"""What the tests of sam_nano share."""
+"""Define the bundled model and the photo that the tests of sam_nano share."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Settings of the weak detector: the rule of the seeds as one section, and what an old name is told."""
+"""Settings of the weak detector: the rule of the seeds as one section, and old names answered with the new ones."""
 
 import pytest
 

@@ -158,7 +158,7 @@ def _tags_of(truth: Annotations, name: str) -> tuple[str, ...]:
 
 
 def _read_file(path: Path) -> TagRows:
-    """Tags of a JSON, JSONL or CSV file, told apart by its ending."""
+    """Tags of a JSON, JSONL or CSV file, recognised by its ending."""
     suffix = path.suffix.lower()
     if suffix == ".json":
         content = read_json(path, "image tags")

@@ -82,7 +82,7 @@ def train_detector(
         return
     label = job.label
     if not any(len(of_photo) for of_photo in instances.values()):
-        raise UserError(f"{label} wants at least one box to train on, found none: look at the pseudo ground truth")
+        raise UserError(f"{label} wants at least one box to train on, found none: check the pseudo ground truth")
     photos = TrainingPhotos(
         context.train, instances, settings.short_side, settings.long_side, label, settings.max_cache_gib
     )

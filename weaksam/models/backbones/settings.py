@@ -1,4 +1,4 @@
-"""Name the network that reads the photos, and its weights."""
+"""Define the settings of the backbone: which network reads the photos, and its weights."""
 
 from __future__ import annotations
 

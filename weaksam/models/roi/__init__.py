@@ -1,1 +1,1 @@
-"""RoIs: pooling their features, and offsets from a RoI to its object."""
+"""Pool the features of RoIs, and encode the offsets from a RoI to its object."""

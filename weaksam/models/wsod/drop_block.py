@@ -1,4 +1,4 @@
-"""Concrete DropBlock: an adversary that learns which parts of a RoI's features to hide from the detector."""
+"""Hide the parts of a RoI's features that the detector relies on most, by a learnt adversary (Concrete DropBlock)."""
 
 from __future__ import annotations
 

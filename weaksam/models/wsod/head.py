@@ -1,4 +1,4 @@
-"""The weakly supervised detection head: RoI features to WSDDN's two streams and OICR's refinement branches."""
+"""Compute WSDDN's two streams and OICR's refinement branches from RoI features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole weakly supervised detector, trained end to end: trunk, RoI pooling, two layers, streams and branches."""
+"""Build the weakly supervised detector that is trained end to end: trunk, RoI pooling, hidden layers and head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WSDDN: score every RoI by class and by location, and learn from the tags alone."""
+"""Score every RoI by class and by location, and compute the loss of the tags (WSDDN)."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Settings of the clues: the source of the class maps, the views of a photo, and which peaks become points."""
+"""Define the settings of the clues: the source of the class maps, the views of a photo, and its clue points."""
 
 from __future__ import annotations
 

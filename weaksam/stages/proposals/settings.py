@@ -1,4 +1,4 @@
-"""Settings of the proposals: which prompts are put, which answers stay, and the presets of both."""
+"""Define the settings of the proposals: which prompts are put, which masks are kept, and the presets of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say how detections become pseudo ground truth."""
+"""Define the settings that choose pseudo ground truth among detections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describe the detector that is retrained on pseudo ground truth."""
+"""Define the settings of the detector that is retrained on pseudo ground truth."""
 
 from __future__ import annotations
 

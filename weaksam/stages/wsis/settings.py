@@ -1,4 +1,4 @@
-"""Describe the pseudo masks and the Mask R-CNN that is trained on them."""
+"""Define the settings of the pseudo masks and of the Mask R-CNN that is trained on them."""
 
 from __future__ import annotations
 

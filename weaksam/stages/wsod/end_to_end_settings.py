@@ -1,4 +1,4 @@
-"""Settings of end-to-end training: the trunk, optimisers and schedules as published, and photo sizes."""
+"""Define the settings of end-to-end training: trunk, optimisers and schedules as published, and photo sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the weakly supervised detector: its input, its seeds, its training and its detections."""
+"""Define the settings of the weakly supervised detector: its input, its seeds, its training and its detections."""
 
 from __future__ import annotations
 

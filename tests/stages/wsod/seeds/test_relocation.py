@@ -1,4 +1,4 @@
-"""Relocalisation: scores by other photos against a plain loop, the agreement of photos, and where nothing is told."""
+"""Relocalisation: scores by other photos against a plain loop, photos that agree, and tags without a new seed."""
 
 import pytest
 import torch
@@ -111,7 +111,7 @@ def test_a_part_of_the_seed_is_a_counterexample() -> None:
     assert all(one[0, 0] > 0.5 and one[1, 0] < 0.2 for one in values)
 
 
-def test_where_nothing_is_told_the_values_stay() -> None:
+def test_values_stay_where_no_photo_scores_them() -> None:
     photos, start = objects(3, start_right=3)
     alone = relocate(photos[:1], start[:1], 2, rounds=3)  # no other photo to learn from
     assert torch.equal(alone[0], start[0])

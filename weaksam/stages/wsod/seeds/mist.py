@@ -1,4 +1,4 @@
-"""MIST: seed branches with several far-apart regions of every tagged class."""
+"""Seed refinement branches with several far-apart regions of every tagged class (MIST)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OICR: seed branches with the best region of every tagged class, or with all regions near the best."""
+"""Seed refinement branches with the best region of every tagged class, or with all regions near the best (OICR)."""
 
 from __future__ import annotations
 

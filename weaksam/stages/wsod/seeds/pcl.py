@@ -1,4 +1,4 @@
-"""PCL: seed branches with the centres of clusters of overlapping regions, a few for every tagged class."""
+"""Seed refinement branches with the centres of clusters of overlapping regions of every tagged class (PCL)."""
 
 from __future__ import annotations
 

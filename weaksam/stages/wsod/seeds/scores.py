@@ -1,4 +1,4 @@
-"""Seed branches from scores alone: every region near a class's best score, suppressed class by class."""
+"""Seed refinement branches with every region near a class's best score, suppressed class by class."""
 
 from __future__ import annotations
 

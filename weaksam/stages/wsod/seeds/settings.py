@@ -1,4 +1,4 @@
-"""Settings of the rule that seeds the refinement branches: one class for each rule, told apart by ``rule``."""
+"""Define the settings of the rule that seeds the refinement branches: one class per rule, chosen by ``rule``."""
 
 from weaksam.stages.wsod.seeds.class_maps import ClassMapSeedSettings
 from weaksam.stages.wsod.seeds.mist import MistSettings
