@@ -271,6 +271,19 @@ def test_our_own_file_tells_its_whole_shape(tmp_path, family):
     assert torch.equal(again(image).fine, model(image).fine)
 
 
+@pytest.mark.parametrize(
+    ("trained", "wanted"),
+    [("feature_max", "feature_mean"), ("map_max", "map_mean"), ("map_mean", "map_max"), ("feature_mean", "map_max")],
+)
+def test_our_own_file_tells_its_fusion(tmp_path, trained, wanted):
+    model = make(trained)
+    save_weaktr(model, tmp_path / "weaktr.safetensors", "f" * 64)
+    message = refusal(tmp_path / "weaktr.safetensors", fusion=wanted)
+    assert f"wanted a WeakTr that fuses attention by {wanted}, found" in message and f"set fusion={trained}" in message
+    again = build_weaktr(WeakTrSettings(weights=str(tmp_path / "weaktr.safetensors"), fusion=trained), 4, trained=True)
+    assert again.fusion.kind == trained
+
+
 @pytest.mark.parametrize("weights", ["none", "deit.pth", "folder"])
 def test_a_trained_network_is_wanted_where_none_is_trained(tmp_path, weights, monkeypatch):
     monkeypatch.chdir(tmp_path)

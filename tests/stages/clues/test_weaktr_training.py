@@ -13,9 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from weaksam.config import UserError
+from weaksam.engine.log import RunLog
 from weaksam.evaluation.tag_ap import tag_mean_average_precision
 from weaksam.models.backbones.colours import IMAGENET
 from weaksam.models.backbones.inputs import normalise
+from weaksam.models.weaktr.build import build_weaktr
 from weaksam.models.weaktr.checkpoints import save_weaktr
 from weaksam.models.weaktr.losses import class_scores
 from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
@@ -280,6 +282,25 @@ def test_no_epochs_take_a_trained_network_as_it_is(dataset, tmp_path):
     assert not again.training and not (tmp_path / "other").exists()
     with pytest.raises(UserError, match="wanted a trained WeakTr, found other weights in none"):
         train_weaktr(dataset, NETWORK, none, out=tmp_path / "other", seed=1, device=CPU)
+
+
+def test_a_trained_network_is_trained_further_only_where_the_epochs_are_written(dataset, tmp_path, capsys):
+    model = build_weaktr(NETWORK, len(dataset.classes))
+    save_weaktr(model, tmp_path / "weaktr.safetensors", "f" * 64)
+    torch.save({"model": model.state_dict(), "epoch": 3}, tmp_path / "weaktr.pth")
+    for name in ("weaktr.safetensors", "weaktr.pth"):
+        trained = WeakTrSettings(weights=str(tmp_path / name), num_heads=NETWORK.num_heads)
+        for training in (WeakTrTrainingSettings(), WeakTrTrainingSettings(lr=0.1)):
+            with pytest.raises(UserError, match=rf"found a trained WeakTr in .*{name}: set .*num_epochs=0") as refused:
+                train_weaktr(dataset, trained, training, out=tmp_path / "out", seed=0, device=CPU)
+            assert "\n" not in str(refused.value)
+    log = RunLog(tmp_path / "log.jsonl")
+    further = SHORT.model_copy(update={"num_epochs": 1})
+    train_weaktr(dataset, trained, further, out=tmp_path / "out", seed=0, device=CPU, log=log)
+    assert "weaktr.pth is a trained WeakTr, trained 1 epochs further" in capsys.readouterr().err
+    assert "trained 1 epochs further" in (tmp_path / "log.jsonl").read_text()
+    train_weaktr(dataset, NETWORK, further, out=tmp_path / "out", seed=0, device=CPU, log=log)
+    assert "further" not in capsys.readouterr().err
 
 
 # Precision

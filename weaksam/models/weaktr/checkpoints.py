@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from weaksam.config import UserError, fingerprint_of
-from weaksam.models.weaktr.fusion import FusionShape
+from weaksam.models.weaktr.fusion import Fusion, FusionShape
 from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
 from weaksam.models.weaktr.transformer_files import (
     distillation_to_register,
@@ -41,10 +41,10 @@ def load_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = F
     is_model = names_transformers_model(path)
     state = {} if is_model or settings.weights == "none" else load_state(path, "WeakTr")
     if any(key.startswith(_FUSION) for key in state):
-        saved = _saved_shape(path)
+        saved, fusion = _saved_shape(path)
         positions = ("pos_embed",) if saved is None or saved.grid else ()
         _check_vit(state, path, "head.weight", "head.bias", *positions)
-        return _whole_network(settings, state, saved, num_classes)
+        return _whole_network(settings, state, saved, fusion, num_classes)
     if trained:
         raise UserError(
             f"wanted a trained WeakTr, found other weights in {path}: train one (num_epochs > 0) or give its checkpoint"
@@ -58,8 +58,20 @@ def load_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = F
 
 
 def save_weaktr(model: WeakTr, path: Path, fingerprint: str) -> None:
-    """Write the weights and shape of a network to ``path`` (safetensors), for ``weaktr.weights`` of another run."""
-    save_weights(path, model.state_dict(), {"weaktr": asdict(model.shape), "fingerprint": fingerprint})
+    """Write weights, shape and fusion of a network to ``path`` (safetensors), for ``weaktr.weights`` of another run."""
+    metadata = {"weaktr": asdict(model.shape), "fusion": model.fusion.kind, "fingerprint": fingerprint}
+    save_weights(path, model.state_dict(), metadata)
+
+
+def is_trained_weaktr(settings: WeakTrSettings) -> bool:
+    """Whether ``settings.weights`` hold a whole WeakTr rather than a transformer or nothing; raises as `load_weaktr`.
+
+    Only a WeakTr has the weights of the fusion.
+    """
+    path = Path(settings.weights)
+    if settings.weights == "none" or names_transformers_model(path):
+        return False
+    return any(key.startswith(_FUSION) for key in load_state(path, "WeakTr"))
 
 
 def weaktr_fingerprint(settings: WeakTrSettings) -> str:
@@ -76,9 +88,13 @@ def weaktr_fingerprint(settings: WeakTrSettings) -> str:
 
 
 def _whole_network(
-    settings: WeakTrSettings, state: dict[str, Tensor], saved: VitShape | None, num_classes: int
+    settings: WeakTrSettings,
+    state: dict[str, Tensor],
+    saved: VitShape | None,
+    saved_fusion: Fusion | None,
+    num_classes: int,
 ) -> WeakTr:
-    """A network filled from the state of a trained WeakTr, published or our own."""
+    """A network filled from the state of a trained WeakTr, published or our own (whose shape and fusion are saved)."""
     state = _with_slots(settings, state)
     source = settings.weights
     num_tokens = state["cls_token"].shape[1]
@@ -87,7 +103,7 @@ def _whole_network(
             f"wanted a WeakTr of {num_classes} classes, found one of {num_tokens} in {source}: give a checkpoint "
             "trained on these classes" + (", or set class_slots=coco" if (num_tokens, num_classes) == (90, 80) else "")
         )
-    fusion = _fusion_of(settings, state)
+    fusion = _fusion_of(settings, state, saved_fusion)
     shape = saved or _shape_of(state, num_classes, _heads_of_fusion(state, settings))
     if "reg_token" in state:
         shape = replace(shape, num_registers=state["reg_token"].shape[1])
@@ -121,15 +137,23 @@ def _with_slots(settings: WeakTrSettings, state: dict[str, Tensor]) -> dict[str,
     }
 
 
-def _fusion_of(settings: WeakTrSettings, state: Mapping[str, Tensor]) -> FusionShape:
-    """The fusion inside a state; a ``UserError`` that names it where the settings want the other one."""
+def _fusion_of(settings: WeakTrSettings, state: Mapping[str, Tensor], saved: Fusion | None) -> FusionShape:
+    """The fusion inside a state; a ``UserError`` that names it where the settings want another one.
+
+    Names tell features from maps; whether their maximum or their mean was pooled is known of our own files alone.
+    """
     of_features = f"{_FUSION}attn_head_ffn.0.weight" in state
     wanted = settings.fusion.startswith("feature")
     if of_features != wanted:
-        variant, fitting = ("feature", "feature_max") if of_features else ("map", "map_max")
+        variant, fitting = ("feature", saved or "feature_max") if of_features else ("map", saved or "map_max")
         raise UserError(
             f"wanted a WeakTr that fuses attention by {settings.fusion}, found weights of the {variant} pooling "
             f"variant in {settings.weights}: set fusion={fitting}"
+        )
+    if saved not in (None, settings.fusion):
+        raise UserError(
+            f"wanted a WeakTr that fuses attention by {settings.fusion}, found one that was trained with {saved} in "
+            f"{settings.weights}: set fusion={saved}"
         )
     if of_features:
         hidden = state[f"{_FUSION}attn_head_ffn.0.weight"].shape[0]
@@ -146,13 +170,13 @@ def _heads_of_fusion(state: Mapping[str, Tensor], settings: WeakTrSettings) -> i
     return settings.num_heads
 
 
-def _saved_shape(path: Path) -> VitShape | None:
-    """The shape that `save_weaktr` wrote into a file; None for a file of others."""
+def _saved_shape(path: Path) -> tuple[VitShape | None, Fusion | None]:
+    """The shape and fusion that `save_weaktr` wrote into a file; None for a file of others."""
     try:
-        saved = read_metadata(path).get("weaktr")
+        saved = read_metadata(path)
     except SafetensorError:  # a torch file
-        return None
-    return VitShape(**saved) if saved else None
+        return None, None
+    return VitShape(**saved["weaktr"]) if saved.get("weaktr") else None, saved.get("fusion")
 
 
 # A transformer alone, the rest of WeakTr stays random

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +22,7 @@ from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 from weaksam.evaluation.tag_ap import tag_mean_average_precision
 from weaksam.models.weaktr.build import build_weaktr
-from weaksam.models.weaktr.checkpoints import save_weaktr, weaktr_fingerprint
+from weaksam.models.weaktr.checkpoints import is_trained_weaktr, save_weaktr, weaktr_fingerprint
 from weaksam.models.weaktr.losses import class_scores, weaktr_losses
 from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
 from weaksam.stages.clues.weaktr_views import TaggedViews, ViewBatch, WeakTrViewSettings
@@ -116,12 +117,14 @@ def train_weaktr(
     loaded; with ``num_epochs`` 0 a trained WeakTr is taken as it is.
 
     Raises:
-        UserError: tags that nothing can be learnt from (`check_tags`), weights that do not fit, or a loss that is not
-            finite.
+        UserError: tags that nothing can be learnt from (`check_tags`), weights that do not fit or need no training, or
+            a loss that is not finite.
     """
     if training.num_epochs == 0:
         return build_weaktr(weaktr, len(dataset.classes), trained=True).to(device).eval()
     check_tags(dataset)
+    if is_trained_weaktr(weaktr):
+        _train_further(weaktr, training, log)
     fingerprint = weaktr_training_fingerprint(dataset, weaktr, training, seed)
     folder = weaktr_folder(out, fingerprint)
     seed_everything(derive_seed(seed, LABEL))
@@ -131,6 +134,19 @@ def train_weaktr(
         _WeakTrTraining(model, dataset, training, folder, fingerprint, seed, device).run(chosen, log)
     load_into(model, load_state(chosen, LABEL), LABEL)
     return model.eval()
+
+
+def _train_further(weaktr: WeakTrSettings, training: WeakTrTrainingSettings, log: RunLog | None) -> None:
+    """Say that a trained WeakTr is trained further where the epochs are written, refuse it where nobody wrote them."""
+    if "num_epochs" not in training.model_fields_set:
+        raise UserError(
+            f"wanted a transformer to train, found a trained WeakTr in {weaktr.weights}: set "
+            "clues.weaktr_training.num_epochs=0 to take it as it is, or to the epochs that it is to be trained further"
+        )
+    note = f"{weaktr.weights} is a trained WeakTr, trained {training.num_epochs} epochs further; 0 takes it as it is"
+    print(f"{LABEL}: {note}", file=sys.stderr, flush=True)
+    if log is not None:
+        log.write("trained further", note=note)
 
 
 class _WeakTrTraining:
