@@ -27,7 +27,7 @@ PARTS = ("chosen third", "other two thirds", "all")
 
 def split_dataset(dataset: Dataset) -> dict[str, Dataset]:
     """The photos by part of `PARTS`."""
-    thirds = [place % EVERY == 0 for place in range(len(dataset))]
+    thirds = [index % EVERY == 0 for index in range(len(dataset))]
     pairs = list(zip(dataset.samples, thirds, strict=True))
     samples = (
         tuple(sample for sample, chosen in pairs if chosen),

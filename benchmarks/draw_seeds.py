@@ -79,16 +79,16 @@ def main() -> None:
     before = make_examples(run.context, settings, store, maps_of, detector.prepare)
     after = relocated(before, detector.frozen_features(), settings, rule)
     chosen = [
-        place
-        for place, example in enumerate(after)
-        if (example.sample.image_id in options.photos if options.photos else place % options.every == 0)
+        index
+        for index, example in enumerate(after)
+        if (example.sample.image_id in options.photos if options.photos else index % options.every == 0)
     ]
-    rows = [(place, label) for place in chosen for label in after[place].sample.tags]
+    rows = [(index, label) for index in chosen for label in after[index].sample.tags]
     figure, axes = plt.subplots(len(rows), 4, figsize=(9, 2.2 * len(rows)), squeeze=False, layout="constrained")
     for axis, title in zip(axes[0], COLUMNS, strict=True):
         axis.set_title(title, fontsize=9)
-    for axis_row, (place, label) in zip(axes, rows, strict=True):
-        first, example = before[place], after[place]
+    for axis_row, (index, label) in zip(axes, rows, strict=True):
+        first, example = before[index], after[index]
         labels, maps = maps_of(example.sample.image_id)
         heat = maps[labels.tolist().index(label)]
         rles = store[example.sample.image_id]["rles"][: len(example.boxes)]

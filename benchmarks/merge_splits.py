@@ -26,7 +26,7 @@ def merged(splits: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
     for folder, truth in splits:
         if truth["categories"] != categories:
             raise UserError(f"wanted the same categories in every split, found others at {folder}: merge them first")
-        number = {image["id"]: len(images) + place for place, image in enumerate(truth["images"], start=1)}
+        number = {image["id"]: len(images) + index for index, image in enumerate(truth["images"], start=1)}
         images += [{**image, "id": number[image["id"]]} for image in truth["images"]]
         for annotation in truth["annotations"]:
             image_id = number[annotation["image_id"]]

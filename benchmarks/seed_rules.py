@@ -31,8 +31,8 @@ EVERY = 3
 def corloc_of(run: Run, examples: list[TrainingExample], values: list[Tensor], chosen: bool) -> float:
     """Share of tags whose best region overlaps a true box of the class by half, on the chosen third or the rest."""
     truths, hits = run.true_train.truths, []
-    for place, (example, value) in enumerate(zip(examples, values, strict=True)):
-        if (place % EVERY == 0) != chosen or len(value) == 0:
+    for index, (example, value) in enumerate(zip(examples, values, strict=True)):
+        if (index % EVERY == 0) != chosen or len(value) == 0:
             continue
         truth = truths[example.sample.image_id]
         for column, label in enumerate(example.present.tolist()):

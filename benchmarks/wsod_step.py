@@ -97,15 +97,15 @@ def mist_by_candidate(loop: Loop, rule: str, column: Tensor, boxes: Tensor) -> T
     ranked = column.sort(descending=True, stable=True).indices[: mist_candidates(len(column), 0.15)]
     candidates, kept = boxes[ranked], [0]
     table = None if loop == "released" else pairwise_iou(candidates, candidates)
-    for place in range(1, len(ranked)):
-        others = kept if rule == "mist_kept" else slice(place)
+    for index in range(1, len(ranked)):
+        others = kept if rule == "mist_kept" else slice(index)
         iou = (
-            pairwise_iou(candidates[place : place + 1], candidates[others])[0]
+            pairwise_iou(candidates[index : index + 1], candidates[others])[0]
             if table is None
-            else table[place, others]
+            else table[index, others]
         )
         if iou.max().item() < 0.2:
-            kept.append(place)
+            kept.append(index)
     return ranked[kept]
 
 
@@ -132,9 +132,9 @@ def labels_by_element(seeds: Seeds, boxes: Tensor) -> Targets:
     target, weight, owner = [], [], []
     for overlap in pairwise_iou(boxes, boxes[seeds.roi]).tolist():
         best = 0
-        for place in range(1, len(rows)):
-            if overlap[place] > overlap[best]:
-                best = place
+        for index in range(1, len(rows)):
+            if overlap[index] > overlap[best]:
+                best = index
         roi, label, score = rows[best]
         target.append(label + 1 if overlap[best] >= 0.5 else 0)
         weight.append(score)

@@ -43,7 +43,7 @@ ADAM = {
 }
 # On the CPU alone, where reading is free: `reading_is_free` is asked first
 ON_THE_CPU = {
-    "models/wsod/targets.py:without_empty_places: nonzero",
+    "models/wsod/targets.py:without_padding: nonzero",
     "stages/wsod/seeds/overlaps.py:_settled: equal",
     "stages/wsod/seeds/pcl.py:_anywhere: nonzero",
     "structures/bits.py:_packed_by_numpy: numpy",

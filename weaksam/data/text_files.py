@@ -107,7 +107,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) == len(pairs):
         return values
     keys = [key for key, _ in pairs]
-    raise _RepeatedKeyError(next(key for place, key in enumerate(keys) if key in keys[:place]))
+    raise _RepeatedKeyError(next(key for index, key in enumerate(keys) if key in keys[:index]))
 
 
 def _fault(error: Exception) -> str:

@@ -168,7 +168,7 @@ class _EpochRunner:
 class ObjectiveStep:
     """Takes the steps of one objective: gradient of its losses, learning rate, optimizer.
 
-    ``number`` is the objective's place among all of them, ``total`` the number of steps of the whole training;
+    ``number`` is the objective's index among all of them, ``total`` the number of steps of the whole training;
     ``values`` gets the losses of every step before it is taken.
     """
 

@@ -79,10 +79,10 @@ def cam_mask_quality(
         true_pixels = true_classes(truth, sizes[image_id])
         height, label = strongest_class(*maps_of(image_id), sizes[image_id])
         is_counted = true_pixels != IGNORED
-        for place, threshold in enumerate(thresholds):
+        for index, threshold in enumerate(thresholds):
             map_pixels = np.where(height >= threshold, label + 1, 0)
             pairs = true_pixels[is_counted] * (num_classes + 1) + map_pixels[is_counted]
-            confusion[place] += np.bincount(pairs, minlength=(num_classes + 1) ** 2).reshape(confusion.shape[1:])
+            confusion[index] += np.bincount(pairs, minlength=(num_classes + 1) ** 2).reshape(confusion.shape[1:])
     ious = np.stack([_ious(at_threshold) for at_threshold in confusion])  # (T, C + 1)
     occurs = confusion[0].sum(axis=1) > 0
     miou = ious[:, occurs].mean(axis=1) if occurs.any() else np.full(len(thresholds), np.nan)
@@ -121,8 +121,8 @@ def strongest_class(labels: Tensor, maps: Tensor, size: tuple[int, int]) -> tupl
         return np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.int64)
     large = F.interpolate(maps[None].relu(), size=size, mode="bilinear", align_corners=False)[0]
     low, high = large.amin(dim=(1, 2), keepdim=True), large.amax(dim=(1, 2), keepdim=True)
-    height, place = ((large - low) / (high - low + 1e-8)).max(dim=0)
-    return height.numpy(), labels[place].numpy()
+    height, index = ((large - low) / (high - low + 1e-8)).max(dim=0)
+    return height.numpy(), labels[index].numpy()
 
 
 def _ious(confusion: np.ndarray) -> np.ndarray:

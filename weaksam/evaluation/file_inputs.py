@@ -46,7 +46,7 @@ def _image_numbers(images: Mapping[str, ImageTruth]) -> dict[str, int]:
     stated = {name: number_in(name) if image.number is None else image.number for name, image in images.items()}
     numbers = {name: number for name, number in stated.items() if number is not None}
     if len(set(numbers.values())) < len(images):
-        return {name: -place for place, name in enumerate(images, start=1)}
+        return {name: -position for position, name in enumerate(images, start=1)}
     return numbers
 
 

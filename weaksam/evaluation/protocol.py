@@ -140,4 +140,4 @@ def json_number(value: float) -> float | None:
 def _text_and_numbers(image_id: str) -> list[str | int]:
     """Text and whole numbers in turn, text first, so that two ids compare piece by piece."""
     pieces = re.split("([0-9]+)", image_id)
-    return [int(piece) if place % 2 else piece for place, piece in enumerate(pieces)]
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)]

@@ -223,16 +223,16 @@ def _by_closest_pair(overlap: np.ndarray, counts: Counts, ious: np.ndarray) -> A
 def _in_order(overlap: np.ndarray, counts: Counts, ious: np.ndarray) -> Assigned:
     """COCO's rule; the first N of a list are paired alike whatever follows, so one pass serves every count."""
     never = overlap.shape[1]
-    place_of = np.full((len(overlap), len(ious)), never)  # the place of the proposal that takes the object, (T, I)
+    rank_of = np.full((len(overlap), len(ious)), never)  # the rank of the proposal that takes the object, (T, I)
     column = np.arange(len(ious))
-    for place in np.flatnonzero(overlap.max(axis=0, initial=0) >= ious.min()):
-        iou = overlap[:, place, None]
-        free = np.where((place_of == never) & (iou >= ious), iou, -1.0)
+    for rank in np.flatnonzero(overlap.max(axis=0, initial=0) >= ious.min()):
+        iou = overlap[:, rank, None]
+        free = np.where((rank_of == never) & (iou >= ious), iou, -1.0)
         taken = len(free) - 1 - free[::-1].argmax(axis=0)  # of equals COCO takes the last
         hit = free[taken, column] >= 0
-        place_of[taken[hit], column[hit]] = place
+        rank_of[taken[hit], column[hit]] = rank
     limits = np.array([never if count is None else min(count, never) for count in counts])
-    return place_of < limits[:, None, None], _by_best_match(overlap, counts, ious)[1]
+    return rank_of < limits[:, None, None], _by_best_match(overlap, counts, ious)[1]
 
 
 _ASSIGN: dict[str, Callable[[np.ndarray, Counts, np.ndarray], Assigned]] = {

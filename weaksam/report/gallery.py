@@ -71,8 +71,8 @@ def galleries(results: StageResults) -> list[Gallery]:
 
 def spread(samples: Sequence[Sample], count: int = NUM_PHOTOS) -> list[Sample]:
     """At most ``count`` samples at even distances, so that sorted names show every class; never chosen by result."""
-    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
-    return [samples[place] for place in places]
+    indices = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)
+    return [samples[index] for index in indices]
 
 
 def _train_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
@@ -103,10 +103,10 @@ def _clue_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
     image, pictures = read_image(sample.path), []
     labels, maps_by_kind = results.maps(sample.image_id)
     peaks = results.peaks(sample.image_id)
-    for place, label in enumerate(labels.tolist()):
+    for index, label in enumerate(labels.tolist()):
         for kind, maps in maps_by_kind.items():
             on_map = (peaks.kinds == kind) & ((peaks.labels == label) | (peaks.labels == CLASSLESS))
-            canvas = _true_boxes(results, "train", sample, Canvas(image).heat(maps[place], label), label)
+            canvas = _true_boxes(results, "train", sample, Canvas(image).heat(maps[index], label), label)
             canvas.points(peaks.points[on_map], peaks.labels[on_map].tolist())
             caption = f"{results.train.classes[label]}, {KIND_NAMES[kind]} map: {counted(int(on_map.sum()), 'peak')}"
             pictures.append(Picture(caption, canvas.uri()))

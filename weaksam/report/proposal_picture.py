@@ -77,7 +77,7 @@ def panels_of(proposals: Proposals, max_boxes: int) -> list[Panel]:
 def draw_panel(image: np.ndarray, proposals: Proposals, rows: Tensor) -> Canvas:
     """The photo, uint8 ``(H, W, 3)``, with the proposals ``rows``: the largest first, so that small ones lie on top."""
     rows = rows[area(proposals.boxes[rows]).argsort(descending=True, stable=True)]
-    colours = [place % len(COLOURS) for place in range(len(rows))]
+    colours = [index % len(COLOURS) for index in range(len(rows))]
     canvas = Canvas(image, PANEL_SIDE)
     if proposals.rles:
         drawn = list(zip((proposals.rles[row] for row in rows.tolist()), colours, strict=True))
@@ -110,12 +110,12 @@ def draw_proposals(
     clues = points or {}
 
     def with_points(canvas: Canvas, *names: str) -> Image.Image:
-        for place, (name, kind_points) in enumerate(clues.items()):
+        for index, (name, kind_points) in enumerate(clues.items()):
             if name in names:
-                canvas.points(kind_points, [place] * len(kind_points))
+                canvas.points(kind_points, [index] * len(kind_points))
         return canvas.photo
 
-    named = [(f"{name} {len(kind_points)}", COLOURS[place]) for place, (name, kind_points) in enumerate(clues.items())]
+    named = [(f"{name} {len(kind_points)}", COLOURS[index]) for index, (name, kind_points) in enumerate(clues.items())]
     legend = [("the photo" if not clues else "clue points:", "#202020"), *named]
     pictures = [(legend, with_points(Canvas(image, PANEL_SIDE), *clues))]
     for panel in panels_of(proposals, max_boxes):
@@ -133,9 +133,9 @@ def _arranged(pictures: Sequence[tuple[list[tuple[str, str]], Image.Image]], col
         "RGB", (columns * (width + _GAP) + _GAP, rows * (height + _HEAD + _GAP) + _GAP // 2), color="#ffffff"
     )
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
-    for place, (words, picture) in enumerate(pictures):
-        x = _GAP + place % columns * (width + _GAP)
-        y = place // columns * (height + _HEAD + _GAP)
+    for index, (words, picture) in enumerate(pictures):
+        x = _GAP + index % columns * (width + _GAP)
+        y = index // columns * (height + _HEAD + _GAP)
         sheet.paste(picture, (x, y + _HEAD))
         draw.rectangle((x - 1, y + _HEAD - 1, x + width, y + _HEAD + height), outline="#c0c0c0")
         for word, colour in words:

@@ -41,7 +41,7 @@ def write_plot(path: Path, report: RecallReport) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     left.set_ylabel("recall")
     if len(report.sets) > 1:
-        handles = [Line2D([], [], color=colour_of(place), lw=2, label=name) for place, name in enumerate(report.sets)]
+        handles = [Line2D([], [], color=colour_of(index), lw=2, label=name) for index, name in enumerate(report.sets)]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 5), frameon=False)
     else:
         figure.suptitle(f"{next(iter(report.sets))}: {next(iter(report.sets.values())).boxes}", fontsize=10)
@@ -52,10 +52,10 @@ def write_plot(path: Path, report: RecallReport) -> None:
 
 def _over_iou(axes: Axes, report: RecallReport) -> None:
     """Recall over IoU: a line per set and number of boxes."""
-    for place, measured in enumerate(report.sets.values()):
+    for index, measured in enumerate(report.sets.values()):
         for count, style in zip(OVER_IOU, STYLES, strict=True):
             values = [measured.result.at(iou, count) for iou in AR_IOUS]
-            axes.plot(AR_IOUS, values, style, color=colour_of(place), lw=1.8, marker="o", ms=2.5)
+            axes.plot(AR_IOUS, values, style, color=colour_of(index), lw=1.8, marker="o", ms=2.5)
     axes.set_xlabel("IoU that a box must reach")
     labels = ["all boxes", *(f"{count} boxes" for count in OVER_IOU[1:])]
     _legend(axes, labels)
@@ -63,11 +63,11 @@ def _over_iou(axes: Axes, report: RecallReport) -> None:
 
 def _over_boxes(axes: Axes, report: RecallReport) -> None:
     """Recall over the number of boxes: a line per set and IoU, as far as the set has boxes."""
-    for place, measured in enumerate(report.sets.values()):
+    for index, measured in enumerate(report.sets.values()):
         counts = [count for count in CURVE if count < measured.max_boxes]
         for iou, style in zip(IOUS, STYLES, strict=True):
             values = [measured.result.at(iou, count) for count in [*counts, None]]
-            axes.plot([*counts, max(measured.max_boxes, 1)], values, style, color=colour_of(place), lw=1.8)
+            axes.plot([*counts, max(measured.max_boxes, 1)], values, style, color=colour_of(index), lw=1.8)
     axes.set_xscale("log")
     axes.set_xlabel("boxes per image")
     max_boxes = max(measured.max_boxes for measured in report.sets.values())

@@ -101,12 +101,12 @@ def _inner_parts(
     pieces = []
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     for _ in range(int(rng.integers(1, 5))):
-        place = center + turn @ (rng.uniform(-0.6, 0.6, 2) * axes)
+        part_center = center + turn @ (rng.uniform(-0.6, 0.6, 2) * axes)
         part_axes = axes.mean() * rng.uniform(0.15, 0.5) * np.array([1.0, rng.uniform(0.4, 1.0)])
         part_angle = rng.uniform(0, 2 * np.pi)
-        pieces.append((placed(random_outline(rng), place, part_axes, part_angle), _part_skin(rng, color), 1))
+        pieces.append((placed(random_outline(rng), part_center, part_axes, part_angle), _part_skin(rng, color), 1))
         if rng.random() < 0.5 and part_axes.min() > 6:
-            inner = placed(random_outline(rng), place, part_axes * rng.uniform(0.3, 0.6), part_angle)
+            inner = placed(random_outline(rng), part_center, part_axes * rng.uniform(0.3, 0.6), part_angle)
             pieces.append((inner, _part_skin(rng, color), 2))
     return pieces
 
@@ -121,12 +121,12 @@ def _limbs(
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     for _ in range(int(rng.integers(1, 6))):
         way = rng.uniform(0, 2 * np.pi)
-        place = center + turn @ (np.array([np.cos(way), np.sin(way)]) * axes * rng.uniform(0.8, 1.1))
+        part_center = center + turn @ (np.array([np.cos(way), np.sin(way)]) * axes * rng.uniform(0.8, 1.1))
         part_axes = axes.mean() * rng.uniform(0.2, 0.6) * np.array([1.0, rng.uniform(0.3, 1.0)])
-        rings = placed(random_outline(rng, kind if alike else None), place, part_axes, way + angle)
+        rings = placed(random_outline(rng, kind if alike else None), part_center, part_axes, way + angle)
         pieces.append((rings, skin if alike else _part_skin(rng, color), 1))
         if rng.random() < 0.3 and part_axes.min() > 6:
-            inner = placed(random_outline(rng), place, part_axes * rng.uniform(0.3, 0.6), way + angle)
+            inner = placed(random_outline(rng), part_center, part_axes * rng.uniform(0.3, 0.6), way + angle)
             pieces.append((inner, _part_skin(rng, color), 2))
     return pieces
 

@@ -27,7 +27,7 @@ _CACHED_PARTS = 64
 
 @dataclass(frozen=True)
 class StorePart:
-    """One file of a store: its place in the store and the images it holds, in order."""
+    """One file of a store: its position in the store and the images it holds, in order."""
 
     index: int
     image_ids: tuple[str, ...]
@@ -67,7 +67,7 @@ class Store:
         self.columns = dict(columns)
         chunks = [self.image_ids[start : start + part_size] for start in range(0, len(self.image_ids), part_size)]
         self.parts = tuple(StorePart(index, chunk) for index, chunk in enumerate(chunks))
-        self._place = {image_id: (part, row) for part in self.parts for row, image_id in enumerate(part.image_ids)}
+        self._position = {image_id: (part, row) for part in self.parts for row, image_id in enumerate(part.image_ids)}
         self._metadata = {"stage": stage, "fingerprint": fingerprint, "columns": json.dumps(self.columns)}
         self._claims = Claims(self.folder / ".claims")
         self._whole: set[int] = set()  # parts known to be complete on disk
@@ -156,7 +156,7 @@ class Store:
 
     def read(self, image_id: str, *names: str) -> dict[str, Any]:
         """``image_id`` and the columns ``names`` (all if none is named) of one image; raises as `rows` does."""
-        part, row = self._place[image_id]
+        part, row = self._position[image_id]
         return self._row(self._table(part), row, names)
 
     def column(self, name: str) -> Mapping[str, Any]:
@@ -164,7 +164,7 @@ class Store:
         return _Column(self, name)
 
     def __contains__(self, image_id: str) -> bool:
-        return image_id in self._place
+        return image_id in self._position
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -9,7 +9,7 @@ from weaksam.structures.devices import reading_is_free
 
 _WORD = 64
 # Times eight bytes that are 0 or 1, read as one number, this gathers them in the highest byte: 2^7 + 2^14 + ... + 2^56
-_GATHER_BITS = sum(1 << 7 * place for place in range(1, 9))
+_GATHER_BITS = sum(1 << 7 * bit for bit in range(1, 9))
 
 
 def packed(table: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class CluePoints(NamedTuple):
         return CluePoints(self.points[index], self.labels[index], self.kinds[index])
 
     def in_canonical_order(self) -> CluePoints:
-        """The same points by kind, class and place, so that nothing depends on the order they came in."""
+        """The same points by kind, class and position, so that nothing depends on the order they came in."""
         keys = (*self.points.flip(1).T, self.labels, self.kinds)  # the last key counts most
         return self.select(torch.from_numpy(np.lexsort([key.numpy() for key in keys])))
 
@@ -83,7 +83,7 @@ class CluePeaks(NamedTuple):
         return cls(torch.zeros(0, 2), no_labels, no_labels, torch.zeros(0))
 
     def select(self, index: Tensor) -> CluePeaks:
-        """The peaks ``index`` (places or a mask), in that order."""
+        """The peaks ``index`` (indices or a mask), in that order."""
         return CluePeaks(self.points[index], self.labels[index], self.kinds[index], self.heights[index])
 
 

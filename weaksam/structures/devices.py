@@ -39,21 +39,21 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def moved_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """``tensors`` on ``device``, in one copy for each type and place they come from; those there already as they are.
+    """``tensors`` on ``device``, in one copy for each type and device they come from; those there already as they are.
 
     From the CPU to a GPU nothing waits. What comes out of one copy shares its memory.
     """
     groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for place, tensor in enumerate(tensors):
+    for index, tensor in enumerate(tensors):
         if not _lies_on(tensor, device):
-            groups.setdefault((tensor.dtype, tensor.device), []).append(place)
+            groups.setdefault((tensor.dtype, tensor.device), []).append(index)
     moved = list(tensors)
-    for places in groups.values():
-        flat = torch.cat([tensors[place].flatten() for place in places])
+    for indices in groups.values():
+        flat = torch.cat([tensors[index].flatten() for index in indices])
         flat = pinned(flat, device).to(device, non_blocking=device.type == "cuda")
-        parts = flat.split([tensors[place].numel() for place in places])
-        for place, part in zip(places, parts, strict=True):
-            moved[place] = part.view(tensors[place].shape)
+        parts = flat.split([tensors[index].numel() for index in indices])
+        for index, part in zip(indices, parts, strict=True):
+            moved[index] = part.view(tensors[index].shape)
     return moved
 
 

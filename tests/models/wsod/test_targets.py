@@ -33,8 +33,8 @@ def test_first_maximum_equals_a_plain_loop(num: int) -> None:
         assert highest[column] == max(of_column) and first[column] == of_column.index(max(of_column))
 
 
-def test_empty_places_never_label_a_roi() -> None:
-    """On an accelerator the seeds keep a fixed length; places without a seed have label -1."""
+def test_padding_never_labels_a_roi() -> None:
+    """On an accelerator the seeds keep a fixed length; padding has label -1."""
     iou = torch.eye(3)
     seeds = Seeds(torch.tensor([0, 1, 2]), torch.tensor([-1, 4, -1]), torch.tensor([0.9, 0.5, 0.8]))
     targets = assign_rois(iou, seeds)

@@ -18,11 +18,12 @@ def clues() -> CluePoints:
 
 
 def described(prompts) -> dict[int, tuple[int, list[list[float]]]]:
-    """Source and points of each prompt by its place."""
+    """Source and points of each prompt by its position."""
     rows = {}
     for group in prompts:
-        for points, source, place in zip(group.points, group.sources.tolist(), group.places.tolist(), strict=True):
-            rows[place] = (source, [int(x) // 2 for x in points[:, 0]])  # the point's number
+        columns = zip(group.points, group.sources.tolist(), group.positions.tolist(), strict=True)
+        for points, source, position in columns:
+            rows[position] = (source, [int(x) // 2 for x in points[:, 0]])  # the point's number
     return dict(sorted(rows.items()))
 
 

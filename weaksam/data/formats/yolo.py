@@ -56,8 +56,8 @@ def read_names(folder: Path) -> tuple[str, ...]:
 
 def find_names(folder: Path) -> tuple[str, ...] | None:
     """Class names from the names file in ``folder`` or up to two folders above; None where there is none."""
-    for place in (folder, folder.parent, folder.parent.parent):
-        for path in (place / name for name in _NAME_FILES):
+    for directory in (folder, folder.parent, folder.parent.parent):
+        for path in (directory / name for name in _NAME_FILES):
             if path.is_file():
                 return _names_in(path)
     return None

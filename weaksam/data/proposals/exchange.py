@@ -256,7 +256,7 @@ def _with_masks(rows: Iterator[tuple[str, Proposals]], source: Path) -> Iterator
 def _numbers(ids: Sequence[str], image_list: Path | None, out: Path) -> tuple[dict[str, int], str]:
     """The number of each image, and where it is from; own numbers are written beside ``out``."""
     if image_list is None:
-        numbers = {image_id: place for place, image_id in enumerate(ids, start=1)}
+        numbers = {image_id: number for number, image_id in enumerate(ids, start=1)}
         path = out.with_suffix(".images.json")
         write_json_atomic(path, {"images": [{"id": number, "file_name": name} for name, number in numbers.items()]})
         return numbers, f", numbered in {path.name}"

@@ -185,6 +185,6 @@ def pad_together(images: Sequence[Tensor], multiple: int = 32) -> Tensor:
     """
     height, width = (-(-max(image.shape[axis] for image in images) // multiple) * multiple for axis in (1, 2))
     batch = images[0].new_zeros(len(images), 3, height, width)
-    for place, image in zip(batch, images, strict=True):
-        place[:, : image.shape[1], : image.shape[2]] = image
+    for slot, image in zip(batch, images, strict=True):
+        slot[:, : image.shape[1], : image.shape[2]] = image
     return batch.to(memory_format=torch.channels_last)

@@ -294,10 +294,10 @@ class NanoDecoder:
         row = (row * sign[:, None, None, None]).transpose(2, 3)  # (P, 7, 4, 1)
         patches = row[:, :, None] * column[:, None]  # (P, 7, 7, 4, 4)
         near = torch.arange(WINDOW, device=point.device)
-        place = (corner[:, 1:, None] + near[:, None]) * GRID + corner[:, :1, None] + near  # (P, 7, 7)
+        cell = (corner[:, 1:, None] + near[:, None]) * GRID + corner[:, :1, None] + near  # (P, 7, 7)
         channels = self.blank.expand(len(point), CELLS, -1).clone()
-        place = place.view(len(point), -1, 1).expand(-1, -1, channels.shape[2])
-        return channels.scatter_(1, place, self._drawn_channels(patches.view(-1, DRAWN, DRAWN)).view(place.shape))
+        cell = cell.view(len(point), -1, 1).expand(-1, -1, channels.shape[2])
+        return channels.scatter_(1, cell, self._drawn_channels(patches.view(-1, DRAWN, DRAWN)).view(cell.shape))
 
     def _drawn_channels(self, patches: Tensor) -> Tensor:
         """``mask_downscaling`` but for its last convolution, on drawn cells ``(M, 4, 4)``: ``(M, 16)``."""

@@ -31,10 +31,10 @@ BAND = 1024  # positions drawn together on a CPU: a megabyte or two, which the c
 
 @dataclass(frozen=True)
 class PhotoProjection:
-    """What one linear map W makes of the photo, per head: ``image (H, d, N)``, and of its positions, ``place``."""
+    """What one linear map W makes of the photo, per head: ``image (H, d, N)``, and of its ``positions``."""
 
     image: Tensor
-    place: Tensor | None = None
+    positions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class FastDecoder:
         """The shared part of a photo: ``features (1, C, h, w)``, ``dense`` broadcastable, ``position (1, C, h, w)``."""
         grid = (features.shape[2], features.shape[3])
         image = (features + dense).flatten(2)[0].T  # (N, C)
-        place = position.flatten(2)[0].T
+        positions = position.flatten(2)[0].T
         (first, second), final = self.layers, self.final_attention
         to_image1, to_tokens1 = first.cross_attn_token_to_image, first.cross_attn_image_to_token
         to_image2, to_tokens2 = second.cross_attn_token_to_image, second.cross_attn_image_to_token
@@ -151,19 +151,19 @@ class FastDecoder:
         inner, outer = plain @ self.inner, plain @ self.outer
         gained = plain @ self.gain1
         return PhotoSide(
-            k1=self._heads(to_image1.k_proj(image + place)),
+            k1=self._heads(to_image1.k_proj(image + positions)),
             v1=self._heads(to_image1.v_proj(image)),
-            q1=self._heads(to_tokens1.q_proj(image + place)),
+            q1=self._heads(to_tokens1.q_proj(image + positions)),
             norm1=plain.square().sum(1),
             values1=self._heads(plain @ self.out1.T),
             norm2=inner.square().sum(1),
             cross1=self._heads(inner @ (self.out1 @ self.inner).T),
             cross2=self._heads(inner @ self.out2.T),
             along_c=inner @ self.constant,
-            k2=self._shared(gained, place, to_image2.k_proj),
+            k2=self._shared(gained, positions, to_image2.k_proj),
             v2=self._shared(gained, None, to_image2.v_proj),
-            q2=self._shared(gained, place, to_tokens2.q_proj),
-            kf=self._shared(outer, place, final.k_proj),
+            q2=self._shared(gained, positions, to_tokens2.q_proj),
+            kf=self._shared(outer, positions, final.k_proj),
             vf=self._shared(outer, None, final.v_proj),
             up=outer @ self.up_weight,
             grid=grid,
@@ -173,9 +173,11 @@ class FastDecoder:
         """``(N, H d)`` -> ``(H, d, N)``."""
         return x.T.unflatten(0, (self.heads, -1)).contiguous()
 
-    def _shared(self, image: Tensor, place: Tensor | None, linear: torch.nn.Linear) -> PhotoProjection:
+    def _shared(self, image: Tensor, positions: Tensor | None, linear: torch.nn.Linear) -> PhotoProjection:
         weight = linear.weight.T
-        return PhotoProjection(self._heads(image @ weight), None if place is None else self._heads(place @ weight))
+        return PhotoProjection(
+            self._heads(image @ weight), None if positions is None else self._heads(positions @ weight)
+        )
 
     # The prompts
 
@@ -296,7 +298,7 @@ class FastDecoder:
         """Products ``(P, R, N)`` of tokens with a linear map of the keys after the first norm, but for constants."""
         pairs = self._pairs(tokens, values, linear)
         scores = torch.baddbmm(self._scores(shared.image, tokens), pairs, layer1.weights).mul_(layer1.scale)
-        return scores if shared.place is None else scores.add_(self._scores(shared.place, tokens))
+        return scores if shared.positions is None else scores.add_(self._scores(shared.positions, tokens))
 
     def _pairs(self, tokens: Tensor, values: Tensor, linear: torch.nn.Linear) -> Tensor:
         """Products ``(P, R, R)`` of projected ``tokens (P, H, n, d)`` with the mapped ``values (P, R, C)``."""
@@ -326,8 +328,8 @@ class FastDecoder:
         scores = scores.baddbmm_(self._pairs(query, side.values2, attention.k_proj), side.weights2)
         level = torch.einsum("phnd,hd->phn", query, (constant @ weight_k).unflatten(0, (self.heads, -1)))
         scores = scores.add_(level.flatten(1, 2)[..., None]).mul_(side.scale2)
-        assert photo.kf.place is not None
-        scores = scores.add_(self._scores(photo.kf.place, query)).softmax(-1).mul_(side.scale2)
+        assert photo.kf.positions is not None
+        scores = scores.add_(self._scores(photo.kf.positions, query)).softmax(-1).mul_(side.scale2)
         total = scores.sum(-1).unflatten(1, (self.heads, -1))[..., None]  # (P, H, n, 1)
         gathered = self._mixed(scores, side.weights2, side.values2, attention.v_proj)
         gathered = gathered + total * (constant @ weight_v).unflatten(0, (self.heads, 1, -1))

@@ -159,8 +159,8 @@ class SegmentAnything:
         at_once = PROMPTS_ON_CPU if device.type == "cpu" else PROMPTS_ELSEWHERE
         for rows, together in of_equal_length(prompts, at_once):
             answer = self._answer(embedding, self._prompt_embeddings(together), min_pred_iou)
-            place = rows.to(device)
-            logits[place], iou[place], stability[place], boxes[place] = answer
+            device_rows = rows.to(device)
+            logits[device_rows], iou[device_rows], stability[device_rows], boxes[device_rows] = answer
         frame = self._frame(embedding)
         h, w = (max(1, round(length * side / frame.side)) for length in embedding.input_size)
         threshold = self.sam.mask_threshold

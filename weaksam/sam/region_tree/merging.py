@@ -294,8 +294,8 @@ def _regions_of_order(superpixels: Superpixels, number: int, min_area: float, ma
     fits = (size >= min_area) & (size <= max_area)
     fits[: len(superpixels.area)] &= number == 0
     nodes = np.flatnonzero(fits)
-    place, first = depth_first(tree, sums.area)
-    rank = place.argsort().argsort().astype(np.uint16)
+    position, first = depth_first(tree, sums.area)
+    rank = position.argsort().argsort().astype(np.uint16)
     order = np.zeros((len(nodes), len(ORDERS)))
     order[:, number] = 1
     return MergedRegions(

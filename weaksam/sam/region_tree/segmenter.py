@@ -260,8 +260,8 @@ def point_share(regions: RegionTree, points: Tensor, labels: Tensor) -> Tensor:
     ``points (P, K, 2)`` xy in photo pixels with ``labels (P, K)``, see ``Prompts``.
     """
     h, w = regions.frame
-    places = torch.arange(h * w).expand_as(regions.pixels)
-    ranks = torch.empty_like(regions.pixels).scatter_(1, regions.pixels, places)  # of every pixel in its tree
+    positions = torch.arange(h * w).expand_as(regions.pixels)
+    ranks = torch.empty_like(regions.pixels).scatter_(1, regions.pixels, positions)  # of every pixel in its tree
     x = (points[..., 0] * w / regions.size[1]).long().clamp(0, w - 1)
     y = (points[..., 1] * h / regions.size[0]).long().clamp(0, h - 1)
     inside = torch.zeros(len(points), len(regions.area))

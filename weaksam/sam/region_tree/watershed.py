@@ -20,8 +20,8 @@ class Nodes:
     """N regions of one tree over a working frame (h, w).
 
     ``pixels``: int64 ``(h * w,)``, the flat pixels in a depth-first order of the tree, of which every node is a slice;
-    ``frame``: (h, w). ``spans``: int32 ``(N, 2, 2)``, first and last (exclusive) place of a region's one or two nodes;
-    the second span of a single node is empty. ``boxes``: float32 ``(N, 4)`` half-open xyxy in working pixels;
+    ``frame``: (h, w). ``spans``: int32 ``(N, 2, 2)``, first and last (exclusive) position of a region's one or two
+    nodes; the second span of a single node is empty. ``boxes``: float32 ``(N, 4)`` half-open xyxy in working pixels;
     ``area``: int64 ``(N,)`` in working pixels; ``salience`` and ``stability``: float32 ``(N,)`` in [0, 1], see
     ``salient_nodes``.
     """
@@ -150,7 +150,7 @@ def node_boxes(tree: higra.Tree, frame: tuple[int, int]) -> np.ndarray:
 
 
 def depth_first(tree: higra.Tree, area: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Place of every leaf ``(L,)`` and first place of every node ``(V,)``: node n owns ``[first, first + area)``."""
+    """Position of each leaf ``(L,)``, first position of each node ``(V,)``: node n owns ``[first, first + area)``."""
     parents = tree.parents()
     order = np.argsort(parents, kind="stable")  # siblings side by side
     order = order[order != tree.root()]

@@ -176,7 +176,7 @@ def _read_processor(family: Family, source: ModelSource, preprocessing: dict[str
 def _share_positions(network: nn.Module, missing: set[str]) -> list[str]:
     """What is ``missing`` still, sorted, when image and prompts share one encoding of positions, as they should.
 
-    Some files hold it once, and not every version of transformers copies it to the other place by itself.
+    Some files hold it once, and not every version of transformers copies it to the other name by itself.
     """
     absent = missing.intersection(POSITIONS)
     if len(absent) != 1:

@@ -150,8 +150,8 @@ class TransformersSam:
         iou, stability, boxes = (torch.zeros(num, NUM_MASKS, *shape, device=device) for shape in ((), (), (4,)))
         for rows, together in of_equal_length(prompts, at_once):
             answer = self._answer(embedding, self._prompt_inputs(together, frame), min_pred_iou)
-            place = rows.to(device)
-            logits[place], iou[place], stability[place], boxes[place] = answer
+            device_rows = rows.to(device)
+            logits[device_rows], iou[device_rows], stability[device_rows], boxes[device_rows] = answer
         h, w = (max(1, round(length * side / frame.side)) for length in frame.input_size)
         masks = logits[..., :h, :w] > 0
         return HfMasks(masks, iou.cpu(), stability.cpu(), boxes.cpu(), frame.size, logits, frame)

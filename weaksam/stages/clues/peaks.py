@@ -147,8 +147,8 @@ def _plateau_centres(is_peak: np.ndarray) -> np.ndarray:
     """One pixel ``(P, 2)`` as (y, x) of every 8-connected plateau: its pixel nearest the centroid."""
     plateau, _ = ndimage.label(is_peak, structure=_EIGHT_NEIGHBOURS)
     centres = []
-    for number, place in enumerate(ndimage.find_objects(plateau), start=1):
-        pixels = np.argwhere(plateau[place] == number) + np.array([place[0].start, place[1].start])
+    for number, window in enumerate(ndimage.find_objects(plateau), start=1):
+        pixels = np.argwhere(plateau[window] == number) + np.array([window[0].start, window[1].start])
         distance = np.square(pixels - pixels.mean(axis=0)).sum(axis=1)
         centres.append(pixels[distance.argmin()])
     return np.array(centres, dtype=np.int64).reshape(-1, 2)

@@ -43,14 +43,14 @@ class MaskPile:
         """The masks of ``rows (N,)`` as RLE."""
         starts = torch.tensor(self._starts)
         pieces = torch.searchsorted(starts, rows, right=True) - 1
-        places = (rows - starts[pieces]).tolist()
+        piece_rows = (rows - starts[pieces]).tolist()
         return tuple(
-            rle_from_mask(self._mask(piece, place)) for piece, place in zip(pieces.tolist(), places, strict=True)
+            rle_from_mask(self._mask(piece, row)) for piece, row in zip(pieces.tolist(), piece_rows, strict=True)
         )
 
-    def _mask(self, piece: int, place: int) -> Tensor:
+    def _mask(self, piece: int, row: int) -> Tensor:
         height, width = self.frame
-        return unpacked(self._pieces[piece][place][None], height * width).view(height, width)
+        return unpacked(self._pieces[piece][row][None], height * width).view(height, width)
 
 
 @dataclass(frozen=True)

@@ -104,14 +104,14 @@ class _PhotoPrompter:
         In the published order, see `clue_prompts`.
         """
         settings, parts = self.settings, [Candidates.none()]
-        places: list[Tensor] = [torch.zeros(0, dtype=torch.int64)]
+        positions: list[Tensor] = [torch.zeros(0, dtype=torch.int64)]
         for planned in clue_prompts(clues, settings.kinds, settings.joint_kinds, settings.joint_of_one):
             for answer, prompts in self._answers(planned):
                 wanted = masks_numbered(answer, settings.clue_masks)
                 candidates, rows = candidates_of(answer, wanted, prompts.sources, self.pile, settings.keep_empty)
                 parts.append(candidates)
-                places.append(prompts.places[rows])
-        return Candidates.cat(parts)[torch.cat(places).argsort(stable=True)]
+                positions.append(prompts.positions[rows])
+        return Candidates.cat(parts)[torch.cat(positions).argsort(stable=True)]
 
     def _listed_regions(self, segmenter: RegionLister) -> Candidates:
         """The segmenter's own list of regions, as candidates of the grid."""

@@ -15,13 +15,13 @@ from weaksam.structures.clue_points import CLASSLESS, GRID, JOINT_OF, KINDS, Clu
 class PlannedPrompts(NamedTuple):
     """P prompts of K foreground points each: ``points (P, K, 2)`` xy in photo pixels, ``sources (P,)`` int64.
 
-    A source is one of the numbers of ``structures.clue_points``; ``places (P,)`` int64 is each prompt's position among
+    A source is one of the numbers of ``structures.clue_points``; ``positions (P,)`` int64 is each prompt's index among
     all prompts of the photo in the published order.
     """
 
     points: Tensor
     sources: Tensor
-    places: Tensor
+    positions: Tensor
 
     @property
     def prompts(self) -> Prompts:
@@ -30,7 +30,7 @@ class PlannedPrompts(NamedTuple):
 
     def between(self, start: int, end: int) -> PlannedPrompts:
         """The prompts from number ``start`` to ``end`` (not included)."""
-        return PlannedPrompts(self.points[start:end], self.sources[start:end], self.places[start:end])
+        return PlannedPrompts(self.points[start:end], self.sources[start:end], self.positions[start:end])
 
 
 def grid_points(size: tuple[int, int], grid_side: int) -> Tensor:
@@ -58,25 +58,25 @@ def clue_prompts(
     The prompts of WeakSAM (docs/method.md, Proposals). Of the kinds those named in ``kinds``, in the order of
     ``KINDS``; joint prompts for the ``joint_kinds`` among them, by class, ascending. Points without a class and
     cross-attention points are never joined. A class with one point is joined only if ``joint_of_one``, since its joint
-    prompt is the single one again. ``places`` hold the published order: per kind the points, then the classes. No
+    prompt is the single one again. ``positions`` hold the published order: per kind the points, then the classes. No
     point: no prompt.
     """
     wanted_kinds = [number for name, number in KINDS.items() if name in kinds]
     joined_kinds = {number for name, number in KINDS.items() if name in joint_kinds and number in JOINT_OF}
     singles: list[PlannedPrompts] = []
     joints: list[PlannedPrompts] = []
-    place = 0
+    position = 0
     for kind in wanted_kinds:
         of_kind = clues.select(clues.kinds == kind)
         num = len(of_kind.points)
-        places = torch.arange(place, place + num)
-        singles.append(PlannedPrompts(of_kind.points[:, None], torch.full((num,), kind), places))
-        place += num
+        positions = torch.arange(position, position + num)
+        singles.append(PlannedPrompts(of_kind.points[:, None], torch.full((num,), kind), positions))
+        position += num
         for label in of_kind.labels[of_kind.labels != CLASSLESS].unique() if kind in joined_kinds else ():
             points = of_kind.points[of_kind.labels == label]
             if len(points) > 1 or joint_of_one:
-                joints.append(PlannedPrompts(points[None], torch.tensor([JOINT_OF[kind]]), torch.tensor([place])))
-                place += 1
+                joints.append(PlannedPrompts(points[None], torch.tensor([JOINT_OF[kind]]), torch.tensor([position])))
+                position += 1
     return [*_grouped_by_length(singles), *_grouped_by_length(joints)]
 
 

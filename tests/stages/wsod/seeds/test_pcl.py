@@ -190,7 +190,7 @@ def test_the_loss_does_not_depend_on_the_order_of_the_rois() -> None:
 
 
 def test_all_rois_as_nodes_give_the_centres_of_the_top_ranking_ones() -> None:
-    """A GPU, which does not wait to learn who is top-ranking, works on all RoIs and leaves places empty."""
+    """A GPU, which does not wait to learn who is top-ranking, works on all RoIs and pads the seeds."""
     scores, iou = scene(60, 3, 11)
     rows = scores.T
     joined = (iou > 0.4) | torch.eye(60, dtype=torch.bool)

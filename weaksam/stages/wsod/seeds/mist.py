@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weaksam.config import Settings
-from weaksam.models.wsod.targets import Seeds, empty_seeds, without_empty_places
+from weaksam.models.wsod.targets import Seeds, empty_seeds, without_padding
 from weaksam.stages.wsod.seeds.overlaps import Compare, Overlaps, best_ranked, stand_apart
 
 _FEWEST_FOR_SHARE = 10
@@ -53,7 +53,7 @@ def mist_seeds(
     keep = stand_apart(roi, overlaps.near(max_iou), compare)
     label = torch.where(keep, present.repeat(len(sources))[:, None], -1)
     columns = [column.view(len(sources), -1) for column in (roi, label, of_present.gather(1, roi))]
-    return [without_empty_places(Seeds(*of_branch)) for of_branch in zip(*columns, strict=True)]
+    return [without_padding(Seeds(*of_branch)) for of_branch in zip(*columns, strict=True)]
 
 
 def mist_candidates(num_rois: int, share: float) -> int:

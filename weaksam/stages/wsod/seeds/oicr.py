@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weaksam.config import Settings
-from weaksam.models.wsod.targets import Seeds, empty_seeds, without_empty_places
+from weaksam.models.wsod.targets import Seeds, empty_seeds, without_padding
 from weaksam.stages.wsod.seeds.overlaps import kept_greedily
 
 
@@ -36,7 +36,7 @@ def oicr_top_seeds(scores: Tensor, present: Tensor) -> Seeds:
     if len(scores) == 0:
         return empty_seeds(scores)
     weight, roi = scores.T.index_select(0, present).max(dim=1)
-    return without_empty_places(Seeds(roi, torch.where(weight > 0, present, -1), weight))
+    return without_padding(Seeds(roi, torch.where(weight > 0, present, -1), weight))
 
 
 def oicr_seeds(
@@ -56,8 +56,8 @@ def oicr_seeds(
     weight, which = of_present.masked_fill(~chosen, -1.0).max(dim=0)
     label = torch.where(weight >= 0, present[which], -1)
     rois = torch.arange(len(scores), device=scores.device)
-    candidates = without_empty_places(Seeds(rois, label, weight))
+    candidates = without_padding(Seeds(rois, label, weight))
     order = candidates.weight.argsort(descending=True, stable=True)
     roi, label, weight = (column[order] for column in candidates)
     near = pairwise_iou[roi[:, None], roi] > nms_iou
-    return without_empty_places(Seeds(roi, torch.where(kept_greedily(near, label >= 0), label, -1), weight))
+    return without_padding(Seeds(roi, torch.where(kept_greedily(near, label >= 0), label, -1), weight))

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weaksam.config import Settings
-from weaksam.models.wsod.targets import Seeds, without_empty_places
+from weaksam.models.wsod.targets import Seeds, without_padding
 from weaksam.stages.wsod.seeds.oicr import oicr_top_seeds
 from weaksam.structures.devices import reading_is_free
 
@@ -49,7 +49,7 @@ def pcl_seeds(
     `assign_rois` then makes the clusters: RoIs with an IoU of 0.5 or more with their nearest centre, the others
     background. Ours: k-means starts from the lowest score, the highest and the middle, for 20 rounds; of RoIs joined
     to equally many the higher score goes first, then the lower RoI; RoIs that score 0 are no centre. No RoI or no
-    tag: no seed. On the CPU there is no empty place (label -1), elsewhere there may be.
+    tag: no seed. On the CPU there is no padding (label -1), elsewhere there may be.
     """
     if len(scores) == 0 or len(present) == 0 or centres == "highest":
         return oicr_top_seeds(scores, present)
@@ -60,7 +60,7 @@ def pcl_seeds(
     joined.fill_diagonal_(True)  # a box without area does not overlap itself
     node, weight = graph_centres(of_present[:, members], top[:, members], joined, max_centres)
     label = torch.where(weight > 0, present[:, None], -1)
-    return without_empty_places(Seeds(members[node].flatten(), label.flatten(), weight.flatten()))
+    return without_padding(Seeds(members[node].flatten(), label.flatten(), weight.flatten()))
 
 
 def top_ranking(scores: Tensor) -> Tensor:

@@ -78,10 +78,10 @@ def relocate(
     for _ in range(rounds):
         seeds = [best_of_tags(of_photo, photo.present) for of_photo, photo in zip(values, photos, strict=True)]
         scores = scores_by_others(photos, seeds, num_classes, grams, ridge=ridge, foreground_iou=foreground_iou)
-        for place, (photo, of_photo) in enumerate(zip(photos, scores, strict=True)):
+        for index, (photo, of_photo) in enumerate(zip(photos, scores, strict=True)):
             if len(of_photo):
                 positive = of_photo[:, photo.present].clamp(min=0)
-                values[place] = torch.where((positive > 0).any(dim=0), positive, values[place])
+                values[index] = torch.where((positive > 0).any(dim=0), positive, values[index])
     return values
 
 
@@ -109,12 +109,12 @@ class _Grams:
     """What the classifiers of all rounds share: the Gram matrix of the rows of each fold."""
 
     def __init__(self, photos: Sequence[Regions], folds: int) -> None:
-        self.fold = [place % folds for place in range(len(photos))]
+        self.fold = [index % folds for index in range(len(photos))]
         self.folds, self.width = folds, photos[0].features.shape[2] + 1
         self.of_fold = torch.zeros(folds, self.width, self.width)
-        for place, photo in enumerate(photos):
+        for index, photo in enumerate(photos):
             rows = photo.rows()
-            self.of_fold[self.fold[place]] += rows.T @ rows
+            self.of_fold[self.fold[index]] += rows.T @ rows
 
 
 def scores_by_others(
@@ -140,9 +140,9 @@ def scores_by_others(
         for label in range(num_classes):
             gram = of_others - (unknown[label].sum(dim=0) - unknown[label, fold])
             weights = _solve(gram, (right.sum(dim=0) - right[fold])[:, label], ridge)
-            for place in range(fold, len(photos), grams.folds):
-                features = photos[place].features.float().mean(dim=0)
-                scores[place][:, label] = features @ weights[:-1] + weights[-1]
+            for index in range(fold, len(photos), grams.folds):
+                features = photos[index].features.float().mean(dim=0)
+                scores[index][:, label] = features @ weights[:-1] + weights[-1]
     return scores
 
 
@@ -155,10 +155,10 @@ def _sums_of_folds(
     """
     right = torch.zeros(grams.folds, grams.width, num_classes)
     unknown = torch.zeros(num_classes, grams.folds, grams.width, grams.width)
-    for place, (photo, of_photo) in enumerate(zip(photos, seeds, strict=True)):
+    for index, (photo, of_photo) in enumerate(zip(photos, seeds, strict=True)):
         if len(photo.boxes) == 0 or len(of_photo.roi) == 0:
             continue
-        rows, fold, views = photo.rows(), grams.fold[place], len(photo.features)
+        rows, fold, views = photo.rows(), grams.fold[index], len(photo.features)
         to_seeds = pairwise_iou(photo.boxes, photo.boxes[of_photo.roi])  # (R, S)
         nearest = to_seeds.amax(dim=1)
         for label in photo.present.tolist():
