@@ -51,8 +51,8 @@ ON_THE_CPU = {
 }
 # RoIAlign as bags of embeddings, which the CPU alone computes
 ALIGN_ON_THE_CPU = {"models/roi/align.py:sampled_cells: tensor"}
-# Six numbers a photo go to the device by themselves
-COLOURS = {"models/backbones/inputs.py:normalise: new_tensor"}
+# Six numbers go to the device once, at the first photo
+COLOURS = {"models/backbones/inputs.py:_channels: tensor"}
 # The proposals whose features are kept, compared with those asked for: both lie on the CPU
 KEPT_REGIONS = {"stages/wsod/photo_features.py:pooled: equal"}
 # The rules `scores`, `relocation` and `class_maps` suppress class by class with torchvision's NMS

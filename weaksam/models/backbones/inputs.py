@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,11 +29,18 @@ def normalise_levels(images: Tensor, colours: ColourSettings) -> Tensor:
 def _standardise(images: Tensor, colours: ColourSettings, levels_per_unit: float) -> Tensor:
     """``(image - mean) / deviation`` in the network's order of channels; the settings' numbers are levels of 0..255."""
     mean, deviation = (
-        images.new_tensor([level / levels_per_unit for level in channels]).view(3, 1, 1)
-        for channels in (colours.mean, colours.deviation)
+        _channels(tuple(level / levels_per_unit for level in levels), images.dtype, images.device)
+        for levels in (colours.mean, colours.deviation)
     )
     pixels = (images - mean) / deviation
     return pixels.flip(-3) if colours.order == "bgr" else pixels
+
+
+@lru_cache(maxsize=16)
+def _channels(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number for each channel ``(3, 1, 1)``, kept on the device: bringing it there anew would wait at every photo."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
 
 
 def input_photo(image: np.ndarray, long_side: int, colours: ColourSettings) -> Tensor:
