@@ -35,7 +35,7 @@ class _OperatorRecorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name in _WAITING_OPERATORS or (name in _INDEXING_OPERATORS and _by_bools(args[1])):
-            self.waits[f"{_place()}: {name}"] += 1
+            self.waits[f"{_location()}: {name}"] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -49,7 +49,7 @@ class _FunctionRecorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in _TO_THE_HOST or name in _FROM_THE_HOST:
-            self.waits[f"{_place()}: {name}"] += 1
+            self.waits[f"{_location()}: {name}"] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -68,7 +68,7 @@ def _by_bools(indices: Any) -> bool:
     return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
-def _place() -> str:
+def _location() -> str:
     """The innermost function of the package that is being run, and whose code called for it."""
     frame: FrameType | None = sys._getframe(1)
     through = ""
