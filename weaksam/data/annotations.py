@@ -11,11 +11,15 @@ from weaksam.structures.masks import Rle, rle_from_polygons
 
 @dataclass(frozen=True)
 class ImageTruth:
-    """The objects of one image as a file states them; ``number`` and ``size`` (H, W) are None where it does not."""
+    """The objects of one image as a file states them; ``number`` and ``size`` (H, W) are None where it does not.
+
+    ``text_id``: the image's id in the file where that is a text and no number, else empty.
+    """
 
     instances: Instances
     number: int | None = None
     size: tuple[int, int] | None = None
+    text_id: str = ""
 
 
 @dataclass(frozen=True)

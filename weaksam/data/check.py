@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import Annotations, ImageTruth, tag_labels
 from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, read_tag_rows
@@ -16,9 +14,11 @@ from weaksam.data.findings import Findings
 from weaksam.data.formats.tags import TagRows
 from weaksam.data.image_names import ImageNames
 from weaksam.data.photos import Photo, scan_photos, verify_photos
+from weaksam.data.sizes import truth_size_problems
 from weaksam.data.tag_signal import MIN_PHOTOS
 from weaksam.data.text_files import printable
 from weaksam.data.truth import read_truth, truth_classes
+from weaksam.data.truth_photos import reaching_out
 
 CONSTANT_SHARE = 0.9
 """A class in more than this share of the photos, or absent from all, teaches little from tags."""
@@ -214,14 +214,9 @@ def _check_truth(
 
 def _truth_problems(image: ImageTruth, photo: Photo, classes: tuple[str, ...]) -> Iterator[str]:
     """What is wrong with the true objects of one photo, a verb phrase each: another size, boxes outside or empty."""
-    height, width = photo.size
-    if image.size is not None and image.size != photo.size:
-        stated = f"{image.size[1]} x {image.size[0]}"
-        turned = ", its boxes may be drawn on the turned photo" if image.size == (width, height) else ""
-        yield f"is {width} x {height} but the truth says {stated}{turned}"
+    yield from truth_size_problems(image, photo.size)
     objects = image.instances
-    limit = torch.tensor([width, height, width, height])
-    outside = (objects.boxes < -0.5).any(1) | (objects.boxes > limit + 0.5).any(1)
+    outside = reaching_out(objects.boxes, photo.size)
     # VOC's inclusive corners make a box of no extent one pixel wide
     degenerate = ((objects.boxes[:, 2:] - objects.boxes[:, :2]) <= 1).any(1)
     for rows, problem in ((outside, "outside the photo"), (degenerate, "no more than one pixel wide or high")):

@@ -209,6 +209,7 @@ def _samples(
     kept = sorted(image_id for image_id in photos if image_id in labels)
     objects = {} if truth is None else truth.objects
     given = {} if truth is None else truth.numbers
+    texts = {} if truth is None else truth.texts
     # Photos that the truth file does not number come after those that it does
     start = max(given.values(), default=0)
     free = iter(range(start + 1, start + len(kept) + 1))
@@ -221,6 +222,7 @@ def _samples(
             objects.get(image_id),
             given[image_id] if image_id in given else next(free),
             photos[image_id].sha256,
+            texts.get(image_id, ""),
         )
         for image_id in kept
     )

@@ -9,7 +9,8 @@ import torch
 
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import ObjectRows
-from weaksam.data.formats.coco import read_results
+from weaksam.data.findings import Findings
+from weaksam.data.formats.coco_results import read_results
 from weaksam.data.formats.voc_results import read_result_file, result_files
 from weaksam.data.image_names import ImageNames
 from weaksam.data.text_files import read_json
@@ -18,15 +19,16 @@ from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
 
-def read_detections(path: Path, dataset: Dataset) -> dict[str, Instances]:
+def read_detections(path: Path, dataset: Dataset, findings: Findings | None = None) -> dict[str, Instances]:
     """Detections by image id; every image of ``dataset`` is there, empty where nothing was found in it.
 
     ``path``: the folder of a sealed store of detections, a folder of VOC result files (or one of them), or a COCO
-    results list. Images are found by name, with or without ending, or by number. Raises `UserError` for anything else,
-    for images that ``dataset`` does not have, and for class names that differ from its own by a misspelling.
+    results list. Images are found by name, with or without ending, or by number. ``findings`` take how much was read,
+    and what was taken for what. Raises `UserError` for anything else, for images that ``dataset`` does not have, and
+    for class names that differ from its own by a misspelling.
     """
     if path.suffix.lower() == ".json":
-        return read_results(path, dataset)
+        return read_results(path, dataset, findings)
     files = result_files(path)
     if files:
         return _filled(read_voc_results(files, dataset), dataset)
@@ -92,8 +94,7 @@ def run_classes(folder: Path) -> tuple[str, ...] | None:
 
 def _known_images(names: Sequence[str], dataset: Dataset, source: str) -> dict[str, str]:
     """The image id of ``dataset`` for each of ``names``; `UserError` where one has none."""
-    numbers = {sample.image_id: sample.number for sample in dataset}
-    key_of = ImageNames(dataset.image_ids, numbers).find_all(names, source)
+    key_of = ImageNames.of(dataset).find_all(names, source)
     name_of = {str(key): image_id for image_id, key in key_of.items()}
     strange = [name for name in names if name not in name_of]
     if strange:

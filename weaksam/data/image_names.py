@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from weaksam.config import UserError, listed
+from weaksam.data.findings import Findings
+from weaksam.data.image_entries import ImageEntries, composed, plain_name, read_image_entries
 from weaksam.data.images import PHOTO_SUFFIXES
+from weaksam.data.json_entries import as_file_id
 from weaksam.data.photos import list_photos
 from weaksam.data.text_files import read_json, read_text
+from weaksam.structures.dataset import Dataset
 
 Key = str | int
 """How a file names an image: by a name or by a number."""
+_FOREIGN_START = re.compile(r"/|[A-Za-z]:/|[A-Za-z][A-Za-z0-9+.-]*:/")
+"""An absolute path, one on a drive, or an address."""
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 
 class ImageNames:
@@ -25,10 +31,13 @@ class ImageNames:
 
     ``names``: their ids, file names relative to a folder; none is allowed, and then nothing is found. ``numbers``:
     those that a COCO file gives them; without them an image's number is read from its name, see `number_in`.
+    ``texts``: names by the ids that a COCO file gives them, where these are texts.
     """
 
-    def __init__(self, names: Sequence[str], numbers: Mapping[str, int] | None = None) -> None:
-        self.names, self.numbers = tuple(names), numbers
+    def __init__(
+        self, names: Sequence[str], numbers: Mapping[str, int] | None = None, texts: Mapping[str, str] | None = None
+    ) -> None:
+        self.names, self.numbers, self.texts = tuple(names), numbers, texts or {}
         self._exact = frozenset(self.names)
         self._by_word: dict[str, list[str]] = defaultdict(list)  # by file name and by its stem, in small letters
         for name in self.names:
@@ -36,18 +45,39 @@ class ImageNames:
             for word in {_word(path.name), _word(path.stem)}:
                 self._by_word[word].append(name)
 
-    def find_name(self, name: str, source: str) -> str | None:
+    @classmethod
+    def of(cls, dataset: Dataset) -> ImageNames:
+        """The images of ``dataset``, with the ids that its truth file gives them."""
+        numbers = {sample.image_id: sample.number for sample in dataset}
+        return cls(
+            dataset.image_ids, numbers, {sample.text_id: sample.image_id for sample in dataset if sample.text_id}
+        )
+
+    def find_name(self, name: str, source: str, findings: Findings | None = None) -> str | None:
         """The image that ``name`` means, with or without ending and leading folders, or None where no image fits.
 
         Case and Unicode form do not matter where one image fits, and of an address only its path counts, see
-        `file_part`. Folders must agree as far as both sides give them. Raises `UserError`, naming ``source``, where two
-        images fit.
+        `file_part`. Folders must agree as far as both sides give them. Where nothing fits and ``findings`` can take it,
+        the name as it was before a labelling server changed it is tried, see `_server_spellings`.
+        Raises `UserError`, naming ``source``, where two images fit.
         """
         if name in self._exact:
             return name
         name = file_part(name)
         if name in self._exact:
             return name
+        image_id = self._fit(name, source)
+        if image_id is not None or findings is None:
+            return image_id
+        for text, spelling in _server_spellings(name):
+            image_id = self._fit(spelling, source)
+            if image_id is not None:
+                findings.guess(f"{text} was matched", f"{source}, {name!r}")
+                return image_id
+        return None
+
+    def _fit(self, name: str, source: str) -> str | None:
+        """The image that a name in plain spelling means; None where none does, `UserError` where two do."""
         wanted = PurePosixPath(name)
         fits = [
             other
@@ -65,19 +95,23 @@ class ImageNames:
             )
         return fits[0] if fits else None
 
-    def find(self, key: Key, source: str) -> str | None:
-        """The image that ``key`` means, or None; more than `find_name`, another photo ending or a number will do too.
+    def find(self, key: Key, source: str, findings: Findings | None = None) -> str | None:
+        """The image that ``key`` means, or None; more than `find_name`, another photo ending or an id will do too.
 
         Raises `UserError`, naming ``source``, where two images fit.
         """
         if isinstance(key, str):
-            name = self.find_name(key, source)
+            if key.strip() in self.texts:
+                return self.texts[key.strip()]
+            name = self.find_name(key, source, findings)
             path = PurePosixPath(key.replace("\\", "/"))
-            if name is None and path.suffix.lower() in PHOTO_SUFFIXES:
-                name = self.find_name(path.with_suffix("").as_posix(), source)
-            if name is not None or not key.isdecimal():
+            if name is None and path.suffix.lower() in PHOTO_SUFFIXES and path.stem:
+                name = self.find_name(path.with_suffix("").as_posix(), source, findings)
+            number = as_file_id(key)
+            if name is not None or not isinstance(number, int):
                 return name
-        fits = self._by_number.get(int(key), [])
+            key = number
+        fits = self._by_number.get(key, [])
         if len(fits) > 1:
             raise UserError(f"wanted one image of the number {key} of {source}, found {listed(fits)}: give their list")
         return fits[0] if fits else None
@@ -113,11 +147,6 @@ def _folders_agree(folders1: Sequence[str], folders2: Sequence[str]) -> bool:
     return count == 0 or list(map(composed, folders1[-count:])) == list(map(composed, folders2[-count:]))
 
 
-def composed(text: str) -> str:
-    """``text`` with letters and their accents joined (Unicode's NFC), the form of all systems but macOS."""
-    return unicodedata.normalize("NFC", text)
-
-
 def _word(text: str) -> str:
     return composed(text).lower()
 
@@ -129,6 +158,25 @@ def file_part(name: str) -> str:
         with contextlib.suppress(ValueError):  # an address that is none is a name
             name = unquote(urlsplit(name).path)
     return name.replace("\\", "/").removeprefix("./")
+
+
+def _server_spellings(name: str) -> Iterator[tuple[str, str]]:
+    """What a name may have been before a labelling server or another machine changed it, in words and in plain form.
+
+    Escaped characters (``%20``), the address before it, the folders of another machine (an absolute path, a drive or
+    ``..``) and the eight hexadecimal digits that Label Studio puts before an upload are taken off, one after the other.
+    """
+    spelling = plain_name(name)
+    if "%" in spelling:
+        spelling = plain_name(unquote(spelling))
+        yield "an escaped name", spelling
+    if _FOREIGN_START.match(spelling) or ".." in PurePosixPath(spelling).parts:
+        spelling = PurePosixPath(spelling.rpartition("?d=")[2].partition("?")[0]).name
+        yield "a path of another machine by its file name alone", spelling
+    path = PurePosixPath(spelling)
+    unprefixed = _UPLOAD_PREFIX.sub("", path.name)
+    if unprefixed != path.name:
+        yield "an uploaded file's name without its prefix", (path.parent / unprefixed).as_posix()
 
 
 def number_in(name: str) -> int | None:
@@ -159,39 +207,34 @@ def first_repeat(keys: Iterable[Key]) -> Key | None:
 # Lists of images
 
 
-def read_image_list(path: Path) -> ImageNames:
+def read_image_list(path: Path, findings: Findings | None = None) -> ImageNames:
     """The images that a list names, in its order.
 
     A COCO file gives its ``images`` with their numbers; a text file one name per line, of which the first word counts
     (VOC's ``ImageSets/Main``); a folder its photos, sorted. Raises `UserError` for an empty list or a repeated name.
     """
-    numbers = None
+    numbers, texts = None, {}
     if path.is_dir():
         names = list(list_photos(path))
     elif path.suffix.lower() == ".json":
-        numbers = _coco_numbers(path)
-        names = list(numbers)
+        images = _coco_images(path, findings or Findings())
+        names, numbers, texts = [entry.name for entry in images.by_id.values()], images.numbers, images.texts
     else:
         names = _listed_names(path)
-    repeated = first_repeat(names)
+    repeated = first_repeat(map(plain_name, names))
     if not names or repeated:
         state = f"{repeated!r} twice" if repeated else "none"
         raise UserError(f"wanted a list of images, each once, in {path}, found {state}: mend the list")
-    return ImageNames(names, numbers)
+    return ImageNames(names, numbers, texts)
 
 
-def _coco_numbers(path: Path) -> dict[str, int]:
-    """Numbers by file name of a COCO file's images."""
+def _coco_images(path: Path, findings: Findings) -> ImageEntries:
+    """The images of a COCO file, or of a list of them alone."""
     content = read_json(path, "a list of images")
     images = content.get("images") if isinstance(content, dict) else content
-    if not isinstance(images, list) or not all(
-        isinstance(image, dict) and {"id", "file_name"} <= set(image) for image in images
-    ):
+    if not isinstance(images, list):
         raise UserError(f"wanted images with id and file_name in {path}, found other JSON: name a COCO truth file")
-    numbers = {str(image["file_name"]): int(image["id"]) for image in images}
-    if len(numbers) < len(images):
-        raise UserError(f"wanted every file_name once in {path}, found one twice: mend the list")
-    return numbers
+    return read_image_entries(images, path, findings)
 
 
 def _listed_names(path: Path) -> list[str]:

@@ -1,18 +1,19 @@
 """Read the true objects of a split from any annotation format, and match them to its photos and classes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from weaksam.config import UserError, did_you_mean, listed
-from weaksam.data.annotations import Annotations
+from weaksam.data.annotations import Annotations, ImageTruth
 from weaksam.data.findings import Findings
 from weaksam.data.formats import coco, voc, yolo
 from weaksam.data.image_names import ImageNames
-from weaksam.data.images import image_size
+from weaksam.data.images import BadImage, image_size
 from weaksam.data.photos import Photo, list_photos
+from weaksam.data.truth_photos import fit_to_photo, match_photos
 from weaksam.structures.instances import Instances
 
 
@@ -26,6 +27,8 @@ class SplitTruth:
     numbers: Mapping[str, int]
     without_photo: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Ids in the file by image id, where these are texts and no numbers."""
 
 
 def read_truth(
@@ -51,7 +54,7 @@ def read_truth(
         )
     if path.suffix.lower() != ".json":
         raise UserError(f"wanted true boxes as COCO .json or a folder of VOC .xml or YOLO .txt, found the file {path}")
-    return coco.read_instances(path)
+    return coco.read_instances(path, findings)
 
 
 def read_measured_truth(
@@ -67,22 +70,37 @@ def read_measured_truth(
     if relative and images is None:
         raise UserError(f"wanted the photos of the YOLO labels in {truth}, found no folder of them: give --images DIR")
     sizes = {name: image_size(path) for name, path in photos.items()} if relative else {}
-    annotations = read_truth(truth, sizes, classes)
+    findings = Findings()
+    annotations = read_truth(truth, sizes, classes, findings)
     if classes is not None:
         annotations = _in_classes(annotations, classes, truth)
     entries = annotations.images
     if images is None:
-        return annotations, tuple(entries), annotations.notes
-    photo_names = ImageNames(list(photos))
-    photo_of = {entry: photo_names.find(entry, str(images)) for entry in entries}
+        fitted = {
+            entry: fit_to_photo(image, entry, image.size, truth, findings) if image.size else image
+            for entry, image in entries.items()
+        }
+        return replace(annotations, images=fitted), tuple(entries), findings.notes
+    photo_of = match_photos(entries, ImageNames(list(photos)), truth, findings)
     paths = {entry: photos[photo] for entry, photo in photo_of.items() if photo is not None}
     if not paths:
         raise UserError(f"wanted photos of the {len(entries)} images of the truth in {images}, found none of them")
-    unsized = [entry for entry in paths if entries[entry].size is None]
-    sized = {entry: replace(entries[entry], size=image_size(paths[entry])) for entry in unsized}
+    fitted = {entry: _fitted(entries[entry], path, truth, findings) for entry, path in paths.items()}
     num_lost = len(entries) - len(paths)
-    lost = (f"{num_lost} images of the truth have no photo in {images}: left out",) if num_lost else ()
-    return replace(annotations, images={**entries, **sized}), tuple(paths), (*annotations.notes, *lost)
+    if num_lost:
+        findings.count(f"{num_lost} images of the truth have no photo in {images}: left out")
+    return replace(annotations, images={**entries, **fitted}), tuple(paths), findings.notes
+
+
+def _fitted(image: ImageTruth, photo: Path, truth: Path, findings: Findings) -> ImageTruth:
+    """The truth of one image for its photo; for a photo that cannot be read, in the size that is stated."""
+    try:
+        size = image_size(photo)
+    except BadImage:
+        if image.size is None:
+            raise
+        size = image.size
+    return fit_to_photo(image, photo.name, size, truth, findings)
 
 
 def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path) -> Annotations:
@@ -119,24 +137,30 @@ def read_split_truth(
     ``classes`` are left out. Raises `UserError` where the names disagree both ways, or one photo is listed twice.
     """
     sizes = {image_id: photo.size for image_id, photo in photos.items()}
-    annotations = read_truth(path, sizes, classes or tag_classes)
+    findings = Findings()
+    annotations = read_truth(path, sizes, classes or tag_classes, findings)
     names = annotations.classes if classes is None else classes
     _refuse_other_names(annotations, names, path)
+    photo_of = match_photos(annotations.images, photo_names, path, findings)
     objects: dict[str, Instances] = {}
     numbers: dict[str, int] = {}
-    without_photo = []
-    for entry, image in annotations.images.items():
-        image_id = photo_names.find_name(entry, str(path))
+    texts: dict[str, str] = {}
+    for entry, image_id in photo_of.items():
+        image = annotations.images[entry]
         if image_id is None:
-            without_photo.append(entry)
             continue
-        if image_id in objects:
-            raise UserError(f"wanted every photo once in {path}, found {image_id} twice: remove one entry")
+        if image_id in sizes:
+            image = fit_to_photo(image, image_id, sizes[image_id], path, findings)
         objects[image_id] = _relabelled(image.instances, annotations.classes, names)
         if image.number is not None:
             numbers[image_id] = image.number
+        if image.text_id:
+            texts[image_id] = image.text_id
+    without_photo = tuple(entry for entry, image_id in photo_of.items() if image_id is None)
+    if without_photo:
+        findings.count(f"{path}: {len(without_photo)} of {len(photo_of)} images have no photo: left out")
     category_ids = _category_ids(annotations, names)
-    return SplitTruth(tuple(names), category_ids, objects, numbers, tuple(without_photo), annotations.notes)
+    return SplitTruth(tuple(names), category_ids, objects, numbers, without_photo, findings.notes, texts)
 
 
 def _refuse_other_names(annotations: Annotations, names: Sequence[str], path: Path) -> None:

@@ -29,7 +29,15 @@ def truth_dataset(
         raise UserError(f"wanted images in {truth}, found none: name the file that lists them")
     numbers = _image_numbers(annotations.images)
     samples = [
-        Sample(name, Path(name), image.size or (0, 0), tag_labels(image.instances), image.instances, numbers[name])
+        Sample(
+            name,
+            Path(name),
+            image.size or (0, 0),
+            tag_labels(image.instances),
+            image.instances,
+            numbers[name],
+            text_id=image.text_id,
+        )
         for name, image in sorted(annotations.images.items())
     ]
     if image_list is not None:
@@ -92,5 +100,5 @@ def proposal_boxes(path: Path, dataset: Dataset) -> dict[str, Tensor]:
             f"wanted the sizes of all images for CorLoc's baselines, found none for {listed(unsized, 3)}: give "
             "--images DIR"
         )
-    names = ImageNames(dataset.image_ids, {sample.image_id: sample.number for sample in dataset})
-    return {image_id: proposals.boxes for image_id, proposals in named_proposals(path, names)[0].items()}
+    named = named_proposals(path, ImageNames.of(dataset))[0]
+    return {image_id: proposals.boxes for image_id, proposals in named.items()}

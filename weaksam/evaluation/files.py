@@ -12,6 +12,7 @@ from torch import Tensor
 
 from weaksam.config import UserError
 from weaksam.data.detection_files import read_detections
+from weaksam.data.findings import Findings
 from weaksam.evaluation.coco import coco_ap
 from weaksam.evaluation.corloc import corloc_and_baselines
 from weaksam.evaluation.file_inputs import proposal_boxes, tags_of_images, truth_dataset
@@ -78,7 +79,9 @@ def evaluate_files(
     truth, detections = Path(truth), Path(detections)
     _check_request(metrics, truth, detections, pixel_inclusive)
     all_images, counted, notes = truth_dataset(truth, _path(images), _path(image_list), classes)
-    read = read_detections(detections, all_images)
+    findings = Findings()
+    read = read_detections(detections, all_images, findings)
+    notes = (*notes, *findings.notes)
     dataset = dataclasses.replace(all_images, samples=tuple(all_images.by_id[image_id] for image_id in counted))
     keep = keep or DetectionFilter()
     inputs = EvaluationInputs(

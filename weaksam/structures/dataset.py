@@ -23,6 +23,7 @@ class Sample:
     ``image_id``: its file name relative to the images folder. ``size``: (H, W) in pixels, upright. ``tags``: the sorted
     labels of the classes in it, none for an untagged photo. ``truth``: its true objects, None where the split has none
     for it. ``number``: its id in COCO files. ``sha256``: the hash of its bytes, empty where it was not computed.
+    ``text_id``: its id in COCO files whose ids are texts, else empty.
     """
 
     image_id: str
@@ -32,6 +33,12 @@ class Sample:
     truth: Instances | None
     number: int
     sha256: str = ""
+    text_id: str = ""
+
+    @property
+    def file_id(self) -> int | str:
+        """Its id in COCO files."""
+        return self.text_id or self.number
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Read and write COCO JSON: ground truth with boxes, polygons, RLE and crowds, and results lists."""
+"""Read and write COCO ground truth: boxes, polygons, RLE and crowds, and write results lists."""
 
-import math
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,51 +9,169 @@ from typing import Any
 
 import numpy as np
 
-from weaksam.config import UserError, did_you_mean
+from weaksam.config import UserError
 from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
-from weaksam.data.image_names import ImageNames, Key
+from weaksam.data.findings import Findings
+from weaksam.data.formats.coco_entries import CategoryLabels, ObjectReader
+from weaksam.data.image_entries import ImageEntries, ImageEntry, read_image_entries
+from weaksam.data.json_entries import FileId, JsonEntry, as_file_id, attempt, json_entries, listed_keys, shown
 from weaksam.data.text_files import read_json
 from weaksam.store.files import write_json_atomic
 from weaksam.structures.boxes import area
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
-from weaksam.structures.masks import Rle, box_from_rle, rle_area, rle_from_counts, rle_from_polygons
+from weaksam.structures.masks import rle_area
 
 Entry = dict[str, Any]
 """One annotation or result of a COCO file."""
+SECTIONS = ("images", "annotations", "categories")
+"""The lists of an instances file."""
 
 
-def read_instances(path: Path) -> Annotations:
+def read_instances(path: Path, findings: Findings | None = None) -> Annotations:
     """The images, objects and categories of a COCO instances file, by ``file_name``.
 
     Classes come in the order of their ids, and keep their ids. Objects get masks if any object of the file has one
     (polygons, RLE as run lengths or as text); among them one without gets its box as mask. A box of no area stays.
     ``iscrowd`` gives ``crowd``, the extra keys ``score`` and ``difficult`` are read where they are. Images without
-    annotations are there, empty. Raises `UserError` for a file of another shape.
+    annotations are there, empty. ``findings`` take counts, guesses and faults; a fault, a file of another shape too,
+    raises `UserError` unless it gathers them.
     """
+    findings = findings or Findings()
     content = _instances_content(path)
-    categories = sorted(content["categories"], key=lambda category: category["id"])
-    names = tuple(str(category["name"]).strip() for category in categories)
-    _refuse_repeats(names, path)
-    label_of = {category["id"]: label for label, category in enumerate(categories)}
-    by_image: dict[Any, list[Entry]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        by_image[annotation.get("image_id")].append(annotation)
-    with_masks = any(annotation.get("segmentation") for annotation in content["annotations"])
-    images = {}
-    for entry in content["images"]:
-        size = (int(entry["height"]), int(entry["width"])) if "height" in entry and "width" in entry else None
-        rows = ObjectRows.none()
-        for annotation in by_image.pop(entry["id"], []):
-            _add(rows, annotation, label_of, size, path)
-        truth = rows.instances(with_masks=with_masks, size=size or (0, 0))
-        images[str(entry["file_name"])] = ImageTruth(truth, int(entry["id"]), size)
-    if by_image:
-        unknown = next(iter(by_image))
+    names = _read_categories(content["categories"], path, findings)
+    labels = CategoryLabels(
+        {number: label for label, number in enumerate(names)},
+        {name: label for label, name in enumerate(names.values())},
+    )
+    entries = read_image_entries(content["images"], path, findings)
+    by_image = _annotations_by_image(content["annotations"], entries, path, findings)
+    reader = ObjectReader(labels)
+    rows_of = {
+        entry.file_id: _image_rows(reader, entry, by_image.get(entry.file_id, []), findings)
+        for entry in entries.by_id.values()
+    }
+    reader.boxes.check(path, findings)
+    images = {
+        entry.name: _image_truth(*rows_of[entry.file_id], entry, with_masks=reader.num_masks > 0)
+        for entry in entries.by_id.values()
+    }
+    findings.count(_summary(path, [truth.instances for truth in images.values()], len(names)))
+    return Annotations(tuple(names.values()), tuple(names), images, findings.notes)
+
+
+def _instances_content(path: Path) -> dict[str, list[Any]]:
+    """The parsed file, after checking that it has the three lists."""
+    content = read_json(path, "a COCO instances file")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in SECTIONS):
+        state = listed_keys(content) if isinstance(content, dict) else shown(content)
+        state = "a list (COCO results?)" if isinstance(content, list) else state
+        wrong = [key for key in SECTIONS if isinstance(content, dict) and key in content]
+        other = [f"{key!r} as {shown(content[key])}" for key in wrong if not isinstance(content[key], list)]
         raise UserError(
-            f"wanted every annotation of {path} to name an image, found image_id {unknown!r}: mend the file"
+            f"wanted a COCO instances file with {', '.join(SECTIONS)} at {path}, found {other[0] if other else state}: "
+            "name another file or add the missing list"
         )
-    return Annotations(names, tuple(int(category["id"]) for category in categories), images)
+    return content
+
+
+def _read_categories(content: list[Any], path: Path, findings: Findings) -> dict[int, str]:
+    """Class names by id, in the order of the ids; an id or a name of two categories is a fault."""
+    names: dict[int, str] = {}
+    for entry in json_entries(content, "category", path, findings):
+        category = attempt(findings, _category, entry)
+        if category is None:
+            continue
+        number, name = category
+        if names.get(number) == name:
+            findings.guess("a category that is listed twice was taken once", entry.place)
+        elif number in names:
+            state = f"{number} for {names[number]!r} and {name!r}"
+            findings.fault(f"wanted every category id of {path} once, found {state}: give each its own")
+        elif name in names.values():
+            findings.fault(f"wanted every category of {path} once, found {name!r} twice: merge the two")
+        else:
+            names[number] = name
+    return dict(sorted(names.items()))
+
+
+def _category(entry: JsonEntry) -> tuple[int, str]:
+    """Id and name of a category; `UserError` for an entry without them."""
+    number = as_file_id(entry.get("id"))
+    if not isinstance(number, int):
+        raise entry.refusal("id", "a whole number")
+    return number, entry.text("name").strip()
+
+
+def _annotations_by_image(
+    content: list[Any], entries: ImageEntries, path: Path, findings: Findings
+) -> dict[FileId, list[JsonEntry]]:
+    """The annotations of each image in the file's order; one of no image of the file is a fault."""
+    by_image: dict[FileId, list[JsonEntry]] = defaultdict(list)
+    first_of: dict[FileId, Any] = {}
+    for entry in json_entries(content, "annotation", path, findings):
+        image_id = as_file_id(entry.get("image_id"))
+        if image_id is None:
+            findings.fault(str(entry.refusal("image_id", "the id of an image of the file")))
+        elif image_id in entries.by_id:
+            by_image[image_id].append(entry)
+        elif image_id not in entries.left_out:
+            findings.fault(
+                f"wanted every annotation of {path} to name an image, found image_id {image_id!r} in {entry.place}: "
+                "mend the entry or add the image"
+            )
+        own_id = as_file_id(entry.get("id"))
+        if own_id is not None and own_id in first_of:
+            _say_repeat(entry, first_of[own_id], findings)
+        elif own_id is not None:
+            first_of[own_id] = entry.values
+    return by_image
+
+
+def _say_repeat(entry: JsonEntry, first: Mapping[str, Any], findings: Findings) -> None:
+    """Say of an annotation whose id came before that it is an object of its own, or a fault if it is the same one."""
+    if entry.values == first:
+        findings.fault(f"wanted every annotation once, found {entry.place} there twice, word for word: remove one")
+    else:
+        findings.guess("an annotation with the id of another was read as an object of its own", entry.place)
+
+
+def _image_rows(
+    reader: ObjectReader, image: ImageEntry, annotations: Sequence[JsonEntry], findings: Findings
+) -> tuple[ObjectRows, tuple[int, int] | None]:
+    """The objects of one image that can be read, and its size, that of its masks where the file does not state it."""
+    rows, size = ObjectRows.none(), image.size
+    for annotation in annotations:
+        try:
+            score = None if annotation.get("score") is None else annotation.number("score")
+            size = reader.add(rows, annotation, size, score)
+        except UserError as error:
+            findings.fault(str(error))
+    return rows, size
+
+
+def _image_truth(rows: ObjectRows, size: tuple[int, int] | None, image: ImageEntry, *, with_masks: bool) -> ImageTruth:
+    """The objects of one image as a value; without a size an object's box cannot stand for its mask."""
+    drawable = with_masks and (size is not None or all(mask is not None for mask in rows.masks))
+    number, text = (image.file_id, "") if isinstance(image.file_id, int) else (None, image.file_id)
+    return ImageTruth(rows.instances(with_masks=drawable, size=size or (0, 0)), number, size, text)
+
+
+def _summary(path: Path, objects: Sequence[Instances], num_classes: int) -> str:
+    """How much was read of an instances file, in one line."""
+    counts = {
+        "crowd": sum(int(of_image.crowd.sum()) for of_image in objects if of_image.crowd is not None),
+        "difficult": sum(int(of_image.difficult.sum()) for of_image in objects if of_image.difficult is not None),
+        "without area": sum(int((area(of_image.boxes) == 0).sum()) for of_image in objects),
+    }
+    special = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    num_empty = sum(len(of_image) == 0 for of_image in objects)
+    empty = f", {num_empty} of them without objects" if num_empty else ""
+    text = f"{path}: {len(objects)} images{empty}; {sum(map(len, objects))} objects of {num_classes} classes"
+    return f"{text} ({special})" if special else text
+
+
+# Writing
 
 
 def write_instances(path: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
@@ -65,14 +184,14 @@ def write_instances(path: Path, dataset: Dataset, instances: Mapping[str, Instan
         objects = instances.get(sample.image_id, Instances.empty())
         areas = rle_area(objects.masks) if objects.masks is not None else area(objects.boxes)
         for row, entry in enumerate(object_entries(objects, dataset.category_ids)):
-            entry = {"id": len(annotations) + 1, "image_id": sample.number, **entry, "area": float(areas[row])}
+            entry = {"id": len(annotations) + 1, "image_id": sample.file_id, **entry, "area": float(areas[row])}
             entry["iscrowd"] = int(objects.crowd is not None and bool(objects.crowd[row]))
             entry.setdefault("segmentation", [])
             if objects.difficult is not None:
                 entry["difficult"] = int(objects.difficult[row])
             annotations.append(entry)
     images = [
-        {"id": sample.number, "file_name": sample.image_id, "width": sample.size[1], "height": sample.size[0]}
+        {"id": sample.file_id, "file_name": sample.image_id, "width": sample.size[1], "height": sample.size[0]}
         for sample in dataset.samples
     ]
     categories = [
@@ -80,38 +199,6 @@ def write_instances(path: Path, dataset: Dataset, instances: Mapping[str, Instan
         for number, name in zip(dataset.category_ids, dataset.classes, strict=True)
     ]
     write_json_atomic(path, {"images": images, "annotations": annotations, "categories": categories})
-
-
-def read_results(path: Path, dataset: Dataset) -> dict[str, Instances]:
-    """Detections by image id from a COCO results list; every image of ``dataset`` is there, empty where it has none.
-
-    ``image_id`` is a number of ``dataset`` or, as some tools write it, a photo's name with or without ending. Raises
-    `UserError` where the list names an image or a category that ``dataset`` does not have.
-    """
-    content = read_json(path, "a COCO results list")
-    if not isinstance(content, list):
-        raise UserError(
-            f"wanted a COCO results list in {path}, found a JSON {type(content).__name__}: name another file"
-        )
-    names = ImageNames(dataset.image_ids, {sample.image_id: sample.number for sample in dataset.samples})
-    image_of: dict[Key, str | None] = {}
-    label_of = {number: label for label, number in enumerate(dataset.category_ids)}
-    rows = {sample.image_id: ObjectRows.none() for sample in dataset.samples}
-    for entry in content:
-        key = entry.get("image_id")
-        key = int(key) if isinstance(key, float) and key.is_integer() else key
-        if isinstance(key, str | int) and key not in image_of:
-            image_of[key] = names.find(key, str(path))
-        image_id = image_of[key] if isinstance(key, str | int) else None
-        if image_id is None:
-            raise UserError(f"wanted results of {dataset.name} in {path}, found image_id {key!r}: name its own file")
-        _add(rows[image_id], {"score": 1.0, **entry}, label_of, dataset.by_id[image_id].size, path)
-    with_masks = any(entry.get("segmentation") for entry in content)
-    detections = {}
-    for sample in dataset.samples:
-        objects = rows[sample.image_id].instances(with_masks=with_masks, size=sample.size)
-        detections[sample.image_id] = objects.replace(difficult=None, crowd=None)
-    return detections
 
 
 def write_results(path: Path, dataset: Dataset, detections: Mapping[str, Instances]) -> None:
@@ -125,7 +212,7 @@ def write_results(path: Path, dataset: Dataset, detections: Mapping[str, Instanc
         if len(objects) and objects.scores is None:
             raise UserError(f"wanted scored detections to write {path}, found none on {sample.image_id}: give scores")
         entries = object_entries(objects, dataset.category_ids)
-        results.extend({"image_id": sample.number, **entry} for entry in entries)
+        results.extend({"image_id": sample.file_id, **entry} for entry in entries)
     write_json_atomic(path, results)
 
 
@@ -150,67 +237,3 @@ def object_entries(objects: Instances, category_ids: Sequence[int]) -> list[Entr
 def _short(value: float) -> float:
     """The float64 of fewest digits that is the same float32."""
     return float(str(np.float32(value)))
-
-
-def _instances_content(path: Path) -> dict[str, list[Entry]]:
-    """The parsed file, after checking that it has the three lists and their keys."""
-    content = read_json(path, "a COCO instances file")
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in _WANTED):
-        kind = "a list (COCO results?)" if isinstance(content, list) else f"the keys {sorted(content)[:8]}"
-        raise UserError(f"wanted a COCO instances file with {', '.join(_WANTED)} at {path}, found {kind}")
-    for key, fields in _WANTED.items():
-        for entry in content[key]:
-            missing = [field for field in fields if field not in entry]
-            if missing:
-                raise UserError(f"wanted {missing[0]!r} in every entry of {key!r} in {path}, found {str(entry)[:80]}")
-    return content
-
-
-_WANTED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
-
-
-def _refuse_repeats(names: Sequence[str], path: Path) -> None:
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
-        raise UserError(f"wanted every category of {path} once, found {repeated[0]!r} twice: merge the two")
-
-
-def _add(
-    rows: ObjectRows, annotation: Entry, label_of: Mapping[Any, int], size: tuple[int, int] | None, path: Path
-) -> None:
-    """Append one COCO annotation or result to ``rows``."""
-    category = annotation.get("category_id")
-    if category not in label_of:
-        hint = did_you_mean(str(category), map(str, label_of))
-        raise UserError(f"wanted a category id of the dataset in {path}, found {category!r}{hint}: mend the file")
-    mask = _mask(annotation.get("segmentation"), size, path)
-    box = annotation.get("bbox")
-    if box is None and mask is not None:
-        corners = box_from_rle(mask).tolist()
-    elif isinstance(box, list) and len(box) == 4 and all(math.isfinite(value) for value in box):
-        x, y, width, height = box
-        corners = [x, y, x + width, y + height]
-    else:
-        raise UserError(f"wanted a bbox of four numbers in every annotation of {path}, found {box!r}: mend the file")
-    rows.add(
-        corners,
-        label_of[category],
-        mask=mask,
-        score=annotation.get("score"),
-        difficult=bool(annotation.get("difficult", 0)),
-        crowd=bool(annotation.get("iscrowd", 0)),
-    )
-
-
-def _mask(segmentation: Any, size: tuple[int, int] | None, path: Path) -> Rle | None:
-    """RLE of a COCO segmentation in any of its three forms; None where there is none."""
-    if not segmentation:
-        return None
-    if isinstance(segmentation, list):
-        if size is None:
-            raise UserError(f"wanted width and height of every image in {path} to draw polygons, found none: add them")
-        return rle_from_polygons(segmentation, size)
-    counts, (height, width) = segmentation["counts"], segmentation["size"]
-    if isinstance(counts, list):
-        return rle_from_counts(counts, (height, width))
-    return {"size": [int(height), int(width)], "counts": counts}

@@ -1,0 +1,120 @@
+"""Read what annotations and results of COCO files share: the class, the box and the mask of an entry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weaksam.config import did_you_mean
+from weaksam.data.annotations import ObjectRows
+from weaksam.data.findings import Findings
+from weaksam.data.formats.coco_masks import read_mask
+from weaksam.data.json_entries import JsonEntry, as_file_id, is_number
+from weaksam.structures.masks import box_from_rle
+
+Size = tuple[int, int]
+CORNERS_SHARE = 0.95
+"""Boxes are corners if at least this share of them would lie in their photos as corners ..."""
+OUTSIDE_SHARE = 0.1
+"""... and more than this share reaches out as x, y, width, height, by more than this share of the photo's side."""
+
+
+@dataclass(frozen=True)
+class CategoryLabels:
+    """The label of each category of a file or dataset, by its id and by its name."""
+
+    by_id: Mapping[int, int]
+    by_name: Mapping[str, int]
+
+    def label(self, entry: JsonEntry) -> int:
+        """The label of an entry's ``category_id``, an id or a class's name; `UserError` where it is neither."""
+        category = as_file_id(entry.get("category_id"))
+        if isinstance(category, int) and category in self.by_id:
+            return self.by_id[category]
+        if isinstance(category, str) and category in self.by_name:
+            entry.findings.guess("a class's name was taken for its category_id", entry.place)
+            return self.by_name[category]
+        hint = did_you_mean(str(category), map(str, (*self.by_id, *self.by_name)))
+        if category == 0 and set(self.by_id) == set(range(1, len(self.by_id) + 1)):
+            hint = " (ids that count from 0? add 1 to each)"
+        raise entry.refusal("category_id", f"a category id of the dataset{hint}")
+
+
+@dataclass
+class StatedBoxes:
+    """The boxes of a file as it states them, x, y, width, height, with the (H, W) of their image where it is known."""
+
+    rows: list[tuple[Sequence[float], Size]] = field(default_factory=list)
+
+    def add(self, box: Sequence[float], size: Size | None) -> None:
+        """Take a box; those of an image without a size tell nothing."""
+        if size is not None and 0 not in size:
+            self.rows.append((box, size))
+
+    def check(self, path: Path, findings: Findings) -> None:
+        """A fault where the boxes of a file are plainly corners or shares of the photo instead of x, y, width, height.
+
+        Corners: all but a few would lie in their photos as x1, y1, x2, y2, while many reach far out of it as stated.
+        """
+        if not self.rows:
+            return
+        boxes = np.array([box for box, _ in self.rows], dtype=np.float64)  # (N, 4)
+        sides = np.array([(size[1], size[0]) for _, size in self.rows], dtype=np.float64)  # (N, 2)
+        ends = boxes[:, :2] + boxes[:, 2:]
+        far = (ends > (1 + OUTSIDE_SHARE) * sides).any(1)
+        as_corners = (boxes[:, 2:] >= boxes[:, :2]).all(1) & (boxes[:, 2:] <= sides + 1).all(1)
+        if far.mean() > OUTSIDE_SHARE and as_corners.mean() >= CORNERS_SHARE:
+            findings.fault(
+                f"wanted boxes as x, y, width, height in {path}, found {int(far.sum())} of {len(boxes)} that reach far "
+                "out of their photos and that fit as corners x1, y1, x2, y2: write width and height"
+            )
+        elif (boxes <= 1).all() and (boxes % 1 > 0).any():
+            findings.fault(
+                f"wanted boxes in pixels in {path}, found no number above 1 in {len(boxes)} of them, as in shares of "
+                "the photo: multiply them by its sides"
+            )
+
+
+@dataclass
+class ObjectReader:
+    """Read the objects of a file entry by entry, and remember what they have in common."""
+
+    labels: CategoryLabels
+    boxes: StatedBoxes = field(default_factory=StatedBoxes)
+    num_masks: int = 0
+
+    def add(self, rows: ObjectRows, entry: JsonEntry, size: Size | None, score: float | None) -> Size | None:
+        """Append the object of one entry to ``rows`` of its image; the image's size, the mask's where none was known.
+
+        Without a box the mask gives one. Raises `UserError`, and then nothing was appended.
+        """
+        label = self.labels.label(entry)
+        mask = read_mask(entry, size)
+        if mask is not None and size is None:
+            size = (int(mask["size"][0]), int(mask["size"][1]))
+        stated = entry.get("bbox")
+        if stated in (None, []) and mask is not None:
+            corners = box_from_rle(mask).tolist()
+        else:
+            x, y, width, height = read_box(entry)
+            corners = [x, y, x + width, y + height]
+            self.boxes.add((x, y, width, height), size)
+        flags = {name: entry.flag(key) for name, key in (("difficult", "difficult"), ("crowd", "iscrowd"))}
+        rows.add(corners, label, mask=mask, score=score, **flags)
+        self.num_masks += mask is not None
+        return size
+
+
+def read_box(entry: JsonEntry) -> list[float]:
+    """``bbox`` of an entry as x, y, width, height; raises `UserError` for other values and negative sides."""
+    box: Any = entry.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        raise entry.refusal("bbox", "a bbox of four numbers x, y, width, height")
+    numbers = entry.numbers(box)
+    if min(numbers[2:]) < 0:
+        raise entry.refusal("bbox", "a width and a height of at least 0")
+    return numbers
