@@ -7,7 +7,7 @@ from tests.helpers import write_forms
 from weaksam.config import UserError
 from weaksam.data.detection_files import read_detections
 from weaksam.data.formats import voc_results
-from weaksam.data.formats.coco import read_results
+from weaksam.data.formats.coco_results import read_results
 from weaksam.data.proposals.files import write_store
 from weaksam.store.files import write_json_atomic
 

@@ -89,7 +89,10 @@ def test_photos_choose_what_counts(golden):
     (golden / "photos/b.jpg").unlink()
     measured = figures("--proposals", golden / "ours", "--truth", golden / "truth.json", "--images", golden / "photos")
     assert (measured["num_images"], measured["num_objects"], measured["sets"]["ours"]["num_bare"]) == (1, 2, 0)
-    assert measured["notes"] == [f"1 images of the truth have no photo in {golden / 'photos'}: left out"]
+    assert measured["notes"] == [
+        f"{golden / 'truth.json'}: 2 images; 3 objects of 2 classes",
+        f"1 images of the truth have no photo in {golden / 'photos'}: left out",
+    ]
     Image.new("RGB", (8, 8)).save(golden / "photos/z.jpg")
     (golden / "photos/a.jpg").unlink()
     message = refused(
