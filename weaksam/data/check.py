@@ -18,7 +18,7 @@ from weaksam.data.sizes import truth_size_problems
 from weaksam.data.tag_signal import MIN_PHOTOS
 from weaksam.data.text_files import printable
 from weaksam.data.truth import read_truth, truth_classes
-from weaksam.data.truth_photos import reaching_out
+from weaksam.data.truth_photos import match_photos, reaching_out
 
 CONSTANT_SHARE = 0.9
 """A class in more than this share of the photos, or absent from all, teaches little from tags."""
@@ -59,18 +59,15 @@ class _SplitCheck:
             self.say(str(error))
             return None
 
-    def photo_of(self, name: str, source: Path, absent: str | None) -> str | None:
-        """The image id that ``name`` in ``source`` means, or None and a line that says why there is none.
-
-        ``absent`` is what the line says of a name that no photo has (``"is named in"``); None leaves that line out.
-        """
+    def photo_of(self, name: str, source: Path) -> str | None:
+        """The image id that ``name`` in ``source`` means, or None and a line that says why there is none."""
         try:
             image_id = self.photo_names.find_name(name, str(source))
         except UserError as error:
             self.say(str(error))
             return None
-        if image_id is None and absent is not None:
-            self.say(f"{name}: {absent} {source} but not in {self.folder}")
+        if image_id is None:
+            self.say(f"{name}: is named in {source} but not in {self.folder}")
         return image_id
 
 
@@ -164,7 +161,7 @@ def _check_tags(
     """Say what is wrong with the tags; class names by image id."""
     tagged: dict[str, set[str]] = defaultdict(set)
     for row, names in tags.rows.items():
-        image_id = state.photo_of(row, source, "is named in")
+        image_id = state.photo_of(row, source)
         if image_id is not None:
             tagged[image_id] |= set(names)
         for unknown in [name for name in names if known is not None and name not in known]:
@@ -198,9 +195,14 @@ def _check_truth(
 ) -> None:
     """Say what is wrong with the truth; with ``listed_only`` only photos with a row of tags need an entry."""
     seen = set()
-    for entry, image in truth.images.items():
-        image_id = state.photo_of(entry, source, None if listed_only else "is in")
+    findings = Findings(gather=True)
+    photo_of = match_photos(truth.images, state.photo_names, source, findings)
+    state.take(findings)
+    for entry, image_id in photo_of.items():
+        image = truth.images[entry]
         if image_id is None:
+            if not listed_only:
+                state.say(f"{entry}: is in {source} but not in {state.folder}")
             continue
         seen.add(image_id)
         if image_id in state.photos:

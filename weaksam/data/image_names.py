@@ -63,13 +63,13 @@ class ImageNames:
         """
         if name in self._exact:
             return name
-        name = file_part(name)
-        if name in self._exact:
-            return name
-        image_id = self._fit(name, source)
+        path = file_part(name)
+        if path in self._exact:
+            return path
+        image_id = self._fit(path, source)
         if image_id is not None or findings is None:
             return image_id
-        for text, spelling in _server_spellings(name):
+        for text, spelling in _server_spellings(path):
             image_id = self._fit(spelling, source)
             if image_id is not None:
                 findings.guess(f"{text} was matched", f"{source}, {name!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,12 @@ def read_result_list(path: Path, findings: Findings) -> ResultList:
 
 @dataclass
 class ScoreReader:
-    """Read the scores of a file's entries from ``key``; `note` says what is uncommon about them."""
+    """Read the scores of a file's entries from ``key``; `say` notes what is uncommon about them."""
 
     path: Path
     key: str
-    lowest: float = 0.0
-    highest: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
 
     @classmethod
     def of(cls, entries: Sequence[Any], path: Path, findings: Findings) -> ScoreReader:

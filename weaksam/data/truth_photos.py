@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from weaksam.config import UserError
 from weaksam.data.annotations import ImageTruth
 from weaksam.data.findings import Findings
 from weaksam.data.image_names import ImageNames
@@ -29,7 +30,11 @@ def match_photos(
     photo_of: dict[str, str | None] = {}
     entry_of: dict[str, str] = {}
     for entry in entries:
-        image_id = photo_names.find_name(entry, str(path), findings)
+        try:
+            image_id = photo_names.find_name(entry, str(path), findings)
+        except UserError as error:
+            findings.fault(str(error))
+            continue
         if image_id is not None and image_id in entry_of:
             findings.fault(
                 f"wanted every photo once in {path}, found {image_id} twice, as {entry_of[image_id]!r} and {entry!r}: "
