@@ -57,7 +57,7 @@ class ReadAhead(Sequence[Value], Generic[Item, Value]):
 
 
 def read_ahead(paths: Sequence[Path], num_ahead: int) -> Iterator[np.ndarray]:
-    """The photos at ``paths`` as `read_image` gives them, in order; up to ``num_ahead`` are decoded in advance.
+    """The photos at ``paths`` as uint8 RGB ``(H, W, 3)``, in order; up to ``num_ahead`` are decoded in advance.
 
     A photo that cannot be read raises `BadImage` when its turn comes.
     """

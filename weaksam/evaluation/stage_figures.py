@@ -73,7 +73,10 @@ def _with_detector(figures: dict[str, Figures], made_by: str) -> dict[str, Figur
 
 
 def corloc_figures(truth: Truth, detections: Detections, proposals: Mapping[str, Tensor]) -> dict[str, Figures]:
-    """CorLoc on the training photos, ``train_corloc``, and of the baselines: ``train_corloc_largest`` and so on."""
+    """CorLoc on the training photos, ``train_corloc``, and of the baselines: ``train_corloc_largest`` and so on.
+
+    ``proposals`` are boxes ``(N, 4)`` half-open xyxy in photo pixels by image id.
+    """
     results = corloc_and_baselines(truth, detections, proposals)
     return {f"train_{name}": result.as_dict() for name, result in results.items()}
 

@@ -26,7 +26,7 @@ def _average_precision(scores: Tensor, has_class: Tensor) -> Tensor:
 
 
 def tag_mean_average_precision(scores: Tensor, tags: Tensor) -> float:
-    """Mean of `tag_average_precision` over the classes that a photo has; 0 where no photo has any."""
+    """Mean in [0, 1] of `tag_average_precision` of ``scores`` and ``tags (N, C)`` over classes with a photo, or 0."""
     values = tag_average_precision(scores, tags)
     values = values[~values.isnan()]
     return float(values.mean()) if len(values) else 0.0

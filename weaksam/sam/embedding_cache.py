@@ -189,7 +189,7 @@ class CachedSegmenter:
         return fingerprint_of(identity)
 
     def encode(self, image: np.ndarray) -> Embedding:
-        """The photo's embedding from the cache, else encoded and kept."""
+        """The embedding of a photo, uint8 RGB ``(H, W, 3)``, from the cache, else encoded and kept."""
         return self.encode_batch([image])[0]
 
     def encode_batch(self, images: Sequence[np.ndarray]) -> list[Embedding]:

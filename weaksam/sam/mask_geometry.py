@@ -69,7 +69,8 @@ def measure(logits: Tensor, frame: Frame, threshold: float = 0.0) -> tuple[Tenso
 def measure_in_input(logits: Tensor, frame: Frame, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
     """As ``measure``, but of a photo larger than SAM's input in that input's frame: 3 times less for 2048 pixels.
 
-    A box is off by at most a pixel of SAM's input, but where a speck of the mask lies between the photo's pixels.
+    Boxes ``(M, 4)`` and stability ``(M,)``. A box is off by at most a pixel of SAM's input, but where a speck of the
+    mask lies between the photo's pixels.
     """
     if max(frame.size) <= max(frame.input_size):
         return measure(logits, frame, threshold)

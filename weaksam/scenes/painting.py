@@ -214,7 +214,7 @@ def coverage(rings: list[np.ndarray], size: tuple[int, int]) -> tuple[tuple[slic
 
 
 def relief(cover: np.ndarray, light: Light, depth: int) -> np.ndarray:
-    """Brightness factor of a surface that rounds off within ``depth`` pixels of its edge."""
+    """Brightness factor ``(h, w)`` of a surface ``cover (h, w)`` in [0, 1] that rounds off within ``depth`` pixels."""
     padded = np.pad((cover * 255).astype(np.uint8), depth, mode="edge")
     height = np.asarray(Image.fromarray(padded).filter(ImageFilter.BoxBlur(depth)), np.float32)
     slope_y, slope_x = (slope[depth:-depth, depth:-depth] for slope in np.gradient(height))
@@ -236,7 +236,7 @@ def paint(
 def cast_shadow(
     canvas: np.ndarray, window: tuple[slice, slice], cover: np.ndarray, light: Light, *, reach: int, strength: float
 ) -> None:
-    """Darken ``canvas`` beside ``cover``, away from the light."""
+    """Darken ``canvas (H, W, 3)`` beside ``cover (h, w)`` in ``window``, away from the light."""
     if cover.size == 0:
         return
     height, width = canvas.shape[:2]

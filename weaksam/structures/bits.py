@@ -1,4 +1,4 @@
-"""Pack bools as bits, 64 to a word, where they are computed; and take them apart again."""
+"""Pack bools as bits, 64 to a word, where they are computed, and unpack them."""
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def _packed_by_numpy(table: Tensor) -> Tensor:
 
 
 def packed_by_torch(table: Tensor) -> Tensor:
-    """What :func:`packed` computes, on any device."""
+    """What :func:`packed` computes of bool ``(N, M)``, on any device."""
     padded = pad(table, (0, -table.shape[1] % _WORD))
     octets = (padded.flatten().view(torch.int64) * _GATHER_BITS) >> 56
     return octets.to(torch.int8).view(torch.int64).view(len(table), padded.shape[1] // _WORD)

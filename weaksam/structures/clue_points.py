@@ -46,7 +46,7 @@ class CluePoints(NamedTuple):
 
     @classmethod
     def of(cls, points: Tensor, labels: Tensor, kind: int = COARSE) -> CluePoints:
-        """Points that are all of one ``kind``."""
+        """``points (P, 2)`` xy with ``labels (P,)``, all of one ``kind``."""
         return cls(points, labels, torch.full((len(points),), kind))
 
     @classmethod

@@ -50,7 +50,10 @@ def vary(
 
 
 def change_colours(image: Tensor, draws: Sequence[float], strength: float) -> Tensor:
-    """Brightness, contrast and saturation of a 0..1 photo times ``1 - strength .. 1 + strength``; draws in [0, 1)."""
+    """``image (3, H, W)`` in 0..1 with brightness, contrast and saturation times ``1 - strength`` to ``1 + strength``.
+
+    The three ``draws`` in [0, 1) say where between the two; a ``strength`` of 0 returns the image itself.
+    """
     if strength == 0:
         return image
     brightness, contrast, saturation = (1 + strength * (2 * draw - 1) for draw in draws)

@@ -35,7 +35,7 @@ class TagClassifier:
         return torch.einsum("cd,dhw->chw", self.weight, centred)
 
     def state(self) -> dict[str, Tensor]:
-        """The four tensors by name."""
+        """The four tensors by name: ``weight (C, D)``, ``bias (C,)``, ``mean (D,)`` and ``deviation (D,)``."""
         return {"weight": self.weight, "bias": self.bias, "mean": self.mean, "deviation": self.deviation}
 
 

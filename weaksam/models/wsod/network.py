@@ -102,7 +102,7 @@ class WsodNetwork(nn.Module):
         )
 
     def from_rois(self, rois: Tensor, boxes: Sequence[Tensor]) -> list[HeadOutput]:
-        """The answer for each photo from the pooled features of its RoIs."""
+        """The answer for each photo from features ``(R, C, p, p)`` of all RoIs; ``boxes (N, 4)`` are of each photo."""
         if self.drop_block is not None:
             rois = self.drop_block(rois)
         return self.streams(self.hidden(rois.flatten(1)), [len(of_photo) for of_photo in boxes])

@@ -326,7 +326,10 @@ def mixed(weight: Tensor, mix: Tensor | None) -> Tensor:
 
 
 def merge_padding(coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Slots that are padding in every prompt become one, at the end; also how many slots the last one stands for."""
+    """``coords (P, K, 2)`` and ``labels (P, K)`` with the slots that are padding in every prompt as one, at the end.
+
+    The third value is the number of slots that the last one stands for; 1 where nothing was merged.
+    """
     padding = (labels == PADDING).all(0)
     repeats = int(padding.sum())
     if repeats < 2:

@@ -149,7 +149,7 @@ class NanoPromptEncoder(PromptEncoder):  # type: ignore[misc]  # untyped library
         return self.tokens(coords, labels, features, image_index), self.mask_downscaling(draw_prompts(coords, labels))
 
     def tokens(self, coords: Tensor, labels: Tensor, features: Pyramid, image_index: Tensor) -> Tensor:
-        """The tokens of ``embed``: the position of each slot, the embedding of its label, and the image under it."""
+        """Tokens ``(N, K, dim)`` of ``embed``: each slot's position, its label's embedding, and the image under it."""
         tokens = self.pe_layer.forward_with_coords(coords, self.input_image_size)
         by_label = torch.stack([embed.weight[0] for embed in self.point_embeddings])  # (4, dim)
         tokens = tokens + by_label[labels.clamp(min=0)] + self._under(coords, features, image_index)

@@ -211,7 +211,10 @@ def touching(pixels: Tensor, spans: Tensor, frame: tuple[int, int]) -> Tensor:
 
 
 def best_distinct(boxes: Tensor, scores: Tensor, nms_iou: float, num: int) -> Tensor:
-    """The first ``num`` indices that ``nms`` of all boxes would keep, looking at no more of the best than it needs."""
+    """The first ``num`` indices, int64 ``(K,)``, that ``nms`` of ``boxes (N, 4)`` with ``scores (N,)`` would keep.
+
+    It reads no more of the best boxes than it needs. K is less than ``num`` where fewer are kept, 0 of no box.
+    """
     order = scores.argsort(descending=True, stable=True)
     num_candidates = 4 * num
     while True:

@@ -132,7 +132,7 @@ class EndToEndDetector:
 
     @torch.inference_mode()
     def detect(self, sample: Sample, boxes: Tensor) -> Instances:
-        """Detections of one photo, averaged over scales and mirror images; none without proposals."""
+        """Detections from proposals ``boxes (N, 4)``, averaged over scales and mirrored views; none without any."""
         if len(boxes) == 0:
             return Instances.empty(scored=True)
         training, image = self.settings.end_to_end, read_image(sample.path)

@@ -119,7 +119,7 @@ class FrozenDetector:
 
     @torch.inference_mode()
     def detect(self, sample: Sample, boxes: Tensor) -> Instances:
-        """Detections of one photo, averaged over it and its mirror image; none without proposals."""
+        """Detections from proposals ``boxes (N, 4)``, averaged over photo and mirror image; none without proposals."""
         if len(boxes) == 0:
             return Instances.empty(scored=True)
         outputs = self.outputs([(sample, boxes, False), (sample, boxes, True)])

@@ -76,7 +76,8 @@ def photo_losses(output: HeadOutput, example: TrainingExample, settings: WsodSet
     """WSDDN's loss and one refinement loss per branch (OICR, Tang et al., CVPR 2017; ``docs/method.md, OICR``).
 
     With box offsets each branch learns the box of the seed, too, as in MIST. PCL's branches learn clusters instead of
-    single RoIs. Everything is computed in float32, whatever the network computed in.
+    single RoIs. Each loss is a scalar tensor, by name: ``wsddn``, ``refine1``, .. and, with box offsets, ``box1``, ..;
+    everything is computed in float32, whatever the network computed in.
     """
     rule, truth = settings.seeds, example.truth
     first_weight = settings.first_branch_weight or (_MIST_FIRST_WEIGHT if isinstance(rule, MistSettings) else 1.0)
@@ -101,7 +102,7 @@ def image_loss(output: HeadOutput, example: TrainingExample, settings: WsodSetti
 
 
 def mean_losses(photos: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of every loss over photos; none of no photo."""
+    """The mean of every scalar loss over photos, by name; no loss where there is no photo."""
     by_name: dict[str, list[Tensor]] = {}
     for losses in photos:
         for name, value in losses.items():

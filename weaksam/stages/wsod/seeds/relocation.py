@@ -95,7 +95,8 @@ def best_of_tags(values: Tensor, present: Tensor) -> Seeds:
 def seeds_of_values(photo: Regions, values: Tensor, num_classes: int, *, share: float, nms_iou: float) -> Seeds:
     """Every region whose value reaches ``share`` of its tag's best, thinned tag by tag at ``nms_iou``.
 
-    The weight is the share of the tag's best, in [``share``, 1].
+    ``values (N, T)`` of the photo's N regions for its T tags. The weight is the share of the tag's best, in [``share``,
+    1]; no region or no tag gives no seed.
     """
     of_classes = values.new_zeros(len(values), num_classes)
     of_classes[:, photo.present] = values
