@@ -199,6 +199,20 @@ TOY_RUN = [
 ]
 """Settings of a run through all stages in seconds; nothing of it is about the quality of the result."""
 
+DAMAGED_JSON = {
+    "nothing": b"",
+    "half of it": b'{"stage": "x", "pa',
+    "null": b"null",
+    "a list": b"[1, 2]",
+    "a number": b"7",
+    "a text": b'"x"',
+    "an empty object": b"{}",
+    "other values": b'{"stage": null, "parts": 3, "key": [], "sha256": 1, "settings": "x"}',
+    "no UTF-8": b"\xff\xfe{}",
+    "brackets": b"[" * 100_000,
+}
+"""What a JSON file may hold after an accident, by what happened to it."""
+
 # Toy segmenters
 
 TOY_SAM = SamArchitecture(

@@ -80,6 +80,14 @@ def load_settings(model_cls: type[SettingsT], path: Path | None, overrides: Sequ
         raise UserError(_sentence(model_cls, error, source, raw_texts)) from None
 
 
+def settings_from(model_cls: type[SettingsT], values: Mapping[str, Any], source: str) -> SettingsT:
+    """Settings from ``values`` that were found in ``source``; raises `UserError` as `load_settings` does."""
+    try:
+        return model_cls.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_sentence(model_cls, error, source, {})) from None
+
+
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping. Raises `UserError` for anything else."""
     try:

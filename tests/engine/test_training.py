@@ -15,12 +15,13 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import PROCESSES, training_history
+from tests.helpers import DAMAGED_JSON, PROCESSES, training_history
 from weaksam.config import UserError
 from weaksam.engine.log import RunLog
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
+from weaksam.store.weights import load_state, read_metadata, save_weights
 
 NUM_EPOCHS, NUM_STEPS = 3, 4
 
@@ -181,6 +182,35 @@ def test_other_settings_and_damaged_weights_are_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     with pytest.raises(UserError, match="damaged"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize("name", DAMAGED_JSON)
+def test_a_damaged_manifest_of_trained_weights_is_one_sentence(tmp_path, name):
+    train(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(DAMAGED_JSON[name])
+    with pytest.raises(UserError, match=r"wanted the manifest of .*found a damaged file: delete .* and rerun"):
+        train(tmp_path)
+
+
+def test_a_damaged_state_is_one_sentence(tmp_path):
+    with pytest.raises(RuntimeError, match="stop"):
+        train(tmp_path, on_epoch_end=stop_at(1))
+    state = tmp_path / "state.safetensors"
+    whole, metadata = state.read_bytes(), read_metadata(state)
+    tensors = load_state(state)
+    damages = [
+        {**metadata, "history": 3},
+        {"fingerprint": metadata["fingerprint"]},
+        {**metadata, "epoch": {"steps": 1}},
+    ]
+    for damage in damages:
+        save_weights(state, tensors, damage)
+        with pytest.raises(UserError, match=r"found a damaged file: delete it and rerun"):
+            train(tmp_path)
+    for content in (b"", whole[:100], whole[:-5], b"<html>"):
+        state.write_bytes(content)
+        with pytest.raises(UserError, match=r"found a damaged file: delete it and rerun"):
+            train(tmp_path)
 
 
 def test_warmup_cosine_by_hand():

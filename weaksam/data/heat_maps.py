@@ -32,9 +32,12 @@ def read_heat_maps(path: Path) -> Tensor:
             f"wanted a heat map (height, width) or several (number, height, width) in {path}, found an array of shape "
             f"{values.shape}: save one of those shapes"
         )
-    if not np.isfinite(values).all():
-        raise UserError(f"wanted finite numbers in {path}, found nan or infinity: replace them")
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        maps = np.ascontiguousarray(values, dtype=np.float32)
+    if not np.isfinite(maps).all():
+        found = "numbers too large for float32" if np.isfinite(values).all() else "nan or infinity"
+        raise UserError(f"wanted finite numbers in {path}, found {found}: replace them")
+    return torch.from_numpy(maps)
 
 
 def _read_npy(path: Path) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from weaksam.config import UserError
 from weaksam.engine.training_job import TrainingJob
 from weaksam.store.files import file_sha256, write_json_atomic
+from weaksam.store.records import read_record
 from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
 History = list[dict[str, float]]
@@ -99,16 +99,31 @@ def load_progress(model: nn.Module, optimizers: Sequence[Optimizer], job: Traini
     path = job.folder / "state.safetensors"
     if not path.is_file():
         return TrainingProgress()
-    tensors, metadata = load_state(path, f"the state of {job.label}"), read_metadata(path)
-    _check_fingerprint(metadata.get("fingerprint"), job)
+    damaged = UserError(
+        f"wanted the state of {job.label} in {path}, found a damaged file: delete it and rerun, which begins again"
+    )
+    try:
+        tensors, metadata = load_state(path), read_metadata(path)
+        found = metadata.get("fingerprint")
+    except (ValueError, AttributeError):
+        raise damaged from None
+    _check_fingerprint(found, job)
     load_into(model, _under(_MODEL, tensors), job.label)
-    for number, optimizer in enumerate(optimizers):
-        _unpack(optimizer, _under(f"{_key(number)}.", tensors), metadata[_key(number)])
+    try:
+        for number, optimizer in enumerate(optimizers):
+            _unpack(optimizer, _under(f"{_key(number)}.", tensors), metadata[_key(number)])
+        return _progress_of(metadata, _under(_RANDOM, tensors))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise damaged from None
+
+
+def _progress_of(metadata: dict[str, Any], random_tensors: dict[str, Tensor]) -> TrainingProgress:
+    """How far a training was, by the ``metadata`` of its state."""
     begun = metadata.get("epoch")
     if begun is None:
-        return TrainingProgress(metadata["history"])
-    numbers = RandomState(_under(_RANDOM, tensors), begun["random"])
-    return TrainingProgress(metadata["history"], begun["steps"], begun["sums"], numbers)
+        return TrainingProgress(list(metadata["history"]))
+    numbers = RandomState(random_tensors, begun["random"])
+    return TrainingProgress(list(metadata["history"]), int(begun["steps"]), dict(begun["sums"]), numbers)
 
 
 def load_trained(model: nn.Module, job: TrainingJob) -> bool:
@@ -119,8 +134,13 @@ def load_trained(model: nn.Module, job: TrainingJob) -> bool:
     manifest_path, weights_path = job.folder / "manifest.json", job.folder / "weights.safetensors"
     if not manifest_path.is_file():
         return False
-    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-    _check_fingerprint(manifest.get("fingerprint"), job)
+    manifest = read_record(manifest_path)
+    if manifest is None or not {"fingerprint", "weights_sha256"} <= set(manifest):
+        raise UserError(
+            f"wanted the manifest of {job.label} in {manifest_path}, found a damaged file: delete {job.folder} and "
+            "rerun, which trains it again"
+        )
+    _check_fingerprint(manifest["fingerprint"], job)
     if not weights_path.is_file() or file_sha256(weights_path) != manifest["weights_sha256"]:
         raise UserError(
             f"{weights_path} is missing or damaged (its SHA-256 is not the manifest's): delete {job.folder} and rerun"

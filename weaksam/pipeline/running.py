@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weaksam.config import UserError
+from weaksam.config import UserError, settings_from
 from weaksam.data.dataset import gives_tags
 from weaksam.engine.distributed import helped_by, started_together, worker_rank
 from weaksam.evaluation import clue_figures
@@ -19,6 +18,7 @@ from weaksam.pipeline.settings import RunSettings, without_tags
 from weaksam.pipeline.state import CEILING, Run, open_run, refuse_older, require_finished
 from weaksam.pipeline.summary import StageReport
 from weaksam.stages import STAGE_NAMES
+from weaksam.store.records import read_record
 
 POLL_SECONDS = 1.0
 """How often a worker process looks whether the stage before is finished."""
@@ -65,8 +65,13 @@ def reopen_run(out: Path) -> Run:
     if not path.is_file():
         raise UserError(f"wanted the folder of a run, found no run.json in {out}: name the folder given as out=")
     refuse_older(out)
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return open_run(RunSettings.model_validate(record["settings"]).model_copy(update={"out": out}))
+    settings = (read_record(path) or {}).get("settings")
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"wanted the record of a run in {path}, found a damaged file: run 'weaksam run' again with the settings of "
+            "that run, which finds its stages finished and writes the record anew"
+        )
+    return open_run(settings_from(RunSettings, settings, str(path)).model_copy(update={"out": out}))
 
 
 def measure_clues(out: Path) -> tuple[clue_figures.ClueFigures, tuple[str, ...]]:

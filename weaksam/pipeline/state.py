@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
+import re
 import resource
 import sys
 import time
@@ -32,6 +34,7 @@ from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages import STAGE_NAMES
 from weaksam.store.files import write_json_atomic
+from weaksam.store.records import read_record
 from weaksam.structures.dataset import Dataset
 
 PHOTOS_WORTH_HELP = 64
@@ -40,6 +43,8 @@ CEILING = "_ceiling"
 """The names of the stages that ``ceiling=true`` adds end in this."""
 OLDEST = (0, 2)
 """The first version (major, minor) whose output folders this one continues."""
+_VERSION = re.compile(r"\d{1,9}\.\d{1,9}(\.|$)")
+"""How a version begins, so that it can be told older or newer."""
 
 
 @dataclass
@@ -124,12 +129,8 @@ class Run:
 
     def note(self, stage: str) -> dict[str, Any]:
         """What earlier runs noted of ``stage`` with the same key (finished, seconds, peak_memory_mib); else empty."""
-        path = self.context.out / stage / "done.json"
-        try:
-            note = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return note if note.get("key") == self.key(stage) else {}
+        note = read_record(self.context.out / stage / "done.json")
+        return note if note is not None and _is_note(note) and note["key"] == self.key(stage) else {}
 
     def finished(self, stage: str) -> bool:
         """Whether an earlier run finished ``stage`` with the same settings, data and seed."""
@@ -214,16 +215,30 @@ def refuse_older(out: Path) -> None:
 
 
 def _version_of(out: Path) -> str | None:
-    """The version that wrote the folder of a run, by its record or the first line of its log; None for a new folder."""
-    try:
-        return str(json.loads((out / "run.json").read_text(encoding="utf-8"))["versions"]["weaksam"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # a run that has not ended yet
+    """The version that wrote the folder of a run, by its record or the first line of its log; None for a new folder.
+
+    A damaged record, or none as of a run that has not ended yet, leaves it to the log.
+    """
+    versions = (read_record(out / "run.json") or {}).get("versions")
+    if isinstance(versions, Mapping) and _VERSION.match(str(versions.get("weaksam"))):
+        return str(versions["weaksam"])
     try:
         with open(out / "log.jsonl", encoding="utf-8") as file:
-            return str(json.loads(file.readline()).get("weaksam", "0.1"))  # 0.1 did not say
-    except (OSError, ValueError, AttributeError):
+            version = str(json.loads(file.readline()).get("weaksam", "0.1"))  # 0.1 did not say
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
+    return version if _VERSION.match(version) else None
+
+
+def _is_note(note: Mapping[str, Any]) -> bool:
+    """Whether a stage's ``done.json`` holds what `Run.timed` writes; another is made again."""
+    numbers = {name: note[name] for name in ("seconds", "peak_memory_mib", "began") if name in note}
+    wanted = {"key", "finished", "seconds"} | ({"peak_memory_mib"} if note.get("finished") is True else set())
+    return (
+        wanted <= set(note)
+        and isinstance(note["finished"], bool)
+        and all(type(value) in (int, float) and math.isfinite(value) for value in numbers.values())
+    )
 
 
 def without_truth(dataset: Dataset, tags: bool = True) -> Dataset:

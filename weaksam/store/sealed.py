@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weaksam.config import UserError
+from weaksam.store.records import read_manifest
 from weaksam.store.store import FORMAT, Store
 
 
@@ -18,38 +18,45 @@ def open_sealed(folder: Path) -> Store:
 
     Raises `UserError` where there is none, naming sealed ones below, or where it is damaged or of another version.
     """
-    manifest = _read_manifest(folder)
-    names = [folder / part["file"] for part in manifest["parts"]]
-    try:
-        columns = [pq.read_table(path, columns=["image_id"], use_threads=False).column(0) for path in names]
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"the store {folder} is damaged ({error}): make it again") from None
-    chunks = [column.to_pylist() for column in columns]
+    manifest = _sound_manifest(folder)
+    chunks = [_image_ids(folder, folder / part["file"]) for part in manifest["parts"]]
+    image_ids, part_size = [image_id for chunk in chunks for image_id in chunk], max([1, *map(len, chunks)])
+    if sorted(set(image_ids)) != image_ids or any(len(chunk) != part_size for chunk in chunks[:-1]):
+        raise UserError(
+            f"the store {folder} is damaged (its parts do not hold sorted images, as many in each): make it again"
+        )
     return Store(
         folder,
         stage=manifest["stage"],
         fingerprint=manifest["fingerprint"],
-        image_ids=[image_id for chunk in chunks for image_id in chunk],
+        image_ids=image_ids,
         columns=manifest["columns"],
-        part_size=max([1, *map(len, chunks)]),
+        part_size=part_size,
         command=f"weaksam {manifest['stage'].replace('_', '-')}",
     )
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _image_ids(folder: Path, path: Path) -> list[str]:
+    """The images of one part, in order; `UserError` where it cannot be read."""
+    try:
+        image_ids = pq.read_table(path, columns=["image_id"], use_threads=False).column("image_id").to_pylist()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise UserError(f"the store {folder} is damaged ({error}): make it again") from None
+    if not all(isinstance(image_id, str) for image_id in image_ids):
+        raise UserError(f"the store {folder} is damaged (images without a name in {path.name}): make it again")
+    return image_ids
+
+
+def _sound_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a sealed store; `UserError` where there is none or it is of another version."""
     path = folder / "manifest.json"
     if not path.is_file():
         below = sorted(str(other.parent) for other in folder.rglob("manifest.json")) if folder.is_dir() else []
         hint = f"name one of the stores below it ({', '.join(below[:4])})" if below else "finish the run that makes it"
         raise UserError(f"wanted a sealed store (a folder with manifest.json) at {folder}, found none: {hint}")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["format"]
-    except (ValueError, TypeError, KeyError):
-        raise UserError(
-            f"wanted the manifest of a store in {path}, found another file: name a store's folder"
-        ) from None
-    if version != FORMAT:
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise UserError(f"wanted the manifest of a store in {path}, found another file: name a store's folder")
+    if (version := manifest["format"]) != FORMAT:
         raise UserError(f"wanted a store of format {FORMAT} in {folder}, found format {version}: make it again")
-    return dict(manifest)
+    return manifest

@@ -18,6 +18,7 @@ from weaksam.store.claims import Claims, locked
 from weaksam.store.columns import COLUMN_TYPES, part_schema, row_of, write_rows
 from weaksam.store.files import file_sha256, write_json_atomic
 from weaksam.store.progress import Progress
+from weaksam.store.records import read_manifest
 
 FORMAT = 1
 """Version of the store's layout on disk; part of every stage fingerprint."""
@@ -71,14 +72,17 @@ class Store:
         self._metadata = {"stage": stage, "fingerprint": fingerprint, "columns": json.dumps(self.columns)}
         self._claims = Claims(self.folder / ".claims")
         self._whole: set[int] = set()  # parts known to be complete on disk
+        self._stated: dict[str, Any] | None = None  # the manifest, once it is there
         self._table = functools.lru_cache(maxsize=_CACHED_PARTS)(self._read_sealed_part)
 
     # Writing
 
     @property
     def sealed(self) -> bool:
-        """Whether every part is written and the manifest lists them."""
-        return self._manifest_path.is_file()
+        """Whether every part is written and the manifest lists them; not with a damaged manifest, which is remade."""
+        if self._stated is None:
+            self._stated = read_manifest(self._manifest_path)
+        return self._stated is not None
 
     def missing_parts(self) -> list[StorePart]:
         """The parts that are not on disk yet, or are damaged there, in order; none once sealed."""
@@ -176,15 +180,20 @@ class Store:
     @functools.cached_property
     def manifest(self) -> dict[str, Any]:
         """What the sealed store says of itself: stage, fingerprint, columns, and each part's file, rows, SHA-256."""
-        if not self.sealed:
+        if not self.sealed or self._stated is None:
             raise UserError(self._unsealed_sentence())
-        manifest = json.loads(self._manifest_path.read_text(encoding="utf-8"))
+        manifest = self._stated
         for key, wanted in self._identity().items():
             if manifest.get(key) != wanted:
                 raise UserError(
                     f"{self.folder} was made with another {key} (wanted {_brief(wanted)}, found "
                     f"{_brief(manifest.get(key))}): run '{self.command}' with another out folder or delete this one"
                 )
+        if len(manifest["parts"]) != len(self.parts):
+            raise UserError(
+                f"wanted {len(self.parts)} parts in {self._manifest_path}, found {len(manifest['parts'])}: delete "
+                f"{self.folder} and run '{self.command}' to make it again"
+            )
         return manifest
 
     # Details
@@ -208,7 +217,8 @@ class Store:
         name = self.folder.name.rsplit("-", 1)[0]
         others = [path for path in self.folder.parent.glob(f"{name}-*/manifest.json") if path.parent != self.folder]
         hint = f"; {len(others)} beside it made with other settings" if others else ""
-        what = "is not sealed (manifest.json is missing)" if self.folder.is_dir() else "does not exist yet"
+        state = "damaged" if self._manifest_path.exists() else "missing"
+        what = f"is not sealed (manifest.json is {state})" if self.folder.is_dir() else "does not exist yet"
         return f"the {self.stage} store {self.folder} {what}{hint}: run '{self.command}' to finish it"
 
     def _is_whole(self, part: StorePart) -> bool:
@@ -248,7 +258,13 @@ class Store:
         if not path.is_file() or file_sha256(path) != entry["sha256"]:
             state = "is damaged (its SHA-256 is not the manifest's)" if path.is_file() else "is missing"
             raise UserError(f"{path} {state}: delete {self.folder} and run '{self.command}' to make it again")
-        return pq.read_table(path, use_threads=False)
+        table = pq.read_table(path, use_threads=False)
+        if missing := {"image_id", *self.columns} - set(table.column_names):
+            raise UserError(
+                f"wanted the column {min(missing)} in {path}, found none: delete {self.folder} and run "
+                f"'{self.command}' to make it again"
+            )
+        return table
 
     def _row(self, table: pa.Table, row: int, names: Sequence[str]) -> dict[str, Any]:
         return row_of(table, row, {name: self.columns[name] for name in names} if names else self.columns)

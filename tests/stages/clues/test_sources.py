@@ -238,3 +238,32 @@ def test_files_that_hold_objects_claim_too_much_or_are_cut_short(tmp_path: Path)
         read_heat_maps(tmp_path / "colour.png")
     Image.fromarray(np.full((2, 3), 65535, np.uint16)).save(tmp_path / "deep.png")
     assert read_heat_maps(tmp_path / "deep.png").tolist() == [[[65535.0] * 3] * 2]
+
+
+def test_a_second_heat_map_of_a_class_and_a_second_photo_of_a_folder_are_one_sentence(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    settings = ClueSettings(source="files", heat_maps=tmp_path / "maps")
+    for sample in dataset:
+        folder = tmp_path / "maps" / Path(sample.image_id).stem
+        folder.mkdir(parents=True)
+        for label in sample.tags:
+            np.save(folder / f"{dataset.classes[label]}.npy", np.eye(4, dtype=np.float32))
+    clues.run(context(tmp_path / "out", dataset), settings, dataset, "train")
+    twice = tmp_path / "maps" / Path(dataset.image_ids[0]).stem / f"{dataset.classes[dataset.samples[0].tags[0]]}.PNG"
+    Image.new("L", (4, 4)).save(twice, format="PNG")
+    with pytest.raises(UserError, match=rf"wanted one heat map for each class, found .*{twice.stem}\.PNG"):
+        clues.run(context(tmp_path / "again", dataset), settings, dataset, "train")
+    twin = dataclasses.replace(dataset.samples[1], image_id="00.jpeg")
+    twins = dataclasses.replace(dataset, samples=(dataset.samples[0], twin))
+    with pytest.raises(UserError, match=r"00\.png and 00\.jpeg would share one"):
+        clues.run(context(tmp_path / "twins", twins), settings, twins, "train")
+
+
+def test_numbers_beyond_float32_are_one_sentence(tmp_path: Path) -> None:
+    for name, value, said in (("big", 1e300, "too large for float32"), ("nan", np.nan, "found nan or infinity")):
+        np.save(tmp_path / f"{name}.npy", np.full((2, 2), value))
+        with pytest.raises(UserError, match=said):
+            read_heat_maps(tmp_path / f"{name}.npy")
+    np.save(tmp_path / "largest.npy", np.full((2, 2), np.finfo(np.float32).max, dtype=np.float64))
+    assert torch.isfinite(read_heat_maps(tmp_path / "largest.npy")).all()

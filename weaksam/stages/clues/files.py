@@ -27,11 +27,12 @@ class FilesSource:
     """
 
     def __init__(self, settings: ClueSettings, dataset: Dataset) -> None:
-        """Raises `UserError` where there is no such folder."""
+        """Raises `UserError` where there is no such folder, or where two photos would share one in it."""
         assert settings.heat_maps is not None, "the settings see to that"
         self.settings, self.dataset, self.folder = settings, dataset, settings.heat_maps
         if not self.folder.is_dir():
             raise UserError(f"wanted a folder of heat maps at {self.folder}, found none: set clues.heat_maps")
+        _refuse_shared_folders(dataset)
         kinds = {name: number for name, number in KINDS.items() if (self.folder / name).is_dir()}
         self.kinds = {number: self.folder / name for name, number in kinds.items()} or {COARSE: self.folder}
 
@@ -83,20 +84,42 @@ class FilesSource:
         return maps
 
     def _files(self, sample: Sample) -> Iterator[tuple[int, int, Path]]:
-        """(kind, label, file) of every heat map of a photo; `UserError` for a file of no class."""
+        """(kind, label, file) of every heat map of a photo; `UserError` for one of no class or a second one."""
         label_of = {name: label for label, name in enumerate(self.dataset.classes)}
         for kind in self.kinds:
             folder = self._folder_of(sample, kind)
             paths = sorted(folder.iterdir()) if folder.is_dir() else []
-            for path in (path for path in paths if path.suffix in SUFFIXES):
+            for path in (path for path in paths if path.suffix.lower() in SUFFIXES):
                 if path.stem not in label_of:
                     raise UserError(
                         f"wanted heat maps named after the classes ({listed(label_of)}), found {path}: rename it"
                     )
                 yield kind, label_of[path.stem], path
+            _refuse_second_maps([path for path in paths if path.suffix.lower() in SUFFIXES])
 
     def _folder_of(self, sample: Sample, kind: int) -> Path:
         return self.kinds[kind] / PurePosixPath(sample.image_id).with_suffix("")
+
+
+def _refuse_shared_folders(dataset: Dataset) -> None:
+    """`UserError` where two photos differ in their ending alone, so that their heat maps would lie in one folder."""
+    owner: dict[PurePosixPath, str] = {}
+    for sample in dataset:
+        other = owner.setdefault(PurePosixPath(sample.image_id).with_suffix(""), sample.image_id)
+        if other != sample.image_id:
+            raise UserError(
+                f"wanted a folder of heat maps for each photo, found that {other} and {sample.image_id} would share "
+                "one: rename one of the two photos"
+            )
+
+
+def _refuse_second_maps(paths: list[Path]) -> None:
+    """`UserError` where two heat maps of one photo and kind are of one class."""
+    owner: dict[str, Path] = {}
+    for path in paths:
+        other = owner.setdefault(path.stem, path)
+        if other != path:
+            raise UserError(f"wanted one heat map for each class, found {other} and {path.name}: remove one of the two")
 
 
 def _stacked(maps: list[Tensor]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from functools import partial
@@ -27,6 +26,7 @@ from weaksam.models.weaktr.losses import class_scores, weaktr_losses
 from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
 from weaksam.stages.clues.weaktr_views import TaggedViews, ViewBatch, WeakTrViewSettings
 from weaksam.store.files import write_json_atomic
+from weaksam.store.records import read_written_json
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import load_into, load_state
 from weaksam.structures.dataset import Dataset
@@ -206,10 +206,15 @@ class _WeakTrTraining:
     def _keep_if_best(self, epoch: int) -> None:
         """Note the mean average precision of the held-out tags; keep the weights where it is the best so far."""
         path = self.folder / "selection.json"
-        noted = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        earlier = noted[:epoch]  # an epoch that was killed before its state was saved is measured again
+        noted = read_written_json(path) if path.is_file() else []
+        earlier = noted[:epoch] if isinstance(noted, list) else []  # one whose state was not saved is measured again
+        if len(earlier) < epoch or not all(value is None or type(value) in (int, float) for value in earlier):
+            raise UserError(
+                f"wanted the held-out precision of {epoch} epochs in {path}, found it missing or damaged: delete "
+                f"{self.folder} and rerun, which trains again"
+            )
         precision = self.held_out_precision()
-        if precision >= max(earlier, default=0.0):
+        if precision >= max((value for value in earlier if value is not None), default=0.0):
             save_weaktr(self.model, self.best, self.fingerprint)
         write_json_atomic(path, [*earlier, precision])
 
