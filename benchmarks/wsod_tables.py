@@ -47,6 +47,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pcl": {"seeds": PclSettings()},
 }
 """Rule by rule, what it changes in the settings of the config; ``drop_block`` is one of the end-to-end mode."""
+FROZEN = [name for name in VARIANTS if name != "mist_drop"]
+"""The variants of frozen features."""
 FIGURES = {
     "test AP50": ("test_boxes", "mean", "0.5"),
     "test AP75": ("test_boxes", "mean", "0.75"),
