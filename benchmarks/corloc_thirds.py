@@ -45,7 +45,7 @@ def corloc_by_part(out: Path) -> dict[str, float]:
     for part, dataset in split_dataset(run.true_train).items():
         truth = Truth.of(dataset)
         assert truth is not None, "the run's training photos have no truth"
-        values[part] = corloc(truth.instances, truth.only(detections), truth.tags, truth.num_classes).mean
+        values[part] = corloc(truth.instances, truth.only(detections), truth.tags, truth.num_classes).mean()
     return values
 
 
