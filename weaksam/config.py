@@ -97,7 +97,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"wanted a YAML text file at {path}, found one that cannot be read ({_short(error)})") from None
     try:
-        values = _parse_yaml(text)
+        values = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"wanted YAML in {path}, found an error: {_yaml_problem(error)}; mend that line") from None
     if values is None:
@@ -145,7 +145,7 @@ def _parse_value(override: str, text: str) -> Any:
     """The YAML value of an override; plain text is taken as it stands, so a path may hold ``#`` or ``: ``."""
     quoted = text[:1] in ("'", '"', "[", "{")
     try:
-        value = _parse_yaml(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         if quoted:
             raise UserError(f"wanted a YAML value in {override!r}, found an error: {_yaml_problem(error)}") from None
@@ -345,7 +345,11 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [section for part in get_args(annotation) for section in _sections(part)]
 
 
-def _parse_yaml(text: str) -> Any:
+def parse_yaml(text: str) -> Any:
+    """The value that a YAML text holds, None where it is empty; a key written twice in one mapping is an error.
+
+    Raises what PyYAML raises for text that is no YAML, and `ValueError` for a date that does not exist.
+    """
     loader = _UniqueKeyLoader(text)
     try:
         return loader.get_single_data()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from weaksam.config import UserError, did_you_mean, listed
+from weaksam.data.annotation_folders import match_photos
 from weaksam.data.annotations import Annotations, ImageTruth, tag_labels
 from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, read_tag_rows
 from weaksam.data.findings import Findings
@@ -18,7 +19,7 @@ from weaksam.data.sizes import truth_size_problems
 from weaksam.data.tag_signal import MIN_PHOTOS
 from weaksam.data.text_files import printable
 from weaksam.data.truth import read_truth, truth_classes
-from weaksam.data.truth_photos import match_photos, reaching_out
+from weaksam.data.truth_photos import reaching_out
 
 CONSTANT_SHARE = 0.9
 """A class in more than this share of the photos, or absent from all, teaches little from tags."""
@@ -115,7 +116,7 @@ def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -
     truth = None
     if split.truth is not None:
         findings = Findings(gather=True)
-        truth = state.attempt(read_truth, split.truth, sizes, classes, findings)
+        truth = state.attempt(read_truth, split.truth, sizes, classes, findings, state.folder)
         state.take(findings)
     tags = None
     if split.tags is not None or split.truth is None:
@@ -196,7 +197,7 @@ def _check_truth(
     """Say what is wrong with the truth; with ``listed_only`` only photos with a row of tags need an entry."""
     seen = set()
     findings = Findings(gather=True)
-    photo_of = match_photos(truth.images, state.photo_names, source, findings)
+    photo_of = match_photos(truth.images, state.photo_names, source, findings, state.folder)
     state.take(findings)
     for entry, image_id in photo_of.items():
         image = truth.images[entry]

@@ -103,7 +103,7 @@ def load_dataset(
     photos = verify_photos(paths, bad)
     truth = None
     if split.truth is not None:
-        truth = read_split_truth(split.truth, photos, photo_names, classes, tags.classes if tags else None)
+        truth = read_split_truth(split.truth, photos, photo_names, classes, tags.classes if tags else None, folder)
     if tagged is None:
         assert truth is not None  # read_tag_rows refuses a split with neither
         tagged = _tags_of_truth(truth, split, folder, bad)

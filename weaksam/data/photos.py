@@ -64,7 +64,7 @@ def scan_photos(folder: Path) -> PhotoFolder:
     Raises `UserError` where there is no photo, and for a folder that cannot be opened.
     """
     scan = PhotoFolder()
-    for name, path in _files_below(folder, scan.left_out):
+    for name, path in files_below(folder, scan.left_out):
         if not is_photo_name(name):
             suffix = printable(PurePosixPath(name).suffix.lower())
             scan.left_out[suffix or "without an ending"] += 1
@@ -88,7 +88,7 @@ def list_photos(folder: Path) -> dict[str, Path]:
     return scan_photos(folder).photos
 
 
-def _files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path]]:
+def files_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, Path]]:
     """Name relative to ``folder``, and path, of every file; first of real folders, then of linked ones.
 
     A linked folder that leads to one that was read already, or around to ``folder``, is counted in ``left_out``.
@@ -128,7 +128,7 @@ def _is_hidden(name: str) -> bool:
 
 def _refuse_closed(error: OSError) -> None:
     folder = printable(str(error.filename))
-    raise UserError(f"wanted photos below {folder}, found a folder that cannot be opened ({error.strerror}): open it")
+    raise UserError(f"wanted files below {folder}, found a folder that cannot be opened ({error.strerror}): open it")
 
 
 def verify_photos(paths: Mapping[str, Path], bad: dict[str, str]) -> dict[str, Photo]:

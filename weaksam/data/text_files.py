@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from weaksam.config import UserError
+from weaksam.config import UserError, parse_yaml
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -144,7 +144,7 @@ def read_yaml(path: Path, wanted: str) -> Any:
     """The content of a YAML file, None where it is empty; raises `UserError` as `read_text` does, or for no YAML."""
     text = read_text(path, wanted)
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         reason = " ".join(str(error).split())
         raise UserError(f"wanted {wanted} in {path}, found an error ({reason}): mend it") from None

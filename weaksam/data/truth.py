@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from weaksam.config import UserError, did_you_mean, listed
+from weaksam.data.annotation_folders import match_photos
 from weaksam.data.annotations import Annotations, ImageTruth
 from weaksam.data.findings import Findings
 from weaksam.data.formats import coco, voc, yolo
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import BadImage, image_size
 from weaksam.data.photos import Photo, list_photos
-from weaksam.data.truth_photos import fit_to_photo, match_photos
+from weaksam.data.truth_photos import fit_to_photo
 from weaksam.structures.instances import Instances
 
 
@@ -36,17 +37,19 @@ def read_truth(
     sizes: Mapping[str, tuple[int, int]],
     classes: Sequence[str] | None = None,
     findings: Findings | None = None,
+    images: Path | None = None,
 ) -> Annotations:
     """Annotations in COCO JSON, a folder of VOC XML or a folder of YOLO labels, recognised by what is there.
 
-    ``sizes``, photos' (H, W) by image id, and ``classes``, used where no names file is there, matter to YOLO only.
-    ``findings`` takes what is noticed, and every fault where it gathers them. Raises `UserError` for anything else.
+    ``sizes``, photos' (H, W) by image id, ``classes``, used where no names file is there, and ``images``, the photos'
+    folder, matter to YOLO only. ``findings`` takes what is noticed, and every fault where it gathers them. Raises
+    `UserError` for anything else.
     """
     if path.is_dir():
         if any(path.glob("*.xml")):
             return voc.read_annotations(path)
         if yolo.label_files(path):
-            return yolo.read_labels(path, sizes, yolo.find_names(path) or classes)
+            return yolo.read_labels(path, sizes, classes, findings, images)
         raise UserError(f"wanted true boxes in {path}, found neither VOC *.xml nor YOLO *.txt: name the folder of them")
     if not path.exists():
         raise UserError(
@@ -71,7 +74,7 @@ def read_measured_truth(
         raise UserError(f"wanted the photos of the YOLO labels in {truth}, found no folder of them: give --images DIR")
     sizes = {name: image_size(path) for name, path in photos.items()} if relative else {}
     findings = Findings()
-    annotations = read_truth(truth, sizes, classes, findings)
+    annotations = read_truth(truth, sizes, classes, findings, images)
     if classes is not None:
         annotations = _in_classes(annotations, classes, truth)
     entries = annotations.images
@@ -81,7 +84,7 @@ def read_measured_truth(
             for entry, image in entries.items()
         }
         return replace(annotations, images=fitted), tuple(entries), findings.notes
-    photo_of = match_photos(entries, ImageNames(list(photos)), truth, findings)
+    photo_of = match_photos(entries, ImageNames(list(photos)), truth, findings, images)
     paths = {entry: photos[photo] for entry, photo in photo_of.items() if photo is not None}
     if not paths:
         raise UserError(f"wanted photos of the {len(entries)} images of the truth in {images}, found none of them")
@@ -130,18 +133,20 @@ def read_split_truth(
     photo_names: ImageNames,
     classes: tuple[str, ...] | None,
     tag_classes: tuple[str, ...] | None = None,
+    images: Path | None = None,
 ) -> SplitTruth:
     """The truth at ``path`` for ``photos``, with labels counted in ``classes`` (None: the file's own).
 
+    ``images`` is the photos' folder: of two files for one photo it may tell which is meant.
     Category ids are the file's where it has the class, else free numbers from 1. Objects of classes that are not in
     ``classes`` are left out. Raises `UserError` where the names disagree both ways, or one photo is listed twice.
     """
     sizes = {image_id: photo.size for image_id, photo in photos.items()}
     findings = Findings()
-    annotations = read_truth(path, sizes, classes or tag_classes, findings)
+    annotations = read_truth(path, sizes, classes or tag_classes, findings, images)
     names = annotations.classes if classes is None else classes
     _refuse_other_names(annotations, names, path)
-    photo_of = match_photos(annotations.images, photo_names, path, findings)
+    photo_of = match_photos(annotations.images, photo_names, path, findings, images)
     objects: dict[str, Instances] = {}
     numbers: dict[str, int] = {}
     texts: dict[str, str] = {}

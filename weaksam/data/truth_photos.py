@@ -1,50 +1,20 @@
-"""Match what a truth states of its images to their photos: names, sizes, and boxes that reach out of them."""
+"""Fit what a truth states of its images to their photos: sizes, and boxes that reach out of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from weaksam.config import UserError
 from weaksam.data.annotations import ImageTruth
 from weaksam.data.findings import Findings
-from weaksam.data.image_names import ImageNames
 from weaksam.data.sizes import Size, truth_size_problems
 from weaksam.structures.boxes import area, clip
 
 TOLERANCE = 0.5
 """Boxes may reach out of their photo by this many pixels: rounding, not a fault."""
-
-
-def match_photos(
-    entries: Iterable[str], photo_names: ImageNames, path: Path, findings: Findings
-) -> dict[str, str | None]:
-    """The image id that each entry of the truth at ``path`` means; None where it means no photo.
-
-    An entry that fits two photos, or one that another entry means too, is a fault, and then it is left out.
-    """
-    photo_of: dict[str, str | None] = {}
-    entry_of: dict[str, str] = {}
-    for entry in entries:
-        try:
-            image_id = photo_names.find_name(entry, str(path), findings)
-        except UserError as error:
-            findings.fault(str(error))
-            continue
-        if image_id is not None and image_id in entry_of:
-            findings.fault(
-                f"wanted every photo once in {path}, found {image_id} twice, as {entry_of[image_id]!r} and {entry!r}: "
-                "remove one entry"
-            )
-            continue
-        photo_of[entry] = image_id
-        if image_id is not None:
-            entry_of[image_id] = entry
-    return photo_of
 
 
 def fit_to_photo(truth: ImageTruth, image_id: str, size: Size, path: Path, findings: Findings) -> ImageTruth:

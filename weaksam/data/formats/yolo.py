@@ -5,67 +5,114 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from weaksam.config import UserError
+from weaksam.config import UserError, listed
+from weaksam.data.annotation_folders import annotation_files, match_photos
 from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
+from weaksam.data.findings import Findings
+from weaksam.data.formats.yolo_lines import LabelLine, are_scores, looks_like_labels, parse_lines
+from weaksam.data.formats.yolo_names import NAME_FILES, class_names
 from weaksam.data.image_names import ImageNames
-from weaksam.data.text_files import read_text, read_yaml
 from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import xyxy_from_yolo, yolo_from_xyxy
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_polygons
 
-_NAME_FILES = ("classes.txt", "obj.names", "classes.names", "data.yaml", "data.yml", "dataset.yaml")
-_NOT_LABELS = frozenset({"classes", "train", "val", "valid", "test", "readme", "labels"})
+_LISTS = frozenset({"classes", "train", "val", "valid", "test", "trainval", "readme", "labels"})
+"""Stems, in small letters, of text files that may be lists or notes beside the labels: their content tells."""
 
 
 def read_labels(
-    folder: Path, sizes: Mapping[str, tuple[int, int]], classes: Sequence[str] | None = None
+    folder: Path,
+    sizes: Mapping[str, tuple[int, int]],
+    classes: Sequence[str] | None = None,
+    findings: Findings | None = None,
+    images: Path | None = None,
 ) -> Annotations:
     """Objects of every ``*.txt`` below ``folder``, by image id; ``sizes`` gives the photos' (H, W) by image id.
 
-    A line is ``class cx cy w h``, with a sixth number as score, or ``class x1 y1 x2 y2 x3 y3 ...`` for a polygon, all
-    relative to the photo. Names come from ``classes`` or a file beside the labels or above. A photo without a
-    file has no objects; a file without a photo is kept under its own name with no objects. Raises `UserError` for
-    other lines or a class number without a name.
+    A line is read as `parse_lines` says. Names come from a file beside the labels or above, see `class_names`, else
+    from ``classes``; category ids are the class numbers counted from 1. A photo without a file has no objects; a file
+    without a photo is kept under its own name with no objects. Of files of one name in several folders that one counts
+    whose folders are those of ``images``, the photos' folder. Raises `UserError` for other lines, a class number
+    without a name, and two files of one photo.
     """
-    names = tuple(classes) if classes is not None else read_names(folder)
-    paths = label_files(folder)
-    if not paths:
+    findings = findings or Findings()
+    names = class_names(folder, findings) or _given_names(folder, classes)
+    files = label_files(folder, findings)
+    if not files:
         raise UserError(f"wanted YOLO labels (*.txt) in {folder}, found none: name the folder that holds them")
-    photo_names = ImageNames(list(sizes))
-    parsed: dict[str, list[tuple[int, list[float]]]] = {image_id: [] for image_id in sizes}
-    for path in paths:
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        parsed[photo_names.find_name(name, str(folder)) or name] = _lines(path, len(names))
-    with_masks = any(len(numbers) >= 6 for lines in parsed.values() for _, numbers in lines)
-    images = {}
-    for name, lines in parsed.items():
-        size = sizes.get(name)
-        images[name] = ImageTruth(_instances(lines if size else [], size or (0, 0), with_masks), None, size)
-    return Annotations(names, tuple(range(1, len(names) + 1)), images)
+    lines = {name: parse_lines(path, names, findings) for name, path in files.items()}
+    photo_of = match_photos(files, ImageNames(list(sizes)), folder, findings, images)
+    name_of = {image_id: name for name, image_id in photo_of.items() if image_id is not None}
+    strays = [name for name, image_id in photo_of.items() if image_id is None]
+    _say_what_was_read(folder, lines, name_of, len(sizes), strays, findings)
+    label_of = {number: label for label, number in enumerate(names)}
+    scored = are_scores(lines.values(), findings)
+    with_masks = any(line.is_polygon for of_file in lines.values() for line in of_file)
+    truths = {}
+    for image_id in (*sizes, *strays):
+        size = sizes.get(image_id)
+        of_photo = lines[name_of[image_id]] if image_id in name_of else []
+        truths[image_id] = ImageTruth(_instances(of_photo, label_of, size or (0, 0), with_masks, scored), None, size)
+    shift = 0 if min(names) == 1 else 1
+    category_ids = tuple(number + shift for number in names)
+    return Annotations(tuple(names.values()), category_ids, truths, findings.notes)
 
 
 def read_names(folder: Path) -> tuple[str, ...]:
     """Class names of the labels in ``folder``, by number; raises `UserError` where :func:`find_names` has none."""
-    names = find_names(folder)
-    if names is None:
-        raise UserError(f"wanted class names for the YOLO labels in {folder}, found none: put classes.txt beside them")
-    return names
+    return tuple((class_names(folder) or _given_names(folder, None)).values())
 
 
 def find_names(folder: Path) -> tuple[str, ...] | None:
-    """Class names from the names file in ``folder`` or up to two folders above; None where there is none."""
-    for directory in (folder, folder.parent, folder.parent.parent):
-        for path in (directory / name for name in _NAME_FILES):
-            if path.is_file():
-                return _names_in(path)
-    return None
+    """Class names from the names files in ``folder`` or up to two folders above; None where there are none."""
+    names = class_names(folder)
+    return None if names is None else tuple(names.values())
 
 
-def label_files(folder: Path) -> list[Path]:
-    """The label files below ``folder``, sorted, without name lists and split lists."""
-    return sorted(path for path in folder.rglob("*.txt") if path.stem.lower() not in _NOT_LABELS)
+def _given_names(folder: Path, classes: Sequence[str] | None) -> dict[int, str]:
+    """``classes`` by number; raises `UserError` without any."""
+    if not classes:
+        raise UserError(f"wanted class names for the YOLO labels in {folder}, found none: put classes.txt beside them")
+    return dict(enumerate(classes))
+
+
+def label_files(folder: Path, findings: Findings | None = None) -> dict[str, Path]:
+    """The label files below ``folder`` by their photos' names, sorted, without name lists and split lists."""
+    files = annotation_files(folder, ".txt", findings)
+    return {name: path for name, path in files.items() if not _is_list(path)}
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a text file with the name of a list, which a photo may bear too, is one: it holds no labels."""
+    listing = path.stem.lower() in _LISTS or path.name.lower() in NAME_FILES
+    return listing and not looks_like_labels(path)
+
+
+def _say_what_was_read(
+    folder: Path,
+    lines: Mapping[str, Sequence[LabelLine]],
+    name_of: Mapping[str, str],
+    num_photos: int,
+    strays: Sequence[str],
+    findings: Findings,
+) -> None:
+    """Count files and objects, photos without a file, and what was left out; no file for any photo is a fault."""
+    text = f"YOLO labels in {folder}: {len(lines)} files, {sum(len(lines[name]) for name in name_of.values())} objects"
+    if len(name_of) < num_photos:
+        text += f"; {num_photos - len(name_of)} photos have no file and so no objects"
+    if strays:
+        text += f"; {len(strays)} files have no photo ({listed(strays, 3)})"
+    lists = [path.name for path in annotation_files(folder, ".txt").values() if _is_list(path)]
+    if lists:
+        text += f"; no labels: {listed(lists, 3)}"
+    findings.count(text)
+    if num_photos and not name_of and not findings.faults:
+        findings.fault(
+            f"wanted labels of the {num_photos} photos in {folder}, found {len(lines)} files for others "
+            f"({listed(list(lines), 3)}): name each file as its photo, or give the folder of these photos"
+        )
 
 
 def write_labels(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
@@ -88,51 +135,17 @@ def write_labels(folder: Path, dataset: Dataset, instances: Mapping[str, Instanc
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _names_in(path: Path) -> tuple[str, ...]:
-    """Class names in a names file: one a line, or the ``names`` of a YAML file, a list or a mapping by number."""
-    if path.suffix in (".yaml", ".yml"):
-        content = read_yaml(path, "YAML with 'names'")
-        names = content.get("names") if isinstance(content, dict) else None
-        if isinstance(names, dict):
-            names = [names[number] for number in sorted(names)]
-        if not isinstance(names, list):
-            raise UserError(f"wanted 'names' in {path}, found none: list the classes there")
-        return tuple(str(name).strip() for name in names)
-    lines = read_text(path, "class names (one a line)").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
-
-
-def _lines(path: Path, num_classes: int) -> list[tuple[int, list[float]]]:
-    """``(label, numbers)`` of every line of a label file, checked."""
-    lines = []
-    for row, line in enumerate(read_text(path, "YOLO labels").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            label, *numbers = (float(part) for part in line.split())
-        except ValueError:
-            raise UserError(f"wanted numbers on line {row} of {path}, found {line[:40]!r}: mend that line") from None
-        if len(numbers) not in (4, 5) and (len(numbers) < 6 or len(numbers) % 2):
-            raise UserError(
-                f"wanted 4 numbers (box) or at least 3 points after the class on line {row} of {path}, "
-                f"found {len(numbers)} numbers: mend that line"
-            )
-        if label != int(label) or not 0 <= label < num_classes:
-            raise UserError(
-                f"wanted a class number below {num_classes} on line {row} of {path}, found {label:g}: mend it"
-            )
-        lines.append((int(label), numbers))
-    return lines
-
-
-def _instances(lines: Sequence[tuple[int, list[float]]], size: tuple[int, int], with_masks: bool) -> Instances:
+def _instances(
+    lines: Sequence[LabelLine], label_of: Mapping[int, int], size: tuple[int, int], with_masks: bool, scored: bool
+) -> Instances:
     """The objects of one photo of ``size`` (H, W) from its parsed lines, in pixels."""
     height, width = size
     rows = ObjectRows.none()
-    for label, numbers in lines:
-        if len(numbers) in (4, 5):
+    for line in lines:
+        numbers, label = line.numbers, label_of[line.class_number]
+        if not line.is_polygon:
             box = xyxy_from_yolo(torch.tensor([numbers[:4]], dtype=torch.float64), size)[0].tolist()
-            rows.add(box, label, score=numbers[4] if len(numbers) == 5 else None)
+            rows.add(box, label, score=numbers[4] if scored and len(numbers) == 5 else None)
             continue
         xs, ys = [x * width for x in numbers[::2]], [y * height for y in numbers[1::2]]
         polygon = [value for point in zip(xs, ys, strict=True) for value in point]

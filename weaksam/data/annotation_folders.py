@@ -1,0 +1,148 @@
+"""List the annotation files below a folder, one for each photo, and tell which of two files of one name is meant."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from weaksam.config import UserError, listed
+from weaksam.data.findings import Findings
+from weaksam.data.image_names import ImageNames
+from weaksam.data.photos import files_below
+from weaksam.data.text_files import is_utf8, printable
+
+_KIND_FOLDERS = frozenset({"images", "labels", "annotations", "jpegimages", "imgs", "xml", "xmls", "obj_train_data"})
+"""Folders that say what the files are and not of which photos, in small letters."""
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Folders that name a split, in small letters, and the split."""
+
+
+def annotation_files(folder: Path, suffix: str, findings: Findings | None = None) -> dict[str, Path]:
+    """The files below ``folder`` that end in ``suffix``, in capitals or not, by the name of their photo; none: none.
+
+    That name is the path below ``folder`` without the ending and without folders such as ``labels``. Linked folders are
+    followed, hidden files and those of the system (``._a.xml``) are left out. Two files of one name are a fault.
+    """
+    findings = findings or Findings(gather=True)
+    files: dict[str, Path] = {}
+    for inside, path in sorted(files_below(folder, Counter())):
+        if PurePosixPath(inside).suffix.lower() != suffix:
+            continue
+        if not is_utf8(inside):
+            findings.fault(
+                f"wanted names of files in UTF-8 in {folder}, found {printable(inside)}: rename it as its photo"
+            )
+            continue
+        name = _photo_name(inside)
+        if name in files:
+            findings.fault(
+                f"wanted one file for the photo {name} in {folder}, found {files[name].relative_to(folder)} and "
+                f"{inside}: keep one of them"
+            )
+            continue
+        files[name] = path
+    return files
+
+
+def _photo_name(inside: str) -> str:
+    """The path of an annotation file without its ending and without folders that say what it is."""
+    path = PurePosixPath(inside)
+    return PurePosixPath(*_telling(path.parts[:-1]), path.stem).as_posix()
+
+
+def _telling(folders: Sequence[str]) -> list[str]:
+    return [folder for folder in folders if folder.lower() not in _KIND_FOLDERS]
+
+
+def match_photos(
+    names: Iterable[str], photo_names: ImageNames, source: Path, findings: Findings, images: Path | None = None
+) -> dict[str, str | None]:
+    """The image id that each of ``names``, stated in ``source``, means; None where it means no photo.
+
+    ``images`` is the photos' folder. Of several names for one photo the one whose folders fit best counts, see
+    `nearest_names`, and the others are left out, with a count; where the folders do not tell, that is a fault. A name
+    that fits two photos is a fault as well.
+    """
+    photo_of: dict[str, str | None] = {}
+    names_of: dict[str, list[str]] = defaultdict(list)
+    bare = _BareNames(photo_names.names)
+    for name in names:
+        try:
+            photo_of[name] = photo_names.find_name(name, str(source), findings) or bare.find(name)
+        except UserError as error:
+            findings.fault(str(error))
+            continue
+        names_of[photo_of[name] or ""].append(name)
+    names_of.pop("", None)
+    others = []
+    for image_id, of_photo in names_of.items():
+        nearest = nearest_names(of_photo, image_id, images)
+        if len(nearest) > 1:
+            findings.fault(
+                f"wanted every photo once in {source}, found {image_id} twice, as {nearest[0]!r} and {nearest[1]!r}: "
+                "give the folder that belongs to the photos, or remove one"
+            )
+            nearest = []
+        else:
+            others += [name for name in of_photo if name not in nearest]
+        for name in set(of_photo) - set(nearest):
+            del photo_of[name]
+    if others:
+        findings.count(f"{source}: left out {len(others)} of photos of the same name elsewhere ({listed(others, 3)})")
+    return photo_of
+
+
+class _BareNames:
+    """Photos by their names without folders such as ``images``, as `annotation_files` names them."""
+
+    def __init__(self, image_ids: Sequence[str]) -> None:
+        self._ids: dict[str, list[str]] = defaultdict(list)
+        for image_id in image_ids:
+            self._ids[_photo_name(image_id)].append(image_id)
+
+    def find(self, name: str) -> str | None:
+        """The only photo of that name, with its folders; None without one."""
+        image_ids = self._ids.get(name, [])
+        return image_ids[0] if len(image_ids) == 1 else None
+
+
+def nearest_names(names: Sequence[str], image_id: str, images: Path | None) -> list[str]:
+    """Those of several ``names`` for one photo whose folders fit the photo's best, none where all are of other splits.
+
+    Folders are compared from the innermost: ``val/0001`` fits the photo ``0001.jpg`` of the folder ``images/val``,
+    ``train/0001`` is of another split. More than one name: the folders do not tell.
+    """
+    photo = PurePosixPath(image_id).parts[:-1]
+    above = () if images is None else images.absolute().parts
+    near = (*above[-2:], *photo)
+    kept = [name for name in names if not _other_split(PurePosixPath(name).parts[:-1], near)]
+    if len(kept) < 2 or not all(_telling(PurePosixPath(name).parts[:-1]) for name in kept):
+        return kept  # a name without a folder fits photos of any
+    agreeing = {name: _num_agreeing(PurePosixPath(name).parts[:-1], (*above, *photo)) for name in kept}
+    most = max(agreeing.values())
+    return [name for name in kept if agreeing[name] == most]
+
+
+def _other_split(folders: Sequence[str], photo_folders: Sequence[str]) -> bool:
+    """Whether the innermost splits that both name differ."""
+    splits = [
+        next((_SPLITS[folder.lower()] for folder in reversed(side) if folder.lower() in _SPLITS), None)
+        for side in (folders, photo_folders)
+    ]
+    return None not in splits and splits[0] != splits[1]
+
+
+def _num_agreeing(folders1: Sequence[str], folders2: Sequence[str]) -> int:
+    """How many folders are the same, counted from the innermost."""
+    count = 0
+    for folder1, folder2 in zip(reversed(_telling(folders1)), reversed(_telling(folders2)), strict=False):
+        word1, word2 = (_SPLITS.get(folder.lower(), folder) for folder in (folder1, folder2))
+        if word1 != word2:
+            break
+        count += 1
+    return count
