@@ -176,8 +176,8 @@ def _plain_ap(truths, detections, label, iou):
     rows = [
         (score, image_id, box)
         for image_id in image_order(truths)
-        for score, box, mine in zip(*_columns(detections[image_id]), strict=True)
-        if mine == label
+        for score, box, of_box in zip(*_columns(detections[image_id]), strict=True)
+        if of_box == label
     ]
     taken, hits, total = set(), [], 0
     for truth in truths.values():
@@ -186,8 +186,8 @@ def _plain_ap(truths, detections, label, iou):
     for _, image_id, box in sorted(rows, key=lambda row: -row[0]):
         truth = truths[image_id]
         overlap = pairwise_iou(torch.tensor([box]).double(), truth.boxes.double())[0].tolist() if len(truth) else []
-        mine = [(value, -index) for index, value in enumerate(overlap) if truth.labels[index] == label]
-        best, index = max(mine, default=(0.0, 0))
+        of_label = [(value, -index) for index, value in enumerate(overlap) if truth.labels[index] == label]
+        best, index = max(of_label, default=(0.0, 0))
         if best < iou:
             hits.append(False)
         elif truth.difficult is None or not truth.difficult[-index]:

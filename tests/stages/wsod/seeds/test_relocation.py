@@ -34,21 +34,21 @@ def random_photos(num: int, generator: torch.Generator, classes: int = 3) -> lis
 
 def plain_scores(photos: list[Regions], seeds: list[Seeds], classes: int, folds: int, ridge: float) -> list[Tensor]:
     """Row by row, in double precision: for each class and fold the rows that count, then least squares."""
-    found = [torch.zeros(len(one.boxes), classes, dtype=torch.float64) for one in photos]
+    scores = [torch.zeros(len(regions.boxes), classes, dtype=torch.float64) for regions in photos]
     for fold in range(folds):
         for label in range(classes):
             rows, wanted = [], []
-            for place, (one, seed) in enumerate(zip(photos, seeds, strict=True)):
-                if place % folds == fold:
+            for index, (regions, seed) in enumerate(zip(photos, seeds, strict=True)):
+                if index % folds == fold:
                     continue
-                iou = pairwise_iou(one.boxes, one.boxes)
-                mine = [roi for roi, at in zip(seed.roi.tolist(), seed.label.tolist(), strict=True) if at == label]
-                for region in range(len(one.boxes)):
-                    overlap = max((iou[region, roi].item() for roi in mine), default=0.0)
+                iou = pairwise_iou(regions.boxes, regions.boxes)
+                of_label = [roi for roi, at in zip(seed.roi.tolist(), seed.label.tolist(), strict=True) if at == label]
+                for region in range(len(regions.boxes)):
+                    overlap = max((iou[region, roi].item() for roi in of_label), default=0.0)
                     nearest = max((iou[region, roi].item() for roi in seed.roi.tolist()), default=0.0)
-                    if label in one.present.tolist() and overlap == 0 and nearest < 0.5:
+                    if label in regions.present.tolist() and overlap == 0 and nearest < 0.5:
                         continue
-                    for view in one.features:
+                    for view in regions.features:
                         rows.append([*view[region].tolist(), 1.0])
                         wanted.append(1.0 if overlap >= 0.5 and overlap >= nearest else 0.0)
             if not any(wanted):
@@ -58,11 +58,11 @@ def plain_scores(photos: list[Regions], seeds: list[Seeds], classes: int, folds:
             shrink = ridge * gram.diagonal()[:-1].mean() * torch.eye(len(gram), dtype=torch.float64)
             shrink[-1, -1] = 0
             weights = torch.linalg.solve(gram + shrink, x.T @ y)
-            for place in range(fold, len(photos), folds):
-                ones = torch.ones(len(photos[place].boxes), 1, dtype=torch.float64)
-                mean = torch.cat([photos[place].features.double().mean(dim=0), ones], dim=1)
-                found[place][:, label] = mean @ weights
-    return found
+            for index in range(fold, len(photos), folds):
+                ones = torch.ones(len(photos[index].boxes), 1, dtype=torch.float64)
+                mean = torch.cat([photos[index].features.double().mean(dim=0), ones], dim=1)
+                scores[index][:, label] = mean @ weights
+    return scores
 
 
 @pytest.mark.parametrize("folds", [2, 3])
