@@ -14,6 +14,7 @@ from weaksam.data.detection_stores import instances_of
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.backbones.weights import input_colours
 from weaksam.stages import clues, wsod
 from weaksam.stages.clues.maps import ClassMaps
 from weaksam.stages.clues.store_rows import CLUE_COLUMNS, clue_row
@@ -138,7 +139,7 @@ def test_what_a_photo_without_proposals_gets_is_what_the_network_says_of_none(
     else:
         detector = EndToEndDetector(run_context(tmp_path, dataset), settings)
         detector.model.eval()
-        shown = shown_sample(sample, PhotoView(32), settings.end_to_end)
+        shown = shown_sample(sample, PhotoView(32), settings.end_to_end, input_colours(BACKBONE))
         outputs = detector.model(shown.pixels[None], [nothing])
     wanted, shortcut = detections_of(outputs, nothing, sample.size, settings), detector.detect(sample, nothing)
     for name, value in vars(wanted).items():
@@ -161,7 +162,9 @@ def test_a_batch_of_photos_without_proposals_teaches_nothing(
         frozen.begin_training()
         assert frozen.losses(ExampleBatch(examples, (False, True))) == {}
     else:
-        views = tuple(shown_sample(sample, PhotoView(32), settings.end_to_end) for sample in samples)
+        views = tuple(
+            shown_sample(sample, PhotoView(32), settings.end_to_end, input_colours(BACKBONE)) for sample in samples
+        )
         batch = EndToEndBatch(examples, (False, False), views)
         assert list(EndToEndDetector(run_context(tmp_path, dataset), settings).losses(batch)) == []
 
