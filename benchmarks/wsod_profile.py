@@ -7,7 +7,8 @@
 Random weights, a random photo of the given size, 2,000 proposals that crowd round 40 places, 3 of 20 classes tagged;
 the losses are those of the stage. ``parts`` cuts the graph between the parts, so that each one's forward and backward
 pass are timed alone (CPU seconds of the process, or wall time after a synchronisation on a GPU), and prints markdown.
-``speed`` trains with the stage's own step and stops with an error where anything waits for the device.
+There the table of pairwise IoU is made at every step; in training a photo that is kept has it already.
+``speed`` takes the stage's own step, copies to the device included, and stops with an error where it waits for it.
 """
 
 from __future__ import annotations
@@ -19,20 +20,28 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from weaksam.engine.context import RunContext
+from weaksam.engine.log import RunLog
+from weaksam.engine.loss_values import LossValues
 from weaksam.engine.mixed_precision import ScaledAdam, autocast
+from weaksam.engine.training import ObjectiveStep
+from weaksam.engine.training_state import TrainingProgress
 from weaksam.models.backbones.settings import BackboneSettings
-from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, pad_together, parameter_groups, wsod_trunk
 from weaksam.models.wsod.targets import empty_seeds
 from weaksam.stages.wsod import WsodSettings
+from weaksam.stages.wsod.end_to_end import EndToEndDetector
+from weaksam.stages.wsod.end_to_end_batches import EndToEndBatch, PhotoView, ShownPhoto
 from weaksam.stages.wsod.examples import TrainingExample, present_labels
 from weaksam.stages.wsod.losses import photo_losses
 from weaksam.stages.wsod.seeds.mist import MistSettings
+from weaksam.structures.dataset import Dataset, Sample
+from weaksam.structures.devices import pinned
 
 MIST = WsodSettings(
     mode="end_to_end",
@@ -79,7 +88,7 @@ def make_example(size: tuple[int, int], num: int, classes: int, tags: int, seed:
     boxes = torch.minimum(boxes.clamp(min=0), torch.cat([frame, frame]))
     vector = torch.zeros(classes)
     vector[torch.randperm(classes, generator=generator)[:tags]] = 1.0
-    sample: Any = None  # the losses never look at the photo
+    sample = Sample(f"photo{seed}", Path(f"photo{seed}.jpg"), size, tuple(vector.nonzero()[:, 0].tolist()), None, seed)
     return TrainingExample(sample, boxes, vector, present_labels(vector), empty_seeds())
 
 
@@ -190,40 +199,66 @@ def print_parts(options: argparse.Namespace) -> None:
     print(f"largest outside backbone and fc: {largest}, {outside[largest]:.1%} (limit {OUTSIDE_LIMIT:.0%})")
 
 
-def print_speed(options: argparse.Namespace) -> None:
-    """Steps a second of the detector and its adversary, with nothing waiting for the device."""
-    device, dtype = torch.device(options.device), getattr(torch, options.precision)
-    network = make_network(options, device)
-    optimizers = make_optimizers(network)
-    examples = [
-        make_example(options.size, options.proposals, options.classes, options.tags, seed).on(device)
-        for seed in range(options.photos)
-    ]
-    images = pad_together([torch.randn(3, *options.size) for _ in examples]).to(device)
-    boxes = [example.boxes for example in examples]
+def stage_step(
+    device: torch.device,
+    *,
+    precision: str = "auto",
+    size: tuple[int, int] = (688, 917),
+    proposals: int = 2000,
+    classes: int = 20,
+    tags: int = 3,
+    photos: int = 8,
+    drop_block: bool = True,
+    backbone: str = "vgg16",
+    hidden: int = 4096,
+) -> Callable[[], None]:
+    """A step of the stage's own detector in the training loop's own way, on one batch of random photos.
 
-    def total(outputs: list[HeadOutput]) -> Tensor:
-        parts = [photo_losses(output, example, MIST) for output, example in zip(outputs, examples, strict=True)]
-        return torch.stack([value for part in parts for value in part.values()]).sum() / len(parts)
+    The batch lies in pinned memory, as the stage's threads leave it; the losses' values, which training fetches once in
+    twenty steps, are left on the device.
+    """
+    end_to_end = MIST.end_to_end.model_copy(
+        update={"precision": precision, "drop_block": drop_block, "last_relu": False}
+    )
+    settings = MIST.model_copy(update={"end_to_end": end_to_end, "hidden": hidden, "num_proposals": proposals})
+    train = Dataset("train", tuple(f"class{label}" for label in range(classes)), tuple(range(1, classes + 1)), ())
+    weights = BackboneSettings(name=backbone, weights="none")
+    torch.manual_seed(0)
+    detector = EndToEndDetector(RunContext(Path(), 0, device, train, None, RunLog(), weights), settings)
+    examples = tuple(make_example(size, proposals, classes, tags, seed) for seed in range(photos))
+    views = [PhotoView(size[0], mirrored=number % 2 == 1) for number in range(photos)]
+    shown = tuple(ShownPhoto(pinned(torch.randn(3, *size), device), (1.0, 1.0), view) for view in views)
+    batch = EndToEndBatch(examples, tuple(view.mirrored for view in views), shown)
+    values = LossValues(TrainingProgress(), "speed", 1)
+    steps = [
+        ObjectiveStep(detector.model, objective, number, 1, values)
+        for number, objective in enumerate(detector.objectives())
+    ]
+    detector.model.train()
 
     def one_step() -> None:
-        with autocast(dtype, device), network.all_but_drop_block_learn():
-            outputs = network(images, boxes)
-        total(outputs).backward()
-        optimizers[0].step()
-        network.zero_grad(set_to_none=True)
-        if network.drop_block is None:
-            return
-        with autocast(dtype, device), network.only_drop_block_learns():
-            outputs = network.from_rois(network.pooled(images, boxes), boxes)
-        (-0.01 * total(outputs)).backward()
-        optimizers[1].step()
-        network.zero_grad(set_to_none=True)
+        for step in steps:
+            step.take(batch, 0)
 
-    one_step()
-    print(
-        f"{1 / seconds_of(one_step, options.repeats, device):.2f} steps/s of {options.photos} photos, {device}, {dtype}"
+    return one_step
+
+
+def print_speed(options: argparse.Namespace) -> None:
+    """Steps a second of the stage's own step: the detector's and its adversary's, with nothing waiting for a GPU."""
+    device = torch.device(options.device)
+    one_step = stage_step(
+        device,
+        precision=options.precision,
+        size=options.size,
+        proposals=options.proposals,
+        classes=options.classes,
+        tags=options.tags,
+        photos=options.photos,
+        drop_block=not options.no_drop_block,
     )
+    one_step()
+    per_second = 1 / seconds_of(one_step, options.repeats, device)
+    print(f"{per_second:.2f} steps/s of {options.photos} photos, {device}, {options.precision}")
 
 
 def seconds_of(step: Callable[[], None], repeats: int, device: torch.device) -> float:
