@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Time every stage on a GPU, in under eight minutes with set-up, and print one Markdown table.
+# Time every stage on a GPU, meant for under eight minutes with set-up, and print one Markdown table.
 #
 #   bash benchmarks/gpu.sh                        # the whole table on the first GPU
 #   bash benchmarks/gpu.sh --device cpu --toy     # the same code at toy sizes, in under a minute
