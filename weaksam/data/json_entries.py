@@ -26,16 +26,26 @@ _AS_NUMBERS = "numbers written as text were read as numbers"
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class JsonEntry:
-    """One object of a list in a JSON file: its ``values``, and its ``place`` in words; ``findings`` take the guesses.
+    """One object in a JSON file: its ``values``; it is the ``index``-th, from 1, of a list ``of`` something.
 
-    Every method raises `UserError`, naming the place and the key, for a value that cannot be meant.
+    ``findings`` take the guesses. Every method raises `UserError`, naming place and key, for a value that cannot be
+    meant.
     """
 
     values: dict[str, Any]
-    place: str
+    of: str
+    index: int
+    path: Path
     findings: Findings
+
+    @property
+    def place(self) -> str:
+        """Which entry of which file it is, in words, with its own id."""
+        own_id = self.values.get("id")
+        named = isinstance(own_id, int | str) and is_utf8(str(own_id)) and len(str(own_id)) < 40
+        return f"{self.of} {self.index}{f' (id {own_id})' if named else ''} in {self.path}"
 
     def refusal(self, key: str, wanted: str) -> UserError:
         """The error for the value of ``key``, which should have been ``wanted``."""
@@ -98,14 +108,13 @@ class JsonEntry:
 
 def json_entries(content: list[Any], of: str, path: Path, findings: Findings) -> Iterator[JsonEntry]:
     """The objects of a list ``of`` something in ``path``, numbered from 1; any other value is a fault."""
-    for count, values in enumerate(content, start=1):
-        place = f"{of} {count} in {path}"
+    for index, values in enumerate(content, start=1):
         if isinstance(values, dict):
-            stated = values.get("id")
-            named = isinstance(stated, int | str) and is_utf8(str(stated)) and len(str(stated)) < 40
-            yield JsonEntry(values, f"{of} {count} (id {stated}) in {path}" if named else place, findings)
+            yield JsonEntry(values, of, index, path, findings)
         else:
-            findings.fault(f"wanted an object with keys as {place}, found {shown(values)}: mend the list")
+            findings.fault(
+                f"wanted an object with keys as {of} {index} in {path}, found {shown(values)}: mend the list"
+            )
 
 
 def attempt(findings: Findings, read: Callable[..., Value], *arguments: Any) -> Value | None:

@@ -27,7 +27,9 @@ class ResultList:
     sections: dict[str, Any]
 
 
-def read_result_list(path: Path, findings: Findings) -> ResultList:
+def read_result_list(
+    path: Path, findings: Findings, wanted: str = "entries with image_id, category_id, bbox and score"
+) -> ResultList:
     """The list in ``path``, also where an object holds it under one of `WRAPPERS`; `UserError` for other JSON."""
     content = read_json(path, "a COCO results list")
     if isinstance(content, list):
@@ -35,10 +37,7 @@ def read_result_list(path: Path, findings: Findings) -> ResultList:
     lists = [key for key in WRAPPERS if isinstance(content, dict) and isinstance(content.get(key), list)]
     if len(lists) != 1:
         state = f"a JSON dict with {listed_keys(content)}" if isinstance(content, dict) else shown(content)
-        raise UserError(
-            f"wanted a COCO results list [{{image_id, category_id, bbox, score}}, ...] in {path}, found {state}: name "
-            "another file"
-        )
+        raise UserError(f"wanted a COCO results list ({wanted}) in {path}, found {state}: name another file")
     findings.guess(f"the list under {lists[0]!r} was read as the results", str(path))
     return ResultList(content[lists[0]], {key: value for key, value in content.items() if key not in lists})
 

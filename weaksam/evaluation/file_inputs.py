@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import ImageTruth, tag_labels
+from weaksam.data.findings import Findings
 from weaksam.data.formats.tags import read_tags
 from weaksam.data.image_names import ImageNames, number_in, read_image_list
 from weaksam.data.proposals.exchange import named_proposals
@@ -49,13 +50,13 @@ def truth_dataset(
 def _image_numbers(images: Mapping[str, ImageTruth]) -> dict[str, int]:
     """The number of each image: the stated one, else the one in its name.
 
-    Where these are not one for each image, all get negative ones, which no file of results has.
+    Where these are not one for each image, those not stated are negative ones, which no file of results has.
     """
     stated = {name: number_in(name) if image.number is None else image.number for name, image in images.items()}
     numbers = {name: number for name, number in stated.items() if number is not None}
-    if len(set(numbers.values())) < len(images):
-        return {name: -position for position, name in enumerate(images, start=1)}
-    return numbers
+    if len(set(numbers.values())) == len(images):
+        return numbers
+    return {name: -index if (number := images[name].number) is None else number for index, name in enumerate(images, 1)}
 
 
 def _listed_images(counted: Sequence[str], image_list: Path, truth: Path) -> tuple[str, ...]:
@@ -92,13 +93,16 @@ def tags_of_images(path: Path, dataset: Dataset) -> dict[str, tuple[int, ...]]:
     return tags
 
 
-def proposal_boxes(path: Path, dataset: Dataset) -> dict[str, Tensor]:
-    """Proposals ``(P, 4)`` by image id, of a store, COCO results or a flat table; none where it has none."""
+def proposal_boxes(path: Path, dataset: Dataset, findings: Findings | None = None) -> dict[str, Tensor]:
+    """Proposals ``(P, 4)`` by image id, of a store, COCO results or a flat table; none where it has none.
+
+    ``findings`` take what was taken for what. Raises `UserError`.
+    """
     unsized = [sample.image_id for sample in dataset if 0 in sample.size]
     if unsized:
         raise UserError(
             f"wanted the sizes of all images for CorLoc's baselines, found none for {listed(unsized, 3)}: give "
             "--images DIR"
         )
-    named = named_proposals(path, ImageNames.of(dataset))[0]
+    named = named_proposals(path, ImageNames.of(dataset), findings)[0]
     return {image_id: proposals.boxes for image_id, proposals in named.items()}

@@ -81,7 +81,6 @@ def evaluate_files(
     all_images, counted, notes = truth_dataset(truth, _path(images), _path(image_list), classes)
     findings = Findings()
     read = read_detections(detections, all_images, findings)
-    notes = (*notes, *findings.notes)
     dataset = dataclasses.replace(all_images, samples=tuple(all_images.by_id[image_id] for image_id in counted))
     keep = keep or DetectionFilter()
     inputs = EvaluationInputs(
@@ -89,8 +88,9 @@ def evaluate_files(
         detections={image_id: keep_detections(read[image_id], keep) for image_id in dataset.image_ids},
         keep=keep,
         pixel_inclusive=pixel_inclusive,
-        proposals=None if proposals is None else proposal_boxes(Path(proposals), dataset),
+        proposals=None if proposals is None else proposal_boxes(Path(proposals), dataset, findings),
     )
+    notes = (*notes, *findings.notes)
     figures: FileFigures = {}
     for name in metrics:
         figures |= _MEASURES[name](inputs)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from weaksam.config import UserError
+from weaksam.data.findings import Findings
 from weaksam.data.image_names import ImageNames
 from weaksam.data.proposals.exchange import named_proposals
 from weaksam.data.truth import read_measured_truth
@@ -129,9 +130,9 @@ def measure_recall(
             raise UserError(f"wanted the {word} to be one of {', '.join(choices)}, found {value!r}: name one of them")
     objects = true_objects(truth, images)
     all_counts = (*sorted({*counts, *AR_COUNTS, *(CURVE if curve else ())}), None)
-    measured = {}
+    measured, findings = {}, Findings()
     for name, path in sets.items():
-        proposals, num_strange = named_proposals(path, objects.names)
+        proposals, num_strange = named_proposals(path, objects.names, findings)
         if order == "score":
             proposals = {image_id: image_proposals.by_score() for image_id, image_proposals in proposals.items()}
         result = proposal_recall(
@@ -146,4 +147,6 @@ def measure_recall(
         protocol = dataclasses.replace(result.protocol, detections=f"the N {FIRST_BOXES[order]}")
         result = dataclasses.replace(result, protocol=protocol)
         measured[name] = MeasuredSet(path, result, max(map(len, proposals.values()), default=0), num_strange)
-    return RecallReport(truth, objects.classes if per_class else (), tuple(counts), measured, objects.notes)
+    return RecallReport(
+        truth, objects.classes if per_class else (), tuple(counts), measured, (*objects.notes, *findings.notes)
+    )

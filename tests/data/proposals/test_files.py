@@ -283,7 +283,7 @@ def test_a_plain_table_is_read_too(tmp_path):
 
 
 def test_results_of_others_by_number_name_or_companion(tmp_path):
-    entries = [{"image_id": 9, "bbox": [1, 2, 3, 4]}, {"image_id": 9, "bbox": [0, 0, 5, 5], "score": 0.5}]
+    entries = [{"image_id": 9, "bbox": [1, 2, 3, 4], "score": 1}, {"image_id": 9, "bbox": [0, 0, 5, 5], "score": 0.5}]
     (tmp_path / "x.json").write_text(json.dumps(entries))
     assert named_proposals(tmp_path / "x.json", ImageNames(COCO))[0][COCO[0]].boxes.tolist() == [
         [1, 2, 4, 6],
@@ -307,7 +307,11 @@ def test_results_of_others_by_number_name_or_companion(tmp_path):
     [
         ('{"images": []}', "entries with image_id and bbox"),
         ('[{"image_id": 1, "bbox": [1, 2, 3]}]', "four numbers"),
-        ('[{"image_id": 1, "bbox": [1, 2, 3, "4"]}]', "wanted numbers"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3, "four"]}]', "four numbers"),
+        ('[{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 1}, {"image_id": 1, "bbox": [1, 2, 3, 4]}]', "'score'"),
+        ('[{"image_id": null, "bbox": [1, 2, 3, 4]}]', "a number or a name"),
+        ('[{"image_id": 1, "bbox": [1, 2, -3, 4]}]', "height of at least 0"),
+        ("[[1, 2, 3, 4]]", "an object with keys as proposal 1"),
         ('[{"image_id": 1, "bbox": [1, 2, 3, NaN]}]', "finite"),
         ("<html>", "not JSON"),
     ],

@@ -113,7 +113,7 @@ def read_box(entry: JsonEntry) -> list[float]:
     """``bbox`` of an entry as x, y, width, height; raises `UserError` for other values and negative sides."""
     box: Any = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-        raise entry.refusal("bbox", "a bbox of four numbers x, y, width, height")
+        raise entry.refusal("bbox", "a bbox of four numbers x, y, width, height, each finite,")
     numbers = entry.numbers(box)
     if min(numbers[2:]) < 0:
         raise entry.refusal("bbox", "a width and a height of at least 0")

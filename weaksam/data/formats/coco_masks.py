@@ -76,7 +76,7 @@ def _depth(value: Any) -> int | None:
     for depth in (1, 2, 3):
         nested = [isinstance(part, list) for part in value]
         if not any(nested):
-            return max(depth - (not value), 1)
+            return depth
         if not all(nested):
             return None
         value = [part for inner in value for part in inner]

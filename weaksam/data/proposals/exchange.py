@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from weaksam.config import UserError, listed
+from weaksam.data.findings import Findings
 from weaksam.data.image_names import ImageNames, Key, read_image_list
 from weaksam.data.images import image_size
 from weaksam.data.photos import list_photos
@@ -110,7 +111,9 @@ def _read_source(
 ) -> _Source:
     """The proposals in a table or in a pickle of another tool; ``names`` give the order of a file without names."""
     if source.suffix.lower() in _TABLES:
-        return _Source(_read_named(source), f"from {source.name}")
+        findings = Findings()
+        proposals = _read_named(source, findings)
+        return _Source(proposals, "; ".join([f"from {source.name}", *findings.notes]))
     foreign = read_foreign_proposals(source, layout, corners)
     if image_list is None and any(key is None for key, _ in foreign.images):
         raise UserError(
@@ -156,12 +159,14 @@ def _photo_sizes(ids: Sequence[str], photos: Path) -> dict[str, tuple[int, int]]
     return {image_id: image_size(paths[photo]) for image_id, photo in photo_ids(ids, photos).items()}
 
 
-def named_proposals(source: Path, names: ImageNames) -> tuple[dict[str, Proposals], int]:
+def named_proposals(
+    source: Path, names: ImageNames, findings: Findings | None = None
+) -> tuple[dict[str, Proposals], int]:
     """Proposals of a store or table for the images ``names`` speaks of, and how many others it has.
 
-    Raises `UserError`, also where it has proposals for none of them.
+    ``findings`` take what was taken for what. Raises `UserError`, also where it has proposals for none of them.
     """
-    proposals = _read_named(source)
+    proposals = _read_named(source, findings)
     key_of = names.find_all(list(proposals), str(source))
     _check_list(key_of, proposals, names, source, None)
     return {name: proposals[key] for name, key in key_of.items()}, len(proposals) - len(key_of)
@@ -204,9 +209,9 @@ def _names(source: Path, image_list: Path | None, photos: Path | None, needed: b
     return ImageNames([])
 
 
-def _read_named(source: Path) -> ProposalsByKey:
+def _read_named(source: Path, findings: Findings | None = None) -> ProposalsByKey:
     """The proposals of a store or table, by name where a companion beside it names the images it numbers."""
-    proposals = read_proposals(source)
+    proposals = read_proposals(source, findings)
     companion = companion_names(source)
     if companion is None:
         return proposals

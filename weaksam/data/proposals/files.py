@@ -14,9 +14,13 @@ import pyarrow.parquet as pq
 import torch
 
 from weaksam.config import UserError, fingerprint_of, listed
+from weaksam.data.findings import Findings
 from weaksam.data.formats.coco import object_entries
+from weaksam.data.formats.coco_entries import read_box
 from weaksam.data.image_names import ImageNames, Key
-from weaksam.data.text_files import parse_json, read_json
+from weaksam.data.json_entries import LARGEST, as_file_id, json_entries
+from weaksam.data.result_lists import ScoreReader, read_result_list
+from weaksam.data.text_files import parse_json
 from weaksam.store.files import atomic_file
 from weaksam.store.sealed import open_sealed
 from weaksam.store.store import Store
@@ -43,10 +47,11 @@ _ROWS_AT_ONCE = 65536
 """Lines of a flat table that are written together."""
 
 
-def read_proposals(path: Path) -> ProposalsByKey:
+def read_proposals(path: Path, findings: Findings | None = None) -> ProposalsByKey:
     """The boxes of a sealed store's folder, a COCO results list (``.json``) or a flat table (``.parquet``), no masks.
 
-    Raises `UserError` for anything else; pickles of other tools are imported first.
+    ``findings`` take what a list was taken for. Raises `UserError` for anything else; pickles of other tools are
+    imported first.
     """
     if path.suffix.lower() in (".pkl", ".pickle"):
         raise UserError(
@@ -56,7 +61,7 @@ def read_proposals(path: Path) -> ProposalsByKey:
     if path.suffix.lower() == ".parquet" and path.is_file():
         return read_flat_table(path)
     if path.suffix.lower() == ".json":
-        return read_coco_results(path)
+        return read_coco_results(path, findings)
     return dict(store_rows(open_store(path), masks=False))
 
 
@@ -163,32 +168,26 @@ def resized_rle(rle: Rle, size: tuple[int, int]) -> Rle:
     return rle_from_mask(full_masks(mask_from_rle(rle)[None], size)[0])
 
 
-def read_coco_results(path: Path) -> ProposalsByKey:
+def read_coco_results(path: Path, findings: Findings | None = None) -> ProposalsByKey:
     """Boxes by image number (or name, where a file has names) of a COCO results list, in the file's order.
 
-    Without ``score`` a box scores 1. Raises `UserError` for other JSON or a box that is not four numbers.
+    Where no entry has a score, a box scores 1. ``findings`` take what was taken for what. Raises `UserError` for other
+    JSON, for an entry without four finite numbers as box, and where some entries have a score and others do not.
     """
-    content = read_json(path, "a COCO results list")
-    if not isinstance(content, list) or not all(isinstance(entry, dict) and "image_id" in entry for entry in content):
-        raise UserError(f"wanted a COCO results list (entries with image_id and bbox) in {path}, found other JSON")
+    findings = findings or Findings()
+    results = read_result_list(path, findings, wanted="entries with image_id and bbox")
+    scores = ScoreReader.of(results.entries, path, findings)
+    scored = any(isinstance(entry, dict) and scores.key in entry for entry in results.entries)
     rows: dict[Key, list[tuple[float, ...]]] = defaultdict(list)
-    for entry in content:
-        box = entry.get("bbox")
-        if not isinstance(box, list) or len(box) != 4:
-            raise UserError(f"wanted a bbox of four numbers in every entry of {path}, found {box!r}: mend the file")
-        rows[entry["image_id"]].append((*box, entry.get("score", 1.0), entry.get("source", IMPORTED)))
-    return {key: _from_xywh_rows(values, path) for key, values in rows.items()}
-
-
-def _from_xywh_rows(values: list[tuple[float, ...]], path: Path) -> Proposals:
-    """Proposals of one image from rows of ``x, y, width, height, score, source``."""
-    try:
-        table = torch.tensor(values, dtype=torch.float64)  # (N, 6)
-    except (TypeError, ValueError):
-        raise UserError(f"wanted numbers in bbox, score and source of {path}, found something else") from None
-    if not bool(torch.isfinite(table).all()):
-        raise UserError(f"wanted finite boxes and scores in {path}, found nan or infinity: mend the file")
-    return Proposals.of(xyxy_from_xywh(table[:, :4]), table[:, 4], table[:, 5])
+    for entry in json_entries(results.entries, "proposal", path, findings):
+        stated = entry.get("image_id")
+        key = stated if isinstance(stated, str) else as_file_id(stated)
+        if key is None:
+            raise entry.refusal("image_id", "a number or a name")
+        score = scores.read(entry) if scored else 1.0
+        rows[key].append((*read_box(entry), score, IMPORTED if entry.get("source") is None else entry.number("source")))
+    tables = {key: torch.tensor(values, dtype=torch.float64) for key, values in rows.items()}  # (N, 6) each
+    return {key: Proposals.of(xyxy_from_xywh(table[:, :4]), table[:, 4], table[:, 5]) for key, table in tables.items()}
 
 
 # Flat tables
@@ -216,7 +215,10 @@ def write_flat_table(path: Path, rows: Iterable[tuple[str, Proposals]], image_id
 
 
 def read_flat_table(path: Path) -> ProposalsByKey:
-    """Boxes by image of a flat table, in its order; ``score`` and ``source`` may be missing. Raises `UserError`."""
+    """Boxes by image of a flat table, in its order; ``score`` and ``source`` may be missing.
+
+    Raises `UserError` for a file that is no such table, and for values that are missing or no finite numbers.
+    """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -224,13 +226,62 @@ def read_flat_table(path: Path) -> ProposalsByKey:
     missing = [name for name in ("image_id", *_CORNERS) if name not in table.column_names]
     if missing:
         raise UserError(f"wanted the column {missing[0]!r} in {path}, found {', '.join(table.column_names[:8])}")
-    numbers = {name: table.column(name).to_numpy() for name in _TABLE_SCHEMA.names[1:] if name in table.column_names}
-    metadata = table.schema.metadata or {}
-    images = parse_json(metadata[_IMAGES_KEY], path, "a list of images") if _IMAGES_KEY in metadata else []
-    proposals: ProposalsByKey = {str(name): Proposals.none() for name in images}
-    for name, lines in _lines_by_image(table.column("image_id").to_pylist()).items():
+    repeated = [name for name in _TABLE_SCHEMA.names if table.column_names.count(name) > 1]
+    if repeated:
+        raise UserError(f"wanted the column {repeated[0]!r} once in {path}, found it twice: remove one")
+    numbers = {name: _numbers_in(table, name, path) for name in _TABLE_SCHEMA.names[1:] if name in table.column_names}
+    _refuse_inverted(numbers, path)
+    proposals: ProposalsByKey = {name: Proposals.none() for name in _listed_images(table.schema.metadata or {}, path)}
+    for name, lines in _lines_by_image(_image_ids(table, path)).items():
         proposals[name] = _flat_rows(numbers, lines)
     return proposals
+
+
+def _numbers_in(table: pa.Table, name: str, path: Path) -> np.ndarray:
+    """A column of a flat table as float64; `UserError` where a line holds no finite number of sensible size."""
+    kind = table.schema.field(name).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise UserError(f"wanted numbers in the column {name!r} of {path}, found the type {kind}: write numbers")
+    column = table.column(name).cast(pa.float64()).to_numpy()
+    wrong = np.flatnonzero(~(np.abs(column) <= LARGEST))
+    if len(wrong):
+        raise UserError(
+            f"wanted finite numbers in the column {name!r} of {path}, found {column[wrong[0]]:g} in line "
+            f"{wrong[0] + 1}: mend the table"
+        )
+    return column
+
+
+def _refuse_inverted(numbers: Mapping[str, np.ndarray], path: Path) -> None:
+    """`UserError` where a box of a flat table ends before it begins."""
+    wrong = np.flatnonzero((numbers["x2"] < numbers["x1"]) | (numbers["y2"] < numbers["y1"]))
+    if len(wrong):
+        corners = ", ".join(f"{numbers[name][wrong[0]]:g}" for name in _CORNERS)
+        raise UserError(
+            f"wanted corners x1, y1, x2, y2 in {path}, found {len(wrong)} boxes that end before they begin (first: "
+            f"{corners} in line {wrong[0] + 1}): write corners, not width and height"
+        )
+
+
+def _listed_images(metadata: Mapping[bytes, bytes], path: Path) -> list[str]:
+    """All images of a flat table as its metadata names them; none where it does not."""
+    if _IMAGES_KEY not in metadata:
+        return []
+    images = parse_json(metadata[_IMAGES_KEY], path, "a list of images")
+    if not isinstance(images, list) or not all(isinstance(name, str) for name in images):
+        raise UserError(f"wanted a list of names in the metadata of {path}, found other JSON: export the table again")
+    return images
+
+
+def _image_ids(table: pa.Table, path: Path) -> list[Any]:
+    """The image of each line of a flat table, a text or a whole number; `UserError` where a line has none."""
+    stated = table.column("image_id").to_pylist()
+    image_ids = [value if isinstance(value, str) else as_file_id(value) for value in stated]
+    if None in image_ids:
+        raise UserError(
+            f"wanted an image_id in every line of {path}, found none in line {image_ids.index(None) + 1}: mend it"
+        )
+    return image_ids
 
 
 def _lines_by_image(image_ids: list[Any]) -> dict[str, np.ndarray]:
