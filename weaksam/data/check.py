@@ -12,11 +12,12 @@ from weaksam.data.annotation_folders import match_photos
 from weaksam.data.annotations import Annotations, ImageTruth, tag_labels
 from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, read_tag_rows
 from weaksam.data.findings import Findings
-from weaksam.data.formats.tags import TagRows
-from weaksam.data.image_names import ImageNames
+from weaksam.data.formats.tag_rows import TagRows, refuse_similar
+from weaksam.data.image_names import ImageNames, composed
 from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.sizes import truth_size_problems
 from weaksam.data.tag_signal import MIN_PHOTOS
+from weaksam.data.tag_matching import match_rows
 from weaksam.data.text_files import printable
 from weaksam.data.truth import read_truth, truth_classes
 from weaksam.data.truth_photos import reaching_out
@@ -109,6 +110,7 @@ def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -
     state = _SplitCheck(name, folder, ImageNames(list(paths)))
     bad = dict(scan.bad)
     state.photos = verify_photos(paths, bad)
+    state.counts += [f"{name}: {note}" for note in scan.notes(folder)]
     for image_id, reason in bad.items():
         state.say(f"{image_id}: {reason}")
     _check_photos(state)
@@ -120,7 +122,9 @@ def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -
         state.take(findings)
     tags = None
     if split.tags is not None or split.truth is None:
-        tags = state.attempt(read_tag_rows, split, state.folder, name)
+        findings = Findings(gather=True)
+        tags = state.attempt(read_tag_rows, split, state.folder, name, findings, state.photo_names)
+        state.take(findings)
     known = classes or (truth.classes if truth is not None else None)
     tagged = {} if tags is None else _check_tags(state, tags, set(paths), split.tags or state.folder, known)
     if truth is not None and split.truth is not None:
@@ -161,11 +165,19 @@ def _check_tags(
 ) -> dict[str, set[str]]:
     """Say what is wrong with the tags; class names by image id."""
     tagged: dict[str, set[str]] = defaultdict(set)
+    findings = Findings(gather=True)
+    if known is None:
+        refuse_similar(tags.class_names, source, findings)
+    matched = match_rows(tags, state.photo_names, source, findings)
+    state.take(findings)
+    forms = {composed(name) for name in known or ()}
     for row, names in tags.rows.items():
-        image_id = state.photo_of(row, source)
+        image_id = matched.get(row)
         if image_id is not None:
             tagged[image_id] |= set(names)
-        for unknown in [name for name in names if known is not None and name not in known]:
+        elif row in matched:
+            state.say(f"{row}: is named in {source} but not in {state.folder}")
+        for unknown in [name for name in names if known is not None and composed(name) not in forms]:
             state.say(f"{row}: has the unknown class {unknown!r}{did_you_mean(unknown, known or ())}")
     if tags.complete:
         for image_id in sorted(on_disk - set(tagged)):

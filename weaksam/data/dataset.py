@@ -6,9 +6,13 @@ from typing import Any, Protocol
 
 from weaksam.config import Settings, UserError, did_you_mean, listed
 from weaksam.data.annotations import tag_labels
-from weaksam.data.formats.tags import TagRows, is_class_folders, read_class_folders, read_tags
-from weaksam.data.image_names import ImageNames
+from weaksam.data.findings import Findings
+from weaksam.data.formats.tag_rows import TagRows, refuse_similar
+from weaksam.data.formats.tags import is_class_folders, read_class_folders, read_tags
+from weaksam.data.image_names import ImageNames, composed
 from weaksam.data.photos import Photo, scan_photos, verify_photos
+from weaksam.data.tag_matching import match_rows
+from weaksam.data.text_files import printable
 from weaksam.data.truth import SplitTruth, read_split_truth, truth_classes
 from weaksam.structures.dataset import Dataset, Sample
 
@@ -78,7 +82,7 @@ def load_photos(split: SplitSettings, *, name: str, log: EventLog | None = None)
     bad = dict(scan.bad)
     photos = verify_photos(scan.photos, bad)
     samples = _samples(photos, {image_id: () for image_id in photos}, None)
-    dataset = Dataset(name, (), (), samples, tuple(sorted(bad.items())))
+    dataset = Dataset(name, (), (), samples, _listed_bad(bad), scan.notes(folder))
     return _checked(dataset, folder, log)
 
 
@@ -96,8 +100,10 @@ def load_dataset(
     scan = scan_photos(folder)
     paths, bad = scan.photos, dict(scan.bad)
     photo_names = ImageNames(list(paths))
-    tags = read_tag_rows(split, folder, name)
-    tagged = None if tags is None else _match_tags(tags, photo_names, split.tags or folder, folder, bad)
+    findings = Findings()
+    source = split.tags or split.truth or folder
+    tags = read_tag_rows(split, folder, name, findings, photo_names)
+    tagged = None if tags is None else _match_tags(tags, photo_names, source, folder, bad, findings)
     if tags is not None and tagged is not None and not tags.complete:
         paths = {image_id: path for image_id, path in paths.items() if image_id in tagged}
     photos = verify_photos(paths, bad)
@@ -108,12 +114,13 @@ def load_dataset(
         assert truth is not None  # read_tag_rows refuses a split with neither
         tagged = _tags_of_truth(truth, split, folder, bad)
     names = _class_names(classes, truth, tags)
-    labels = _labels(tagged, names, split.tags or folder)
-    source = split.tags or split.truth or folder
+    if classes is None and truth is None:
+        refuse_similar(names, source, findings)
+    labels = _labels(tagged, names, source)
     bad.update({image_id: f"has no row in {source}" for image_id in photos if image_id not in labels})
     category_ids = truth.category_ids if truth is not None else tuple(range(1, len(names) + 1))
-    notes = () if truth is None else truth.notes
-    dataset = Dataset(name, names, category_ids, _samples(photos, labels, truth), tuple(sorted(bad.items())), notes)
+    notes = (*scan.notes(folder), *map(printable, findings.notes), *(() if truth is None else truth.notes))
+    dataset = Dataset(name, names, category_ids, _samples(photos, labels, truth), _listed_bad(bad), notes)
     return _checked(dataset, folder, log)
 
 
@@ -134,14 +141,16 @@ def images_folder(split: SplitSettings, name: str) -> Path:
     return folder
 
 
-def read_tag_rows(split: SplitSettings, folder: Path, name: str) -> TagRows | None:
-    """The split's tags, or None where they come from its truth."""
+def read_tag_rows(
+    split: SplitSettings, folder: Path, name: str, findings: Findings, photo_names: ImageNames
+) -> TagRows | None:
+    """The split's tags, or None where they come from its truth; see `read_tags`."""
     if split.tags is not None:
-        return read_tags(split.tags, split=name)
+        return read_tags(split.tags, split=name, findings=findings, photo_names=photo_names)
     if split.truth is not None:
         return None
     if is_class_folders(folder):
-        return read_class_folders(folder)
+        return read_class_folders(folder, findings)
     raise UserError(
         f"wanted tags for the photos in {folder}, found neither a tag file nor class folders: "
         f"set data.{name}.tags (or data.{name}.truth)"
@@ -149,12 +158,13 @@ def read_tag_rows(split: SplitSettings, folder: Path, name: str) -> TagRows | No
 
 
 def _match_tags(
-    tags: TagRows, photo_names: ImageNames, source: Path, folder: Path, bad: dict[str, str]
+    tags: TagRows, photo_names: ImageNames, source: Path, folder: Path, bad: dict[str, str], findings: Findings
 ) -> dict[str, tuple[str, ...]]:
     """Class names by image id; a row whose photo is not on disk goes to ``bad``."""
     tagged: dict[str, tuple[str, ...]] = {}
+    matched = match_rows(tags, photo_names, source, findings)
     for row, names in tags.rows.items():
-        image_id = photo_names.find_name(row, str(source))
+        image_id = matched[row]
         if image_id is None:
             bad[row] = f"is named in {source} but not in {folder}"
         else:
@@ -189,7 +199,9 @@ def _class_names(classes: tuple[str, ...] | None, truth: SplitTruth | None, tags
 
 def _labels(tagged: Mapping[str, tuple[str, ...]], classes: Sequence[str], source: Path) -> dict[str, tuple[int, ...]]:
     """Sorted labels by image id; raises `UserError` for a class that is not one of ``classes``."""
-    label_of = {name: label for label, name in enumerate(classes)}
+    label_of = {composed(name): label for label, name in enumerate(classes)}
+    label_of |= {name: label for label, name in enumerate(classes)}
+    tagged = {image_id: tuple(_known_form(name, label_of) for name in names) for image_id, names in tagged.items()}
     for image_id, names in tagged.items():
         unknown = next((name for name in names if name not in label_of), None)
         if unknown is not None:
@@ -200,6 +212,16 @@ def _labels(tagged: Mapping[str, tuple[str, ...]], classes: Sequence[str], sourc
     if not classes:
         raise UserError(f"wanted at least one class in {source}, found {len(tagged)} rows without any: add tags")
     return {image_id: tuple(sorted(label_of[name] for name in names)) for image_id, names in tagged.items()}
+
+
+def _known_form(name: str, label_of: Mapping[str, int]) -> str:
+    """The Unicode form of ``name`` that is a class, else the name as it is."""
+    return composed(name) if name not in label_of and composed(name) in label_of else name
+
+
+def _listed_bad(bad: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What was set aside, sorted, in words that every log and page can take."""
+    return tuple(sorted((printable(image_id), printable(reason)) for image_id, reason in bad.items()))
 
 
 def _samples(

@@ -95,6 +95,10 @@ class ImageNames:
             )
         return fits[0] if fits else None
 
+    def may_mean(self, name: str) -> bool:
+        """Whether there is an image of this file name, whatever its folder."""
+        return _word(PurePosixPath(file_part(name)).name) in self._by_word
+
     def find(self, key: Key, source: str, findings: Findings | None = None) -> str | None:
         """The image that ``key`` means, or None; more than `find_name`, another photo ending or an id will do too.
 

@@ -1,0 +1,114 @@
+"""Join the rows of a tag file, a photo's name and names of classes each, and refuse classes that cannot be meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weaksam.data.findings import Findings
+from weaksam.data.image_names import composed
+from weaksam.data.photos import is_photo_name
+from weaksam.data.text_files import printable
+
+FLAGS = {"": 0, "0": 0, "-1": 0, "0.0": 0, "-1.0": 0, "false": 0, "no": 0, "-": 0}
+FLAGS |= {"1": 1, "1.0": 1, "true": 1, "yes": 1, "x": 1}
+"""What a cell or value under a class may say, in small letters: whether the class is in the photo."""
+_BLANKS = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "-", "--"})
+"""Words, in small letters, that stand for an empty cell."""
+_DECIMAL = re.compile(r"[-+]?(\d*\.\d+|\d+\.)(e[-+]?\d+)?|[-+]?\d+e[-+]?\d+|-\d+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TagRows:
+    """Class names by image name as a source states them; ``classes`` in its own order, or None where it has none.
+
+    An image with no names is an image without any class. ``complete`` is False where unlisted photos are simply not
+    part of the split (VOC lists), True where every photo should have a row.
+    """
+
+    rows: Mapping[str, tuple[str, ...]]
+    classes: tuple[str, ...] | None = None
+    complete: bool = True
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The stated classes, else all names that occur, sorted."""
+        if self.classes is not None:
+            return self.classes
+        return tuple(sorted({name for names in self.rows.values() for name in names}))
+
+
+@dataclass(frozen=True)
+class TagRow:
+    """One row of a file: the photo's name, the classes' names as written, and the ``place`` of it (``line 3``)."""
+
+    place: str
+    file: str
+    names: Sequence[str]
+
+
+def join_rows(
+    rows: Iterable[TagRow], path: Path, findings: Findings, about: str = "", classes: tuple[str, ...] | None = None
+) -> TagRows:
+    """The rows of ``path`` with those of one photo joined; how many there are is counted in ``findings``.
+
+    ``about``: what the count says too, such as which columns were read. Classes in two Unicode forms are one, and a
+    word such as ``nan`` is no class. Raises (or gathers) `UserError` for a name that is a number, a photo or JSON.
+    """
+    joined: dict[str, dict[str, None]] = {}
+    spellings = {composed(name): name for name in classes or ()}
+    num_rows = num_blank = 0
+    for row in rows:
+        num_rows += 1
+        names = joined.setdefault(row.file, {})
+        written = list(_plain_names(row, path, findings))
+        num_blank += not written
+        for name in written:
+            spelling = spellings.setdefault(composed(name), name)
+            if spelling != name:
+                findings.guess(f"{name!r} in two Unicode forms was taken for one class", f"{path}, {row.place}")
+            names[spelling] = None
+    blank = f", {num_blank} without a tag" if num_blank else ""
+    joint = ", joined by photo" if num_rows > len(joined) else ""
+    findings.count(f"{path}: {num_rows} rows of {len(joined)} photos{joint}{blank}{about}")
+    return TagRows({file: tuple(names) for file, names in joined.items()}, classes)
+
+
+def _plain_names(row: TagRow, path: Path, findings: Findings) -> Iterator[str]:
+    """The names of a row that are classes, without blanks around them."""
+    for name in map(str.strip, row.names):
+        problem = class_problem(name)
+        if name.lower() in _BLANKS:
+            findings.guess(f"{name!r} was read as no tag", f"{path}, {row.place}")
+        elif problem:
+            findings.fault(
+                f"wanted class names in {path}, found {printable(name)[:60]!r} ({problem}) for "
+                f"{printable(row.file)} in {row.place}: write names, and of scores only those over a threshold"
+            )
+        elif name:
+            yield name
+
+
+def class_problem(name: str) -> str:
+    """What makes ``name`` no class, a noun; empty where it may be one. Whole numbers may be."""
+    if _DECIMAL.fullmatch(name):
+        return "a number"
+    if is_photo_name(name):
+        return "a photo's name"
+    if name.startswith(("{", "[", '"')):
+        return "JSON"
+    return "" if printable(name) == name else "control characters"
+
+
+def refuse_similar(names: Iterable[str], source: object, findings: Findings) -> None:
+    """Refuse (or gather) classes of which two differ by case or blanks alone, each pair once."""
+    spelling: dict[str, str] = {}
+    for name in names:
+        first = spelling.setdefault(" ".join(name.casefold().split()), name)
+        if first != name:
+            findings.fault(
+                f"wanted one spelling of each class in {source}, found {first!r} and {name!r}: write them alike, or "
+                "list both in data.classes"
+            )

@@ -1,0 +1,66 @@
+"""Find the photo that each row of a tag file means."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+from weaksam.config import UserError
+from weaksam.data.findings import Findings
+from weaksam.data.formats.tag_rows import TagRows
+from weaksam.data.image_names import ImageNames, file_part
+from weaksam.data.text_files import printable
+
+_ELSEWHERE = re.compile(r"[A-Za-z]:[\\/]|[\\/]|[a-z0-9]+://")
+"""How a name begins that says where a photo lay on another machine: a drive, a root, an address."""
+_UPLOADED = re.compile("[0-9a-f]{8}-(?=.)")
+"""What Label Studio puts before the name of an uploaded file."""
+
+
+def match_rows(tags: TagRows, photo_names: ImageNames, source: Path, findings: Findings) -> dict[str, str | None]:
+    """The image id that each row means by its name, None where no photo fits; ambiguous rows are a fault.
+
+    A whole path or an address of which the folders are not those here is matched by its last part where that is unique
+    on both sides. ``findings`` counts these, and names rows that mean the photo of another row.
+    """
+    matched: dict[str, str | None] = {}
+    for row in tags.rows:
+        try:
+            matched[row] = photo_names.find_name(row, str(source))
+        except UserError as error:
+            findings.fault(str(error))
+    _match_last_parts(matched, photo_names, source)
+    moved = [row for row, image_id in matched.items() if image_id is not None and _ELSEWHERE.match(row)]
+    if moved:
+        example = f"{printable(moved[0])!r} is {matched[moved[0]]}"
+        findings.count(f"{source}: {len(moved)} whole paths or addresses were matched by their last parts ({example})")
+    first: dict[str, str] = {}
+    for row, image_id in matched.items():
+        if image_id is not None and first.setdefault(image_id, row) != row:
+            other = printable(first[image_id])
+            findings.guess(f"was joined with {other!r}, another row of {image_id}", f"{source}, {printable(row)!r}")
+    return matched
+
+
+def _match_last_parts(matched: dict[str, str | None], photo_names: ImageNames, source: Path) -> None:
+    """Match the rows without a photo that begin elsewhere by file name alone, where that is unique on both sides."""
+    names = {row: PurePosixPath(file_part(row)).name for row in matched}
+    num_rows = Counter(names.values())
+    taken = set(matched.values())
+    for row, name in names.items():
+        if matched[row] is not None or not _ELSEWHERE.match(row) or num_rows[name] > 1:
+            continue
+        image_id = _only_photo(name, photo_names, source) or _only_photo(
+            _UPLOADED.sub("", name, 1), photo_names, source
+        )
+        if image_id not in taken:
+            matched[row] = image_id
+            taken.add(image_id)
+
+
+def _only_photo(name: str, photo_names: ImageNames, source: Path) -> str | None:
+    try:
+        return photo_names.find_name(name, str(source))
+    except UserError:  # several photos of this name
+        return None
