@@ -16,8 +16,8 @@ from weaksam.data.formats.tag_rows import TagRows, refuse_similar
 from weaksam.data.image_names import ImageNames, composed
 from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.sizes import truth_size_problems
-from weaksam.data.tag_signal import MIN_PHOTOS
 from weaksam.data.tag_matching import match_rows
+from weaksam.data.tag_signal import MIN_PHOTOS
 from weaksam.data.text_files import printable
 from weaksam.data.truth import read_truth, truth_classes
 from weaksam.data.truth_photos import reaching_out
@@ -60,17 +60,6 @@ class _SplitCheck:
         except UserError as error:
             self.say(str(error))
             return None
-
-    def photo_of(self, name: str, source: Path) -> str | None:
-        """The image id that ``name`` in ``source`` means, or None and a line that says why there is none."""
-        try:
-            image_id = self.photo_names.find_name(name, str(source))
-        except UserError as error:
-            self.say(str(error))
-            return None
-        if image_id is None:
-            self.say(f"{name}: is named in {source} but not in {self.folder}")
-        return image_id
 
 
 def check_data(data: DataSettings, counts: list[str] | None = None) -> list[str]:
@@ -125,6 +114,7 @@ def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -
         findings = Findings(gather=True)
         tags = state.attempt(read_tag_rows, split, state.folder, name, findings, state.photo_names)
         state.take(findings)
+        tags = None if findings.faults and tags is not None and not tags.rows else tags
     known = classes or (truth.classes if truth is not None else None)
     tagged = {} if tags is None else _check_tags(state, tags, set(paths), split.tags or state.folder, known)
     if truth is not None and split.truth is not None:

@@ -10,12 +10,10 @@ from weaksam.config import UserError
 from weaksam.data.findings import Findings
 from weaksam.data.formats.tag_rows import TagRows
 from weaksam.data.image_names import ImageNames, file_part
-from weaksam.data.text_files import printable
+from weaksam.data.text_files import quoted
 
 _ELSEWHERE = re.compile(r"[A-Za-z]:[\\/]|[\\/]|[a-z0-9]+://")
 """How a name begins that says where a photo lay on another machine: a drive, a root, an address."""
-_UPLOADED = re.compile("[0-9a-f]{8}-(?=.)")
-"""What Label Studio puts before the name of an uploaded file."""
 
 
 def match_rows(tags: TagRows, photo_names: ImageNames, source: Path, findings: Findings) -> dict[str, str | None]:
@@ -27,19 +25,19 @@ def match_rows(tags: TagRows, photo_names: ImageNames, source: Path, findings: F
     matched: dict[str, str | None] = {}
     for row in tags.rows:
         try:
-            matched[row] = photo_names.find_name(row, str(source))
+            matched[row] = photo_names.find_name(row, str(source), findings)
         except UserError as error:
             findings.fault(str(error))
     _match_last_parts(matched, photo_names, source)
     moved = [row for row, image_id in matched.items() if image_id is not None and _ELSEWHERE.match(row)]
     if moved:
-        example = f"{printable(moved[0])!r} is {matched[moved[0]]}"
+        example = f"{quoted(moved[0])} is {matched[moved[0]]}"
         findings.count(f"{source}: {len(moved)} whole paths or addresses were matched by their last parts ({example})")
     first: dict[str, str] = {}
     for row, image_id in matched.items():
         if image_id is not None and first.setdefault(image_id, row) != row:
-            other = printable(first[image_id])
-            findings.guess(f"was joined with {other!r}, another row of {image_id}", f"{source}, {printable(row)!r}")
+            other = quoted(first[image_id])
+            findings.guess(f"was joined with {other}, another row of {image_id}", f"{source}, {quoted(row)}")
     return matched
 
 
@@ -51,9 +49,7 @@ def _match_last_parts(matched: dict[str, str | None], photo_names: ImageNames, s
     for row, name in names.items():
         if matched[row] is not None or not _ELSEWHERE.match(row) or num_rows[name] > 1:
             continue
-        image_id = _only_photo(name, photo_names, source) or _only_photo(
-            _UPLOADED.sub("", name, 1), photo_names, source
-        )
+        image_id = _only_photo(name, photo_names, source)
         if image_id not in taken:
             matched[row] = image_id
             taken.add(image_id)

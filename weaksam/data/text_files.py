@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: _escaped(match.group()), text)
 
 
+def quoted(text: str) -> str:
+    """``text`` in quotes, as messages show what was found, with what is not plain text escaped once."""
+    return f"'{printable(text)}'"
+
+
 def is_utf8(text: str) -> bool:
     """Whether ``text``, such as a file's name, has no bytes that could not be decoded."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)

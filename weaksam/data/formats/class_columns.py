@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from weaksam.config import UserError
 from weaksam.data.findings import Findings
-from weaksam.data.formats.tables import Table
+from weaksam.data.formats.tables import TagTable
 from weaksam.data.formats.tag_rows import FLAGS, TagRow, class_problem
 from weaksam.data.image_names import composed, first_repeat
 
@@ -14,7 +14,7 @@ _EMPTY = frozenset({"", "nan"})
 
 
 def read_class_columns(
-    table: Table, file: int, columns: Sequence[int], findings: Findings
+    table: TagTable, file: int, columns: Sequence[int], findings: Findings
 ) -> tuple[tuple[str, ...], list[TagRow]]:
     """The classes of the given columns, in their order, and the rows with those of which the cell is 1 or more.
 
@@ -37,7 +37,7 @@ def read_class_columns(
     return tuple(names), rows
 
 
-def _is_present(cell: str, name: str, table: Table, place: str, findings: Findings) -> bool:
+def _is_present(cell: str, name: str, table: TagTable, place: str, findings: Findings) -> bool:
     """Whether the cell of a class says that it is in the photo; a count does where it is above 0."""
     flag = FLAGS.get(cell.lower())
     if flag is not None or cell.lower() in _EMPTY:
@@ -54,7 +54,7 @@ def _is_present(cell: str, name: str, table: Table, place: str, findings: Findin
     return number > 0
 
 
-def _note_once(text: str, table: Table, findings: Findings) -> None:
+def _note_once(text: str, table: TagTable, findings: Findings) -> None:
     line = f"{table.path}: {text}"
     if line not in findings.counts:
         findings.count(line)

@@ -31,7 +31,7 @@ class TableRow:
 
 
 @dataclass(frozen=True)
-class Table:
+class TagTable:
     """The rows of the file at ``path``, and the row that names their columns, None where there is none."""
 
     path: Path
@@ -81,12 +81,17 @@ def read_cells(path: Path) -> list[TableRow]:
             f"wanted each quote closed before the next column in {path}, found another one in the row of line {line}: "
             'mend it, and write a quote inside of quotes twice ("")'
         ) from None
-    return [row for row in rows if any(row.cells)]
+    return [row for row in rows if any(row.cells) and not (len(row.cells) == 1 and _is_remark(row.cells[0]))]
+
+
+def _is_remark(line: str) -> bool:
+    """Whether a line is a remark (``# by me``) and neither a row nor names of columns."""
+    return line.startswith("# ") and not any(mark in line for mark in _DELIMITERS)
 
 
 def _delimiter(lines: Sequence[str]) -> str | None:
     """The mark that parts the columns: one by which a file column is found comes first; None stands for blanks."""
-    sample = [line for line in lines if line.strip()][:_SAMPLE_LINES]
+    sample = [line for line in lines if line.strip() and not _is_remark(line)][:_SAMPLE_LINES]
     first = sample[0] if sample else ""
     marks = [mark for mark in _DELIMITERS if mark in first]
     if not marks:
@@ -98,7 +103,10 @@ def _delimiter(lines: Sequence[str]) -> str | None:
 
 def _shows_files(sample: Sequence[str], mark: str) -> bool:
     """Whether a table parted by ``mark`` has a column of photos, by its header or by all of its first rows."""
-    table = [[cell.strip() for cell in row] for row in csv.reader(sample, delimiter=mark, skipinitialspace=True)]
+    try:
+        table = [[cell.strip() for cell in row] for row in csv.reader(sample, delimiter=mark, skipinitialspace=True)]
+    except csv.Error:  # the reader of the whole table says where
+        return False
     if any(names_file(cell) for cell in table[0]) or names_number(table[0][0]):
         return len(table[0]) > 1
     width = min(len(row) for row in table)

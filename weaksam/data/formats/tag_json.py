@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from weaksam.data.formats import tag_columns as columns
 from weaksam.data.formats.tag_cells import split_cell
 from weaksam.data.formats.tag_rows import FLAGS, TagRow
 from weaksam.data.photos import is_photo_name
-from weaksam.data.text_files import printable
+from weaksam.data.text_files import printable, quoted
 
 
 def json_rows(content: Any, path: Path, findings: Findings) -> Iterator[TagRow]:
@@ -41,7 +42,7 @@ def line_rows(entry: Any, number: int, path: Path, findings: Findings) -> Iterat
 
 def _mapped_rows(content: Mapping[str, Any], prefix: str, path: Path, findings: Findings) -> Iterator[TagRow]:
     for name, value in content.items():
-        place = f"{prefix}entry {printable(name)!r}"
+        place = f"{prefix}entry {quoted(name)}"
         names = _names(value, place, path, findings)
         if names is not None:
             yield TagRow(place, name, names)
@@ -85,6 +86,7 @@ def _names(value: Any, place: str, path: Path, findings: Findings, *, may_be_num
         if tag_key is not None:
             return _names(value[tag_key], place, path, findings)
         if all(_is_count(flag) for flag in value.values()):
+            _note_counts(value, path, findings)
             return [name.strip() for name, flag in value.items() if flag and FLAGS.get(str(flag).lower(), 1)]
     findings.fault(
         f"wanted a list of class names per image in {path}, or 0 and 1 by class, found {_shown(value)} at {place}: "
@@ -98,5 +100,12 @@ def _is_count(flag: Any) -> bool:
     return str(flag).lower() in FLAGS or flag is None or (isinstance(flag, int) and flag >= -1)
 
 
+def _note_counts(flags: Mapping[str, Any], path: Path, findings: Findings) -> None:
+    """Say once that numbers other than 0 and 1 were read as counts."""
+    line = f"{path}: numbers under a class were read as counts: above 0 the class is there"
+    if any(flag not in (0, 1) for flag in flags.values() if isinstance(flag, int)) and line not in findings.counts:
+        findings.count(line)
+
+
 def _shown(value: Any) -> str:
-    return printable(str(value))[:60]
+    return printable(json.dumps(value, ensure_ascii=False))[:60]

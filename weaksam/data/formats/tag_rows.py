@@ -10,14 +10,21 @@ from pathlib import Path
 from weaksam.data.findings import Findings
 from weaksam.data.image_names import composed
 from weaksam.data.photos import is_photo_name
-from weaksam.data.text_files import printable
+from weaksam.data.text_files import printable, quoted
 
 FLAGS = {"": 0, "0": 0, "-1": 0, "0.0": 0, "-1.0": 0, "false": 0, "no": 0, "-": 0}
 FLAGS |= {"1": 1, "1.0": 1, "true": 1, "yes": 1, "x": 1}
 """What a cell or value under a class may say, in small letters: whether the class is in the photo."""
 _BLANKS = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "-", "--"})
 """Words, in small letters, that stand for an empty cell."""
-_DECIMAL = re.compile(r"[-+]?(\d*\.\d+|\d+\.)(e[-+]?\d+)?|[-+]?\d+e[-+]?\d+|-\d+", re.IGNORECASE)
+_DECIMAL = re.compile(r"[-+]?(\d*\.\d+|\d+\.)(e[-+]?\d+)?%?|[-+]?\d+e[-+]?\d+|-\d+|\d+ ?%", re.IGNORECASE)
+_ADVICE = {
+    "a number": "write names, and of scores only those over a threshold",
+    "a photo's name": "write the photo first and then its classes",
+    "JSON": "write names with ';' between them",
+    "control characters": "write it in UTF-8",
+}
+"""What to do about a name that is no class, by what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,8 @@ def _plain_names(row: TagRow, path: Path, findings: Findings) -> Iterator[str]:
             findings.guess(f"{name!r} was read as no tag", f"{path}, {row.place}")
         elif problem:
             findings.fault(
-                f"wanted class names in {path}, found {printable(name)[:60]!r} ({problem}) for "
-                f"{printable(row.file)} in {row.place}: write names, and of scores only those over a threshold"
+                f"wanted class names in {path}, found {quoted(name[:60])} ({problem}) for {quoted(row.file)} in "
+                f"{row.place}: {_ADVICE[problem]}"
             )
         elif name:
             yield name

@@ -11,7 +11,7 @@ from weaksam.config import UserError, listed
 from weaksam.data.findings import Findings
 from weaksam.data.formats import tag_columns as columns
 from weaksam.data.formats.class_columns import read_class_columns
-from weaksam.data.formats.tables import Table, TableRow, read_cells
+from weaksam.data.formats.tables import TableRow, TagTable, read_cells
 from weaksam.data.formats.tag_cells import names_in_cells
 from weaksam.data.formats.tag_rows import FLAGS, TagRow, TagRows, join_rows
 from weaksam.data.image_names import ImageNames, file_part
@@ -43,7 +43,7 @@ def read_table(path: Path, findings: Findings, photo_names: ImageNames | None = 
         return TagRows({})
     photo_columns = _photo_columns(rows[1:] or rows)
     has_header = _is_header(rows, photo_columns)
-    table = Table(path, rows[0] if has_header else None, rows[1:] if has_header else rows)
+    table = TagTable(path, rows[0] if has_header else None, rows[1:] if has_header else rows)
     if not table.rows:
         return TagRows({})
     file = _file_column(table, photo_columns, photo_names)
@@ -51,7 +51,7 @@ def read_table(path: Path, findings: Findings, photo_names: ImageNames | None = 
     about = _about(table, layout)
     _check_length(table, layout, findings)
     named = [row for row in table.rows if _has_file(row, layout, table, findings)]
-    table = Table(path, table.header, named)
+    table = TagTable(path, table.header, named)
     if layout.classes:
         classes, tag_rows = read_class_columns(table, file, layout.classes, findings)
         return join_rows(tag_rows, path, findings, about, classes)
@@ -90,7 +90,7 @@ def _is_header(rows: Sequence[TableRow], photo_columns: Sequence[int]) -> bool:
     return names_photos and word and not comes_again
 
 
-def _file_column(table: Table, photo_columns: Sequence[int], photo_names: ImageNames | None) -> int:
+def _file_column(table: TagTable, photo_columns: Sequence[int], photo_names: ImageNames | None) -> int:
     """The column of photos' files: that in which most photos are found, then by its content, then by its name."""
     candidates = set(photo_columns) | {0}
     candidates |= {column for column in range(table.width) if columns.file_name_rank(table.name(column)) < 2}
@@ -104,7 +104,7 @@ def _file_column(table: Table, photo_columns: Sequence[int], photo_names: ImageN
     return min((column for column in candidates if column < table.width), key=rank)
 
 
-def _num_matched(table: Table, column: int, photo_names: ImageNames) -> int:
+def _num_matched(table: TagTable, column: int, photo_names: ImageNames) -> int:
     """How many of the first cells of a column name a photo that is there."""
     return sum(photo_names.may_mean(cell) for cell in table.cells(column)[:_MATCHED_ROWS])
 
@@ -112,7 +112,7 @@ def _num_matched(table: Table, column: int, photo_names: ImageNames) -> int:
 # Columns of tags
 
 
-def _headed_layout(table: Table, file: int) -> _Layout:
+def _headed_layout(table: TagTable, file: int) -> _Layout:
     """The columns by their names in the header; those that the names say nothing of by what is in them."""
     others = [column for column in range(table.width) if column != file]
     tagged = [column for column in others if columns.names_tags(table.name(column))]
@@ -136,7 +136,7 @@ def _headed_layout(table: Table, file: int) -> _Layout:
     raise UserError(_no_tag_column(table, file, texts, classes))
 
 
-def _no_tag_column(table: Table, file: int, texts: Sequence[int], classes: Sequence[int]) -> str:
+def _no_tag_column(table: TagTable, file: int, texts: Sequence[int], classes: Sequence[int]) -> str:
     """Why no column of tags can be told from the others."""
     state = "none"
     if texts and classes:
@@ -149,7 +149,7 @@ def _no_tag_column(table: Table, file: int, texts: Sequence[int], classes: Seque
     )
 
 
-def _headless_layout(table: Table, file: int) -> _Layout:
+def _headless_layout(table: TagTable, file: int) -> _Layout:
     """All columns of text beside the photos are tags; numbers that nobody explains are refused."""
     others = [column for column in range(table.width) if column != file and table.cells(column)]
     others = [column for column in others if not _are_splits(table, column)]
@@ -165,7 +165,7 @@ def _headless_layout(table: Table, file: int) -> _Layout:
     return _Layout(file, others)
 
 
-def _refuse_denied(table: Table, others: Sequence[int]) -> None:
+def _refuse_denied(table: TagTable, others: Sequence[int]) -> None:
     """`UserError` where a column says of a tag that it does not hold: a confidence of 0 is a class that is absent."""
     if not any(columns.names_tags(table.name(column)) for column in others):
         return
@@ -179,7 +179,7 @@ def _refuse_denied(table: Table, others: Sequence[int]) -> None:
                     )
 
 
-def _is_aside(table: Table, column: int) -> bool:
+def _is_aside(table: TagTable, column: int) -> bool:
     """Whether a column is about the row and not about what is in the photo: an index, its split, a note, its score."""
     name = table.name(column)
     if columns.names_nothing(name) or (columns.names_number(name) and _is_numeric(table.cells(column))):
@@ -189,17 +189,17 @@ def _is_aside(table: Table, column: int) -> bool:
     return columns.names_other(name) or columns.names_score(name) or _are_splits(table, column)
 
 
-def _are_splits(table: Table, column: int) -> bool:
+def _are_splits(table: TagTable, column: int) -> bool:
     cells = table.cells(column)
     return bool(cells) and all(cell.lower() in columns.SPLIT_WORDS for cell in cells)
 
 
-def _is_index(table: Table, column: int) -> bool:
+def _is_index(table: TagTable, column: int) -> bool:
     cells = table.cells(column)
     return all(cell.isdecimal() for cell in cells) and len(set(cells)) == len(cells)
 
 
-def _is_flags(table: Table, column: int) -> bool:
+def _is_flags(table: TagTable, column: int) -> bool:
     return all(cell.lower() in FLAGS for cell in table.cells(column))
 
 
@@ -211,7 +211,7 @@ def _is_numeric(cells: Sequence[str]) -> bool:
 # Rows
 
 
-def _about(table: Table, layout: _Layout) -> str:
+def _about(table: TagTable, layout: _Layout) -> str:
     """What was taken for what, as the end of a sentence."""
     taken = {layout.file, *layout.tags, *layout.classes}
     parts = [f"file = {table.label(layout.file)}"]
@@ -223,7 +223,7 @@ def _about(table: Table, layout: _Layout) -> str:
     return printable(f"; columns: {', '.join(parts)}" + (f"; not used: {listed(unused)}" if unused else ""))
 
 
-def _has_file(row: TableRow, layout: _Layout, table: Table, findings: Findings) -> bool:
+def _has_file(row: TableRow, layout: _Layout, table: TagTable, findings: Findings) -> bool:
     """Whether a row names its photo; one that does not is a fault."""
     if layout.file < len(row.cells) and row.cells[layout.file]:
         return True
@@ -232,7 +232,7 @@ def _has_file(row: TableRow, layout: _Layout, table: Table, findings: Findings) 
     return False
 
 
-def _check_length(table: Table, layout: _Layout, findings: Findings) -> None:
+def _check_length(table: TagTable, layout: _Layout, findings: Findings) -> None:
     """Refuse (or gather) rows of another length than the header, where a cell may be another column's."""
     last_is_open = bool(layout.tags) and max(layout.tags) == table.width - 1
     for row in table.rows if table.header else ():
@@ -245,7 +245,7 @@ def _check_length(table: Table, layout: _Layout, findings: Findings) -> None:
             )
 
 
-def _tag_rows(table: Table, layout: _Layout, findings: Findings) -> Iterator[TagRow]:
+def _tag_rows(table: TagTable, layout: _Layout, findings: Findings) -> Iterator[TagRow]:
     """Rows of class names; cells beyond the header belong to a last column of tags."""
     longest = max((len(row.cells) for row in table.rows), default=0)
     is_open = table.header is not None and bool(layout.tags) and max(layout.tags) == table.width - 1

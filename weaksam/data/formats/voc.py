@@ -10,6 +10,7 @@ from PIL import Image
 
 from weaksam.config import UserError, listed
 from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
+from weaksam.data.photos import is_photo_name
 from weaksam.data.text_files import read_text
 from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import xyxy_from_inclusive
@@ -69,7 +70,8 @@ def read_split(folder: Path, split: str) -> tuple[str, ...]:
     path = folder / f"{split}.txt"
     if path.is_file():
         lines = read_text(path, "a list of images").splitlines()
-        return tuple(line.split()[0] for line in lines if line.strip())
+        names = (line.strip() for line in lines if line.strip())
+        return tuple(dict.fromkeys(name if is_photo_name(name) else name.split()[0] for name in names))
     flags = read_class_flags(folder, split)
     if not flags:
         names = listed(sorted(file.name for file in folder.glob("*.txt"))) or "no list"
@@ -84,14 +86,20 @@ def read_class_flags(folder: Path, split: str) -> dict[str, dict[str, int]]:
     """
     flags = {}
     for path in sorted(folder.glob(f"*_{split}.txt")):
-        rows = {}
-        for line in read_text(path, "a list of images with flags").splitlines():
-            parts = line.split()
+        rows: dict[str, int] = {}
+        for number, line in enumerate(read_text(path, "a list of images with flags").splitlines(), start=1):
+            parts = line.strip().rsplit(maxsplit=1)
             if not parts:
                 continue
             if len(parts) != 2 or parts[1] not in ("-1", "0", "1"):
-                raise UserError(f"wanted 'image flag' with flag -1, 0 or 1 in {path}, found {line!r}: mend that line")
-            rows[parts[0]] = int(parts[1])
+                raise UserError(
+                    f"wanted 'image flag' with flag -1, 0 or 1 in {path}, found {line!r} in line {number}: mend it"
+                )
+            if rows.setdefault(parts[0], int(parts[1])) != int(parts[1]):
+                raise UserError(
+                    f"wanted one flag for each image in {path}, found another one for {parts[0]!r} in line {number}: "
+                    "remove one of the two"
+                )
         flags[path.stem.removesuffix(f"_{split}")] = rows
     return flags
 
