@@ -25,10 +25,10 @@ def match_rows(tags: TagRows, photo_names: ImageNames, source: Path, findings: F
     matched: dict[str, str | None] = {}
     for row in tags.rows:
         try:
-            matched[row] = photo_names.find_name(row, str(source), findings)
+            matched[row] = photo_names.find_name(row, str(source))
         except UserError as error:
             findings.fault(str(error))
-    _match_last_parts(matched, photo_names, source)
+    _match_last_parts(matched, photo_names, source, findings)
     moved = [row for row, image_id in matched.items() if image_id is not None and _ELSEWHERE.match(row)]
     if moved:
         example = f"{quoted(moved[0])} is {matched[moved[0]]}"
@@ -41,22 +41,23 @@ def match_rows(tags: TagRows, photo_names: ImageNames, source: Path, findings: F
     return matched
 
 
-def _match_last_parts(matched: dict[str, str | None], photo_names: ImageNames, source: Path) -> None:
-    """Match the rows without a photo that begin elsewhere by file name alone, where that is unique on both sides."""
-    names = {row: PurePosixPath(file_part(row)).name for row in matched}
-    num_rows = Counter(names.values())
+def _match_last_parts(
+    matched: dict[str, str | None], photo_names: ImageNames, source: Path, findings: Findings
+) -> None:
+    """Match the rows without a photo by their file names alone, where these are unique on both sides.
+
+    What `ImageNames.find_name` takes off a name is a guess, so a photo that another row has is not taken.
+    """
+    num_rows = Counter(PurePosixPath(file_part(row)).name for row in matched)
     taken = set(matched.values())
-    for row, name in names.items():
-        if matched[row] is not None or not _ELSEWHERE.match(row) or num_rows[name] > 1:
+    for row in [row for row, image_id in matched.items() if image_id is None]:
+        guessed = Findings()
+        try:
+            image_id = photo_names.find_name(row, str(source), guessed)
+        except UserError:  # several photos of this name
             continue
-        image_id = _only_photo(name, photo_names, source)
-        if image_id not in taken:
+        if image_id not in taken and num_rows[PurePosixPath(file_part(row)).name] == 1:
             matched[row] = image_id
             taken.add(image_id)
-
-
-def _only_photo(name: str, photo_names: ImageNames, source: Path) -> str | None:
-    try:
-        return photo_names.find_name(name, str(source))
-    except UserError:  # several photos of this name
-        return None
+            for text, places in guessed.guesses.items():
+                findings.guesses[text] += places
