@@ -13,6 +13,7 @@ from weaksam.data.findings import Findings
 from weaksam.data.formats.tags import read_tags
 from weaksam.data.image_names import ImageNames, number_in, read_image_list
 from weaksam.data.proposals.exchange import named_proposals
+from weaksam.data.tag_matching import match_rows
 from weaksam.data.truth import read_measured_truth
 from weaksam.structures.dataset import Dataset, Sample
 
@@ -78,9 +79,11 @@ def tags_of_images(path: Path, dataset: Dataset) -> dict[str, tuple[int, ...]]:
     label_of = {name: label for label, name in enumerate(dataset.classes)}
     known = ImageNames(dataset.image_ids)
     tags: dict[str, tuple[int, ...]] = {}
-    for row, names in read_tags(path, split="trainval").rows.items():
+    rows = read_tags(path, split="trainval", photo_names=known)
+    matched = match_rows(rows, known, path, Findings())
+    for row, names in rows.rows.items():
         unknown = next((name for name in names if name not in label_of), None)
-        image_id = known.find(row, str(path))
+        image_id = matched[row] or known.find(row, str(path))
         if image_id is not None and unknown is not None:
             raise UserError(
                 f"wanted one of the classes {listed(dataset.classes)} for {row} in {path}, found {unknown!r}"

@@ -200,7 +200,7 @@ def test_a_photo_of_another_folder_is_not_taken_where_its_name_comes_twice(tmp_p
 
 def test_two_spellings_of_a_class(photos) -> None:
     text = "0.jpg,Fig\n1.jpg,fig \n2.jpg,pear\n"
-    with pytest.raises(UserError, match="wanted one spelling of each class in .*, found 'Fig' and 'fig'"):
+    with pytest.raises(UserError, match=r"wanted one spelling of each class in .*, found 'Fig' and 'fig'"):
         loaded(photos, text)
     lines = check_data(DataSettings(train=SplitSettings(images=photos / "photos", tags=photos / "tags.csv")))
     assert any("found 'Fig' and 'fig'" in line for line in lines)
