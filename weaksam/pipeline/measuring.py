@@ -49,7 +49,12 @@ def detections_by_split(result: DetectorResult) -> dict[str, dict[str, Instances
 
 
 def _clues(run: Run, store: Store) -> summaries.StageSummary:
-    return summaries.clue_summary(run.truths, *peaks_and_maps(run), run.context.train.image_ids)
+    summary = summaries.clue_summary(run.truths, *peaks_and_maps(run), run.context.train.image_ids)
+    test_store = run.results["test_clues"]
+    if test_store is None:
+        return summary
+    num_points = sum(map(len, test_store.column("point_labels").values()))
+    return summary._replace(made=f"{summary.made}, {num_points} on {len(test_store.image_ids)} test photos")
 
 
 def _proposals(run: Run, stores: Mapping[str, Store]) -> summaries.StageSummary:

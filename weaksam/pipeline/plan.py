@@ -54,16 +54,22 @@ class Stage:
         run.results.update(zip(self.outputs, outputs if len(self.outputs) > 1 else (outputs,), strict=True))
 
 
-def make_clues(run: Run) -> tuple[Store, BackboneSettings]:
-    """Train a classifier on the tags: class maps and their peaks, and the backbone that the tags may have trained."""
+def make_clues(run: Run) -> tuple[Store, BackboneSettings, Store | None]:
+    """Train a classifier on the tags: class maps and their peaks, and the backbone that the tags may have trained.
+
+    The test photos get those of the classes that the classifier predicts, unless nothing will be prompted with them.
+    """
     context, settings = run.context, run.settings.clues
-    return clue_stage.run(context, settings, context.train, "train"), clue_stage.adapted_backbone(context, settings)
+    clues = clue_stage.run(context, settings, context.train, "train")
+    test = context.test if run.maps_test_photos else None
+    test_clues = None if test is None else clue_stage.run(context, settings, test, "test")
+    return clues, clue_stage.adapted_backbone(context, settings), test_clues
 
 
-def make_proposals(run: Run, clues: Store | None) -> Mapping[str, Store]:
+def make_proposals(run: Run, clues: Store | None, test_clues: Store | None) -> Mapping[str, Store]:
     """Prompt the frozen segmenter with a grid and the clue points; the boxes of its masks are proposals.
 
-    Test photos, and all where no tags are given, are prompted by the grid alone. Given stores are taken as they are.
+    Photos without clues are prompted by the grid alone. Given stores are taken as they are.
     """
     context, settings = run.context, run.settings.proposals
     if settings.given.folders:
@@ -72,7 +78,7 @@ def make_proposals(run: Run, clues: Store | None) -> Mapping[str, Store]:
         }
     stores = {}
     for split, dataset in run.splits.items():
-        known = clues if split == "train" else None
+        known = {"train": clues, "test": test_clues}[split]
         points_of = no_points if known is None else clue_stage.clue_points(known)
         arguments = (context, settings, run.segmenter, points_of, dataset, split)
         stores[split] = proposal_stage.run(*arguments, clue_fingerprint="" if known is None else known.fingerprint)
@@ -132,24 +138,24 @@ def with_backbone(run: Run, backbone: BackboneSettings) -> RunContext:
 
 
 def no_points(image_id: str) -> CluePoints:
-    """The clue points of a photo whose tags nobody knows: none."""
+    """The clue points of a photo without clues: none."""
     return CluePoints.none()
 
 
 STAGES = (
     Stage(
         name="clues",
-        given=("train photos", "train tags"),
+        given=("train photos", "train tags", "test photos"),
         inputs=(),
-        outputs=("clues", "backbone"),
+        outputs=("clues", "backbone", "test_clues"),
         files=(),
         make=make_clues,
     ),
     Stage(
         name="proposals",
         given=("train photos", "test photos", "segmenter"),
-        inputs=("clues",),
-        optional=frozenset({"clues"}),  # photos without tags are prompted by the grid alone
+        inputs=("clues", "test_clues"),
+        optional=frozenset({"clues", "test_clues"}),  # photos without clues are prompted by the grid alone
         outputs=("proposals",),
         files=(),
         make=make_proposals,

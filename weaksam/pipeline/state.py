@@ -79,6 +79,12 @@ class Run:
         return {"train": self.context.train} | ({} if test is None else {"test": test})
 
     @property
+    def maps_test_photos(self) -> bool:
+        """Whether the clue stage makes clues of the test photos: there are some, and they will be prompted."""
+        wanted = self.settings.clues.test_photos and not self.settings.proposals.given.folders
+        return wanted and self.context.test is not None
+
+    @property
     def num_workers(self) -> int:
         """Processes that share the proposals: as set, or one a core where the segmenter itself uses only one."""
         if self.settings.workers is not None:
@@ -119,7 +125,8 @@ class Run:
         before = STAGE_NAMES[: STAGE_NAMES.index(name) + 1]
         truth = self._truth_key if stage.endswith(CEILING) else ""
         settings = {name: getattr(self.settings, name) for name in before}
-        return fingerprint_of({"stages": settings, "seed": self.settings.seed, "inputs": self.inputs, "truth": truth})
+        inputs = {**self.inputs, "test clues": str(self.maps_test_photos)}
+        return fingerprint_of({"stages": settings, "seed": self.settings.seed, "inputs": inputs, "truth": truth})
 
     @functools.cached_property
     def _truth_key(self) -> str:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from weaksam.config import UserError
 from weaksam.data.tag_signal import check_tags
 from weaksam.engine.context import RunContext
+from weaksam.engine.seeds import seed_everything
 from weaksam.models.backbones.features import build_features
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import backbone_fingerprint, input_colours
 from weaksam.models.cam.classifier import TagClassifier, train_tag_classifier
 from weaksam.models.cam.network import CamNetwork, cam_network_colours, cam_network_fingerprint
@@ -43,7 +45,7 @@ class CamSource:
         return {"train": self.context.train.fingerprint, "backbone": weights} | seed
 
     def prepare(self, folder: Path, fingerprint: str) -> None:
-        """Train the classifier, after the backbone where the settings say so; it is written to ``folder``.
+        """Load the classifier from ``folder``; where it is not there yet, train it, after the backbone if that is set.
 
         Raises:
             UserError: no training photo has a tag, or the tags teach nothing (`check_tags`).
@@ -55,6 +57,7 @@ class CamSource:
         check_tags(self.context.train)
         backbone = adapted_backbone(self.context, self.settings)
         self.is_adapted = backbone.adapted is not None
+        seed_everything(self.context.seed)  # a network without weights is the same one for every split
         if self.settings.network is not None:
             network: nn.Module = CamNetwork(self.settings.network, self.settings.network_weights)
             colours, map_name = cam_network_colours(self.settings.network), "cam"
@@ -62,11 +65,15 @@ class CamSource:
             colours, map_name = input_colours(backbone), deepest_map(backbone)
             network = build_features(backbone, maps=(map_name,))
         self.features = FeatureReader(network, colours, map_name, self.context.device, self.settings)
+        kept = folder / "classifier.safetensors"
+        if not kept.is_file():
+            save_weights(kept, self._learnt_classifier(backbone).state(), {"fingerprint": fingerprint})
+        self.classifier = TagClassifier(**load_state(kept, "the tag classifier"))
+
+    def _learnt_classifier(self, backbone: BackboneSettings) -> TagClassifier:
         if backbone.adapted is not None:
-            self.classifier = trained_classifier(load_state(tag_network_file(backbone.adapted), "the tag network"))
-        else:
-            self.classifier = train_classifier(self.features, self.context.train, self.settings)
-        save_weights(folder / "classifier.safetensors", self.classifier.state(), {"fingerprint": fingerprint})
+            return trained_classifier(load_state(tag_network_file(backbone.adapted), "the tag network"))
+        return train_classifier(self.features, self.context.train, self.settings)
 
     def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:
         """Coarse maps of the photo: the classifier at every position, the mean over the views of each scale."""
@@ -90,7 +97,8 @@ def train_classifier(features: FeatureReader, dataset: Dataset, settings: ClueSe
     """Train on the pooled features of every view of every photo against the tags."""
     pooled = []
     for image_id in progress(dataset.image_ids, len(dataset), "clues: reading photos"):
-        pooled.append(torch.cat([pool_views(views) for views in features.read(dataset, image_id).maps]))
+        maps = features.read(dataset, image_id, again=True).maps
+        pooled.append(torch.cat([pool_views(views) for views in maps]))
     tags = dataset.tag_matrix().repeat_interleave(pooled[0].shape[0], dim=0)
     return train_tag_classifier(torch.cat(pooled), tags, weight_decay=settings.weight_decay)
 

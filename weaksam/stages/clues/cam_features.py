@@ -31,7 +31,7 @@ class FeatureMaps(NamedTuple):
 
 
 class FeatureReader:
-    """Computes the feature maps of photos; those of the first reading are kept for the second where memory allows."""
+    """Computes the feature maps of photos; those that will be read again are kept where memory allows."""
 
     def __init__(
         self, network: nn.Module, colours: ColourSettings, map_name: str, device: torch.device, settings: ClueSettings
@@ -42,14 +42,14 @@ class FeatureReader:
         self._kept: dict[str, FeatureMaps] = {}
         self._bytes_left = _MAX_KEPT_BYTES
 
-    def read(self, dataset: Dataset, image_id: str) -> FeatureMaps:
-        """The feature maps of one photo."""
+    def read(self, dataset: Dataset, image_id: str, again: bool = False) -> FeatureMaps:
+        """The feature maps of one photo; ``again``: they will be read once more."""
         key = dataset.by_id[image_id].sha256 or image_id
         if key in self._kept:
             return self._kept.pop(key)
         features = self._compute(dataset, image_id)
         num_bytes = sum(view.numel() * view.element_size() for views in features.maps for view in views)
-        if num_bytes <= self._bytes_left:
+        if again and num_bytes <= self._bytes_left:
             self._bytes_left -= num_bytes
             self._kept[key] = features
         return features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -23,18 +24,24 @@ class FilesSource:
     """Heat maps from ``FOLDER/IMAGE/CLASS.npy`` or ``.png``; of several kinds: ``FOLDER/KIND/IMAGE/CLASS.npy``.
 
     IMAGE is a photo's id without its ending, CLASS a class's name, KIND ``coarse``, ``fine`` or ``cross``; without
-    folders of kinds all maps are coarse. A photo with tags needs a map of every tag; one without gets those it has.
+    folders of kinds all maps are coarse. A photo with tags needs a map of every tag; one without gets those it has,
+    but never those of a training photo of the same name.
     """
 
-    def __init__(self, settings: ClueSettings, dataset: Dataset) -> None:
-        """Raises `UserError` where there is no such folder, or where two photos would share one in it."""
+    def __init__(self, settings: ClueSettings, dataset: Dataset, train: Dataset) -> None:
+        """``train``: the training photos, whose heat maps come first.
+
+        Raises `UserError` where there is no such folder, or where two photos would share one in it.
+        """
         assert settings.heat_maps is not None, "the settings see to that"
         self.settings, self.dataset, self.folder = settings, dataset, settings.heat_maps
+        paths = {_stem(sample): sample.path for sample in train}
+        self.namesakes = {sample.image_id for sample in dataset if paths.get(_stem(sample), sample.path) != sample.path}
         if not self.folder.is_dir():
             raise UserError(f"wanted a folder of heat maps at {self.folder}, found none: set clues.heat_maps")
-        _refuse_shared_folders(dataset)
         kinds = {name: number for name, number in KINDS.items() if (self.folder / name).is_dir()}
         self.kinds = {number: self.folder / name for name, number in kinds.items()} or {COARSE: self.folder}
+        _refuse_shared_folders([sample for sample in dataset if self._has_maps(sample)])
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -50,7 +57,14 @@ class FilesSource:
         return digest.hexdigest()
 
     def prepare(self, folder: Path, fingerprint: str) -> None:
-        """Nothing to do: the maps are there."""
+        """Nothing to do: the maps are there. Photos that get none for their name are counted on the terminal."""
+        if self.namesakes:
+            print(
+                f"clues ({self.dataset.name}): {len(self.namesakes)} of {len(self.dataset)} photos have the name of a "
+                f"training photo (first: {min(self.namesakes)}); heat maps of that name are the training photo's",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:
         """The maps of one photo, of any size; those of a class share theirs. Raises `UserError` for a missing one."""
@@ -85,6 +99,8 @@ class FilesSource:
 
     def _files(self, sample: Sample) -> Iterator[tuple[int, int, Path]]:
         """(kind, label, file) of every heat map of a photo; `UserError` for one of no class or a second one."""
+        if sample.image_id in self.namesakes:
+            return
         label_of = {name: label for label, name in enumerate(self.dataset.classes)}
         for kind in self.kinds:
             folder = self._folder_of(sample, kind)
@@ -97,15 +113,25 @@ class FilesSource:
                 yield kind, label_of[path.stem], path
             _refuse_second_maps([path for path in paths if path.suffix.lower() in SUFFIXES])
 
+    def _has_maps(self, sample: Sample) -> bool:
+        """Whether a photo has heat maps of its own, or needs them."""
+        is_there = any(self._folder_of(sample, kind).is_dir() for kind in self.kinds)
+        return bool(sample.tags) or (is_there and sample.image_id not in self.namesakes)
+
     def _folder_of(self, sample: Sample, kind: int) -> Path:
-        return self.kinds[kind] / PurePosixPath(sample.image_id).with_suffix("")
+        return self.kinds[kind] / _stem(sample)
 
 
-def _refuse_shared_folders(dataset: Dataset) -> None:
+def _stem(sample: Sample) -> PurePosixPath:
+    """The id of a photo without its ending, which names its heat maps."""
+    return PurePosixPath(sample.image_id).with_suffix("")
+
+
+def _refuse_shared_folders(samples: list[Sample]) -> None:
     """`UserError` where two photos differ in their ending alone, so that their heat maps would lie in one folder."""
     owner: dict[PurePosixPath, str] = {}
-    for sample in dataset:
-        other = owner.setdefault(PurePosixPath(sample.image_id).with_suffix(""), sample.image_id)
+    for sample in samples:
+        other = owner.setdefault(_stem(sample), sample.image_id)
         if other != sample.image_id:
             raise UserError(
                 f"wanted a folder of heat maps for each photo, found that {other} and {sample.image_id} would share "

@@ -22,7 +22,8 @@ MIN_SCORES = {"cam": 0.5, "weaktr": 0.3775, "files": 0.5}
 class ClueSettings(Settings):
     """Where class maps come from, how photos are seen, and which peaks of the maps become points."""
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"heat_maps"})
+    # Clues of the test photos are a store of their own
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"heat_maps", "test_photos"})
 
     source: Source = Field("cam", description="cam (a CNN), weaktr (a vision transformer) or files (your heat maps)")
     long_side: int = Field(448, ge=64, le=4096, description="longer side of the CNN's input at scale 1, pixels")
@@ -63,6 +64,9 @@ class ClueSettings(Settings):
     )
     min_score: float | None = Field(
         None, ge=0, le=1, description="least class probability for a photo without tags; none: 0.5, weaktr 0.3775"
+    )
+    test_photos: bool = Field(
+        True, description="test photos get points too, of the classes that score min_score; else the grid alone"
     )
 
     @field_validator("scales")

@@ -20,7 +20,11 @@ class ClueSource(Protocol):
         """Fingerprints of all that decides the maps beside the settings: data it learns from, weights, files."""
 
     def prepare(self, folder: Path, fingerprint: str) -> None:
-        """Train or load what `map_classes` needs; files for other readers go to the store's ``folder``."""
+        """Load what `map_classes` needs, or train it first.
+
+        ``folder`` and ``fingerprint``: those of the training photos' clues, where what was learnt is kept for the clues
+        of other photos.
+        """
 
     def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:
         """The maps of one photo: of its tags, or without tags of the classes it scores for. Raises `UserError`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from weaksam.engine.context import RunContext
@@ -19,27 +20,34 @@ from weaksam.structures.dataset import Dataset
 def build_source(context: RunContext, settings: ClueSettings, dataset: Dataset) -> ClueSource:
     """The source that the settings name, for the photos of ``dataset``."""
     if settings.source == "files":
-        return FilesSource(settings, dataset)
+        return FilesSource(settings, dataset, context.train)
     return WeakTrSource(context, settings, dataset) if settings.source == "weaktr" else CamSource(context, settings)
 
 
 def run(context: RunContext, settings: ClueSettings, dataset: Dataset, split: str) -> Store:
     """Write maps and peaks of every photo of ``dataset`` that the store of ``split`` does not hold; returns it sealed.
 
-    What the source must learn, it learns from ``context.train``. A photo without tags gets the classes that score high
-    enough. Columns: see ``CLUE_COLUMNS``. Raises `UserError` as the source does.
+    What the source must learn, it learns from ``context.train``, once for all splits. A photo without tags gets the
+    classes that score high enough. Columns: see ``CLUE_COLUMNS``. Raises `UserError` as the source does.
     """
     source = build_source(context, settings, dataset)
-    inputs = {"dataset": dataset.fingerprint, **source.inputs}
-    fingerprint = stage_fingerprint("clues", settings.fingerprinted(), inputs)
-    folder = store_folder(context.out, "clues", split, fingerprint)
+    folder, fingerprint = _place(context, settings, source, dataset, split)
     store = Store(folder, stage="clues", fingerprint=fingerprint, image_ids=dataset.image_ids, columns=CLUE_COLUMNS)
     if store.sealed:
         return store
-    source.prepare(folder, fingerprint)
+    source.prepare(*_place(context, settings, source, context.train, "train"))
 
     def row(image_id: str) -> dict[str, Any]:
         maps = source.map_classes(dataset, image_id)
         return clue_row(maps, photo_peaks(maps, settings))
 
     return store.fill(row, progress=f"clues ({split})")
+
+
+def _place(
+    context: RunContext, settings: ClueSettings, source: ClueSource, dataset: Dataset, split: str
+) -> tuple[Path, str]:
+    """Folder and fingerprint of the clues of a split."""
+    inputs = {"dataset": dataset.fingerprint, **source.inputs}
+    fingerprint = stage_fingerprint("clues", settings.fingerprinted(), inputs)
+    return store_folder(context.out, "clues", split, fingerprint), fingerprint

@@ -58,7 +58,7 @@ class WeakTrSource:
         ).requires_grad_(False)
 
     def _check(self, model: WeakTr) -> None:
-        """`UserError` for photos that are too small and blocks that are not there."""
+        """`UserError` for tagged photos that are too small and blocks that are not there."""
         depth, (first, last) = model.shape.depth, self.settings.cross_layers
         if CROSS in self.wanted_kinds and first > depth:
             raise UserError(
@@ -66,7 +66,8 @@ class WeakTrSource:
                 f"clues.cross_layers to numbers from 1 to {depth}"
             )
         for sample in self.dataset:
-            if min(sample.size) < model.patch_size:
+            # One without tags is only enlarged: a test photo can hardly be left out
+            if sample.tags and min(sample.size) < model.patch_size:
                 raise UserError(
                     f"wanted photos of at least one patch, {model.patch_size} x {model.patch_size} pixels, found "
                     f"{sample.image_id} of {sample.size[1]} x {sample.size[0]}: leave it out, or enlarge it"
