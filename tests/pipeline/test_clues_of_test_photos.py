@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import PROCESSES
+from tests.helpers import PROCESSES, TOY_RUN
 from weaksam import pipeline
 from weaksam.config import load_settings
 from weaksam.pipeline.settings import RunSettings
@@ -14,20 +14,8 @@ from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.store.sealed import open_sealed
 from weaksam.structures.clue_points import COARSE, COARSE_JOINT
 
-TINY = [
-    "threads=1",
-    "workers=1",
-    "device=cpu",
-    "backbone.weights=none",
-    "segmenter.family=tree",
-    "clues.long_side=64",
-    "clues.min_score=0.0",  # every class is predicted on every photo
-    "wsod.long_side=64",
-    "wsod.num_proposals=20",
-    "wsod.hidden=16",
-    "wsod.reduced=8",
-    "wsod.num_epochs=1",
-]
+TINY = [*TOY_RUN, "workers=1", "wsod.num_epochs=1", "clues.min_score=0.0"]
+"""Every class is predicted on every photo."""
 
 
 @pytest.fixture(scope="module")
