@@ -31,11 +31,11 @@ def run(context: RunContext, settings: ClueSettings, dataset: Dataset, split: st
     classes that score high enough. Columns: see ``CLUE_COLUMNS``. Raises `UserError` as the source does.
     """
     source = build_source(context, settings, dataset)
-    folder, fingerprint = _place(context, settings, source, dataset, split)
+    folder, fingerprint = _location(context, settings, source, dataset, split)
     store = Store(folder, stage="clues", fingerprint=fingerprint, image_ids=dataset.image_ids, columns=CLUE_COLUMNS)
     if store.sealed:
         return store
-    source.prepare(*_place(context, settings, source, context.train, "train"))
+    source.prepare(*_location(context, settings, source, context.train, "train"))
 
     def row(image_id: str) -> dict[str, Any]:
         maps = source.map_classes(dataset, image_id)
@@ -44,7 +44,7 @@ def run(context: RunContext, settings: ClueSettings, dataset: Dataset, split: st
     return store.fill(row, progress=f"clues ({split})")
 
 
-def _place(
+def _location(
     context: RunContext, settings: ClueSettings, source: ClueSource, dataset: Dataset, split: str
 ) -> tuple[Path, str]:
     """Folder and fingerprint of the clues of a split."""
