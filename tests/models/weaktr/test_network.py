@@ -20,8 +20,8 @@ SHAPE = VitShape(width=24, depth=2, num_heads=3, patch_size=16, grid=3, mlp_widt
 FUSIONS = ("feature_max", "feature_mean", "map_max", "map_mean")
 
 
-def make(fusion: str = "feature_max", shape: VitShape = SHAPE, num_classes: int = 4) -> WeakTr:
-    torch.manual_seed(3)
+def make(fusion: str = "feature_max", shape: VitShape = SHAPE, num_classes: int = 4, seed: int = 3) -> WeakTr:
+    torch.manual_seed(seed)
     model = WeakTr(shape, num_classes, FusionShape.of(fusion, shape, 2, 2), drop_path=0.0).eval()
     with torch.no_grad():
         for name, tensor in model.named_parameters():
@@ -92,17 +92,20 @@ def test_images_of_a_batch_do_not_touch_each_other(fusion):
 )
 def test_only_the_average_of_maps_is_blind_to_the_image(fusion, sees_image):
     """Rows of attention sum to 1, so their mean is 1 / n of any image of n tokens: 4 classes and 9 patches, 1 / 13."""
-    model, seen_weights = make(fusion), []
-    model.adaptive_attention_fusion.register_forward_hook(lambda module, args, weights: seen_weights.append(weights))
-    pooled = []
-    model.adaptive_attention_fusion.register_forward_pre_hook(
-        lambda module, args: pooled.append(torch.stack([module._pool(block) for block in args[0]]))
-    )
-    model(torch.randn(1, 3, 48, 48))
-    model(3 * torch.randn(1, 3, 48, 48))
-    first, second = seen_weights
-    assert first.shape == (1, 3, 2) and bool(((first > 0) & (first < 1)).all())
-    assert bool((first - second).abs().max() > 1e-3) == (fusion != "map_mean")
+    changes = []
+    for seed in range(3, 7):  # some random networks have no living hidden unit in their fusion, and never change
+        model, seen_weights, pooled = make(fusion, seed=seed), [], []
+        fusion_layer = model.adaptive_attention_fusion
+        fusion_layer.register_forward_hook(lambda module, args, weights, seen=seen_weights: seen.append(weights))
+        fusion_layer.register_forward_pre_hook(
+            lambda module, args, seen=pooled: seen.append(torch.stack([module._pool(block) for block in args[0]]))
+        )
+        model(torch.randn(1, 3, 48, 48))
+        model(3 * torch.randn(1, 3, 48, 48))
+        first, second = seen_weights
+        assert first.shape == (1, 3, 2) and bool(((first > 0) & (first < 1)).all())
+        changes.append((first - second).abs().max().item())
+    assert (max(changes) > 1e-3) == (fusion != "map_mean")
     if fusion == "map_mean":
         torch.testing.assert_close(pooled[0], torch.full((2, 1, 3), 1 / 13))
 
