@@ -35,8 +35,8 @@ def read_heat_maps(path: Path) -> Tensor:
     with np.errstate(over="ignore", invalid="ignore"):
         maps = np.ascontiguousarray(values, dtype=np.float32)
     if not np.isfinite(maps).all():
-        found = "numbers too large for float32" if np.isfinite(values).all() else "nan or infinity"
-        raise UserError(f"wanted finite numbers in {path}, found {found}: replace them")
+        fault = "numbers too large for float32" if np.isfinite(values).all() else "nan or infinity"
+        raise UserError(f"wanted finite numbers in {path}, found {fault}: replace them")
     return torch.from_numpy(maps)
 
 

@@ -104,10 +104,10 @@ def load_progress(model: nn.Module, optimizers: Sequence[Optimizer], job: Traini
     )
     try:
         tensors, metadata = load_state(path), read_metadata(path)
-        found = metadata.get("fingerprint")
+        fingerprint = metadata.get("fingerprint")
     except (ValueError, AttributeError):
         raise damaged from None
-    _check_fingerprint(found, job)
+    _check_fingerprint(fingerprint, job)
     load_into(model, _under(_MODEL, tensors), job.label)
     try:
         for number, optimizer in enumerate(optimizers):
