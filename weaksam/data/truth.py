@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from weaksam.config import UserError, did_you_mean, listed
-from weaksam.data.annotation_folders import match_photos
+from weaksam.data.annotation_folders import annotation_files, match_photos
 from weaksam.data.annotations import Annotations, ImageTruth
 from weaksam.data.findings import Findings
 from weaksam.data.formats import coco, voc, yolo
@@ -46,9 +46,10 @@ def read_truth(
     `UserError` for anything else.
     """
     if path.is_dir():
-        if any(path.glob("*.xml")):
-            return voc.read_annotations(path)
-        if yolo.label_files(path):
+        kind = _folder_kind(path)
+        if kind == "voc":
+            return voc.read_annotations(path, findings)
+        if kind == "yolo":
             return yolo.read_labels(path, sizes, classes, findings, images)
         raise UserError(f"wanted true boxes in {path}, found neither VOC *.xml nor YOLO *.txt: name the folder of them")
     if not path.exists():
@@ -60,6 +61,22 @@ def read_truth(
     return coco.read_instances(path, findings)
 
 
+def _folder_kind(folder: Path) -> str | None:
+    """``voc`` for a folder of XML, ``yolo`` for one of labels, None for another.
+
+    Files in the folder itself come before those in sub-folders, XML before text; `UserError` where only sub-folders
+    hold both.
+    """
+    inside = {path.suffix.lower() for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+    if ".xml" in inside:
+        return "voc"
+    if yolo.label_files(folder):
+        if ".txt" not in inside and annotation_files(folder, ".xml"):
+            raise UserError(f"wanted true boxes in {folder}, found VOC *.xml and YOLO *.txt below it: name one folder")
+        return "yolo"
+    return "voc" if annotation_files(folder, ".xml") else None
+
+
 def read_measured_truth(
     truth: Path, images: Path | None = None, classes: Sequence[str] | None = None
 ) -> tuple[Annotations, tuple[str, ...], tuple[str, ...]]:
@@ -69,7 +86,7 @@ def read_measured_truth(
     not state are read there. ``classes`` names VOC's and YOLO's in order. Raises `UserError`, also where no photo fits.
     """
     photos = {} if images is None else list_photos(images)
-    relative = truth.is_dir() and not any(truth.glob("*.xml"))
+    relative = truth.is_dir() and _folder_kind(truth) == "yolo"
     if relative and images is None:
         raise UserError(f"wanted the photos of the YOLO labels in {truth}, found no folder of them: give --images DIR")
     sizes = {name: image_size(path) for name, path in photos.items()} if relative else {}
@@ -122,7 +139,7 @@ def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path) ->
 
 def truth_classes(path: Path) -> tuple[str, ...] | None:
     """Class names of a truth file in its order; None for YOLO labels without a names file."""
-    if path.is_dir() and not any(path.glob("*.xml")):
+    if path.is_dir() and _folder_kind(path) == "yolo":
         return yolo.find_names(path)
     return read_truth(path, {}).classes
 

@@ -194,8 +194,8 @@ def test_voc_counts_from_one_and_names_the_last_pixel(tmp_path) -> None:
     assert read.classes == ("cat", "dog")
     assert read.images["1"].size == (20, 40)
     found = read.images["1"].instances
-    # The whole picture is 1..40 by 2..20; the inverted box survives without width, one pixel high
-    assert found.boxes.tolist() == [[0, 1, 40, 20], [29.5, 8, 29.5, 9]]
+    # The whole picture is 1..40 by 2..20; the inverted box is turned, one pixel high
+    assert found.boxes.tolist() == [[0, 1, 40, 20], [19, 8, 30.5, 9]]
     assert found.labels.tolist() == [1, 0]
     assert found.difficult.tolist() == [True, False]
 

@@ -2,18 +2,21 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from PIL import Image
 
 from weaksam.config import UserError, listed
+from weaksam.data.annotation_folders import annotation_files
 from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
+from weaksam.data.class_names import note_look_alikes
+from weaksam.data.findings import Findings
+from weaksam.data.formats.voc_xml import XmlImage, parse_xml
 from weaksam.data.photos import is_photo_name
 from weaksam.data.text_files import read_text
 from weaksam.store.files import atomic_file
-from weaksam.structures.boxes import xyxy_from_inclusive
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, mask_from_rle, rle_from_mask
@@ -24,20 +27,27 @@ VOID = 255
 """Pixel value of VOC's unlabelled borders."""
 
 
-def read_annotations(folder: Path) -> Annotations:
-    """Boxes of every ``*.xml`` in ``folder``, by the photo's name without its ending; classes in alphabetical order.
+def read_annotations(folder: Path, findings: Findings | None = None) -> Annotations:
+    """Boxes of every ``*.xml`` below ``folder``, by the photo's name without ending; classes in alphabetical order.
 
-    VOC counts pixels from 1 and names the last one inside, so ``xmin, xmax`` become ``xmin - 1, xmax``. Inverted boxes
-    become empty ones and stay. ``difficult`` is kept. Raises `UserError` for a folder without XML or broken XML.
+    That name is the file's own, with its folders, not the ``<filename>`` in it. VOC counts pixels from 1 and names the
+    last one inside, so ``xmin, xmax`` become ``xmin - 1, xmax``; corners the wrong way round are swapped. ``difficult``
+    is kept. Raises `UserError` for a folder without XML or broken XML, see `parse_xml`.
     """
-    paths = sorted(folder.glob("*.xml"))
+    findings = findings or Findings()
+    paths = annotation_files(folder, ".xml", findings)
     if not paths:
         raise UserError(f"wanted VOC annotations (*.xml) in {folder}, found none: name the folder that holds them")
-    roots = {path: _parse(path) for path in paths}
-    names = sorted({_name(obj, path) for path, root in roots.items() for obj in root.iter("object")})
+    parsed = {name: parse_xml(path, findings) for name, path in paths.items()}
+    images = {name: image for name, image in parsed.items() if image is not None}
+    _note_file_names(images, paths, findings)
+    names = sorted({obj.name for image in images.values() for obj in image.objects})
+    note_look_alikes(names, str(folder), findings)
     label_of = {name: label for label, name in enumerate(names)}
-    images = {path.stem: _image_truth(root, label_of, path) for path, root in roots.items()}
-    return Annotations(tuple(names), tuple(range(1, len(names) + 1)), images)
+    truths = {name: _image_truth(image, label_of) for name, image in images.items()}
+    num_objects = sum(len(image.objects) for image in images.values())
+    findings.count(f"VOC XML in {folder}: {len(images)} files, {num_objects} objects")
+    return Annotations(tuple(names), tuple(range(1, len(names) + 1)), truths, findings.notes)
 
 
 def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
@@ -127,7 +137,10 @@ def read_segmentation(class_png: Path, object_png: Path) -> Instances:
     """
     class_map, object_map = _indices(class_png), _indices(object_png)
     if class_map.shape != object_map.shape:
-        raise UserError(f"wanted {object_png} of size {class_map.shape} as {class_png}, found {object_map.shape}")
+        sizes = [" x ".join(map(str, reversed(shape))) for shape in (class_map.shape, object_map.shape)]
+        raise UserError(
+            f"wanted {object_png} of the size of {class_png}, {sizes[0]}, found {sizes[1]}: give those of one photo"
+        )
     masks, labels = [], []
     for number in np.unique(object_map):
         if number in (0, VOID):
@@ -164,46 +177,21 @@ def write_segmentation(class_png: Path, object_png: Path, instances: Instances, 
         picture.save(path)
 
 
-def _parse(path: Path) -> ElementTree.Element:
-    """The root of an XML file."""
-    try:
-        return ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError, ValueError) as error:  # ValueError: an encoding that does not exist
-        raise UserError(f"wanted VOC XML in {path}, found an error ({error}): mend or remove the file") from None
+def _note_file_names(images: Mapping[str, XmlImage], paths: Mapping[str, Path], findings: Findings) -> None:
+    """Note where a <filename> is the name of another file: that of the file itself counts."""
+    stems = {PurePosixPath(name).name for name in images}
+    for name, image in images.items():
+        stem = PurePosixPath(image.file_name.replace("\\", "/")).stem
+        if stem in stems and stem != PurePosixPath(name).name:
+            findings.guess(f"the file's own name was taken and not its <filename> {image.file_name}", str(paths[name]))
 
 
-def _name(obj: ElementTree.Element, path: Path) -> str:
-    """The class name of one <object>."""
-    name = (obj.findtext("name") or "").strip()
-    if not name:
-        raise UserError(f"wanted a <name> in every <object> of {path}, found none: mend or remove the object")
-    return name
-
-
-def _image_truth(root: ElementTree.Element, label_of: Mapping[str, int], path: Path) -> ImageTruth:
+def _image_truth(image: XmlImage, label_of: Mapping[str, int]) -> ImageTruth:
     rows = ObjectRows.none()
-    for obj in root.iter("object"):
-        difficult = (obj.findtext("difficult") or "0").strip() == "1"
-        rows.add(_box(obj, path), label_of[_name(obj, path)], difficult=difficult)
-    frame = _frame(root)
-    return ImageTruth(rows.instances(with_masks=False, size=frame or (0, 0)).replace(crowd=None), None, frame)
-
-
-def _frame(root: ElementTree.Element) -> tuple[int, int] | None:
-    """(H, W) as the file states it, None where it does not."""
-    height, width = root.findtext("size/height"), root.findtext("size/width")
-    return (int(float(height)), int(float(width))) if height and width else None
-
-
-def _box(obj: ElementTree.Element, path: Path) -> list[float]:
-    """Half-open xyxy of one <object>."""
-    try:
-        corners = [float(obj.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")]
-    except ValueError:
-        raise UserError(f"wanted four numbers in every <bndbox> of {path}, found others: mend the file") from None
-    # VOC's first pixel is 1; files of other tools that start at 0 stay inside the photo
-    from_zero = torch.tensor([corners], dtype=torch.float64) - 1
-    return xyxy_from_inclusive(from_zero)[0].clamp(min=0).tolist()
+    for obj in image.objects:
+        rows.add(obj.box, label_of[obj.name], difficult=obj.difficult)
+    instances = rows.instances(with_masks=False, size=image.size or (0, 0)).replace(crowd=None)
+    return ImageTruth(instances, None, image.size)
 
 
 def _append_numbers(parent: ElementTree.Element, tag: str, numbers: Mapping[str, int]) -> None:
@@ -219,8 +207,10 @@ def _indices(path: Path) -> np.ndarray:
             indices = np.asarray(picture)
     except FileNotFoundError:
         raise UserError(f"wanted a label picture at {path}, found nothing there: check the path") from None
-    except OSError as error:
-        raise UserError(f"wanted a PNG label picture at {path}, found another file ({error})") from None
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for broken files
+        raise UserError(
+            f"wanted a PNG label picture at {path}, found another file ({error}): name the picture"
+        ) from None
     if indices.ndim != 2:
         raise UserError(f"wanted palette or grey labels in {path}, found colours: save it with a palette")
     return indices
