@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -291,3 +292,19 @@ def test_doctor_finds_the_installation_healthy():
     result = invoke("doctor")
     assert "ok    torch and torchvision" in result.stdout and "ok    segmenter" in result.stdout
     assert result.exit_code == int("FAIL" in result.stdout)
+
+
+def test_an_error_nobody_foresaw_is_a_sentence_unless_debugging(monkeypatch, capsys):
+    def command() -> None:
+        raise RuntimeError("the\nlast part is missing")
+
+    with pytest.raises(typer.Exit) as ended:
+        arguments.guarded(command)()
+    assert ended.value.exit_code == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "weaksam: an error nobody foresaw (RuntimeError: the last part is missing): set WEAKSAM_DEBUG=1 to see where\n"
+    )
+    monkeypatch.setenv("WEAKSAM_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        arguments.guarded(command)()

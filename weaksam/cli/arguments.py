@@ -27,13 +27,16 @@ Seed = Annotated[int | None, typer.Option(help="the one seed of the run")]
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with a user's mistake ending in one sentence and exit code 2, and Ctrl-C in exit code 130.
 
-    With ``WEAKSAM_DEBUG=1`` in the environment mistakes keep their traceback.
+    An error that nobody foresaw ends in a sentence too, with exit code 1. With ``WEAKSAM_DEBUG=1`` in the environment
+    both keep their traceback.
     """
 
     @functools.wraps(function)
     def guard(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
+        except typer.Exit:
+            raise
         except KeyboardInterrupt:
             print("\ninterrupted: rerun the same command to resume", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -44,6 +47,12 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
             print(f"weaksam: {printable(' '.join(str(error).split()))}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except Exception as error:  # a fault of ours, which a user cannot mend
+            if os.environ.get("WEAKSAM_DEBUG"):
+                raise
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"weaksam: an error nobody foresaw ({text}): set WEAKSAM_DEBUG=1 to see where", file=sys.stderr)
+            raise typer.Exit(1) from None
 
     return guard
 
