@@ -37,9 +37,15 @@ def instances_of(store: Store) -> dict[str, Instances]:
 def instances_key(instances: Mapping[str, Instances]) -> list[list[Any]]:
     """What of the training instances (by image id) affects a result, as plain values for a fingerprint.
 
-    Image id, boxes, labels and masks of every image, sorted by id; scores have no part in it. No image gives ``[]``.
+    Image id, boxes, labels and masks of every image, sorted by id, and which are to be ignored (``crowd``) where some
+    are; scores have no part in it. No image gives ``[]``.
     """
     return [
-        [image_id, objects.boxes.tolist(), objects.labels.tolist(), list(objects.masks or ())]
+        [image_id, objects.boxes.tolist(), objects.labels.tolist(), list(objects.masks or ()), *_ignored(objects)]
         for image_id, objects in sorted(instances.items())
     ]
+
+
+def _ignored(objects: Instances) -> list[list[bool]]:
+    """The marks of regions to ignore; nothing where there is none."""
+    return [] if objects.crowd is None or not bool(objects.crowd.any()) else [objects.crowd.tolist()]

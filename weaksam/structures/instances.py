@@ -24,7 +24,8 @@ class Instances:
     labels: int64 (N,), 0-based class index.
     scores: float32 (N,) in [0, 1], or None for ground truth.
     masks: one RLE each, or None.
-    difficult, crowd: bool (N,), or None where the source does not say.
+    difficult, crowd: bool (N,), or None where the source does not say; a crowd is a region of objects that nobody
+    outlined one by one, and is ignored in training.
     """
 
     boxes: Tensor
@@ -94,6 +95,10 @@ class Instances:
         for name in _OPTIONAL:
             joined[name] = _cat_optional(name, filled)
         return Instances(**joined)
+
+    def without_crowd(self) -> Instances:
+        """The objects that are not marked ``crowd``, in order."""
+        return self if self.crowd is None else self[~self.crowd]
 
     def replace(self, **changes: Any) -> Instances:
         """The same objects with the named fields changed."""

@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.helpers import draw_squares
+from tests.helpers import draw_squares, instances
 from weaksam.engine.detectors.augmentation import AugmentSettings
 from weaksam.engine.detectors.batches import TrainingPhotos
 from weaksam.structures.dataset import Dataset, Sample
@@ -15,6 +15,8 @@ def test_photos_with_a_tag_but_no_box_are_left_out_and_true_negatives_stay(tmp_p
     photos = TrainingPhotos(squares, {sample.image_id: sample.truth for sample in squares}, 64, 96, "test")
     assert len(photos) == 5 and photos.num_left_out == 1
     untagged = [Sample(s.image_id, s.path, s.size, (), None, s.number) for s in squares]
+    ignored = {"0.png": instances([[4, 6, 30, 32]], [0], crowd=[True])}
+    assert len(TrainingPhotos(squares, ignored, 64, 96, "test")) == 0  # nothing of the photo is known to be an object
     negatives = Dataset("none", squares.classes, squares.category_ids, tuple(untagged), ())
     assert len(TrainingPhotos(negatives, {}, 64, 96, "test")) == 6
 

@@ -34,8 +34,8 @@ class TrainingPhotos:
     """The training photos and their instances; resized photos are kept up to ``max_cache_gib``, others read each time.
 
     A photo without a box is kept only where it has no tag either (a true negative): with a tag but no box nobody
-    knows where its object is, and training would call that place background. ``label`` names the training in the
-    progress.
+    knows where its object is, and training would call that place background. Regions to ignore (``crowd``) are no
+    boxes. ``label`` names the training in the progress.
     """
 
     def __init__(
@@ -47,8 +47,11 @@ class TrainingPhotos:
         label: str,
         max_cache_gib: float = 4.0,
     ) -> None:
+        nothing = Instances.empty()
         self.samples = [
-            sample for sample in dataset if len(instances.get(sample.image_id, Instances.empty())) or not sample.tags
+            sample
+            for sample in dataset
+            if len(instances.get(sample.image_id, nothing).without_crowd()) or not sample.tags
         ]
         self.num_left_out = len(dataset) - len(self.samples)
         self.short_side, self.long_side = short_side, long_side
@@ -59,7 +62,7 @@ class TrainingPhotos:
         room = int(max_cache_gib * 2**30)
         for number, sample in enumerate(progress(self.samples, len(self.samples), f"{label}: photos")):
             h, w = self.sizes[number]
-            self.instances.append(shrink(instances.get(sample.image_id, Instances.empty()), sample.size, (h, w)))
+            self.instances.append(shrink(instances.get(sample.image_id, nothing), sample.size, (h, w)))
             room -= 3 * h * w
             if room >= 0:
                 self.photos[number] = self._load(number)

@@ -40,11 +40,15 @@ def load_photo(sample: Sample, short_side: int, long_side: int) -> ResizedPhoto:
 
 
 def shrink(instances: Instances, size: tuple[int, int], to_size: tuple[int, int]) -> Instances:
-    """Instances of a photo of ``size`` (H, W) resized to ``to_size`` (h, w); masks are shrunk once and kept as RLE."""
+    """Instances of a photo of ``size`` (H, W) resized to ``to_size`` (h, w); masks are shrunk once and kept as RLE.
+
+    Of the marks only ``crowd`` stays: such regions are ignored in training.
+    """
     h, w = to_size
     boxes = box_ops.scale(box_ops.clip(instances.boxes, size), w / size[1], h / size[0])
     if instances.masks is None:
-        return Instances(boxes, instances.labels)
+        return Instances(boxes, instances.labels, crowd=instances.crowd)
     masks = [mask_from_rle(rle)[None, None].float() for rle in instances.masks]
     small = [F.interpolate(mask, (h, w), mode="bilinear", antialias=True)[0, 0] >= 0.5 for mask in masks]
-    return Instances(boxes, instances.labels, masks=tuple(rle_from_mask(mask) for mask in small))
+    masks_there = tuple(rle_from_mask(mask) for mask in small)
+    return Instances(boxes, instances.labels, masks=masks_there, crowd=instances.crowd)

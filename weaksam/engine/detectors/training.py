@@ -81,7 +81,7 @@ def train_detector(
     if load_trained(model, job):
         return
     label = job.label
-    if not any(len(of_photo) for of_photo in instances.values()):
+    if not any(len(of_photo.without_crowd()) for of_photo in instances.values()):
         raise UserError(f"{label} wants at least one box to train on, found none: check the pseudo ground truth")
     photos = TrainingPhotos(
         context.train, instances, settings.short_side, settings.long_side, label, settings.max_cache_gib

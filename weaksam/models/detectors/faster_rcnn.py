@@ -22,6 +22,7 @@ from weaksam.models.backbones.inputs import normalise
 from weaksam.models.backbones.pyramid import fpn_backbone
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import input_colours
+from weaksam.models.detectors.ignored_regions import IGNORED, IgnoringProposalNetwork, IgnoringRoIHeads
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances
@@ -133,7 +134,9 @@ def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_c
 
 
 def finish_detector(model: GeneralizedRCNN, settings: DetectorSettings, colours: ColourSettings) -> GeneralizedRCNN:
-    """Give a torchvision detector the project's photo transform (in its backbone's colours), matcher and layout."""
+    """Give a torchvision detector the project's photo transform (in its backbone's colours), matching and layout."""
+    # The same modules and settings with another matching; torchvision builds them itself and takes no class for them
+    model.rpn.__class__, model.roi_heads.__class__ = IgnoringProposalNetwork, IgnoringRoIHeads
     model.roi_heads.proposal_matcher = IncompleteLabelsMatcher(0.5, settings.background_iou)
     model.transform = PhotoTransform(settings.short_side, settings.long_side, colours)
     return model.to(memory_format=torch.channels_last)
@@ -142,11 +145,15 @@ def finish_detector(model: GeneralizedRCNN, settings: DetectorSettings, colours:
 def target_of(instances: Instances, masks: Tensor | None = None) -> dict[str, Tensor]:
     """Torchvision's target: boxes ``(N, 4)``, labels ``(N,)`` from 1 and, if given, masks uint8 ``(N, h, w)``.
 
-    Boxes under one pixel wide or high are left out.
+    Instances marked ``crowd`` are regions to ignore: their label is `IGNORED`. Boxes under one pixel wide or high are
+    left out.
     """
     sides = instances.boxes[:, 2:] - instances.boxes[:, :2]  # (N, 2)
     kept = (sides >= 1).all(dim=1)
-    target = {"boxes": instances.boxes[kept], "labels": instances.labels[kept] + 1}
+    labels = instances.labels + 1
+    if instances.crowd is not None:
+        labels = labels.masked_fill(instances.crowd, IGNORED)
+    target = {"boxes": instances.boxes[kept], "labels": labels[kept]}
     return target if masks is None else target | {"masks": masks[kept].to(torch.uint8)}
 
 
