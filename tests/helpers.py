@@ -37,7 +37,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 PROCESSES = multiprocessing.get_context("forkserver")
 """Starts processes that share nothing with the tests' own, forked from a server that has imported the package once."""
-PROCESSES.set_forkserver_preload(["weaksam.pipeline"])
+PROCESSES.set_forkserver_preload(
+    ["weaksam.pipeline", "weaksam.data.check", "weaksam.evaluation.files", "tests.hostile.process"]
+)
 
 # Values
 
