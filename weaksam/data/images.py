@@ -58,7 +58,12 @@ def read_image(path: Path) -> np.ndarray:
     become RGB; 16 bits become 8 by v / 257; of an animation the first frame is read. Raises :class:`BadImage` for
     anything else.
     """
-    with _opened(path) as image:
+    return decode_image(None, path)
+
+
+def decode_image(data: bytes | None, path: Path) -> np.ndarray:
+    """The photo held in ``data`` (None: in the file ``path``) as of `read_image`; errors name ``path``."""
+    with _opened(path, data) as image:
         image.load()
         turn = _UPRIGHT.get(exif_orientation(image))
         rgb = _as_rgb(image)

@@ -6,12 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Generic, TypeVar, overload
-
-import numpy as np
-
-from weaksam.data.images import read_image
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -54,11 +49,3 @@ class ReadAhead(Sequence[Value], Generic[Item, Value]):
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def read_ahead(paths: Sequence[Path], num_ahead: int) -> Iterator[np.ndarray]:
-    """The photos at ``paths`` as uint8 RGB ``(H, W, 3)``, in order; up to ``num_ahead`` are decoded in advance.
-
-    A photo that cannot be read raises `BadImage` when its turn comes.
-    """
-    return iter(ReadAhead(paths, read_image, num_ahead))

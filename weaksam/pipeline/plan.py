@@ -74,7 +74,8 @@ def make_proposals(run: Run, clues: Store | None, test_clues: Store | None) -> M
     context, settings = run.context, run.settings.proposals
     if settings.given.folders:
         return {
-            split: proposal_stage.run_given(context, settings, dataset, split) for split, dataset in run.splits.items()
+            split: proposal_stage.run_given(context, settings, dataset, split, run.given[split])
+            for split, dataset in run.splits.items()
         }
     stores = {}
     for split, dataset in run.splits.items():

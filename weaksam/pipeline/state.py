@@ -20,7 +20,7 @@ import torch
 from weaksam import __version__
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.dataset import load_splits
-from weaksam.data.proposals.given import given_store
+from weaksam.data.proposals.given import GivenProposals, given_store
 from weaksam.engine.context import RunContext
 from weaksam.engine.device import pick_device
 from weaksam.engine.distributed import MOST_WORKERS, own_device, processors, worker_rank
@@ -102,6 +102,13 @@ class Run:
         return with_cache(segmenter, self.settings.embedding_cache, out, device, lambda note: print(note, flush=True))
 
     @functools.cached_property
+    def given(self) -> dict[str, GivenProposals]:
+        """The stores of proposals that the run was given, by split, opened once; empty where it makes its own."""
+        given = self.settings.proposals.given
+        splits = self.splits.items() if given.folders else ()
+        return {split: given_store(given, dataset, split) for split, dataset in splits}
+
+    @functools.cached_property
     def inputs(self) -> dict[str, str]:
         """Fingerprints of everything a run reads."""
         test = self.context.test
@@ -110,10 +117,8 @@ class Run:
             "test photos": test.fingerprint if test is not None else "none",
             "segmenter": self.segmenter.fingerprint,
         }
-        given = self.settings.proposals.given
-        if given.folders:  # a store of other photos is refused before anything is computed
-            for split, dataset in self.splits.items():
-                fingerprints[f"given proposals of {split}"] = given_store(given, dataset, split).fingerprint
+        for split, given in self.given.items():  # a store of other photos is refused before anything is computed
+            fingerprints[f"given proposals of {split}"] = given.fingerprint
         if self.settings.data.without_tags:  # nothing else is loaded where only proposals are made
             return fingerprints
         backbone = backbone_fingerprint(self.settings.backbone)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from weaksam.data.images import read_image
+from weaksam.data.sample_photos import read_photo
 from weaksam.evaluation.truth import Truth
 from weaksam.report.page import Gallery, GalleryPhoto, Picture
 from weaksam.report.pictures import Canvas
@@ -76,7 +76,7 @@ def spread(samples: Sequence[Sample], count: int = NUM_PHOTOS) -> list[Sample]:
 
 
 def _train_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
-    image, pictures = read_image(sample.path), []
+    image, pictures = read_photo(sample), []
     if results.peaks is not None:
         peaks = results.peaks(sample.image_id)
         canvas = Canvas(image).points(peaks.points, peaks.labels.tolist())
@@ -100,7 +100,7 @@ def _train_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
 def _clue_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
     """A photo's maps, a picture for each class and kind, with the peaks found on them."""
     assert results.maps is not None and results.peaks is not None
-    image, pictures = read_image(sample.path), []
+    image, pictures = read_photo(sample), []
     labels, maps_by_kind = results.maps(sample.image_id)
     peaks = results.peaks(sample.image_id)
     for index, label in enumerate(labels.tolist()):
@@ -114,7 +114,7 @@ def _clue_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
 
 
 def _test_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
-    image, pictures = read_image(sample.path), []
+    image, pictures = read_photo(sample), []
     for title, detections in results.detections.items():
         kept = confident(detections[sample.image_id])
         canvas = _true_boxes(results, "test", sample, Canvas(image)).instances(kept, captions=_scores(kept))

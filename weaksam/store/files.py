@@ -57,6 +57,40 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+class ChangedFile(UserError):
+    """A file whose bytes are not those that a fingerprint or a manifest names."""
+
+
+@contextlib.contextmanager
+def same_bytes(path: Path, sha256: str, remedy: str = "") -> Iterator[None]:
+    """Let a block read the file ``path``, whose bytes have this SHA-256 before it and do not change meanwhile.
+
+    Raises `ChangedFile` otherwise, with ``remedy`` as what to do; by default that for a file that the user gave.
+    """
+    remedy = remedy or (
+        "put the file back and rerun, which keeps all that is finished, or rerun with it as it is now, which makes "
+        "everything that depends on it again"
+    )
+    state = ""
+    try:
+        before = _state_of(path)
+        if file_sha256(path) != sha256:
+            state = "other bytes (another SHA-256)"
+    except OSError as error:
+        state = f"none that can be opened ({error.strerror or error})"
+    if state:
+        raise ChangedFile(f"wanted the file {path} as it was, found {state}: {remedy}")
+    yield
+    if _state_of(path) != before:
+        raise ChangedFile(f"wanted the file {path} as it was, found that it changed while it was read: {remedy}")
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    """What the system changes of a file whenever it is replaced or written to."""
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

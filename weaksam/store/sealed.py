@@ -25,7 +25,7 @@ def open_sealed(folder: Path) -> Store:
         raise UserError(
             f"the store {folder} is damaged (its parts do not hold sorted images, as many in each): make it again"
         )
-    return Store(
+    store = Store(
         folder,
         stage=manifest["stage"],
         fingerprint=manifest["fingerprint"],
@@ -34,6 +34,8 @@ def open_sealed(folder: Path) -> Store:
         part_size=part_size,
         command=f"weaksam {manifest['stage'].replace('_', '-')}",
     )
+    store.check_sealed()  # from here on its parts must be those of this manifest
+    return store
 
 
 def _image_ids(folder: Path, path: Path) -> list[str]:

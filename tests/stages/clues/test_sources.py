@@ -16,6 +16,7 @@ from weaksam.models.weaktr.checkpoints import save_weaktr
 from weaksam.models.weaktr.network import WeakTrSettings
 from weaksam.stages import clues
 from weaksam.stages.clues import ClueSettings, photo_peaks
+from weaksam.stages.clues.files import FilesSource
 from weaksam.stages.clues.weaktr import WeakTrSource
 from weaksam.stages.clues.weaktr_training import WeakTrTrainingSettings
 from weaksam.structures.clue_points import COARSE, CROSS, FINE
@@ -64,7 +65,8 @@ def test_a_mirrored_photo_has_mirrored_maps(dataset: Dataset, tmp_path: Path) ->
     sample = dataset.samples[2]
     image = Image.open(sample.path)
     image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
-    other = dataclasses.replace(dataset, samples=(dataclasses.replace(sample, path=tmp_path / "mirrored.png"),))
+    turned = dataclasses.replace(sample, path=tmp_path / "mirrored.png", sha256="")
+    other = dataclasses.replace(dataset, samples=(turned,))
     plain, mirrored = source.map_classes(dataset, sample.image_id), source.map_classes(other, sample.image_id)
     for kind in (COARSE, FINE, CROSS):
         for plain_map, mirrored_map in zip(plain.kinds[kind], mirrored.kinds[kind], strict=True):
@@ -179,6 +181,20 @@ def test_heat_maps_of_your_own(dataset: Dataset, tmp_path: Path) -> None:
     # Other maps are other clues
     np.save(tmp_path / "maps" / "00" / "red.npy", np.eye(24, dtype=np.float32))
     assert clues.run(context(tmp_path, dataset), settings, dataset, "train").fingerprint != store.fingerprint
+
+
+def test_a_heat_map_that_changed_since_its_fingerprint_was_taken_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    write_maps(tmp_path, dataset)
+    source = FilesSource(ClueSettings(source="files", heat_maps=tmp_path), dataset, dataset)
+    assert source.inputs["heat maps"]
+    sample = next(sample for sample in dataset if dataset.classes[sample.tags[0]] == "red")
+    path = tmp_path / Path(sample.image_id).stem / "red.npy"
+    whole = path.read_bytes()
+    np.save(path, np.ones((24, 24), np.float32))
+    with pytest.raises(UserError, match=r"red\.npy as it was, found other bytes"):
+        source.map_classes(dataset, sample.image_id)
+    path.write_bytes(whole)
+    assert source.map_classes(dataset, sample.image_id).labels.tolist() == list(sample.tags)
 
 
 def test_folders_of_kinds(dataset: Dataset, tmp_path: Path) -> None:

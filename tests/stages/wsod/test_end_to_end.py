@@ -193,7 +193,7 @@ def test_detections_are_the_mean_over_scales_and_mirror_images(discs, tmp_path: 
     detector.begin_detecting()
     sample = discs[0].samples[0]
     boxes = discs[1][sample.image_id]["boxes"]
-    image = end_to_end.read_image(sample.path)
+    image = end_to_end.read_photo(sample)
     scores, moved = torch.zeros(12, 2), torch.zeros(12, 2, 4)
     for side in SIDES:
         for mirrored in (False, True):

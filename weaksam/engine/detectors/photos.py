@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-from weaksam.data.images import read_image
+from weaksam.data.sample_photos import read_photo
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
@@ -33,7 +33,7 @@ def fit_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[in
 
 def load_photo(sample: Sample, short_side: int, long_side: int) -> ResizedPhoto:
     """Decode one photo and resize it (antialiased) to the detector's size."""
-    image = torch.from_numpy(read_image(sample.path)).permute(2, 0, 1)  # (3, H, W)
+    image = torch.from_numpy(read_photo(sample)).permute(2, 0, 1)  # (3, H, W)
     size = (image.shape[1], image.shape[2])
     resized = TF.resize(image, list(fit_size(size, short_side, long_side)), antialias=True)
     return ResizedPhoto(sample.image_id, resized.contiguous(), size)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weaksam.data.images import read_image
+from weaksam.data.sample_photos import read_photo
 from weaksam.engine.context import RunContext
 from weaksam.engine.schedules import warmup_cosine
 from weaksam.engine.seeds import derive_seed, seed_everything
@@ -125,7 +125,7 @@ class _TagNetworkTraining:
     def _photo(self, sample: Sample) -> Tensor:
         """The normalised photo ``(3, h, w)``, kept in memory between epochs."""
         if sample.image_id not in self._photos:
-            pixels = input_photo(read_image(sample.path), self.settings.long_side, self.colours)[0]
+            pixels = input_photo(read_photo(sample), self.settings.long_side, self.colours)[0]
             self._photos[sample.image_id] = pixels.half()
         return self._photos[sample.image_id].float()
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from weaksam.data.images import read_image
+from weaksam.data.sample_photos import read_photo
 from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.inputs import input_photo
 from weaksam.stages.clues.maps import both_views
@@ -56,7 +56,7 @@ class FeatureReader:
 
     @torch.inference_mode()
     def _compute(self, dataset: Dataset, image_id: str) -> FeatureMaps:
-        image = read_image(dataset.by_id[image_id].path)
+        image = read_photo(dataset.by_id[image_id])
         sides = [round(self.settings.long_side * scale) for scale in self.settings.view_scales]
         inputs = [input_photo(image, side, self.colours) for side in sides]
         maps = []

@@ -15,7 +15,7 @@ from weaksam.config import UserError, listed
 from weaksam.data.heat_maps import SUFFIXES, read_heat_maps
 from weaksam.stages.clues.maps import ClassMaps, shrunk_size
 from weaksam.stages.clues.settings import ClueSettings
-from weaksam.store.files import file_sha256
+from weaksam.store.files import file_sha256, same_bytes
 from weaksam.structures.clue_points import COARSE, CROSS, KINDS
 from weaksam.structures.dataset import Dataset, Sample
 
@@ -53,8 +53,14 @@ class FilesSource:
         digest = hashlib.sha256()
         for sample in self.dataset:
             for kind, label, path in self._files(sample):
-                digest.update(f"{sample.image_id}\n{kind}\n{label}\n{file_sha256(path)}\n".encode())
+                digest.update(f"{sample.image_id}\n{kind}\n{label}\n{self._hashes[path]}\n".encode())
         return digest.hexdigest()
+
+    @functools.cached_property
+    def _hashes(self) -> dict[Path, str]:
+        """SHA-256 of every heat map of the photos: the bytes that are read must be these."""
+        paths = {path for sample in self.dataset for _, _, path in self._files(sample)}
+        return {path: file_sha256(path) for path in paths}
 
     def prepare(self, folder: Path, fingerprint: str) -> None:
         """Nothing to do: the maps are there. Photos that get none for their name are counted on the terminal."""
@@ -89,7 +95,8 @@ class FilesSource:
                 f"wanted a heat map of {dataset.classes[label]} for {sample.image_id} at {wanted} (or .png), found "
                 "none: write it, all zeros where there is nothing to show"
             )
-        maps = read_heat_maps(path)
+        with same_bytes(path, self._hashes.get(path, "")):
+            maps = read_heat_maps(path)
         if len(maps) > 1 and kind != CROSS:
             raise UserError(
                 f"wanted one heat map (H, W) in {path}, found {len(maps)}: several maps of a class belong in the "

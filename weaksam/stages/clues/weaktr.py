@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from weaksam.config import UserError
-from weaksam.data.images import read_image
+from weaksam.data.sample_photos import read_photo
 from weaksam.engine.context import RunContext
 from weaksam.models.backbones.colours import IMAGENET
 from weaksam.models.backbones.inputs import normalise
@@ -77,7 +77,7 @@ class WeakTrSource:
     def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:
         """Maps of the photo at every scale, with its mirror image in the same forward pass."""
         sample = dataset.by_id[image_id]
-        image = read_image(sample.path)
+        image = read_photo(sample)
         size = (image.shape[0], image.shape[1])
         frame = shrunk_size(size, self.settings.max_side)
         view_sizes = [scaled_size(frame, scale, self.model.patch_size) for scale in self.settings.view_scales]

@@ -14,7 +14,7 @@ from torchvision.transforms import v2 as T
 from torchvision.transforms.v2 import functional as TF
 
 from weaksam.config import Settings
-from weaksam.data.images import read_image
+from weaksam.data.sample_photos import read_photo
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.backbones.colours import IMAGENET
 from weaksam.models.backbones.inputs import normalise
@@ -114,7 +114,7 @@ class TaggedViews(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
         """The photo ``(3, H, W)`` uint8, shrunk so that its shorter side is at most twice the view's."""
         if index in self._kept:
             return self._kept[index]
-        photo = torch.from_numpy(read_image(self.samples[index].path)).permute(2, 0, 1)
+        photo = torch.from_numpy(read_photo(self.samples[index])).permute(2, 0, 1)
         if min(photo.shape[1:]) > 2 * self.size:
             photo = TF.resize(photo, [2 * self.size], interpolation=_BICUBIC, antialias=True)
         photo = photo.contiguous()

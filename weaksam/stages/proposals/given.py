@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from weaksam.data.proposals.given import given_store, photo_hashes, record_photos
+from weaksam.data.proposals.given import GivenProposals, given_store, photo_hashes, record_photos
 from weaksam.engine.context import RunContext
 from weaksam.stages.proposals.candidates import Candidates
 from weaksam.stages.proposals.settings import USED_WITH_GIVEN, ProposalSettings
@@ -17,13 +17,16 @@ from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals
 
 
-def run_given(context: RunContext, settings: ProposalSettings, dataset: Dataset, split: str) -> Store:
+def run_given(
+    context: RunContext, settings: ProposalSettings, dataset: Dataset, split: str, given: GivenProposals | None = None
+) -> Store:
     """Take the proposals of every photo of ``dataset`` from the store ``settings.given`` names; returns them sealed.
 
+    ``given``: that store, where the caller has opened it already; what lies on disk must still be what it opened.
     The columns are those of `run`, the fingerprint that of the given store, the photos and the settings that decide
     about given boxes. Raises `UserError` as `given_store` and `GivenProposals.of` do.
     """
-    given = given_store(settings.given, dataset, split)
+    given = given or given_store(settings.given, dataset, split)
     rules = ProposalSettings(**settings.model_dump(include=set(USED_WITH_GIVEN)))
     inputs = {"dataset": dataset.fingerprint, "given": given.fingerprint}
     fingerprint = stage_fingerprint("proposals", rules, inputs)

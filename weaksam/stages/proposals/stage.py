@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from weaksam.data.proposals.given import photo_hashes, record_photos
-from weaksam.data.read_ahead import read_ahead
+from weaksam.data.sample_photos import read_photos_ahead
 from weaksam.engine.context import RunContext
 from weaksam.sam.batches import BatchLimit, encode_all
 from weaksam.sam.protocol import Segmenter
@@ -56,7 +56,7 @@ def run(
     photos, prompts = BatchLimit(at_once, "photos", note), BatchLimit(settings.batch_size, "prompts", note)
 
     def rows(image_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-        images = read_ahead([dataset.by_id[image_id].path for image_id in image_ids], settings.read_ahead)
+        images = read_photos_ahead([dataset.by_id[image_id] for image_id in image_ids], settings.read_ahead)
         for image_id, embedding in zip(image_ids, encode_all(segmenter, images, photos), strict=True):
             proposals = propose_encoded(segmenter, embedding, clues_of(image_id), settings, prompts)
             yield {"image_id": image_id, **proposals.as_row()}

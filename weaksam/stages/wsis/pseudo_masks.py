@@ -9,7 +9,7 @@ import torch
 
 from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import instances_key
-from weaksam.data.images import read_image
+from weaksam.data.sample_photos import read_photo
 from weaksam.engine.context import RunContext
 from weaksam.sam.box_masks import masks_of_boxes
 from weaksam.sam.protocol import Segmenter
@@ -45,7 +45,7 @@ def make_pseudo_masks(
         instances = pseudo_gt.get(image_id, Instances.empty())
         rles, predicted_iou = list(instances.masks or ()), torch.ones(len(instances))
         if len(instances) and instances.masks is None:
-            image = read_image(context.train.by_id[image_id].path)
+            image = read_photo(context.train.by_id[image_id])
             rles, predicted_iou = masks_of_boxes(segmenter, image, instances.boxes, settings.mask_choice)
         return {
             "boxes": instances.boxes,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weaksam.config import UserError
-from weaksam.data.images import read_image
+from weaksam.data.sample_photos import read_photo
 from weaksam.engine.context import RunContext
 from weaksam.engine.mixed_precision import ScaledAdam, autocast, forward_dtype
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
@@ -135,7 +135,7 @@ class EndToEndDetector:
         """Detections from proposals ``boxes (N, 4)``, averaged over scales and mirrored views; none without any."""
         if len(boxes) == 0:
             return Instances.empty(scored=True)
-        training, image = self.settings.end_to_end, read_image(sample.path)
+        training, image = self.settings.end_to_end, read_photo(sample)
         flips = (False, True) if training.flip_test else (False,)
         views = [PhotoView(side, flip) for side in training.test_short_sides for flip in flips]
         shown = (show(image, view, training.most_long_side, self.colours) for view in views)

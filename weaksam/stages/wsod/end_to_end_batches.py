@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from weaksam.data.images import read_image
 from weaksam.data.read_ahead import ReadAhead
+from weaksam.data.sample_photos import read_photo
 from weaksam.engine.detectors.photos import fit_size
 from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.inputs import normalise_levels
@@ -108,4 +108,4 @@ def _load(
 
 def shown_sample(sample: Sample, view: PhotoView, settings: EndToEndSettings, colours: ColourSettings) -> ShownPhoto:
     """Read a photo and show it."""
-    return show(read_image(sample.path), view, settings.most_long_side, colours)
+    return show(read_photo(sample), view, settings.most_long_side, colours)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weaksam.data.images import read_image
+from weaksam.data.sample_photos import read_photo
 from weaksam.engine.context import RunContext
 from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.features import FeatureExtractor, build_features
@@ -140,7 +140,7 @@ class PhotoFeatures:
     @torch.no_grad()
     def _joined(self, sample: Sample) -> tuple[Tensor, tuple[float, float]]:
         """Joined maps ``(2, D, h, w)`` of the photo and its mirror image, and the (x, y) scale from photo to input."""
-        image = read_image(sample.path)
+        image = read_photo(sample)
         pixels = input_photo(image, self.long_side, self.colours).to(self.device)
         both = torch.cat([pixels, pixels.flip(3)]).to(memory_format=torch.channels_last)
         maps = list(self.network(both).values())
