@@ -92,6 +92,7 @@ def test_photos_choose_what_counts(golden):
     assert measured["notes"] == [
         f"{golden / 'truth.json'}: 2 images; 3 objects of 2 classes",
         f"1 images of the truth have no photo in {golden / 'photos'}: left out",
+        f"{golden / 'ours'}: 2 proposals of 1 images",
     ]
     Image.new("RGB", (8, 8)).save(golden / "photos/z.jpg")
     (golden / "photos/a.jpg").unlink()

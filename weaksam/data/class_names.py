@@ -1,17 +1,31 @@
-"""Check the names of classes that readers find: no numbers for names, and none that differ by case alone."""
+"""Check the names of classes that readers find, and find the class that a name in another Unicode form means."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from weaksam.config import UserError
 from weaksam.data.findings import Findings
+from weaksam.data.image_entries import composed
 from weaksam.data.text_files import printable
 
 _FRACTION = re.compile(r"[+-]?\d*[.,]\d+([eE][+-]?\d+)?", re.ASCII)
 """A score or a coordinate; whole numbers may be names, as of digits."""
 _NO_NAMES = frozenset({"nan"})
+
+
+class ClassLabels:
+    """Labels by the names of ``classes``; a name in another Unicode form than theirs is found where one class fits."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._exact = {name: label for label, name in enumerate(classes)}
+        self._composed = {composed(name): label for label, name in reversed(list(enumerate(classes)))}
+
+    def find(self, name: str) -> int | None:
+        """The label of the class called ``name``, None where there is none."""
+        label = self._exact.get(name)
+        return self._composed.get(composed(name)) if label is None else label
 
 
 def check_name(name: str, place: str) -> None:

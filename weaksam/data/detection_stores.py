@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weaksam.data.stored_rows import check_row
 from weaksam.store.store import Store
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
+
+DETECTION_COLUMNS = {"boxes": "boxes", "labels": "ints", "scores": "floats"}
+"""Columns of every store of detections and their kinds, see `Store`."""
 
 
 def detection_store(folder: Path, stage: str, fingerprint: str, dataset: Dataset, masks: bool) -> Store:
@@ -17,21 +21,22 @@ def detection_store(folder: Path, stage: str, fingerprint: str, dataset: Dataset
     Columns: ``boxes (N, 4)`` half-open xyxy in pixels, ``labels (N,)``, ``scores (N,)`` in [0, 1], and with ``masks``
     N RLE masks in ``rles``. N = 0 is a photo without detections.
     """
-    columns = {"boxes": "boxes", "labels": "ints", "scores": "floats"} | ({"rles": "rles"} if masks else {})
+    columns = DETECTION_COLUMNS | ({"rles": "rles"} if masks else {})
     return Store(folder, stage=stage, fingerprint=fingerprint, image_ids=dataset.image_ids, columns=columns)
 
 
 def instances_of(store: Store) -> dict[str, Instances]:
     """The detections of a sealed store by image id, of every photo; with masks where the store has them.
 
-    A store of no photo gives none. Raises `UserError` where the store is not sealed.
+    A store of no photo gives none. Raises `UserError` where the store is not sealed, and for what is no detection.
     """
-    return {
-        row["image_id"]: Instances(
-            row["boxes"], row["labels"], row["scores"], tuple(row["rles"]) if "rles" in row else None
-        )
-        for row in store.rows()
-    }
+    return {row["image_id"]: row_instances(row, store.folder) for row in store.rows()}
+
+
+def row_instances(row: Mapping[str, Any], folder: Path) -> Instances:
+    """The detections in a row of the store in ``folder``; raises `UserError` for values that no detector gives."""
+    check_row(row, folder, limited=True)
+    return Instances(row["boxes"], row["labels"], row["scores"], tuple(row["rles"]) if "rles" in row else None)
 
 
 def instances_key(instances: Mapping[str, Instances]) -> list[list[Any]]:

@@ -120,11 +120,11 @@ class ImageNames:
             raise UserError(f"wanted one image of the number {key} of {source}, found {listed(fits)}: give their list")
         return fits[0] if fits else None
 
-    def find_all(self, keys: Sequence[Key], source: str) -> dict[str, Key]:
+    def find_all(self, keys: Sequence[Key], source: str, findings: Findings | None = None) -> dict[str, Key]:
         """``key`` by name for all that belong to one of the images; `UserError` where two mean the same image."""
         key_of: dict[str, Key] = {}
         for key in keys:
-            name = self.find(key, source)
+            name = self.find(key, source, findings)
             if name is None:
                 continue
             if name in key_of:

@@ -1,9 +1,9 @@
-"""Open a COCO results list, and find the score of its entries under the names that tools give it."""
+"""Open a list of results, find its scores under the names that tools give them, and count what is in it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from weaksam.config import UserError, listed
 from weaksam.data.findings import Findings
 from weaksam.data.json_entries import JsonEntry, listed_keys, shown
 from weaksam.data.text_files import read_json
+from weaksam.structures.instances import Instances
 
 WRAPPERS = ("annotations", "results", "detections", "predictions")
 """Keys under which some tools keep their results list."""
@@ -53,20 +54,9 @@ class ScoreReader:
 
     @classmethod
     def of(cls, entries: Sequence[Any], path: Path, findings: Findings) -> ScoreReader:
-        """Decide for a file which key holds the scores: ``score``, else the only other one of `SCORE_NAMES`.
-
-        Raises `UserError` where two others are there.
-        """
+        """Decide for a file which key holds the scores, see `score_name`."""
         used = {key for entry in entries if isinstance(entry, dict) for key in entry}
-        names = [name for name in SCORE_NAMES if name in used]
-        if "score" in names or not names:
-            return cls(path, "score")
-        if len(names) > 1:
-            raise UserError(
-                f"wanted a score in every entry of {path}, found {listed(names)}: name the right one 'score'"
-            )
-        findings.guess(f"{names[0]!r} was taken as the score", str(path))
-        return cls(path, names[0])
+        return cls(path, score_name(used, path, findings))
 
     def read(self, entry: JsonEntry) -> float:
         """The score of one entry, a finite number; raises `UserError` where it has none."""
@@ -76,6 +66,41 @@ class ScoreReader:
 
     def say(self, findings: Findings) -> None:
         """Note that scores outside 0..1 only rank."""
-        if self.lowest < 0 or self.highest > 1:
-            text = f"scores outside 0 to 1 ({self.lowest:g} to {self.highest:g}) were used as they are, to rank"
-            findings.guess(text, str(self.path))
+        if self.lowest <= self.highest:
+            say_score_range([self.lowest, self.highest], self.path, findings)
+
+
+def score_name(names: Collection[str], path: Path, findings: Findings) -> str:
+    """Which of ``names``, keys or columns, holds scores: ``score``, also where it is not there, else the only other.
+
+    Raises `UserError` where two others of `SCORE_NAMES` are there.
+    """
+    used = [name for name in SCORE_NAMES if name in names]
+    if "score" in used or not used:
+        return "score"
+    if len(used) > 1:
+        raise UserError(f"wanted one score for each box in {path}, found {listed(used)}: name the right one 'score'")
+    findings.guess(f"{used[0]!r} was taken as the score", str(path))
+    return used[0]
+
+
+def say_score_range(scores: Sequence[float], path: Path, findings: Findings) -> None:
+    """Note that scores of a file only rank where some lie outside 0..1; no scores give no note."""
+    if scores and (min(scores) < 0 or max(scores) > 1):
+        text = f"scores outside 0 to 1 ({min(scores):g} to {max(scores):g}) were used as they are, to rank"
+        findings.guess(text, str(path))
+
+
+def count_detections(path: Path, detections: Mapping[str, Instances]) -> str:
+    """How many ``detections`` (by image id, of every image) a file holds, and how many repeat another, in one line."""
+    num_images = sum(len(of_image) > 0 for of_image in detections.values())
+    num = sum(map(len, detections.values()))
+    text = f"{path}: {num} detections on {num_images} of {len(detections)} images"
+    num_repeats = num - sum(map(_num_different, detections.values()))
+    return f"{text} ({num_repeats} repeat another)" if num_repeats else text
+
+
+def _num_different(detections: Instances) -> int:
+    """How many of the detections of an image differ in label, score or box."""
+    scores = [] if detections.scores is None else detections.scores.tolist()
+    return len(set(zip(detections.labels.tolist(), scores, map(tuple, detections.boxes.tolist()), strict=True)))

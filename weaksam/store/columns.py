@@ -64,6 +64,31 @@ def row_of(table: pa.Table, row: int, columns: Mapping[str, str]) -> dict[str, A
     return {"image_id": table.column("image_id")[row].as_py(), **values}
 
 
+def column_problem(table: pa.Table, columns: Mapping[str, str]) -> tuple[str, str] | None:
+    """What a part's table should have to be read as ``columns`` (kind by name), and what it has; None where it fits.
+
+    Columns may be missing, come twice, be of another type or lack values.
+    """
+    for name, kind in {"image_id": "str", **columns}.items():
+        count = table.column_names.count(name)
+        if count != 1:
+            return f"the column {name}", f"{count} of that name" if count else "none"
+        column = table.column(name)
+        if column.type != COLUMN_TYPES[kind]:
+            return f"the column {name} of the type {COLUMN_TYPES[kind]}", f"the type {column.type}"
+        if any(map(_num_nulls, column.chunks)):
+            return f"the column {name} whole", "values missing"
+    return None
+
+
+def _num_nulls(array: pa.Array) -> int:
+    """Number of missing values of an array, those within its lists and structs too."""
+    count = int(array.null_count)
+    if pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        return count + _num_nulls(array.flatten())
+    return count + sum(map(_num_nulls, array.flatten())) if pa.types.is_struct(array.type) else count
+
+
 def _to_arrow(values: list[Any], kind: str) -> pa.Array:
     """One column of a part; a list column takes one list or tensor per image."""
     if kind not in _NUMPY_TYPES:

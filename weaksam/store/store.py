@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from weaksam.config import Settings, UserError, fingerprint_of
 from weaksam.store.claims import Claims, locked
-from weaksam.store.columns import COLUMN_TYPES, part_schema, row_of, write_rows
+from weaksam.store.columns import COLUMN_TYPES, column_problem, part_schema, row_of, write_rows
 from weaksam.store.files import file_sha256, write_json_atomic
 from weaksam.store.progress import Progress
 from weaksam.store.records import read_manifest
@@ -258,11 +258,17 @@ class Store:
         if not path.is_file() or file_sha256(path) != entry["sha256"]:
             state = "is damaged (its SHA-256 is not the manifest's)" if path.is_file() else "is missing"
             raise UserError(f"{path} {state}: delete {self.folder} and run '{self.command}' to make it again")
-        table = pq.read_table(path, use_threads=False)
-        if missing := {"image_id", *self.columns} - set(table.column_names):
+        try:
+            table = pq.read_table(path, use_threads=False)
+        except (OSError, pa.ArrowException) as error:  # somebody made the manifest fit
+            raise UserError(f"wanted a part of a store in {path}, found none ({error}): make the store again") from None
+        problem = column_problem(table, self.columns)
+        if problem is None and table.column("image_id").to_pylist() != list(part.image_ids):
+            problem = f"the {len(part.image_ids)} images of the part", "others"
+        if problem is not None:
             raise UserError(
-                f"wanted the column {min(missing)} in {path}, found none: delete {self.folder} and run "
-                f"'{self.command}' to make it again"
+                f"wanted {problem[0]} in {path}, found {problem[1]}: delete {self.folder} and run '{self.command}' to "
+                "make it again"
             )
         return table
 

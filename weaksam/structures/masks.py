@@ -46,6 +46,40 @@ def rle_from_counts(counts: Sequence[int], size: tuple[int, int]) -> Rle:
     return _with_text_counts(coco_mask.frPyObjects(plain, height, width))
 
 
+def run_lengths(text: str) -> list[int] | None:
+    """The run lengths in COCO's compressed text of them, the ``counts`` of an `Rle`; None where it is no such text.
+
+    Each number is written as pieces of five bits, lowest first, in letters from "0" on; bit 5 says that another piece
+    follows, bit 4 of the last piece is the sign. From the fourth number on it is the difference to the one before the
+    last.
+    """
+    letters = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
+    if not len(letters) or int(letters.min()) < 0 or int(letters.max()) > 63 or int(letters[-1]) & 32:
+        return None
+    ends = np.flatnonzero((letters & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if int(lengths.max()) > 7:
+        return None
+    shifts = 5 * (np.arange(len(letters)) - np.repeat(starts, lengths))
+    numbers = np.add.reduceat((letters & 31) << shifts, starts)
+    numbers = np.where(letters[ends] & 16, numbers - (np.int64(1) << (5 * lengths)), numbers)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return [int(number) for number in numbers]
+
+
+def rle_problem(rle: Rle) -> str | None:
+    """What is wrong with an RLE that somebody else may have written, a noun phrase; None where it can be decoded."""
+    height, width = rle["size"]
+    if min(height, width) < 1:
+        return f"a mask of {width} x {height} pixels"
+    runs = run_lengths(rle["counts"])
+    if runs is None or min(runs) < 0 or sum(runs) != height * width:
+        return f"run lengths that do not fill a mask of {width} x {height} pixels"
+    return None
+
+
 def rle_area(rles: Sequence[Rle]) -> Tensor:
     """Area ``(N,)`` float32 in pixels; no masks give ``(0,)``."""
     if not rles:

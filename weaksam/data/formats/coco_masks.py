@@ -11,7 +11,7 @@ from weaksam.config import UserError
 from weaksam.data.images import MAX_PIXELS
 from weaksam.data.json_entries import JsonEntry, is_number
 from weaksam.data.sizes import size_problem
-from weaksam.structures.masks import Rle, rle_from_counts, rle_from_polygons
+from weaksam.structures.masks import Rle, rle_from_counts, rle_from_polygons, run_lengths
 
 Size = tuple[int, int]
 
@@ -109,7 +109,7 @@ def _from_run_lengths(entry: JsonEntry, stated: dict[str, Any], size: Size | Non
             f"wanted a mask of its image's size as 'segmentation' of {entry.place}, found that the image {problem}: "
             "draw it on the image as it is shown"
         )
-    runs = _runs_in_text(counts) if isinstance(counts, str) else counts
+    runs = run_lengths(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(map(_is_count, runs)) or sum(runs) != height * width:
         raise entry.refusal("segmentation", f"run lengths that fill {height} x {width} pixels")
     if isinstance(counts, str):
@@ -121,26 +121,3 @@ def _is_count(value: Any) -> bool:
     """Whether a value is a whole number of at least 0, 7.0 as well."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     return (whole or (isinstance(value, float) and value.is_integer())) and 0 <= value <= MAX_PIXELS
-
-
-def _runs_in_text(text: str) -> list[int] | None:
-    """The run lengths in COCO's text of them; None where it is no such text.
-
-    Each number is written as pieces of five bits, lowest first, in letters from "0" on; bit 5 says that another piece
-    follows, bit 4 of the last piece is the sign. From the fourth number on it is the difference to the one before the
-    last.
-    """
-    letters = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
-    if not len(letters) or int(letters.min()) < 0 or int(letters.max()) > 63 or int(letters[-1]) & 32:
-        return None
-    ends = np.flatnonzero((letters & 32) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if int(lengths.max()) > 7:
-        return None
-    shifts = 5 * (np.arange(len(letters)) - np.repeat(starts, lengths))
-    numbers = np.add.reduceat((letters & 31) << shifts, starts)
-    numbers = np.where(letters[ends] & 16, numbers - (np.int64(1) << (5 * lengths)), numbers)
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return [int(number) for number in numbers]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from weaksam.data.formats.coco_entries import CategoryLabels, ObjectReader
 from weaksam.data.image_entries import read_image_entries
 from weaksam.data.image_names import ImageNames, Key
 from weaksam.data.json_entries import JsonEntry, as_file_id, json_entries, shown
-from weaksam.data.result_lists import ScoreReader, read_result_list
+from weaksam.data.result_lists import ScoreReader, count_detections, read_result_list
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
@@ -42,11 +41,12 @@ def read_results(path: Path, dataset: Dataset, findings: Findings | None = None)
             findings.fault(str(error))
     reader.boxes.check(path, findings)
     scores.say(findings)
-    findings.count(_summary(path, rows))
-    return {
+    detections = {
         sample.image_id: _detections(rows[sample.image_id], sample.size, with_masks=reader.num_masks > 0)
         for sample in dataset.samples
     }
+    findings.count(count_detections(path, detections))
+    return detections
 
 
 def _labels(dataset: Dataset) -> CategoryLabels:
@@ -110,15 +110,3 @@ def _refuse_other_sections(
                     f"wanted the category ids of {dataset.name} in {path}, found {number!r} for {name!r}: write the "
                     "ids of the truth"
                 )
-
-
-def _summary(path: Path, rows: Mapping[str, ObjectRows]) -> str:
-    """How much was read of a results list, in one line."""
-    num_images = sum(bool(of_image.boxes) for of_image in rows.values())
-    text = f"{path}: {sum(len(of_image.boxes) for of_image in rows.values())} detections on {num_images} of "
-    text += f"{len(rows)} images"
-    repeats = 0
-    for of_image in rows.values():
-        lines = Counter(zip(of_image.labels, of_image.scores, map(tuple, of_image.boxes), strict=True))
-        repeats += len(of_image.boxes) - len(lines)
-    return f"{text} ({repeats} repeat another)" if repeats else text

@@ -19,7 +19,8 @@ from weaksam.data.formats.coco import object_entries
 from weaksam.data.formats.coco_entries import read_box
 from weaksam.data.image_names import ImageNames, Key
 from weaksam.data.json_entries import LARGEST, as_file_id, json_entries
-from weaksam.data.result_lists import ScoreReader, read_result_list
+from weaksam.data.result_lists import ScoreReader, read_result_list, score_name
+from weaksam.data.stored_rows import check_row
 from weaksam.data.text_files import parse_json
 from weaksam.store.files import atomic_file
 from weaksam.store.sealed import open_sealed
@@ -50,19 +51,23 @@ _ROWS_AT_ONCE = 65536
 def read_proposals(path: Path, findings: Findings | None = None) -> ProposalsByKey:
     """The boxes of a sealed store's folder, a COCO results list (``.json``) or a flat table (``.parquet``), no masks.
 
-    ``findings`` take what a list was taken for. Raises `UserError` for anything else; pickles of other tools are
-    imported first.
+    ``findings`` take how much was read, and what was taken for what. Raises `UserError` for anything else; pickles of
+    other tools are imported first.
     """
     if path.suffix.lower() in (".pkl", ".pickle"):
         raise UserError(
             f"wanted a store, a COCO results list or a Parquet table, found the pickle {path}: "
             "run 'weaksam boxes import' on it first"
         )
+    findings = findings or Findings()
     if path.suffix.lower() == ".parquet" and path.is_file():
-        return read_flat_table(path)
-    if path.suffix.lower() == ".json":
-        return read_coco_results(path, findings)
-    return dict(store_rows(open_store(path), masks=False))
+        proposals = read_flat_table(path, findings)
+    elif path.suffix.lower() == ".json":
+        proposals = read_coco_results(path, findings)
+    else:
+        proposals = dict(store_rows(open_store(path), masks=False))
+    findings.count(f"{path}: {sum(map(len, proposals.values()))} proposals of {len(proposals)} images")
+    return proposals
 
 
 # Stores
@@ -71,7 +76,7 @@ def read_proposals(path: Path, findings: Findings | None = None) -> ProposalsByK
 def open_store(folder: Path) -> Store:
     """The sealed store of proposals in ``folder``; raises `UserError` where it is none."""
     store = open_sealed(folder)
-    missing = [name for name in PROPOSAL_COLUMNS if name not in store.columns]
+    missing = [name for name, kind in PROPOSAL_COLUMNS.items() if store.columns.get(name) != kind]
     if missing:
         raise UserError(
             f"wanted a store of proposals in {folder}, found one of the stage {store.stage} without the column "
@@ -83,7 +88,7 @@ def open_store(folder: Path) -> Store:
 def store_rows(store: Store, masks: bool = True) -> Iterator[tuple[str, Proposals]]:
     """Image id and proposals of every row, in the order of the ids, one part in memory at a time."""
     for row in store.rows(*_columns(masks)):
-        yield row["image_id"], Proposals.from_row(row)
+        yield row["image_id"], _row_proposals(row, store.folder)
 
 
 def find_proposals(store: Store, image: str) -> tuple[str, Proposals]:
@@ -100,7 +105,13 @@ def find_proposals(store: Store, image: str) -> tuple[str, Proposals]:
 
 def stored_proposals(store: Store, image_id: str) -> Proposals:
     """The proposals, with their masks, of an image that the store calls ``image_id``."""
-    return Proposals.from_row(store.read(image_id, *_columns(masks=True)))
+    return _row_proposals(store.read(image_id, *_columns(masks=True)), store.folder)
+
+
+def _row_proposals(row: Mapping[str, Any], folder: Path) -> Proposals:
+    """The proposals in a row of the store in ``folder``; raises `UserError` for values that no proposal has."""
+    check_row(row, folder, limited=False)
+    return Proposals.from_row(row)
 
 
 def _columns(masks: bool) -> list[str]:
@@ -214,10 +225,11 @@ def write_flat_table(path: Path, rows: Iterable[tuple[str, Proposals]], image_id
         writer.write_table(pa.Table.from_batches(waiting, schema))
 
 
-def read_flat_table(path: Path) -> ProposalsByKey:
+def read_flat_table(path: Path, findings: Findings | None = None) -> ProposalsByKey:
     """Boxes by image of a flat table, in its order; ``score`` and ``source`` may be missing.
 
-    Raises `UserError` for a file that is no such table, and for values that are missing or no finite numbers.
+    Scores under another name, see `score_name`, are taken, and ``findings`` say so. Raises `UserError` for a file that
+    is no such table, and for values that are missing or no finite numbers.
     """
     try:
         table = pq.read_table(path)
@@ -226,10 +238,14 @@ def read_flat_table(path: Path) -> ProposalsByKey:
     missing = [name for name in ("image_id", *_CORNERS) if name not in table.column_names]
     if missing:
         raise UserError(f"wanted the column {missing[0]!r} in {path}, found {', '.join(table.column_names[:8])}")
-    repeated = [name for name in _TABLE_SCHEMA.names if table.column_names.count(name) > 1]
+    score = score_name(table.column_names, path, findings or Findings())
+    wanted = ("image_id", *_CORNERS, score, "source")
+    repeated = [name for name in wanted if table.column_names.count(name) > 1]
     if repeated:
         raise UserError(f"wanted the column {repeated[0]!r} once in {path}, found it twice: remove one")
-    numbers = {name: _numbers_in(table, name, path) for name in _TABLE_SCHEMA.names[1:] if name in table.column_names}
+    numbers = {name: _numbers_in(table, name, path) for name in wanted[1:] if name in table.column_names}
+    if score in numbers:
+        numbers["score"] = numbers.pop(score)
     _refuse_inverted(numbers, path)
     proposals: ProposalsByKey = {name: Proposals.none() for name in _listed_images(table.schema.metadata or {}, path)}
     for name, lines in _lines_by_image(_image_ids(table, path)).items():
