@@ -194,11 +194,14 @@ def test_numbers_stay_unique_where_the_truth_lacks_a_photo(folder) -> None:
 
 
 def test_what_was_set_aside_is_logged(folder) -> None:
-    events = []
+    events, kept = [], {}
 
     class Log:
         def write(self, event: str, **fields) -> None:
             events.append((event, fields))
+
+        def keep_names(self, file: str, names) -> None:
+            kept[file] = dict(names)
 
     (folder / "photos" / "a.jpg").write_bytes(b"")
     load_dataset(split(folder), name="train", log=Log())
@@ -206,6 +209,7 @@ def test_what_was_set_aside_is_logged(folder) -> None:
     assert events[1][0] == "set_aside"
     assert events[1][1]["image_id"] == "a.jpg"
     assert "empty" in events[1][1]["reason"]
+    assert kept == {"set_aside_train.json": {events[1][1]["reason"]: ("a.jpg",)}}
 
 
 def test_class_folders_need_no_tag_file(tmp_path) -> None:

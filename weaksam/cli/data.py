@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +26,13 @@ def check(
     settings = load_run_settings([*(arguments or ()), *given], images=images, tags=tags)
     counts: list[str] = []
     problems = check_data(settings.data, counts)
-    print("\n".join([*counts, *(problems or ["nothing wrong was found"])]))
+    print_problems(counts, problems)
     raise typer.Exit(1 if problems else 0)
+
+
+def print_problems(counts: Sequence[str], problems: Sequence[str]) -> None:
+    """Print how much was read and what is wrong, line by line, since there may be a million lines."""
+    sys.stdout.writelines(f"{line}\n" for line in chain(counts, problems or ["nothing wrong was found"]))
 
 
 def synth(

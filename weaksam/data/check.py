@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,11 +14,11 @@ from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, rea
 from weaksam.data.findings import Findings
 from weaksam.data.formats.tag_rows import TagRows, refuse_similar
 from weaksam.data.image_names import ImageNames, composed
+from weaksam.data.lines import Lines
 from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.sizes import truth_size_problems
 from weaksam.data.tag_matching import match_rows
 from weaksam.data.tag_signal import MIN_PHOTOS
-from weaksam.data.text_files import printable
 from weaksam.data.truth import read_truth, truth_classes
 from weaksam.data.truth_photos import reaching_out
 
@@ -40,12 +40,16 @@ class _SplitCheck:
     folder: Path
     photo_names: ImageNames
     photos: dict[str, Photo] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
+    lines: Lines = field(default_factory=Lines)
     counts: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> None:
         """Add a line about this split."""
-        self.lines.append(printable(f"{self.name}: {text}"))
+        self.lines.add(f"{self.name}: {text}")
+
+    def say_about(self, name: str, phrase: str) -> None:
+        """Add a line about a photo or a row."""
+        self.lines.add_about(f"{self.name}: ", name, f": {phrase}")
 
     def take(self, findings: Findings) -> None:
         """Add a line for each problem that a reader gathered, and keep its counts."""
@@ -62,7 +66,7 @@ class _SplitCheck:
             return None
 
 
-def check_data(data: DataSettings, counts: list[str] | None = None) -> list[str]:
+def check_data(data: DataSettings, counts: list[str] | None = None) -> Lines:
     """Lines ``<split>: <photo or file>: <what is wrong>`` on the splits of a run; nothing wrong gives no lines.
 
     Photos: unreadable, there twice, named by another format, turned by EXIF, in both splits. Tags: rows without a
@@ -83,12 +87,11 @@ def check_data(data: DataSettings, counts: list[str] | None = None) -> list[str]
     test = _checked(data.test, "test", classes)
     counts += test.counts
     owner = {photo.sha256: image_id for image_id, photo in train.photos.items()}
-    shared = [
-        f"test: {image_id}: is the same file as {owner[photo.sha256]} of train"
-        for image_id, photo in test.photos.items()
-        if photo.sha256 in owner
-    ]
-    return [*train.lines, *test.lines, *shared]
+    for image_id, photo in test.photos.items():
+        if photo.sha256 in owner:
+            test.say_about(image_id, f"is the same file as {owner[photo.sha256]} of train")
+    train.lines.extend(test.lines)
+    return train.lines
 
 
 def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -> _SplitCheck:
@@ -160,22 +163,34 @@ def _check_tags(
         refuse_similar(tags.class_names, source, findings)
     matched = match_rows(tags, state.photo_names, source, findings)
     state.take(findings)
-    forms = {composed(name) for name in known or ()}
+    unknown = {} if known is None else _unknown_classes(tags.class_names, known)
+    missing = f"is named in {source} but not in {state.folder}"
     for row, names in tags.rows.items():
-        image_id = matched.get(row)
+        image_id = matched.photo_of.get(row)
         if image_id is not None:
             tagged[image_id] |= set(names)
-        elif row in matched:
-            state.say(f"{row}: is named in {source} but not in {state.folder}")
-        for unknown in [name for name in names if known is not None and composed(name) not in forms]:
-            state.say(f"{row}: has the unknown class {unknown!r}{did_you_mean(unknown, known or ())}")
+        elif row not in matched.ambiguous:
+            state.say_about(row, missing)
+        for name in names if unknown else ():
+            if name in unknown:
+                state.say_about(row, unknown[name])
     if tags.complete:
         for image_id in sorted(on_disk - set(tagged)):
-            state.say(f"{image_id}: has no row in {source}")
+            state.say_about(image_id, f"has no row in {source}")
     for image_id in sorted(image_id for image_id, names in tagged.items() if not names):
-        state.say(f"{image_id}: has a row without any class in {source}")
+        state.say_about(image_id, f"has a row without any class in {source}")
     _check_balance(state, tagged, known or tags.class_names)
     return dict(tagged)
+
+
+def _unknown_classes(names: Iterable[str], known: tuple[str, ...]) -> dict[str, str]:
+    """What to say of each of ``names`` that is none of the classes ``known``, in any Unicode form."""
+    forms = set(map(composed, known))
+    return {
+        name: f"has the unknown class {name!r}{did_you_mean(name, known)}"
+        for name in names
+        if composed(name) not in forms
+    }
 
 
 def _check_balance(state: _SplitCheck, tagged: Mapping[str, set[str]], classes: tuple[str, ...]) -> None:
@@ -205,7 +220,7 @@ def _check_truth(
         image = truth.images[entry]
         if image_id is None:
             if not listed_only:
-                state.say(f"{entry}: is in {source} but not in {state.folder}")
+                state.say_about(entry, f"is in {source} but not in {state.folder}")
             continue
         seen.add(image_id)
         if image_id in state.photos:
@@ -214,7 +229,7 @@ def _check_truth(
         if image_id in tagged:
             _check_agreement(state, image_id, tagged[image_id], image, truth.classes)
     for image_id in sorted(set(tagged if listed_only else state.photos) - seen):
-        state.say(f"{image_id}: has no entry in {source}")
+        state.say_about(image_id, f"has no entry in {source}")
 
 
 def _truth_problems(image: ImageTruth, photo: Photo, classes: tuple[str, ...]) -> Iterator[str]:

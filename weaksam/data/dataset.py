@@ -15,6 +15,7 @@ from weaksam.data.tag_matching import match_rows
 from weaksam.data.text_files import printable
 from weaksam.data.truth import SplitTruth, read_split_truth, truth_classes
 from weaksam.structures.dataset import Dataset, Sample
+from weaksam.structures.set_aside import SetAside, names_file
 
 
 class SplitSettings(Settings):
@@ -45,6 +46,9 @@ class EventLog(Protocol):
 
     def write(self, event: str, **fields: Any) -> None:
         """Take one event."""
+
+    def keep_names(self, file: str, names: Mapping[str, Sequence[str]]) -> Path | None:
+        """Write ``names``, by what is said of them, to a ``file`` beside the log, whose path is returned."""
 
 
 def gives_tags(split: SplitSettings) -> bool:
@@ -82,7 +86,7 @@ def load_photos(split: SplitSettings, *, name: str, log: EventLog | None = None)
     bad = dict(scan.bad)
     photos = verify_photos(scan.photos, bad)
     samples = _samples(photos, {image_id: () for image_id in photos}, None)
-    dataset = Dataset(name, (), (), samples, _listed_bad(bad), scan.notes(folder))
+    dataset = Dataset(name, (), (), samples, _set_aside(bad, {}), scan.notes(folder))
     return _checked(dataset, folder, log)
 
 
@@ -99,11 +103,12 @@ def load_dataset(
     folder = images_folder(split, name)
     scan = scan_photos(folder)
     paths, bad = scan.photos, dict(scan.bad)
+    without: dict[str, Sequence[str]] = {}
     photo_names = ImageNames(list(paths))
     findings = Findings()
     source = split.tags or split.truth or folder
     tags = read_tag_rows(split, folder, name, findings, photo_names)
-    tagged = None if tags is None else _match_tags(tags, photo_names, source, folder, bad, findings)
+    tagged = None if tags is None else _match_tags(tags, photo_names, source, folder, without, findings)
     if tags is not None and tagged is not None and not tags.complete:
         paths = {image_id: path for image_id, path in paths.items() if image_id in tagged}
     photos = verify_photos(paths, bad)
@@ -112,15 +117,15 @@ def load_dataset(
         truth = read_split_truth(split.truth, photos, photo_names, classes, tags.classes if tags else None, folder)
     if tagged is None:
         assert truth is not None  # read_tag_rows refuses a split with neither
-        tagged = _tags_of_truth(truth, split, folder, bad)
+        tagged = _tags_of_truth(truth, split, folder, without)
     names = _class_names(classes, truth, tags)
     if classes is None and truth is None:
         refuse_similar(names, source, findings)
     labels = _labels(tagged, names, source)
-    bad.update({image_id: f"has no row in {source}" for image_id in photos if image_id not in labels})
+    without[f"has no row in {source}"] = [image_id for image_id in photos if image_id not in labels]
     category_ids = truth.category_ids if truth is not None else tuple(range(1, len(names) + 1))
     notes = (*scan.notes(folder), *map(printable, findings.notes), *(() if truth is None else truth.notes))
-    dataset = Dataset(name, names, category_ids, _samples(photos, labels, truth), _listed_bad(bad), notes)
+    dataset = Dataset(name, names, category_ids, _samples(photos, labels, truth), _set_aside(bad, without), notes)
     return _checked(dataset, folder, log)
 
 
@@ -158,17 +163,21 @@ def read_tag_rows(
 
 
 def _match_tags(
-    tags: TagRows, photo_names: ImageNames, source: Path, folder: Path, bad: dict[str, str], findings: Findings
+    tags: TagRows,
+    photo_names: ImageNames,
+    source: Path,
+    folder: Path,
+    without: dict[str, Sequence[str]],
+    findings: Findings,
 ) -> dict[str, tuple[str, ...]]:
-    """Class names by image id; a row whose photo is not on disk goes to ``bad``."""
+    """Class names by image id; rows whose photos are not on disk go to ``without``, by the reason."""
     tagged: dict[str, tuple[str, ...]] = {}
     matched = match_rows(tags, photo_names, source, findings)
     for row, names in tags.rows.items():
-        image_id = matched[row]
-        if image_id is None:
-            bad[row] = f"is named in {source} but not in {folder}"
-        else:
+        if row in matched.photo_of:
+            image_id = matched.photo_of[row]
             tagged[image_id] = tuple(dict.fromkeys(tagged.get(image_id, ()) + names))
+    without[f"is named in {source} but not in {folder}"] = matched.without_photo
     if not tagged:
         raise UserError(
             f"wanted the photos of {source} in {folder}, found none of its {len(tags.rows)} "
@@ -178,10 +187,10 @@ def _match_tags(
 
 
 def _tags_of_truth(
-    truth: SplitTruth, split: SplitSettings, folder: Path, bad: dict[str, str]
+    truth: SplitTruth, split: SplitSettings, folder: Path, without: dict[str, Sequence[str]]
 ) -> dict[str, tuple[str, ...]]:
-    """Class names by image id from the true objects; an entry whose photo is not on disk goes to ``bad``."""
-    bad.update({entry: f"is in {split.truth} but not in {folder}" for entry in truth.without_photo})
+    """Class names by image id from the true objects; entries whose photos are not on disk go to ``without``."""
+    without[f"is in {split.truth} but not in {folder}"] = truth.without_photo
     return {
         image_id: tuple(truth.classes[label] for label in tag_labels(objects))
         for image_id, objects in truth.objects.items()
@@ -219,9 +228,12 @@ def _known_form(name: str, label_of: Mapping[str, int]) -> str:
     return composed(name) if name not in label_of and composed(name) in label_of else name
 
 
-def _listed_bad(bad: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What was set aside, sorted, in words that every log and page can take."""
-    return tuple(sorted((printable(image_id), printable(reason)) for image_id, reason in bad.items()))
+def _set_aside(bad: Mapping[str, str], without: Mapping[str, Sequence[str]]) -> SetAside:
+    """What was set aside, reasons by name and names by reason, in words that every log and page can take."""
+    by_reason = {printable(reason): list(map(printable, names)) for reason, names in without.items()}
+    for image_id, reason in bad.items():
+        by_reason.setdefault(printable(reason), []).append(printable(image_id))
+    return SetAside(by_reason)
 
 
 def _samples(
@@ -261,8 +273,11 @@ def _checked(dataset: Dataset, folder: Path, log: EventLog | None) -> Dataset:
     if log is not None:
         classes, num_bad = list(dataset.classes), len(dataset.bad)
         log.write("dataset", name=dataset.name, photos=len(dataset), classes=classes, bad=num_bad)
-        for image_id, reason in dataset.bad:
+        shown, path = dataset.bad.few(), log.keep_names(names_file(dataset.name), dataset.bad.by_reason)
+        for image_id, reason in shown:
             log.write("set_aside", dataset=dataset.name, image_id=image_id, reason=reason)
+        if len(shown) < num_bad:
+            log.write("set_aside_more", dataset=dataset.name, more=num_bad - len(shown), all_in=path)
         for note in dataset.notes:
             log.write("note", dataset=dataset.name, text=note)
     return dataset

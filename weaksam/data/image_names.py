@@ -39,11 +39,11 @@ class ImageNames:
     ) -> None:
         self.names, self.numbers, self.texts = tuple(names), numbers, texts or {}
         self._exact = frozenset(self.names)
-        self._by_word: dict[str, list[str]] = defaultdict(list)  # by file name and by its stem, in small letters
+        self._by_word: dict[str, list[str]] = {}  # by file name and by its stem, in small letters
         for name in self.names:
-            path = PurePosixPath(name)
-            for word in {_word(path.name), _word(path.stem)}:
-                self._by_word[word].append(name)
+            word = _word(last_part(name))
+            for key in {word, PurePosixPath(word).stem}:
+                self._by_word.setdefault(key, []).append(name)
 
     @classmethod
     def of(cls, dataset: Dataset) -> ImageNames:
@@ -78,12 +78,11 @@ class ImageNames:
 
     def _fit(self, name: str, source: str) -> str | None:
         """The image that a name in plain spelling means; None where none does, `UserError` where two do."""
+        of_word = self._by_word.get(_word(last_part(name)))
+        if of_word is None:
+            return None
         wanted = PurePosixPath(name)
-        fits = [
-            other
-            for other in self._by_word.get(_word(wanted.name), [])
-            if _folders_agree(wanted.parts[:-1], PurePosixPath(other).parts[:-1])
-        ]
+        fits = [other for other in of_word if _folders_agree(wanted.parts[:-1], PurePosixPath(other).parts[:-1])]
         # The literal name wins over one in another Unicode form or case, and over one that only begins with it
         for form in (str, composed):
             literal = [other for other in fits if form(PurePosixPath(other).name) == form(wanted.name)]
@@ -97,7 +96,7 @@ class ImageNames:
 
     def may_mean(self, name: str) -> bool:
         """Whether there is an image of this file name, whatever its folder."""
-        return _word(PurePosixPath(file_part(name)).name) in self._by_word
+        return _word(last_part(file_part(name))) in self._by_word
 
     def find(self, key: Key, source: str, findings: Findings | None = None) -> str | None:
         """The image that ``key`` means, or None; more than `find_name`, another photo ending or an id will do too.
@@ -164,12 +163,34 @@ def file_part(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./")
 
 
+def last_part(path: str) -> str:
+    """The last part of a path with plain slashes, as `PurePosixPath.name`, sooner."""
+    part = path.rpartition("/")[2]
+    return PurePosixPath(path).name if part in ("", ".") else part
+
+
+def may_be_respelt(name: str) -> bool:
+    """Whether a name has anything that a labelling server or another machine may have put there.
+
+    Only such a name may mean an image to `ImageNames.find_name` with findings and none without them.
+    """
+    return _may_be_respelt(file_part(name))
+
+
+def _may_be_respelt(path: str) -> bool:
+    if "%" in path or ".." in path or ":/" in path or path.startswith("/"):
+        return True
+    return last_part(path)[8:9] == "-" or (not path.isascii() and last_part(plain_name(path))[8:9] == "-")
+
+
 def _server_spellings(name: str) -> Iterator[tuple[str, str]]:
     """What a name may have been before a labelling server or another machine changed it, in words and in plain form.
 
     Escaped characters (``%20``), the address before it, the folders of another machine (an absolute path, a drive or
     ``..``) and the eight hexadecimal digits that Label Studio puts before an upload are taken off, one after the other.
     """
+    if not _may_be_respelt(name):
+        return
     spelling = plain_name(name)
     if "%" in spelling:
         spelling = plain_name(unquote(spelling))

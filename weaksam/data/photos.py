@@ -14,6 +14,7 @@ from weaksam.data.text_files import is_utf8, printable
 
 _FOREIGN_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2"})
 """Endings of files meant as photos that cannot be read: they get a reason, other files are passed over."""
+_SUFFIXES = PHOTO_SUFFIXES | _FOREIGN_SUFFIXES
 _SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r"})
 """What operating systems leave in folders, in small letters; like hidden files it is passed over without a word."""
 
@@ -55,7 +56,11 @@ class PhotoFolder:
 
 def is_photo_name(name: str) -> bool:
     """Whether a file's name, with folders or without, ends as a photo's does, even a kind that cannot be read."""
-    return PurePosixPath(name).suffix.lower() in PHOTO_SUFFIXES | _FOREIGN_SUFFIXES
+    ending = name[name.rfind(".") :].lower()
+    if ending in _SUFFIXES:
+        return name[-len(ending) - 1 : -len(ending)] not in ("", "/")  # a file called '.jpg' has no ending
+    # What pathlib takes off the end of a path may hide an ending
+    return name.endswith(("/", "/.")) and PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
 def scan_photos(folder: Path) -> PhotoFolder:

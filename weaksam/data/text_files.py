@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from weaksam.config import UserError, parse_yaml
+from weaksam.store.regular_files import open_regular
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -35,7 +38,7 @@ def quoted(text: str) -> str:
 
 def is_utf8(text: str) -> bool:
     """Whether ``text``, such as a file's name, has no bytes that could not be decoded."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _escaped(letter: str) -> str:
@@ -61,12 +64,33 @@ def read_text(path: Path, wanted: str) -> str:
         raise UserError(
             f"wanted {wanted} at {path}, found a file that cannot be read ({what}): name a file that can"
         ) from None
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8-sig")
+    encoding = _encoding(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(f"wanted {wanted} at {path}, {_undecodable(data, encoding, error)}") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: Path, wanted: str) -> Iterator[str]:
+    """The lines of a text file one after the other, each with its end ``\\n``, for files too large to hold.
+
+    Everything else is as `read_text` has it; an error comes when its line is reached.
+    """
+    try:
+        with open_regular(path) as file:
+            encoding = _encoding(file.read(4))
+            file.seek(0)
+            with io.TextIOWrapper(file, encoding=encoding) as lines:
+                yield from lines
+    except (OSError, UnicodeDecodeError):
+        read_text(path, wanted)  # says what is wrong
+        raise
+
+
+def _encoding(head: bytes) -> str:
+    """The encoding that the first bytes of a file declare, else UTF-8."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
 
 
 def _undecodable(data: bytes, encoding: str, error: UnicodeDecodeError) -> str:

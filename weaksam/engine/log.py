@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from weaksam.store.files import write_names_atomic
 
 
 class RunLog:
@@ -24,3 +27,17 @@ class RunLog:
         line = json.dumps({"time": now, "event": event, **fields}, default=str)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def keep_names(self, file: str, names: Mapping[str, Sequence[str]]) -> Path | None:
+        """Write ``names``, by what is said of them, to the JSON ``file`` beside the log; no names remove it.
+
+        Returns its path, None without a log.
+        """
+        if self.path is None:
+            return None
+        path = self.path.with_name(file)
+        if any(names.values()):
+            write_names_atomic(path, names)
+        else:
+            path.unlink(missing_ok=True)
+        return path

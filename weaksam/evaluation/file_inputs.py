@@ -83,7 +83,7 @@ def tags_of_images(path: Path, dataset: Dataset) -> dict[str, tuple[int, ...]]:
     matched = match_rows(rows, known, path, Findings())
     for row, names in rows.rows.items():
         unknown = next((name for name in names if name not in label_of), None)
-        image_id = matched[row] or known.find(row, str(path))
+        image_id = matched.photo_of.get(row) or known.find(row, str(path))
         if image_id is not None and unknown is not None:
             raise UserError(
                 f"wanted one of the classes {listed(dataset.classes)} for {row} in {path}, found {unknown!r}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from weaksam.data.text_files import printable
 from weaksam.evaluation.text import table_lines
+from weaksam.structures.set_aside import SetAside, names_file
 
 WIDTH = 140
 """Columns at which the protocol's lines are wrapped on the terminal."""
@@ -39,19 +40,26 @@ def metrics_dict(
     peak_memory_mib: int = 0,
     data_notes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """The content of ``metrics.json``: counts, photos set aside with their reason, and a report per stage.
+    """The content of ``metrics.json``: counts, the first photos set aside with their reason, and a report per stage.
 
     ``data_notes``: by split, how its files were read; they are part of the protocol.
     """
+    few = {split: SetAside.of(rows).few() for split, rows in bad.items()}
     notes = [f"{split} data: {note}" for split, of_split in (data_notes or {}).items() for note in of_split]
     return {
         "name": name,
         "classes": list(classes),
         "images": dict(images),
+        "num_bad": {split: len(rows) for split, rows in bad.items()},
         "bad": [
             {"split": split, "image_id": image_id, "reason": why}
-            for split, rows in bad.items()
+            for split, rows in few.items()
             for image_id, why in rows
+        ],
+        "bad_more": [
+            f"{split}: {len(rows) - len(few[split])} more, all of them in {names_file(split)}"
+            for split, rows in bad.items()
+            if len(rows) > len(few[split])
         ],
         "stages": [asdict(report) for report in reports],
         "protocol": [*protocol_lines(reports), *notes],
@@ -79,8 +87,9 @@ def summary_text(metrics: Mapping[str, Any]) -> str:
     for line in metrics["protocol"]:
         lines += textwrap.wrap(f"protocol of {line}", WIDTH, subsequent_indent="    ")
     if metrics["bad"]:
-        lines += [f"{len(metrics['bad'])} photos were set aside:"]
+        lines += [f"{sum(metrics['num_bad'].values())} photos were set aside:"]
         lines += [f"  {row['split']}: {row['image_id']}: {row['reason']}" for row in metrics["bad"]]
+        lines += [f"  {line}" for line in metrics["bad_more"]]
     if metrics["note"]:
         lines += [metrics["note"]]
     return "\n".join(map(printable, lines)).rstrip()

@@ -66,6 +66,7 @@ class Page:
             galleries=[gallery for gallery in self.galleries if gallery.photos],
             classes=[{"name": name, "colour": colour_of(label)} for label, name in enumerate(classes)],
             bad=self.metrics["bad"],
+            bad_more=self.metrics["bad_more"],
             protocol=self.metrics["protocol"],
             records=[
                 {"title": title, "text": json.dumps(value, indent=2, default=str)}
@@ -85,7 +86,7 @@ def subtitle(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     images = ", ".join(f"{count} {split} photos" for split, count in metrics["images"].items())
     versions = record.get("versions", {})
     return (
-        f"{images}; {len(metrics['classes'])} classes; {len(metrics['bad'])} photos set aside; "
+        f"{images}; {len(metrics['classes'])} classes; {sum(metrics['num_bad'].values())} photos set aside; "
         f"seed {record.get('settings', {}).get('seed', '-')}; weaksam {versions.get('weaksam', '-')}, "
         f"torch {versions.get('torch', '-')} on {record.get('device', {}).get('device', '-')}; "
         f"peak memory {metrics['peak_memory_mib']} MiB"

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,16 @@ def write_json_atomic(path: Path, value: Any, indent: int | None = None) -> None
         text = json.dumps(_finite(value), indent=indent, allow_nan=False)
     with atomic_file(Path(path)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_names_atomic(path: Path, names: Mapping[str, Sequence[str]]) -> None:
+    """Write names by what is said of them as a JSON object of lists, a name a line, without holding the text."""
+    with atomic_file(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for number, (heading, of_heading) in enumerate(names.items()):
+            file.write(f"{',' if number else '{'}\n{json.dumps(heading)}: [")
+            file.writelines(f"{',' if row else ''}\n{json.dumps(name)}" for row, name in enumerate(of_heading))
+            file.write("\n]")
+        file.write("\n}\n" if names else "{}\n")
 
 
 def file_sha256(path: Path) -> str:

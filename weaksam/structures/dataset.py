@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weaksam.store.files import file_sha256
 from weaksam.structures.instances import Instances
+from weaksam.structures.set_aside import SetAside
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Dataset:
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     samples: tuple[Sample, ...]
-    bad: tuple[tuple[str, str], ...] = ()
+    bad: SetAside = field(default_factory=SetAside)
     notes: tuple[str, ...] = ()
 
     @cached_property

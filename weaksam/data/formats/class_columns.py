@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from weaksam.config import UserError
 from weaksam.data.findings import Findings
-from weaksam.data.formats.tables import TagTable
+from weaksam.data.formats.tables import TableRow, TagTable
 from weaksam.data.formats.tag_rows import FLAGS, TagRow, class_problem
 from weaksam.data.image_names import composed, first_repeat
 
@@ -15,10 +15,11 @@ _EMPTY = frozenset({"", "nan"})
 
 def read_class_columns(
     table: TagTable, file: int, columns: Sequence[int], findings: Findings
-) -> tuple[tuple[str, ...], list[TagRow]]:
+) -> tuple[tuple[str, ...], Iterator[TagRow]]:
     """The classes of the given columns, in their order, and the rows with those of which the cell is 1 or more.
 
-    Raises `UserError` for a column twice, a name that is no class, and for numbers that are neither flags nor counts.
+    Raises `UserError` for a column twice and a name that is no class, and, as the rows are taken, for numbers that are
+    neither flags nor counts.
     """
     names = [table.name(column) for column in columns]
     repeated = first_repeat(composed(name) for name in names)
@@ -26,15 +27,20 @@ def read_class_columns(
     if repeated is not None or problem is not None:
         state = f"{repeated!r} twice" if repeated is not None else problem
         raise UserError(f"wanted each class once in the first row of {table.path}, found {state}: rename the column")
-    rows = []
-    for row in table.rows:
-        cells = [
-            (name, row.cells[column]) for name, column in zip(names, columns, strict=True) if column < len(row.cells)
-        ]
-        place = f"line {row.line}"
-        present = [name for name, cell in cells if _is_present(cell, name, table, place, findings)]
-        rows.append(TagRow(place, row.cells[file], present))
+    pairs = list(zip(names, columns, strict=True))
+    rows = (_present_classes(row, table, file, pairs, findings) for row in table.rows)
     return tuple(names), rows
+
+
+def _present_classes(
+    row: TableRow, table: TagTable, file: int, columns: Sequence[tuple[str, int]], findings: Findings
+) -> TagRow:
+    """The classes, given with their columns, of which the cell of ``row`` is 1 or more."""
+    cells = [(name, row.cells[column]) for name, column in columns if column < len(row.cells)]
+    place = f"line {row.line}"
+    return TagRow(
+        place, row.cells[file], [name for name, cell in cells if _is_present(cell, name, table, place, findings)]
+    )
 
 
 def _is_present(cell: str, name: str, table: TagTable, place: str, findings: Findings) -> bool:

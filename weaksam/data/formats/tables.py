@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import csv
-import io
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import overload
 
 from weaksam.config import UserError
 from weaksam.data.formats.tag_columns import names_file, names_number
 from weaksam.data.image_names import file_part
 from weaksam.data.photos import is_photo_name
-from weaksam.data.text_files import read_text
+from weaksam.data.text_files import read_lines
 
 _DELIMITERS = "\t,;|"
 _DECLARED = re.compile(r'\s*"?sep=(.)"?[^\n]*', re.IGNORECASE)
 """Excel's first line that names the delimiter."""
 _SAMPLE_LINES = 50
 """Lines at the beginning of a table that show its delimiter."""
+_KNOWN_CELLS = 10_000
+"""Cells that are remembered while a table is read, so that one that comes again is not kept twice."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,85 @@ class TableRow:
     cells: list[str]
 
 
+class TableRows(Sequence[TableRow]):
+    """Rows of a table, none at first; they lie in flat lists, since a table may have millions of them.
+
+    A cell that comes again soon, as tags do, is kept once. A slice is a view of the same lists.
+    """
+
+    def __init__(self) -> None:
+        self._cells: list[str] = []
+        self._starts, self._lines = array("q", [0]), array("q")
+        self._known: dict[str, str] = {}
+        self._even_width: int | None = None  # of all rows; 0 where they differ
+        self._index: Sequence[int] = range(0)
+
+    def add(self, line: int, cells: Sequence[str]) -> None:
+        """Append the row that begins in ``line``."""
+        if len(self._known) > _KNOWN_CELLS:
+            self._known.clear()
+        known = self._known.setdefault
+        self._cells += [known(cell, cell) for cell in cells]
+        self._even_width = len(cells) if self._even_width in (None, len(cells)) else 0
+        self._starts.append(len(self._cells))
+        self._lines.append(line)
+        self._index = range(len(self._lines))
+
+    def chosen(self, rows: Iterable[int]) -> TableRows:
+        """The rows of these numbers, from 0, as a view."""
+        return self._view(array("q", (self._index[row] for row in rows)))
+
+    def column(self, column: int) -> list[str]:
+        """What is in a column, without empty cells and rows that are too short."""
+        width, index, starts, cells = self._even_width, self._index, self._starts, self._cells
+        if width and isinstance(index, range):
+            in_column = cells[index.start * width + column : index.stop * width : width] if column < width else []
+            return [cell for cell in in_column if cell]
+        firsts = (starts[row] + column for row in index if starts[row] + column < starts[row + 1])
+        return [cells[first] for first in firsts if cells[first]]
+
+    @property
+    def even_width(self) -> int:
+        """Number of cells of every row; 0 without rows, or where rows differ."""
+        return self._even_width or 0
+
+    @property
+    def width(self) -> int:
+        """Number of cells of the longest row; 0 without rows."""
+        starts = self._starts
+        return self.even_width or max((starts[row + 1] - starts[row] for row in self._index), default=0)
+
+    def _view(self, index: Sequence[int]) -> TableRows:
+        view = copy.copy(self)
+        view._index = index
+        return view
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @overload
+    def __getitem__(self, row: int) -> TableRow: ...
+    @overload
+    def __getitem__(self, row: slice) -> TableRows: ...
+    def __getitem__(self, row: int | slice) -> TableRow | TableRows:
+        if isinstance(row, slice):
+            return self._view(self._index[row])
+        number = self._index[row]
+        return TableRow(self._lines[number], self._cells[self._starts[number] : self._starts[number + 1]])
+
+
 @dataclass(frozen=True)
 class TagTable:
     """The rows of the file at ``path``, and the row that names their columns, None where there is none."""
 
     path: Path
     header: TableRow | None
-    rows: list[TableRow]
+    rows: TableRows
 
     @property
     def width(self) -> int:
         """Number of columns: the header's, or those of the longest row."""
-        return len(self.header.cells) if self.header else max((len(row.cells) for row in self.rows), default=0)
+        return len(self.header.cells) if self.header else self.rows.width
 
     def name(self, column: int) -> str:
         """The name that the header gives to a column; empty without one."""
@@ -53,35 +125,59 @@ class TagTable:
 
     def cells(self, column: int) -> list[str]:
         """What is in a column, without empty cells."""
-        return [row.cells[column] for row in self.rows if column < len(row.cells) and row.cells[column]]
+        return self.rows.column(column)
 
 
-def read_cells(path: Path) -> list[TableRow]:
+def read_cells(path: Path) -> TableRows:
     """All rows of the file that are not blank; none of an empty file.
 
     Raises `UserError` where the text cannot be read, a quote is not closed or text follows it.
     """
-    lines = read_text(path, "image tags as UTF-8 text").split("\n")
-    declared = _DECLARED.fullmatch(lines[0])
+    lines = read_lines(path, "image tags as UTF-8 text")
+    head = [next(lines, "")]
+    declared = _DECLARED.fullmatch(head[0].removesuffix("\n"))
     if declared:
-        lines[0] = ""
-    delimiter = declared.group(1) if declared else _delimiter(lines)
+        head, delimiter = ["\n"], declared.group(1)
+    else:
+        head += _up_to_sample(head[0], lines)
+        delimiter = _delimiter([line.removesuffix("\n") for line in head if _is_sample(line)])
+    rows = TableRows()
+    for line, cells in _split_lines(chain(head, lines), delimiter, path):
+        cells = [cell.strip() for cell in cells]
+        if any(cells) and not (len(cells) == 1 and _is_remark(cells[0])):
+            rows.add(line, cells)
+    return rows
+
+
+def _up_to_sample(first: str, lines: Iterator[str]) -> Iterator[str]:
+    """As many of ``lines`` as it takes, with ``first``, to show the delimiter."""
+    num_rows = int(_is_sample(first))
+    while num_rows < _SAMPLE_LINES and (line := next(lines, "")):
+        num_rows += _is_sample(line)
+        yield line
+
+
+def _is_sample(line: str) -> bool:
+    """Whether a line is a row of a table, or names its columns."""
+    return bool(line.strip()) and not _is_remark(line)
+
+
+def _split_lines(lines: Iterator[str], delimiter: str | None, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row and the line in which it begins; without a ``delimiter`` a line's words are its cells."""
     if delimiter is None:
-        return [TableRow(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
-    reader = csv.reader(
-        io.StringIO("\n".join(lines), newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
-    )
-    rows, line = [], 1
+        yield from ((number, line.split()) for number, line in enumerate(lines, start=1))
+        return
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    line = 1
     try:
         for cells in reader:
-            rows.append(TableRow(line, [cell.strip() for cell in cells]))
+            yield line, cells
             line = reader.line_num + 1
     except csv.Error:
         raise UserError(
             f"wanted each quote closed before the next column in {path}, found another one in the row of line {line}: "
             'mend it, and write a quote inside of quotes twice ("")'
         ) from None
-    return [row for row in rows if any(row.cells) and not (len(row.cells) == 1 and _is_remark(row.cells[0]))]
 
 
 def _is_remark(line: str) -> bool:
@@ -89,9 +185,8 @@ def _is_remark(line: str) -> bool:
     return line.startswith("# ") and not any(mark in line for mark in _DELIMITERS)
 
 
-def _delimiter(lines: Sequence[str]) -> str | None:
+def _delimiter(sample: Sequence[str]) -> str | None:
     """The mark that parts the columns: one by which a file column is found comes first; None stands for blanks."""
-    sample = [line for line in lines if line.strip() and not _is_remark(line)][:_SAMPLE_LINES]
     first = sample[0] if sample else ""
     marks = [mark for mark in _DELIMITERS if mark in first]
     if not marks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from weaksam.config import listed
@@ -26,31 +26,36 @@ def split_cell(cell: str) -> list[str]:
 
 
 def names_in_cells(
-    cells: Sequence[Sequence[str]], labels: Sequence[str], path: Path, findings: Findings
-) -> list[list[str]]:
-    """The names in each row's ``cells`` of the columns ``labels``.
+    cells: Iterable[str], labels: Sequence[str], path: Path, findings: Findings
+) -> dict[str, tuple[str, ...]]:
+    """The names in each of ``cells``, all those of the columns ``labels``, each once.
 
     Blanks, slashes and the like part names only where each part is a class of its own elsewhere, or where under a
     plural (``labels``) few words make up many cells. What was split, and what was not though it might be, is counted.
     """
-    rows = [[name for cell in row for name in split_cell(cell)] for row in cells]
-    if any(cell.strip().startswith("[") for row in cells for cell in row):
+    names_of = {cell: tuple(split_cell(cell)) for cell in cells}
+    if any(cell.strip().startswith("[") for cell in names_of):
         findings.count(f"{path}: lists in brackets were read as names of classes")
     plural = any(_PLURAL.search(label) for label in labels)
     for mark, called in _MARKS.items():
-        names = {name for row in rows for name in row}
+        names = {name for of_cell in names_of.values() for name in of_cell}
         joint = {name for name in names if len(name.split(mark.strip() or None)) > 1}
         if not joint:
             continue
         shown = printable(listed(map(repr, sorted(joint)), 3))
         if _part_names(joint, names, mark, plural):
-            rows = [[part.strip() for name in row for part in name.split(mark.strip() or None)] for row in rows]
+            names_of = {cell: _parted(of_cell, mark) for cell, of_cell in names_of.items()}
             findings.count(f"{path}: tags were parted at {called} ({shown})")
         elif any(part.strip() in names for name in joint for part in name.split(mark.strip() or None)):
             findings.count(
                 f"{path}: {shown} were read as one class each, not parted at {called}: write ';' between tags"
             )
-    return rows
+    return names_of
+
+
+def _parted(names: Iterable[str], mark: str) -> tuple[str, ...]:
+    """The parts of ``names`` between ``mark``."""
+    return tuple(part.strip() for name in names for part in name.split(mark.strip() or None))
 
 
 def _part_names(joint: set[str], names: set[str], mark: str, plural: bool) -> bool:

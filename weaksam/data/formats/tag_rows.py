@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from weaksam.data.findings import Findings
 from weaksam.data.image_names import composed
@@ -44,7 +45,7 @@ class TagRows:
         """The stated classes, else all names that occur, sorted."""
         if self.classes is not None:
             return self.classes
-        return tuple(sorted({name for names in self.rows.values() for name in names}))
+        return tuple(sorted({name for names in set(self.rows.values()) for name in names}))
 
 
 @dataclass(frozen=True)
@@ -64,38 +65,62 @@ def join_rows(
     ``about``: what the count says too, such as which columns were read. Classes in two Unicode forms are one, and a
     word such as ``nan`` is no class. Raises (or gathers) `UserError` for a name that is a number, a photo or JSON.
     """
-    joined: dict[str, dict[str, None]] = {}
-    spellings = {composed(name): name for name in classes or ()}
+    reader = _NameReader(path, findings, classes or ())
+    joined: dict[str, tuple[str, ...] | dict[str, None]] = {}
     num_rows = num_blank = 0
     for row in rows:
         num_rows += 1
-        names = joined.setdefault(row.file, {})
-        written = list(_plain_names(row, path, findings))
-        num_blank += not written
-        for name in written:
-            spelling = spellings.setdefault(composed(name), name)
-            if spelling != name:
-                findings.guess(f"{name!r} in two Unicode forms was taken for one class", f"{path}, {row.place}")
-            names[spelling] = None
+        names = reader.read(row)
+        num_blank += not names
+        before = joined.setdefault(row.file, names)
+        if isinstance(before, dict):
+            before.update(dict.fromkeys(names))
+        elif before is not names:
+            joined[row.file] = dict.fromkeys((*before, *names))
     blank = f", {num_blank} without a tag" if num_blank else ""
     joint = ", joined by photo" if num_rows > len(joined) else ""
     findings.count(f"{path}: {num_rows} rows of {len(joined)} photos{joint}{blank}{about}")
-    return TagRows({file: tuple(names) for file, names in joined.items()}, classes)
+    for file, of_file in joined.items():
+        if isinstance(of_file, dict):
+            joined[file] = tuple(of_file)
+    return TagRows(cast(dict[str, tuple[str, ...]], joined), classes)
 
 
-def _plain_names(row: TagRow, path: Path, findings: Findings) -> Iterator[str]:
-    """The names of a row that are classes, without blanks around them."""
-    for name in map(str.strip, row.names):
+class _NameReader:
+    """Read the names of rows, of which those that came before without a word are known."""
+
+    def __init__(self, path: Path, findings: Findings, classes: Sequence[str]) -> None:
+        self._path, self._findings = path, findings
+        self._spellings = {composed(name): name for name in classes}
+        self._plain: dict[str, str] = {}  # of a name as written that needs no word, empty for none
+        self._tuples: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def read(self, row: TagRow) -> tuple[str, ...]:
+        """The classes of a row, each once; equal ones are one object."""
+        names = [self._plain[name] if name in self._plain else self._read_name(name, row) for name in row.names]
+        classes = tuple(dict.fromkeys(name for name in names if name))
+        return self._tuples.setdefault(classes, classes)
+
+    def _read_name(self, written: str, row: TagRow) -> str:
+        """The class that a name means, without blanks around it; empty where it is none."""
+        name = written.strip()
         problem = class_problem(name)
         if name.lower() in _BLANKS:
-            findings.guess(f"{name!r} was read as no tag", f"{path}, {row.place}")
-        elif problem:
-            findings.fault(
-                f"wanted class names in {path}, found {quoted(name[:60])} ({problem}) for {quoted(row.file)} in "
+            self._findings.guess(f"{name!r} was read as no tag", f"{self._path}, {row.place}")
+            return ""
+        if problem:
+            self._findings.fault(
+                f"wanted class names in {self._path}, found {quoted(name[:60])} ({problem}) for {quoted(row.file)} in "
                 f"{row.place}: {_ADVICE[problem]}"
             )
-        elif name:
-            yield name
+            return ""
+        spelling = self._spellings.setdefault(composed(name), name) if name else ""
+        if spelling != name:
+            place = f"{self._path}, {row.place}"
+            self._findings.guess(f"{name!r} in two Unicode forms was taken for one class", place)
+        else:
+            self._plain[written] = spelling
+        return spelling
 
 
 def class_problem(name: str) -> str:

@@ -11,7 +11,7 @@ from weaksam.config import UserError, listed
 from weaksam.data.findings import Findings
 from weaksam.data.formats import tag_columns as columns
 from weaksam.data.formats.class_columns import read_class_columns
-from weaksam.data.formats.tables import TableRow, TagTable, read_cells
+from weaksam.data.formats.tables import TableRow, TableRows, TagTable, read_cells
 from weaksam.data.formats.tag_cells import names_in_cells
 from weaksam.data.formats.tag_rows import FLAGS, TagRow, TagRows, join_rows
 from weaksam.data.image_names import ImageNames, file_part
@@ -50,25 +50,26 @@ def read_table(path: Path, findings: Findings, photo_names: ImageNames | None = 
     layout = _headed_layout(table, file) if table.header else _headless_layout(table, file)
     about = _about(table, layout)
     _check_length(table, layout, findings)
-    named = [row for row in table.rows if _has_file(row, layout, table, findings)]
-    table = TagTable(path, table.header, named)
+    if len(table.cells(layout.file)) < len(table.rows):
+        named = [index for index, row in enumerate(table.rows) if _has_file(row, layout, table, findings)]
+        table = TagTable(path, table.header, table.rows.chosen(named))
     if layout.classes:
         classes, tag_rows = read_class_columns(table, file, layout.classes, findings)
         return join_rows(tag_rows, path, findings, about, classes)
     return join_rows(_tag_rows(table, layout, findings), path, findings, about)
 
 
-def _photo_columns(rows: Sequence[TableRow]) -> list[int]:
+def _photo_columns(rows: TableRows) -> list[int]:
     """The columns of which more than half of the cells are names of photos."""
     chosen = []
-    for column in range(max(len(row.cells) for row in rows)):
-        cells = [row.cells[column] for row in rows if column < len(row.cells) and row.cells[column]]
+    for column in range(rows.width):
+        cells = rows.column(column)
         if 2 * sum(is_photo_name(file_part(cell)) for cell in cells) > len(cells):
             chosen.append(column)
     return chosen
 
 
-def _is_header(rows: Sequence[TableRow], photo_columns: Sequence[int]) -> bool:
+def _is_header(rows: TableRows, photo_columns: Sequence[int]) -> bool:
     """A first row that names columns: by the words in it, or as plain words above nothing but photos' names.
 
     A first row with a digit in its name, or with a tag that comes again, is taken for a photo without its ending.
@@ -83,11 +84,12 @@ def _is_header(rows: Sequence[TableRow], photo_columns: Sequence[int]) -> bool:
     flags = all(cell.lower() in FLAGS for row in body for column, cell in enumerate(row.cells) if column != file)
     if not first[file] and (flags or named):
         return True  # pandas leaves the name of its index out
-    names_photos = all(file < len(row.cells) and is_photo_name(file_part(row.cells[file])) for row in body)
-    word = re.fullmatch(r"[^\W\d]+([ _-][^\W\d]+)*", first[file]) is not None
-    others = [cell for column, cell in enumerate(first) if cell and column != file]
-    comes_again = any(cell in row.cells for cell in others for row in body)
-    return names_photos and word and not comes_again
+    if not re.fullmatch(r"[^\W\d]+([ _-][^\W\d]+)*", first[file]):
+        return False
+    files = body.column(file)
+    names_photos = len(files) == len(body) and all(is_photo_name(file_part(cell)) for cell in files)
+    others = {cell for column, cell in enumerate(first) if cell and column != file}
+    return names_photos and not any(others.intersection(row.cells) for row in body)
 
 
 def _file_column(table: TagTable, photo_columns: Sequence[int], photo_names: ImageNames | None) -> int:
@@ -234,8 +236,10 @@ def _has_file(row: TableRow, layout: _Layout, table: TagTable, findings: Finding
 
 def _check_length(table: TagTable, layout: _Layout, findings: Findings) -> None:
     """Refuse (or gather) rows of another length than the header, where a cell may be another column's."""
+    if table.header is None or table.rows.even_width == table.width:
+        return
     last_is_open = bool(layout.tags) and max(layout.tags) == table.width - 1
-    for row in table.rows if table.header else ():
+    for row in table.rows:
         short = layout.classes and len(row.cells) < table.width
         long = not last_is_open and any(row.cells[table.width :])
         if short or long:
@@ -247,14 +251,16 @@ def _check_length(table: TagTable, layout: _Layout, findings: Findings) -> None:
 
 def _tag_rows(table: TagTable, layout: _Layout, findings: Findings) -> Iterator[TagRow]:
     """Rows of class names; cells beyond the header belong to a last column of tags."""
-    longest = max((len(row.cells) for row in table.rows), default=0)
+    longest = table.rows.width
     is_open = table.header is not None and bool(layout.tags) and max(layout.tags) == table.width - 1
     wanted = [*layout.tags, *(range(table.width, longest) if is_open else ())]
     if len(wanted) > len(layout.tags):
         findings.count(f"{table.path}: cells beyond the last column were read as tags too")
     if layout.tags and all(_is_numeric(table.cells(column)) for column in layout.tags):
         findings.count(f"{table.path}: whole numbers were read as names of classes")
-    cells = [[row.cells[column] for column in wanted if column < len(row.cells)] for row in table.rows]
-    names = names_in_cells(cells, [table.label(column) for column in layout.tags], table.path, findings)
-    for row, row_names in zip(table.rows, names, strict=True):
-        yield TagRow(f"line {row.line}", row.cells[layout.file], row_names)
+    cells = dict.fromkeys(cell for column in wanted for cell in table.cells(column))
+    names_of = names_in_cells(cells, [table.label(column) for column in layout.tags], table.path, findings)
+    for row in table.rows:
+        of_row = [names_of.get(row.cells[column], ()) for column in wanted if column < len(row.cells)]
+        names = of_row[0] if len(of_row) == 1 else [name for of_cell in of_row for name in of_cell]
+        yield TagRow(f"line {row.line}", row.cells[layout.file], names)
