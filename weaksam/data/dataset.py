@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from weaksam.config import Settings, UserError, did_you_mean, listed
 from weaksam.data.annotations import tag_labels
+from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
 from weaksam.data.formats.tag_rows import TagRows, refuse_similar
 from weaksam.data.formats.tags import is_class_folders, read_class_folders, read_tags
@@ -51,6 +52,7 @@ class EventLog(Protocol):
         """Write ``names``, by what is said of them, to a ``file`` beside the log, whose path is returned."""
 
 
+@reads("a folder of photos")
 def gives_tags(split: SplitSettings) -> bool:
     """Whether a split comes with tags: a tag file, a truth to take them from, or folders that name classes."""
     folders = split.images is not None and split.images.is_dir() and is_class_folders(split.images)
@@ -129,6 +131,7 @@ def load_dataset(
     return _checked(dataset, folder, log)
 
 
+@reads("a folder of photos")
 def images_folder(split: SplitSettings, name: str) -> Path:
     """The folder of photos of a split; raises `UserError` where it is not given or not there.
 

@@ -12,6 +12,7 @@ from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import ObjectRows
 from weaksam.data.class_names import ClassLabels
 from weaksam.data.detection_stores import DETECTION_COLUMNS, row_instances
+from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_results import read_results
 from weaksam.data.formats.voc_results import read_result_file, result_files
@@ -28,6 +29,7 @@ OUTSIDE_SHARE, MIN_OUTSIDE = 0.1, 3
 """Detections are of other photos where more than this share, and so many, have their centre outside of the photo."""
 
 
+@reads("detections")
 def read_detections(path: Path, dataset: Dataset, findings: Findings | None = None) -> dict[str, Instances]:
     """Detections by image id; every image of ``dataset`` is there, empty where nothing was found in it.
 

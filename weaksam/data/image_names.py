@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from weaksam.config import UserError, listed
+from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
 from weaksam.data.image_entries import ImageEntries, composed, plain_name, read_image_entries
 from weaksam.data.images import PHOTO_SUFFIXES
@@ -232,6 +233,7 @@ def first_repeat(keys: Iterable[Key]) -> Key | None:
 # Lists of images
 
 
+@reads("a list of images")
 def read_image_list(path: Path, findings: Findings | None = None) -> ImageNames:
     """The images that a list names, in its order.
 

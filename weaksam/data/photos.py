@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from weaksam.config import UserError, listed
+from weaksam.data.file_errors import reads
 from weaksam.data.images import PHOTO_SUFFIXES, BadImage, verify_image
 from weaksam.data.text_files import is_utf8, printable
 
@@ -63,6 +64,7 @@ def is_photo_name(name: str) -> bool:
     return name.endswith(("/", "/.")) and PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
+@reads("photos")
 def scan_photos(folder: Path) -> PhotoFolder:
     """What is below ``folder``: linked folders are followed, each folder once, and hidden files are left out.
 

@@ -60,7 +60,7 @@ def read_text(path: Path, wanted: str) -> str:
     except FileNotFoundError:
         raise UserError(f"wanted {wanted} at {path}, found nothing there: check the path") from None
     except OSError as error:
-        what = "a folder" if path.is_dir() else error.strerror
+        what = "a folder" if isinstance(error, IsADirectoryError) else error.strerror
         raise UserError(
             f"wanted {wanted} at {path}, found a file that cannot be read ({what}): name a file that can"
         ) from None

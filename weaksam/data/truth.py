@@ -9,6 +9,7 @@ import torch
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotation_folders import annotation_files, match_photos
 from weaksam.data.annotations import Annotations, ImageTruth
+from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
 from weaksam.data.formats import coco, voc, yolo
 from weaksam.data.image_names import ImageNames
@@ -32,6 +33,7 @@ class SplitTruth:
     """Ids in the file by image id, where these are texts and no numbers."""
 
 
+@reads("true boxes")
 def read_truth(
     path: Path,
     sizes: Mapping[str, tuple[int, int]],
@@ -77,6 +79,7 @@ def _folder_kind(folder: Path) -> str | None:
     return "voc" if annotation_files(folder, ".xml") else None
 
 
+@reads("true boxes")
 def read_measured_truth(
     truth: Path, images: Path | None = None, classes: Sequence[str] | None = None
 ) -> tuple[Annotations, tuple[str, ...], tuple[str, ...]]:
@@ -137,6 +140,7 @@ def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path) ->
     return Annotations(tuple(classes), tuple(range(1, len(classes) + 1)), images, annotations.notes)
 
 
+@reads("true boxes")
 def truth_classes(path: Path) -> tuple[str, ...] | None:
     """Class names of a truth file in its order; None for YOLO labels without a names file."""
     if path.is_dir() and _folder_kind(path) == "yolo":
@@ -144,6 +148,7 @@ def truth_classes(path: Path) -> tuple[str, ...] | None:
     return read_truth(path, {}).classes
 
 
+@reads("true boxes")
 def read_split_truth(
     path: Path,
     photos: Mapping[str, Photo],

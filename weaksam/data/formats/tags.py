@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from weaksam.config import UserError, listed
 from weaksam.data.annotations import Annotations, tag_labels
+from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
 from weaksam.data.formats import coco, voc
 from weaksam.data.formats import tag_columns as columns
@@ -25,6 +26,7 @@ _NO_CLASSES = columns.SPLIT_WORDS | {"images", "image", "photos", "jpegimages", 
 """Folders of photos, in small letters, that say nothing of what is in them."""
 
 
+@reads("image tags")
 def read_tags(
     path: Path, *, split: str = "train", findings: Findings | None = None, photo_names: ImageNames | None = None
 ) -> TagRows:
@@ -74,6 +76,7 @@ def write_jsonl(path: Path, tags: Mapping[str, Iterable[str]]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
+@reads("image tags")
 def read_class_folders(folder: Path, findings: Findings | None = None) -> TagRows:
     """Tags from one sub-folder of photos per class: ``apple/1.jpg`` is an apple; classes in alphabetical order.
 
@@ -92,6 +95,7 @@ def read_class_folders(folder: Path, findings: Findings | None = None) -> TagRow
     return TagRows(rows, classes)
 
 
+@reads("folders of photos")
 def is_class_folders(folder: Path) -> bool:
     """Whether ``folder`` holds photos in sub-folders only, so that the sub-folders may name classes.
 

@@ -93,7 +93,7 @@ def _decoded(path: Path, findings: Findings) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        what = "a folder" if path.is_dir() else error.strerror
+        what = "a folder" if isinstance(error, IsADirectoryError) else error.strerror
         raise UserError(f"wanted VOC XML in {path}, found a file that cannot be read ({what}): mend it") from None
     if not data.strip():
         raise UserError(f"wanted VOC XML in {path}, found an empty file: write it again or remove it")

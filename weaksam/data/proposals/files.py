@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from weaksam.config import UserError, fingerprint_of, listed
+from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco import object_entries
 from weaksam.data.formats.coco_entries import read_box
@@ -23,6 +24,7 @@ from weaksam.data.result_lists import ScoreReader, read_result_list, score_name
 from weaksam.data.stored_rows import check_row
 from weaksam.data.text_files import parse_json
 from weaksam.store.files import atomic_file
+from weaksam.store.regular_files import open_regular
 from weaksam.store.sealed import open_sealed
 from weaksam.store.store import Store
 from weaksam.structures.boxes import xyxy_from_xywh
@@ -48,6 +50,7 @@ _ROWS_AT_ONCE = 65536
 """Lines of a flat table that are written together."""
 
 
+@reads("proposals")
 def read_proposals(path: Path, findings: Findings | None = None) -> ProposalsByKey:
     """The boxes of a sealed store's folder, a COCO results list (``.json``) or a flat table (``.parquet``), no masks.
 
@@ -73,6 +76,7 @@ def read_proposals(path: Path, findings: Findings | None = None) -> ProposalsByK
 # Stores
 
 
+@reads("a store of proposals")
 def open_store(folder: Path) -> Store:
     """The sealed store of proposals in ``folder``; raises `UserError` where it is none."""
     store = open_sealed(folder)
@@ -232,9 +236,13 @@ def read_flat_table(path: Path, findings: Findings | None = None) -> ProposalsBy
     is no such table, and for values that are missing or no finite numbers.
     """
     try:
-        table = pq.read_table(path)
+        with open_regular(path) as file:
+            table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"wanted a Parquet table of boxes at {path}, found none ({error}): name another file") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(
+            f"wanted a Parquet table of boxes at {path}, found none ({reason}): name another file"
+        ) from None
     missing = [name for name in ("image_id", *_CORNERS) if name not in table.column_names]
     if missing:
         raise UserError(f"wanted the column {missing[0]!r} in {path}, found {', '.join(table.column_names[:8])}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from weaksam.config import UserError
+from weaksam.data.file_errors import reads
 from weaksam.data.image_names import Key, first_repeat
 from weaksam.data.proposals.files import ProposalsByKey
 from weaksam.data.proposals.plain_pickle import read_plain_pickle
@@ -56,6 +57,7 @@ class ForeignProposals:
         return {key: proposals for key, (_, proposals) in zip(in_order, self.images, strict=True)}
 
 
+@reads("proposals")
 def read_foreign_proposals(path: Path, layout: Layout | None = None, corners: Corners = "auto") -> ForeignProposals:
     """The proposals pickled in ``path``, as half-open boxes in pixels; nothing in the file can run.
 
