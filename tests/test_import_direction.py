@@ -13,7 +13,8 @@ import pytest
 from tests.helpers import ROOT
 
 LAYERS = [
-    {"cli", "__main__"},
+    {"__main__"},
+    {"cli"},
     {"pipeline"},
     {"stages", "recipes", "report"},
     {"engine"},

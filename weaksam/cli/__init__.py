@@ -1,6 +1,40 @@
-"""Read the command line and call the pipeline."""
+"""Read the command line and call the pipeline; signals are caught before anything slow is imported."""
 
-from weaksam.cli.commands import app, main
-from weaksam.cli.stages import run_tool
+from __future__ import annotations
+
+from typing import Any
+
+from weaksam.cli import interrupts
 
 __all__ = ["app", "main", "run_tool"]
+
+
+def main() -> None:
+    """Entry point of the ``weaksam`` command."""
+    interrupts.catch_signals()
+    from weaksam.cli.commands import app
+
+    try:
+        app(prog_name="weaksam")
+    except SystemExit as end:
+        interrupts.leave(end)
+
+
+def run_tool(start: str | None = None, until: str | None = None) -> None:
+    """What a script in ``tools/`` does: the stages from ``start``, which needs those before it, to ``until``."""
+    interrupts.catch_signals()
+    from weaksam.cli.stages import tool
+
+    try:
+        tool(start, until)()
+    except SystemExit as end:
+        interrupts.leave(end)
+
+
+def __getattr__(name: str) -> Any:
+    """``app``, all commands, assembled when it is first asked for (PEP 562)."""
+    if name != "app":
+        raise AttributeError(f"module 'weaksam.cli' has no attribute {name!r}")
+    from weaksam.cli.commands import app
+
+    return app

@@ -1,5 +1,5 @@
 """Run the command ``weaksam`` as ``python -m weaksam.cli``."""
 
-from weaksam.cli.commands import main
+from weaksam.cli import main
 
 main()

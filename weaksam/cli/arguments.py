@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from weaksam.cli import interrupts
 
 Arguments = Annotated[
     list[str] | None,
@@ -28,33 +31,44 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with a user's mistake ending in one sentence and exit code 2, and Ctrl-C in exit code 130.
 
     An error that nobody foresaw ends in a sentence too, with exit code 1. With ``WEAKSAM_DEBUG=1`` in the environment
-    both keep their traceback.
+    both keep their traceback. After a signal no other error counts, and no success either: it may follow from the
+    signal.
     """
 
     @functools.wraps(function)
     def guard(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
-        except typer.Exit:
-            raise
-        except KeyboardInterrupt:
-            print("\ninterrupted: rerun the same command to resume", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except (ValueError, OSError) as error:
-            if os.environ.get("WEAKSAM_DEBUG"):
-                raise
-            from weaksam.data.text_files import printable
-
-            print(f"weaksam: {printable(' '.join(str(error).split()))}", file=sys.stderr)
-            raise typer.Exit(2) from None
-        except Exception as error:  # a fault of ours, which a user cannot mend
-            if os.environ.get("WEAKSAM_DEBUG"):
-                raise
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"weaksam: an error nobody foresaw ({text}): set WEAKSAM_DEBUG=1 to see where", file=sys.stderr)
-            raise typer.Exit(1) from None
+            with interrupts.raised():
+                result = function(*args, **kwargs)
+        except BaseException as error:
+            number = interrupts.received() or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
+            code = _ended_by(error) if number is None else _interrupted(number)
+            raise typer.Exit(code) from None
+        if (number := interrupts.received()) is not None:
+            raise typer.Exit(_interrupted(number))
+        return result
 
     return guard
+
+
+def _interrupted(number: int) -> int:
+    """The exit code of a command that a signal ended, whose sentence is written."""
+    interrupts.say(number)
+    return 128 + number
+
+
+def _ended_by(error: BaseException) -> int:
+    """The exit code of a command that ``error`` ended, after its sentence; what is no fault of anybody goes on."""
+    if not isinstance(error, Exception) or isinstance(error, typer.Exit) or os.environ.get("WEAKSAM_DEBUG"):
+        raise error
+    if isinstance(error, (ValueError, OSError)):
+        from weaksam.data.text_files import printable
+
+        print(f"weaksam: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        return 2
+    text = " ".join(f"{type(error).__name__}: {error}".split())  # a fault of ours, which a user cannot mend
+    print(f"weaksam: an error nobody foresaw ({text}): set WEAKSAM_DEBUG=1 to see where", file=sys.stderr)
+    return 1
 
 
 def split_arguments(arguments: Sequence[str] | None) -> tuple[Path | None, list[str]]:

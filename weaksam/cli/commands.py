@@ -89,8 +89,3 @@ app.add_typer(
     ),
     name="data",
 )
-
-
-def main() -> None:
-    """Entry point of the ``weaksam`` command."""
-    app(prog_name="weaksam")

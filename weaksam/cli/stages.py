@@ -70,9 +70,9 @@ def proposals(
     pipeline.run(settings, until="proposals")
 
 
-def run_tool(start: str | None = None, until: str | None = None) -> None:
-    """What a script in ``tools/`` does: the stages from ``start``, which needs those before it, to ``until``."""
-    tool = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+def tool(start: str | None = None, until: str | None = None) -> typer.Typer:
+    """The command of a script in ``tools/``: the stages from ``start``, which needs those before it, to ``until``."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
     def command(arguments: Arguments = None) -> None:
         settings = load_run_settings(arguments)
@@ -80,5 +80,5 @@ def run_tool(start: str | None = None, until: str | None = None) -> None:
 
         pipeline.run(settings, start=start, until=until)
 
-    tool.command(help=f"Run the stages {start or STAGE_NAMES[0]} to {until or STAGE_NAMES[-1]}.")(guarded(command))
-    tool()
+    app.command(help=f"Run the stages {start or STAGE_NAMES[0]} to {until or STAGE_NAMES[-1]}.")(guarded(command))
+    return app
