@@ -128,8 +128,8 @@ def test_commands_read_what_it_made(scenes: Path, out: Path, tmp_path: Path) -> 
 
 
 def test_a_weak_detector_that_finds_nothing_leaves_nothing_to_train_on(scenes: Path, tmp_path: Path) -> None:
-    for method in ("adaptive", "top1"):
-        chosen = settings(scenes, tmp_path, "wsod.min_score=1", f"pseudo_gt.method={method}")
+    for rule in ("adaptive", "top1"):
+        chosen = settings(scenes, tmp_path, "wsod.min_score=1", f"pseudo_gt={rule}")
         metrics = pipeline.run(chosen, until="pseudo_gt")
         assert [row["made"] for row in metrics["stages"]][-1] == "0 boxes on 0 photos"
         with pytest.raises(UserError, match="retrain wants at least one box to train on, found none"):

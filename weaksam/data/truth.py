@@ -134,7 +134,7 @@ def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path) ->
         )
     _refuse_other_names(annotations, classes, path)
     images = {
-        name: replace(image, instances=_relabelled(image.instances, annotations.classes, classes))
+        name: replace(image, instances=relabelled(image.instances, annotations.classes, classes))
         for name, image in annotations.images.items()
     }
     return Annotations(tuple(classes), tuple(range(1, len(classes) + 1)), images, annotations.notes)
@@ -178,7 +178,7 @@ def read_split_truth(
             continue
         if image_id in sizes:
             image = fit_to_photo(image, image_id, sizes[image_id], path, findings)
-        objects[image_id] = _relabelled(image.instances, annotations.classes, names)
+        objects[image_id] = relabelled(image.instances, annotations.classes, names)
         if image.number is not None:
             numbers[image_id] = image.number
         if image.text_id:
@@ -203,7 +203,7 @@ def _refuse_other_names(annotations: Annotations, names: Sequence[str], path: Pa
         )
 
 
-def _relabelled(objects: Instances, old: Sequence[str], new: Sequence[str]) -> Instances:
+def relabelled(objects: Instances, old: Sequence[str], new: Sequence[str]) -> Instances:
     """Labels counted in ``new`` instead of ``old`` names; objects of other classes left out."""
     if tuple(old) == tuple(new):
         return objects

@@ -69,7 +69,7 @@ def _wsod(run: Run, result: DetectorResult) -> summaries.StageSummary:
 def _pseudo_gt(run: Run, chosen: Mapping[str, Instances]) -> summaries.StageSummary:
     detections = instances_of(run.results["weak_detector"].stores["train"])
     tags = {sample.image_id: sample.tags for sample in run.context.train}
-    top1 = {image_id: pseudo_gt.top1_pseudo_gt(of_photo, tags[image_id]) for image_id, of_photo in detections.items()}
+    top1 = {image_id: pseudo_gt.topk_pseudo_gt(of_photo, tags[image_id]) for image_id, of_photo in detections.items()}
     return summaries.pseudo_gt_summary(run.truths, chosen, top1)
 
 

@@ -15,7 +15,7 @@ from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.embedding_cache import EmbeddingCacheSettings
 from weaksam.stages.clues import ClueSettings
 from weaksam.stages.proposals import ProposalSettings
-from weaksam.stages.pseudo_gt.settings import PseudoGtSettings
+from weaksam.stages.pseudo_gt.settings import AdaptiveSettings, PseudoGtSettings
 from weaksam.stages.retrain.settings import RetrainSettings
 from weaksam.stages.wsis.settings import WsisSettings
 from weaksam.stages.wsod import WsodSettings
@@ -45,7 +45,12 @@ class RunSettings(Settings):
     clues: ClueSettings = Field(ClueSettings(), description="the tag classifier and its peaks")
     proposals: ProposalSettings = Field(ProposalSettings(), description="prompts and suppression")
     wsod: WsodSettings = Field(WsodSettings(), description="the weakly supervised detector")
-    pseudo_gt: PseudoGtSettings = Field(PseudoGtSettings(), description="which boxes are believed")
+    pseudo_gt: PseudoGtSettings = Field(
+        AdaptiveSettings(),
+        discriminator="rule",
+        description="which boxes are believed: a rule (adaptive, adaptive_paper, adaptive_released, top1, topk or "
+        "given) and its settings",
+    )
     retrain: RetrainSettings = Field(RetrainSettings(), description="Faster R-CNN on the pseudo boxes")
     wsis: WsisSettings = Field(WsisSettings(), description="pseudo masks and Mask R-CNN")
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="how the results are measured")

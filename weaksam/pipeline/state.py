@@ -20,6 +20,7 @@ import torch
 from weaksam import __version__
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.dataset import load_splits
+from weaksam.data.detection_stores import instances_key
 from weaksam.data.proposals.given import GivenProposals, given_store
 from weaksam.engine.context import RunContext
 from weaksam.engine.device import pick_device
@@ -33,9 +34,11 @@ from weaksam.sam.build import build_segmenter
 from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages import STAGE_NAMES
+from weaksam.stages.pseudo_gt import GivenSettings, read_given
 from weaksam.store.files import write_json_atomic
 from weaksam.store.records import read_record
 from weaksam.structures.dataset import Dataset
+from weaksam.structures.instances import Instances
 
 PHOTOS_WORTH_HELP = 64
 """A further process takes some seconds to start."""
@@ -52,13 +55,15 @@ class Run:
     """One run under way: what the stages share, the truth that only the evaluation reads, and each stage's result.
 
     ``context`` holds the data without its truth, and the test photos without tags: what a stage cannot see it cannot
-    use. ``true_train`` is for the ceilings alone.
+    use. ``true_train`` is for the ceilings alone. ``given_pseudo_gt``: by image id, where the settings name a file of
+    it.
     """
 
     settings: RunSettings
     context: RunContext
     true_train: Dataset
     truths: Mapping[str, Truth | None]
+    given_pseudo_gt: Mapping[str, Instances] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
@@ -131,6 +136,8 @@ class Run:
         truth = self._truth_key if stage.endswith(CEILING) else ""
         settings = {name: getattr(self.settings, name) for name in before}
         inputs = {**self.inputs, "test clues": str(self.maps_test_photos)}
+        if "pseudo_gt" in before and self.given_pseudo_gt:
+            inputs["given pseudo ground truth"] = fingerprint_of(instances_key(self.given_pseudo_gt))
         return fingerprint_of({"stages": settings, "seed": self.settings.seed, "inputs": inputs, "truth": truth})
 
     @functools.cached_property
@@ -212,7 +219,10 @@ def open_run(settings: RunSettings) -> Run:
         log=log,
         backbone=settings.backbone,
     )
-    return Run(settings, context, train, {"train": Truth.of(train), "test": Truth.of(test)})
+    truths = {"train": Truth.of(train), "test": Truth.of(test)}
+    rule = settings.pseudo_gt
+    is_given = isinstance(rule, GivenSettings) and not settings.data.without_tags
+    return Run(settings, context, train, truths, read_given(rule, context.train) if is_given else {})
 
 
 def refuse_older(out: Path) -> None:

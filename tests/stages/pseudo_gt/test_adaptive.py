@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from weaksam.config import UserError
-from weaksam.stages.pseudo_gt import PseudoGtSettings, adaptive_pseudo_gt, top1_pseudo_gt
+from weaksam.stages.pseudo_gt import AdaptiveSettings, adaptive_pseudo_gt, topk_pseudo_gt
 from weaksam.stages.pseudo_gt.adaptive import drop_contained, normalised_scores
 from weaksam.structures.boxes import pairwise_ioa
 from weaksam.structures.instances import Instances
@@ -26,7 +26,7 @@ def apart(number):
 
 
 def kept_scores(detections, tags=(0,), **settings):
-    kept = adaptive_pseudo_gt(detections, tags, PseudoGtSettings(**settings))
+    kept = adaptive_pseudo_gt(detections, tags, AdaptiveSettings(**settings))
     return pytest.approx(kept.scores.tolist())
 
 
@@ -79,8 +79,8 @@ def test_containment_is_judged_within_a_class():
 def test_containment_share_at_the_threshold():
     # 85 of its 100 pixels lie inside: dropped at 0.85, kept at 0.86
     detections = detected((0.9, 0, [0, 0, 100, 100]), (0.9, 0, [91.5, 20, 101.5, 30]))
-    assert len(adaptive_pseudo_gt(detections, [0], PseudoGtSettings(containment=0.85))) == 1
-    assert len(adaptive_pseudo_gt(detections, [0], PseudoGtSettings(containment=0.86))) == 2
+    assert len(adaptive_pseudo_gt(detections, [0], AdaptiveSettings(containment=0.85))) == 1
+    assert len(adaptive_pseudo_gt(detections, [0], AdaptiveSettings(containment=0.86))) == 2
 
 
 def test_box_dropped_by_a_dropped_box_stays():
@@ -103,8 +103,8 @@ def test_input_order_does_not_matter():
 def test_only_tags_get_boxes_and_a_tag_without_detection_gets_none():
     detections = detected((0.9, 0, apart(0)), (0.8, 1, apart(1)))
     assert adaptive_pseudo_gt(detections, [1, 2]).labels.tolist() == [1]
-    assert top1_pseudo_gt(detections, [1, 2]).labels.tolist() == [1]
-    for choose in (adaptive_pseudo_gt, top1_pseudo_gt):
+    assert topk_pseudo_gt(detections, [1, 2]).labels.tolist() == [1]
+    for choose in (adaptive_pseudo_gt, topk_pseudo_gt):
         assert len(choose(detections, [])) == 0
         assert len(choose(Instances.empty(), [0, 1])) == 0
 
@@ -112,7 +112,7 @@ def test_only_tags_get_boxes_and_a_tag_without_detection_gets_none():
 def test_boxes_without_area_are_never_pseudo_ground_truth():
     detections = detected((0.9, 0, [5, 5, 5, 9]), (0.2, 0, apart(1)))
     assert kept_scores(detections) == [0.2]
-    assert top1_pseudo_gt(detections, [0]).scores.tolist() == pytest.approx([0.2])
+    assert topk_pseudo_gt(detections, [0]).scores.tolist() == pytest.approx([0.2])
 
 
 def test_every_tag_with_a_detection_keeps_a_box():
@@ -123,7 +123,7 @@ def test_every_tag_with_a_detection_keeps_a_box():
         labels = torch.randint(0, 3, (12,), generator=generator)
         detections = Instances(boxes, labels, torch.rand(12, generator=generator))
         for containment in (0.2, 0.85):
-            kept = adaptive_pseudo_gt(detections, [0, 1, 2], PseudoGtSettings(containment=containment))
+            kept = adaptive_pseudo_gt(detections, [0, 1, 2], AdaptiveSettings(containment=containment))
             assert set(kept.labels.tolist()) == set(labels.tolist())
             inside = pairwise_ioa(kept.boxes.double(), kept.boxes.double()) >= containment
             same = kept.labels[:, None] == kept.labels

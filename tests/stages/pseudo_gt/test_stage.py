@@ -6,7 +6,8 @@ import pytest
 
 from tests.helpers import context, instances
 from weaksam.data.detection_stores import detection_store
-from weaksam.stages.pseudo_gt import PseudoGtSettings, run
+from weaksam.stages.pseudo_gt import AdaptiveSettings, run
+from weaksam.stages.pseudo_gt.settings import Top1Settings
 from weaksam.structures.dataset import Dataset, Sample
 
 
@@ -28,7 +29,7 @@ DETECTIONS = {
 
 
 def test_run_writes_a_row_per_image_and_a_coco_file(tmp_path):
-    store = run(make_context(tmp_path, TAGS), PseudoGtSettings(), DETECTIONS)
+    store = run(make_context(tmp_path, TAGS), AdaptiveSettings(), DETECTIONS)
     rows = {row["image_id"]: row for row in store.rows()}
     assert rows["a.jpg"]["labels"].tolist() == [0, 0, 1]
     assert rows["a.jpg"]["scores"].tolist() == pytest.approx([0.9, 0.8, 0.5])
@@ -48,14 +49,14 @@ def test_run_reads_a_store_and_settings_make_another(tmp_path):
     for part in source.missing_parts():
         source.write(part, (_row(name) for name in part.image_ids))
     source.seal()
-    adaptive = run(run_context, PseudoGtSettings(), source)
-    top1 = run(run_context, PseudoGtSettings(method="top1"), source)
+    adaptive = run(run_context, AdaptiveSettings(), source)
+    top1 = run(run_context, Top1Settings(), source)
     assert adaptive.folder != top1.folder
     assert adaptive["a.jpg"]["labels"].tolist() == [0, 0, 1] and top1["a.jpg"]["labels"].tolist() == [0, 1]
     plain = json.loads((tmp_path / "pseudo_gt" / "train.json").read_text())
     assert len(plain["annotations"]) == 3  # the file is of the last run
     stamp = (adaptive.folder / "manifest.json").stat().st_mtime_ns
-    again = run(run_context, PseudoGtSettings(), source)
+    again = run(run_context, AdaptiveSettings(), source)
     assert again.folder == adaptive.folder and (again.folder / "manifest.json").stat().st_mtime_ns == stamp
 
 
@@ -67,5 +68,5 @@ def _row(name):
 def test_other_detections_make_another_store(tmp_path):
     run_context = make_context(tmp_path, TAGS)
     changed = {**DETECTIONS, "c.jpg": instances(APART[:1], [0], [0.5])}
-    first, second = run(run_context, PseudoGtSettings(), DETECTIONS), run(run_context, PseudoGtSettings(), changed)
+    first, second = run(run_context, AdaptiveSettings(), DETECTIONS), run(run_context, AdaptiveSettings(), changed)
     assert first.fingerprint != second.fingerprint and len(second["c.jpg"]["boxes"]) == 1

@@ -1,8 +1,23 @@
 """The pseudo ground truth stage: from a weak detector's boxes on the training photos to boxes to train on."""
 
 from weaksam.stages.pseudo_gt.adaptive import adaptive_pseudo_gt
-from weaksam.stages.pseudo_gt.settings import PseudoGtSettings
-from weaksam.stages.pseudo_gt.stage import run
-from weaksam.stages.pseudo_gt.top1 import top1_pseudo_gt
+from weaksam.stages.pseudo_gt.given import read_given
+from weaksam.stages.pseudo_gt.paper import paper_pseudo_gt
+from weaksam.stages.pseudo_gt.released import released_pseudo_gt
+from weaksam.stages.pseudo_gt.settings import AdaptiveSettings, GivenSettings, PseudoGtSettings
+from weaksam.stages.pseudo_gt.stage import choose_pseudo_gt, run, run_given
+from weaksam.stages.pseudo_gt.topk import topk_pseudo_gt
 
-__all__ = ["PseudoGtSettings", "adaptive_pseudo_gt", "run", "top1_pseudo_gt"]
+__all__ = [
+    "AdaptiveSettings",
+    "GivenSettings",
+    "PseudoGtSettings",
+    "adaptive_pseudo_gt",
+    "choose_pseudo_gt",
+    "paper_pseudo_gt",
+    "read_given",
+    "released_pseudo_gt",
+    "run",
+    "run_given",
+    "topk_pseudo_gt",
+]

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from weaksam.stages.pseudo_gt.ranking import joined_rows, ranked_rows, scores_of
-from weaksam.stages.pseudo_gt.settings import PseudoGtSettings
+from weaksam.stages.pseudo_gt.settings import AdaptiveSettings
 from weaksam.structures.boxes import area, pairwise_ioa
 from weaksam.structures.instances import Instances
 
 
 def adaptive_pseudo_gt(
-    detections: Instances, tags: Iterable[int], settings: PseudoGtSettings | None = None
+    detections: Instances, tags: Iterable[int], settings: AdaptiveSettings | None = None
 ) -> Instances:
     """Pseudo ground truth of one image: for every tag the well-scored boxes that do not lie inside another.
 
@@ -29,7 +29,7 @@ def adaptive_pseudo_gt(
     So every tag with a detection keeps at least one box. Boxes without area are never kept. The result comes by
     label, best score first, with the detections' own scores; no tag or no detection gives no box.
     """
-    settings = settings or PseudoGtSettings()
+    settings = settings or AdaptiveSettings()
     chosen: list[Tensor] = []
     for label in sorted(set(tags)):
         rows = ranked_rows(detections, label)

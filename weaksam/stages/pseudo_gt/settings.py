@@ -1,20 +1,25 @@
-"""Define the settings that choose pseudo ground truth among detections."""
+"""Define the settings of pseudo ground truth: one class per rule, chosen by ``rule``."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from weaksam.config import Settings
 
 
-class PseudoGtSettings(Settings):
-    """How detections become pseudo ground truth."""
+class RuleSettings(Settings):
+    """What every rule shares."""
 
-    method: Literal["adaptive", "top1"] = Field(
-        default="adaptive", description="'adaptive' keeps several boxes per class, 'top1' the best-scored one"
-    )
+    _renamed: ClassVar[Mapping[str, str]] = {"method": "{section}rule"}
+
+
+class ThresholdSettings(RuleSettings):
+    """The two thresholds of WeakSAM's Algorithm 2; each rule says how it compares with them."""
+
     min_score_norm: float = Field(
         default=0.3,
         ge=0,
@@ -24,3 +29,57 @@ class PseudoGtSettings(Settings):
     containment: float = Field(
         default=0.85, gt=0, le=1, description="share of a box inside a larger one at which it is dropped (tau_o)"
     )
+
+
+class AdaptiveSettings(ThresholdSettings):
+    """The rule ``adaptive``: several boxes per tag, every case defined; a tag with a detection keeps a box."""
+
+    rule: Literal["adaptive"] = "adaptive"
+
+
+class AdaptivePaperSettings(ThresholdSettings):
+    """The rule ``adaptive_paper``: Algorithm 2 of WeakSAM as it is printed, in which two like boxes delete each other.
+
+    A box is kept above ``min_score_norm``, not at it.
+    """
+
+    rule: Literal["adaptive_paper"] = "adaptive_paper"
+
+
+class AdaptiveReleasedSettings(ThresholdSettings):
+    """The rule ``adaptive_released``: what WeakSAM's released code does; its result depends on the order of detections.
+
+    ``min_score_norm`` is compared with score / (max - min + 1e-8), from which the least score is not subtracted.
+    """
+
+    rule: Literal["adaptive_released"] = "adaptive_released"
+
+
+class Top1Settings(RuleSettings):
+    """The rule ``top1``: the best-scored box of every tag."""
+
+    rule: Literal["top1"] = "top1"
+
+
+class TopKSettings(RuleSettings):
+    """The rule ``topk``: the best-scored boxes of every tag."""
+
+    rule: Literal["topk"] = "topk"
+    k: int = Field(default=3, ge=1, description="most boxes of a tag in a photo")
+
+
+class GivenSettings(RuleSettings):
+    """The rule ``given``: the boxes of a file, made by another tool or another run."""
+
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    rule: Literal["given"] = "given"
+    path: Path = Field(description="boxes of the training photos: COCO JSON, VOC XML folder or YOLO labels")
+    untagged: Literal["refuse", "drop"] = Field(
+        default="refuse", description="boxes of classes that are no tag of their photo: an error, or left out"
+    )
+
+
+PseudoGtSettings = (
+    AdaptiveSettings | AdaptivePaperSettings | AdaptiveReleasedSettings | Top1Settings | TopKSettings | GivenSettings
+)
