@@ -97,7 +97,7 @@ def train_weak_detector(
 def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, Instances]:
     """Keep the detections on the training photos that are believed, or take a file's boxes: pseudo ground truth."""
     settings = run.settings.pseudo_gt
-    if isinstance(settings, pseudo_gt_stage.GivenSettings):
+    if isinstance(settings, pseudo_gt_stage.GivenPseudoGtSettings):
         return instances_of(pseudo_gt_stage.run_given(run.context, settings, run.given_pseudo_gt))
     return instances_of(pseudo_gt_stage.run(run.context, settings, weak_detector.stores["train"]))
 

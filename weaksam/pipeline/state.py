@@ -34,7 +34,7 @@ from weaksam.sam.build import build_segmenter
 from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages import STAGE_NAMES
-from weaksam.stages.pseudo_gt import GivenSettings, read_given
+from weaksam.stages.pseudo_gt import GivenPseudoGtSettings, read_given
 from weaksam.store.files import write_json_atomic
 from weaksam.store.records import read_record
 from weaksam.structures.dataset import Dataset
@@ -221,7 +221,7 @@ def open_run(settings: RunSettings) -> Run:
     )
     truths = {"train": Truth.of(train), "test": Truth.of(test)}
     rule = settings.pseudo_gt
-    is_given = isinstance(rule, GivenSettings) and not settings.data.without_tags
+    is_given = isinstance(rule, GivenPseudoGtSettings) and not settings.data.without_tags
     return Run(settings, context, train, truths, read_given(rule, context.train) if is_given else {})
 
 

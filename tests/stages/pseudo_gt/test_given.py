@@ -11,7 +11,7 @@ from weaksam.data.detection_stores import instances_of
 from weaksam.data.formats.coco import write_instances
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.formats.yolo import write_labels
-from weaksam.stages.pseudo_gt import GivenSettings, read_given, run_given
+from weaksam.stages.pseudo_gt import GivenPseudoGtSettings, read_given, run_given
 from weaksam.structures.dataset import Dataset, Sample
 
 BOXES = {
@@ -35,12 +35,12 @@ def coco(tmp_path: Path) -> Path:
     return tmp_path / "given.json"
 
 
-def change(path: Path, **entry: object) -> GivenSettings:
+def change(path: Path, **entry: object) -> GivenPseudoGtSettings:
     """Settings of a copy of the COCO file at ``path`` whose first annotation has other values."""
     content = json.loads(path.read_text())
     content["annotations"][0].update(entry)
     path.with_name("changed.json").write_text(json.dumps(content))
-    return GivenSettings(path=path.with_name("changed.json"))
+    return GivenPseudoGtSettings(path=path.with_name("changed.json"))
 
 
 def test_every_form_gives_the_boxes_and_a_photo_without_any_is_there(coco: Path, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_every_form_gives_the_boxes_and_a_photo_without_any_is_there(coco: Path,
     write_labels(tmp_path / "yolo", dataset(), BOXES)
     forms = {coco: [0.5, 0.25], tmp_path / "voc": [1, 1], tmp_path / "yolo": [0.5, 0.25]}
     for form, scores in forms.items():
-        given = read_given(GivenSettings(path=form), dataset())
+        given = read_given(GivenPseudoGtSettings(path=form), dataset())
         assert list(given) == ["a.jpg", "b.jpg", "c.jpg"] and len(given["c.jpg"]) == 0
         assert given["a.jpg"].boxes.flatten().tolist() == pytest.approx([1, 2, 31, 42, 40, 40, 60, 50], abs=1e-4)
         assert given["a.jpg"].labels.tolist() == [0, 1] and given["a.jpg"].scores.tolist() == scores
@@ -58,18 +58,18 @@ def test_the_stage_takes_them_as_they_are_and_other_boxes_make_another_store(coc
     run_context = context(tmp_path, dataset())
     stores = [
         run_given(run_context, settings, read_given(settings, dataset()))
-        for settings in (GivenSettings(path=coco), change(coco, bbox=[1, 2, 30, 39]))
+        for settings in (GivenPseudoGtSettings(path=coco), change(coco, bbox=[1, 2, 30, 39]))
     ]
     assert instances_of(stores[0])["a.jpg"].boxes.tolist() == BOXES["a.jpg"].boxes.tolist()
     assert instances_of(stores[1])["a.jpg"].boxes.tolist()[0] == [1, 2, 31, 41]
     assert stores[0].fingerprint != stores[1].fingerprint
     moved = coco.rename(tmp_path / "moved.json")
-    settings = GivenSettings(path=moved)
+    settings = GivenPseudoGtSettings(path=moved)
     assert run_given(run_context, settings, read_given(settings, dataset())).folder == stores[0].folder
 
 
 def test_labels_follow_the_names_and_crowds_are_left_out(coco: Path) -> None:
-    given = read_given(GivenSettings(path=coco), dataset(classes=("dog", "cat"), tags=((0, 1), (0,), ())))
+    given = read_given(GivenPseudoGtSettings(path=coco), dataset(classes=("dog", "cat"), tags=((0, 1), (0,), ())))
     assert given["a.jpg"].labels.tolist() == [1, 0] and given["b.jpg"].labels.tolist() == [0]
     assert read_given(change(coco, iscrowd=1), dataset())["a.jpg"].labels.tolist() == [1]
 
@@ -77,9 +77,9 @@ def test_labels_follow_the_names_and_crowds_are_left_out(coco: Path) -> None:
 def test_boxes_against_the_tags_are_refused_or_dropped(coco: Path) -> None:
     other_tags = dataset(tags=((0,), (0,), ()))
     with pytest.raises(UserError) as caught:
-        read_given(GivenSettings(path=coco), other_tags)
+        read_given(GivenPseudoGtSettings(path=coco), other_tags)
     assert "found 2 of other classes on 2 photos (first: dog on a.jpg, which is tagged cat)" in str(caught.value)
-    dropped = read_given(GivenSettings(path=coco, untagged="drop"), other_tags)
+    dropped = read_given(GivenPseudoGtSettings(path=coco, untagged="drop"), other_tags)
     assert [boxes.labels.tolist() for boxes in dropped.values()] == [[0], [], []]
 
 
@@ -87,9 +87,9 @@ def test_other_classes_and_other_photos_are_one_sentence(coco: Path) -> None:
     with pytest.raises(
         UserError, match=r"classes cat, dogs in .*given.json, found others \(dog\) \(did you mean 'dogs"
     ):
-        read_given(GivenSettings(path=coco), dataset(classes=("cat", "dogs")))
+        read_given(GivenPseudoGtSettings(path=coco), dataset(classes=("cat", "dogs")))
     others = Dataset("train", ("cat", "dog"), (3, 4), (Sample("x.jpg", Path("x"), (80, 100), (0,), None, 1),))
     with pytest.raises(UserError, match=r"found none of its 3 images among them \(a.jpg, b.jpg, c.jpg\)"):
-        read_given(GivenSettings(path=coco), others)
+        read_given(GivenPseudoGtSettings(path=coco), others)
     with pytest.raises(UserError, match="found nothing there"):
-        read_given(GivenSettings(path=coco.with_name("absent.json")), dataset())
+        read_given(GivenPseudoGtSettings(path=coco.with_name("absent.json")), dataset())

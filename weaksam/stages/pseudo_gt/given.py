@@ -10,12 +10,12 @@ from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.image_names import ImageNames
 from weaksam.data.photos import Photo
 from weaksam.data.truth import SplitTruth, read_split_truth, relabelled
-from weaksam.stages.pseudo_gt.settings import GivenSettings
+from weaksam.stages.pseudo_gt.settings import GivenPseudoGtSettings
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
 
-def read_given(settings: GivenSettings, dataset: Dataset) -> dict[str, Instances]:
+def read_given(settings: GivenPseudoGtSettings, dataset: Dataset) -> dict[str, Instances]:
     """The boxes of the file ``settings.path`` by image id, of every photo of ``dataset``; labels are those of its tags.
 
     A photo that the file does not name has none. Scores are the file's, 1 where it has none; crowd regions are left
@@ -48,7 +48,7 @@ def _as_detections(boxes: Instances, old: Sequence[str], new: Sequence[str]) -> 
     return Instances(boxes.boxes, boxes.labels, scores)
 
 
-def _refuse_other_classes(truth: SplitTruth, dataset: Dataset, settings: GivenSettings) -> None:
+def _refuse_other_classes(truth: SplitTruth, dataset: Dataset, settings: GivenPseudoGtSettings) -> None:
     """`UserError` where boxes are of classes that the dataset does not have."""
     used = {truth.classes[label] for boxes in truth.objects.values() for label in boxes.labels.tolist()}
     strange = sorted(used - set(dataset.classes))
@@ -60,7 +60,7 @@ def _refuse_other_classes(truth: SplitTruth, dataset: Dataset, settings: GivenSe
         )
 
 
-def _refuse_untagged(by_id: dict[str, Instances], dataset: Dataset, settings: GivenSettings) -> None:
+def _refuse_untagged(by_id: dict[str, Instances], dataset: Dataset, settings: GivenPseudoGtSettings) -> None:
     """`UserError` where boxes are of classes that are no tag of their photo."""
     strange = [
         (image_id, label)

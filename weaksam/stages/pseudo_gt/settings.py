@@ -68,7 +68,7 @@ class TopKSettings(RuleSettings):
     k: int = Field(default=3, ge=1, description="most boxes of a tag in a photo")
 
 
-class GivenSettings(RuleSettings):
+class GivenPseudoGtSettings(RuleSettings):
     """The rule ``given``: the boxes of a file, made by another tool or another run."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"path"})
@@ -81,5 +81,10 @@ class GivenSettings(RuleSettings):
 
 
 PseudoGtSettings = (
-    AdaptiveSettings | AdaptivePaperSettings | AdaptiveReleasedSettings | Top1Settings | TopKSettings | GivenSettings
+    AdaptiveSettings
+    | AdaptivePaperSettings
+    | AdaptiveReleasedSettings
+    | Top1Settings
+    | TopKSettings
+    | GivenPseudoGtSettings
 )

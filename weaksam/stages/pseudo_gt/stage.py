@@ -17,7 +17,7 @@ from weaksam.stages.pseudo_gt.settings import (
     AdaptivePaperSettings,
     AdaptiveReleasedSettings,
     AdaptiveSettings,
-    GivenSettings,
+    GivenPseudoGtSettings,
     PseudoGtSettings,
     TopKSettings,
 )
@@ -41,7 +41,7 @@ def run(context: RunContext, settings: PseudoGtSettings, detections: Store | Map
     return _write(context, settings, choose, {"detections": _fingerprint(detections)})
 
 
-def run_given(context: RunContext, settings: GivenSettings, given: Mapping[str, Instances]) -> Store:
+def run_given(context: RunContext, settings: GivenPseudoGtSettings, given: Mapping[str, Instances]) -> Store:
     """Take the pseudo ground truth that `read_given` read for every training image, as `run` leaves it."""
     return _write(context, settings, lambda image_id: given[image_id], {"given": _fingerprint(given)})
 
