@@ -18,7 +18,8 @@ from torchvision.models import vgg16
 from tests.helpers import ROOT, TOY_RUN, random_sam, write_photo
 from weaksam import pipeline
 from weaksam.config import load_settings
-from weaksam.data.formats.voc import write_annotations, write_split
+from weaksam.data.formats.voc import write_annotations
+from weaksam.data.formats.voc_lists import write_split
 from weaksam.models.weaktr.fusion import FusionShape
 from weaksam.models.weaktr.network import WeakTr
 from weaksam.models.weaktr.vit import VitShape

@@ -16,8 +16,9 @@ from weaksam.data.findings import Findings
 from weaksam.data.image_entries import ImageEntries, composed, plain_name, read_image_entries
 from weaksam.data.images import PHOTO_SUFFIXES
 from weaksam.data.json_entries import as_file_id
+from weaksam.data.name_lists import listed_names, note_flags
 from weaksam.data.photos import list_photos
-from weaksam.data.text_files import read_json, read_text
+from weaksam.data.text_files import read_json
 from weaksam.structures.dataset import Dataset
 
 Key = str | int
@@ -237,17 +238,21 @@ def first_repeat(keys: Iterable[Key]) -> Key | None:
 def read_image_list(path: Path, findings: Findings | None = None) -> ImageNames:
     """The images that a list names, in its order.
 
-    A COCO file gives its ``images`` with their numbers; a text file one name per line, of which the first word counts
-    (VOC's ``ImageSets/Main``); a folder its photos, sorted. Raises `UserError` for an empty list or a repeated name.
+    A COCO file gives its ``images`` with their numbers; a text file one name per line, without the flags of VOC's
+    ``ImageSets/Main``, see `listed_names`; a folder its photos, sorted. Raises `UserError` for an empty list or a
+    repeated name.
     """
+    findings = findings or Findings()
     numbers, texts = None, {}
     if path.is_dir():
         names = list(list_photos(path))
     elif path.suffix.lower() == ".json":
-        images = _coco_images(path, findings or Findings())
+        images = _coco_images(path, findings)
         names, numbers, texts = [entry.name for entry in images.by_id.values()], images.numbers, images.texts
     else:
-        names = _listed_names(path)
+        entries = listed_names(path)
+        note_flags(entries, path, findings)
+        names = [entry.name for entry in entries]
     repeated = first_repeat(map(plain_name, names))
     if not names or repeated:
         state = f"{repeated!r} twice" if repeated else "none"
@@ -262,11 +267,3 @@ def _coco_images(path: Path, findings: Findings) -> ImageEntries:
     if not isinstance(images, list):
         raise UserError(f"wanted images with id and file_name in {path}, found other JSON: name a COCO truth file")
     return read_image_entries(images, path, findings)
-
-
-def _listed_names(path: Path) -> list[str]:
-    """The names in a text file, one a line; blank lines are left out."""
-    lines = read_text(path, "a list of images (one name a line)").splitlines()
-    stripped = [line.strip() for line in lines if line.strip()]
-    # A name of several words has an ending; in VOC's lists a class's flag follows the name
-    return [line if PurePosixPath(line).suffix.lower() in PHOTO_SUFFIXES else line.split()[0] for line in stripped]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from weaksam.config import UserError
 from weaksam.data.dataset import SplitSettings, load_dataset
-from weaksam.data.formats import coco, coco_results, voc, yolo
+from weaksam.data.formats import coco, coco_results, voc, voc_lists, yolo
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
@@ -226,19 +226,19 @@ def test_broken_voc_xml_is_one_sentence(tmp_path, text, message) -> None:
 def test_voc_lists_there_and_back(tmp_path) -> None:
     names = ("0003", "0001", "0002")
     flags = {"cat": {"0001": 1, "0002": 0, "0003": -1}, "potted_plant": {"0003": 1}}
-    voc.write_split(tmp_path, "train", flags, names)
-    assert voc.read_split(tmp_path, "train") == names
+    voc_lists.write_split(tmp_path, "train", flags, names)
+    assert voc_lists.read_split(tmp_path, "train") == names
     full = {"cat": {"0003": -1, "0001": 1, "0002": 0}, "potted_plant": {"0003": 1, "0001": -1, "0002": -1}}
-    assert voc.read_class_flags(tmp_path, "train") == full
-    assert voc.splits_in(tmp_path) == ("train",)
+    assert voc_lists.read_class_flags(tmp_path, "train") == full
+    assert voc_lists.splits_in(tmp_path) == ("train",)
     (tmp_path / "train.txt").unlink()
-    assert set(voc.read_split(tmp_path, "train")) == set(names)
-    assert voc.splits_in(tmp_path) == ("train",)
+    assert set(voc_lists.read_split(tmp_path, "train")) == set(names)
+    assert voc_lists.splits_in(tmp_path) == ("train",)
     with pytest.raises(UserError, match=r"wanted val.txt in .* found cat_train.txt, potted_plant_train.txt"):
-        voc.read_split(tmp_path, "val")
+        voc_lists.read_split(tmp_path, "val")
     (tmp_path / "cat_train.txt").write_text("0001 2\n")
     with pytest.raises(UserError, match="flag -1, 0 or 1"):
-        voc.read_class_flags(tmp_path, "train")
+        voc_lists.read_class_flags(tmp_path, "train")
 
 
 def test_voc_segmentation_pictures_there_and_back(tmp_path) -> None:

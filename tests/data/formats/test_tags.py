@@ -7,7 +7,7 @@ import pytest
 from tests.helpers import write_photo
 from weaksam.config import UserError
 from weaksam.data.formats import tags as T
-from weaksam.data.formats import voc
+from weaksam.data.formats import voc_lists
 
 WANTED = {"a.jpg": ("apple", "fig"), "b.jpg": ("fig",), "c.jpg": ()}
 
@@ -119,8 +119,8 @@ def test_one_folder_per_class(tmp_path) -> None:
 def test_voc_lists_with_per_class_flags(tmp_path) -> None:
     main = tmp_path / "ImageSets" / "Main"
     flags = {"cat": {"1": 1, "2": 0, "3": -1}, "dog": {"1": 1, "2": 1}}
-    voc.write_split(main, "train", flags, ["1", "2", "3"])
-    voc.write_split(main, "val", {"cat": {"4": 1}, "dog": {}}, ["4"])
+    voc_lists.write_split(main, "train", flags, ["1", "2", "3"])
+    voc_lists.write_split(main, "val", {"cat": {"4": 1}, "dog": {}}, ["4"])
     # Flag 0, only a difficult object, is no tag
     for path in (main, main / "train.txt"):
         read = T.read_tags(path)

@@ -11,11 +11,12 @@ from weaksam.config import UserError, listed
 from weaksam.data.annotations import Annotations, tag_labels
 from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
-from weaksam.data.formats import coco, voc
+from weaksam.data.formats import coco
 from weaksam.data.formats import tag_columns as columns
 from weaksam.data.formats.tag_json import json_rows, line_rows
 from weaksam.data.formats.tag_rows import TagRows, join_rows
 from weaksam.data.formats.tag_tables import read_table
+from weaksam.data.formats.voc_lists import read_voc_tags
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import PHOTO_SUFFIXES
 from weaksam.data.photos import list_photos
@@ -43,9 +44,9 @@ def read_tags(
     if not path.exists():
         raise UserError(f"wanted image tags at {path}, found nothing there: check the path")
     if path.is_dir():
-        tags = _voc_tags(path, split) if _is_voc_lists(path) else read_class_folders(path, findings)
+        tags = read_voc_tags(path, split, findings) if _is_voc_lists(path) else read_class_folders(path, findings)
     elif path.suffix == ".txt" and path.parent.name == "Main":
-        tags = _voc_tags(path.parent, path.stem)
+        tags = read_voc_tags(path.parent, path.stem, findings)
     else:
         tags = _read_file(path, findings, photo_names)
     if not tags.rows and not findings.faults:
@@ -122,44 +123,6 @@ def _is_voc_lists(folder: Path) -> bool:
     return any(folder.glob("*.txt")) and not any(path.is_dir() for path in folder.iterdir())
 
 
-def _voc_tags(folder: Path, split: str) -> TagRows:
-    """Tags of one split of ``ImageSets/Main``: per-class flags of 1, else the class names in ``Annotations/*.xml``.
-
-    A class of which only difficult objects are in an image (flag 0) is no tag.
-    """
-    split = _choose_split(folder, split)
-    names = voc.read_split(folder, split)
-    flags = voc.read_class_flags(folder, split)
-    if flags:
-        rows = {name: tuple(c for c, of_class in flags.items() if of_class.get(name) == 1) for name in names}
-        return TagRows(rows, tuple(flags), complete=False)
-    annotations = folder.parent.parent / "Annotations"
-    if not annotations.is_dir():
-        raise UserError(
-            f"wanted per-class lists (<class>_{split}.txt) in {folder} or XML in {annotations}, found neither"
-        )
-    truth = voc.read_annotations(annotations)
-    missing = [name for name in names if name not in truth.images]
-    if missing:
-        raise UserError(
-            f"wanted an XML in {annotations} for every image of {split}.txt, found none for {listed(missing)}"
-        )
-    return TagRows({name: _tags_of(truth, name) for name in names}, truth.classes, complete=False)
-
-
-def _choose_split(folder: Path, split: str) -> str:
-    """The list to read for ``split``: its own, else trainval or train where not for test, else the only one there."""
-    splits = voc.splits_in(folder)
-    if split in splits:
-        return split
-    for other in ("trainval", "train"):
-        if other in splits and split != "test":
-            return other
-    if len(splits) == 1:
-        return splits[0]
-    raise UserError(f"wanted the split {split!r} in {folder}, found {listed(splits)}: name one file of that folder")
-
-
 def _tags_of(truth: Annotations, name: str) -> tuple[str, ...]:
     return tuple(truth.classes[label] for label in tag_labels(truth.images[name].instances))
 
@@ -170,7 +133,7 @@ def _read_file(path: Path, findings: Findings, photo_names: ImageNames | None) -
     if suffix == ".json":
         content = read_json(path, "image tags")
         if isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content):
-            truth = coco.read_instances(path)
+            truth = coco.read_instances(path, findings)
             return TagRows({name: _tags_of(truth, name) for name in truth.images}, truth.classes)
         return join_rows(json_rows(content, path, findings), path, findings)
     if suffix in (".jsonl", ".ndjson"):

@@ -1,27 +1,24 @@
-"""Read and write Pascal VOC: XML boxes, ImageSets/Main lists and SegmentationClass/Object pictures."""
+"""Read and write Pascal VOC: XML boxes and SegmentationClass/Object pictures."""
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from PIL import Image
 
-from weaksam.config import UserError, listed
+from weaksam.config import UserError
 from weaksam.data.annotation_folders import annotation_files
 from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
 from weaksam.data.class_names import note_look_alikes
 from weaksam.data.findings import Findings
 from weaksam.data.formats.voc_xml import XmlImage, parse_xml
-from weaksam.data.photos import is_photo_name
-from weaksam.data.text_files import read_text
+from weaksam.data.sizes import size_problem
 from weaksam.store.files import atomic_file
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, mask_from_rle, rle_from_mask
-
-_SPLITS = frozenset({"train", "val", "trainval", "test"})
 
 VOID = 255
 """Pixel value of VOC's unlabelled borders."""
@@ -72,70 +69,17 @@ def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, In
             ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
 
 
-def read_split(folder: Path, split: str) -> tuple[str, ...]:
-    """Image names of ``<split>.txt`` in an ``ImageSets/Main`` folder, in the file's order.
-
-    Without that file, the union of the per-class files ``<class>_<split>.txt``. Raises `UserError` where neither is.
-    """
-    path = folder / f"{split}.txt"
-    if path.is_file():
-        lines = read_text(path, "a list of images").splitlines()
-        names = (line.strip() for line in lines if line.strip())
-        return tuple(dict.fromkeys(name if is_photo_name(name) else name.split()[0] for name in names))
-    flags = read_class_flags(folder, split)
-    if not flags:
-        names = listed(sorted(file.name for file in folder.glob("*.txt"))) or "no list"
-        raise UserError(f"wanted {split}.txt in {folder}, found {names}: name one of them")
-    return tuple(dict.fromkeys(name for rows in flags.values() for name in rows))
-
-
-def read_class_flags(folder: Path, split: str) -> dict[str, dict[str, int]]:
-    """``{class: {image name: flag}}`` of the per-class files ``<class>_<split>.txt``; no files give no classes.
-
-    The flag is 1 where the class is in the image, 0 where only a difficult object of it is, -1 where it is not.
-    """
-    flags = {}
-    for path in sorted(folder.glob(f"*_{split}.txt")):
-        rows: dict[str, int] = {}
-        for number, line in enumerate(read_text(path, "a list of images with flags").splitlines(), start=1):
-            parts = line.strip().rsplit(maxsplit=1)
-            if not parts:
-                continue
-            if len(parts) != 2 or parts[1] not in ("-1", "0", "1"):
-                raise UserError(
-                    f"wanted 'image flag' with flag -1, 0 or 1 in {path}, found {line!r} in line {number}: mend it"
-                )
-            if rows.setdefault(parts[0], int(parts[1])) != int(parts[1]):
-                raise UserError(
-                    f"wanted one flag for each image in {path}, found another one for {parts[0]!r} in line {number}: "
-                    "remove one of the two"
-                )
-        flags[path.stem.removesuffix(f"_{split}")] = rows
-    return flags
-
-
-def write_split(folder: Path, split: str, flags: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> None:
-    """Write ``<split>.txt`` with ``names`` and one ``<class>_<split>.txt`` per class of ``flags`` (missing: -1)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    for class_name, rows in flags.items():
-        lines = [f"{name} {rows.get(name, -1):2d}\n" for name in names]
-        (folder / f"{class_name}_{split}.txt").write_text("".join(lines), encoding="utf-8")
-
-
-def splits_in(folder: Path) -> tuple[str, ...]:
-    """Names of the splits that an ``ImageSets/Main`` folder lists, whole or per class."""
-    stems = [path.stem.rpartition("_") for path in folder.glob("*.txt")]
-    return tuple(sorted({tail if tail in _SPLITS else head + mark + tail for head, mark, tail in stems}))
-
-
-def read_segmentation(class_png: Path, object_png: Path) -> Instances:
+def read_segmentation(class_png: Path, object_png: Path, size: tuple[int, int] | None = None) -> Instances:
     """Objects with masks from one SegmentationClass and one SegmentationObject picture (palette indices).
 
     Label = class index - 1, so that VOC's 1 is label 0. Border pixels (255) belong to nothing. Pictures without
-    objects give the empty value with no masks. Raises `UserError` for pictures of different size or a class of 0.
+    objects give the empty value with no masks. Raises `UserError` for pictures of different size, of another size than
+    the photo's ``size`` (H, W) where it is given, of colours, and for an object on background.
     """
     class_map, object_map = _indices(class_png), _indices(object_png)
+    problem = None if size is None else size_problem(object_map.shape, size, f"the picture {object_png}")
+    if problem is not None:
+        raise UserError(f"wanted label pictures of their photo's size, found that it {problem}: draw them on the photo")
     if class_map.shape != object_map.shape:
         sizes = [" x ".join(map(str, reversed(shape))) for shape in (class_map.shape, object_map.shape)]
         raise UserError(
@@ -211,8 +155,9 @@ def _indices(path: Path) -> np.ndarray:
         raise UserError(
             f"wanted a PNG label picture at {path}, found another file ({error}): name the picture"
         ) from None
-    if indices.ndim != 2:
-        raise UserError(f"wanted palette or grey labels in {path}, found colours: save it with a palette")
+    if indices.ndim != 2 or indices.dtype != np.uint8:
+        kind = "colours" if indices.ndim != 2 else f"the type {indices.dtype}"
+        raise UserError(f"wanted palette or grey labels of 8 bits in {path}, found {kind}: save it with a palette")
     return indices
 
 
