@@ -24,7 +24,7 @@ LAYERS = [
     {"sam", "scenes"},
     {"structures"},
     {"store"},
-    {"config", "__init__"},
+    {"config", "regular_files", "json_text", "yaml_text", "terminal", "__init__"},
 ]
 """From the top down; a module imports from layers below its own, and inside its own package."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -5,14 +5,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+
+from weaksam.regular_files import read_regular
+from weaksam.yaml_text import YamlError, parse_yaml
+
+_MOST_BYTES = 16 << 20
+"""No file of settings is larger."""
 
 
 class UserError(ValueError):
@@ -49,17 +54,6 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 Location = tuple[str | int, ...]
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a key written twice in one mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is written twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def load_settings(model_cls: type[SettingsT], path: Path | None, overrides: Sequence[str] = ()) -> SettingsT:
     """Settings from the YAML mapping at ``path`` (``None`` or an empty file: defaults only), then ``overrides``.
 
@@ -91,15 +85,17 @@ def settings_from(model_cls: type[SettingsT], values: Mapping[str, Any], source:
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping. Raises `UserError` for anything else."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"wanted a YAML file at {path}, found nothing there: check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"wanted a YAML text file at {path}, found one that cannot be read ({_short(error)})") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"wanted a YAML text file at {path}, found one that cannot be read ({_short(_reason(error))})"
+        ) from None
     try:
         values = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"wanted YAML in {path}, found an error: {_yaml_problem(error)}; mend that line") from None
+    except YamlError as error:
+        raise UserError(f"wanted YAML in {path}, found an error: {error}; mend that line") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -146,9 +142,9 @@ def _parse_value(override: str, text: str) -> Any:
     quoted = text[:1] in ("'", '"', "[", "{")
     try:
         value = parse_yaml(text)
-    except yaml.YAMLError as error:
+    except YamlError as error:
         if quoted:
-            raise UserError(f"wanted a YAML value in {override!r}, found an error: {_yaml_problem(error)}") from None
+            raise UserError(f"wanted a YAML value in {_short(override)!r}, found an error: {error}") from None
         return text
     return text if isinstance(value, str) and not quoted else value
 
@@ -345,22 +341,9 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [section for part in get_args(annotation) for section in _sections(part)]
 
 
-def parse_yaml(text: str) -> Any:
-    """The value that a YAML text holds, None where it is empty; a key written twice in one mapping is an error.
-
-    Raises what PyYAML raises for text that is no YAML, and `ValueError` for a date that does not exist.
-    """
-    loader = _UniqueKeyLoader(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    line = f" in line {mark.line + 1}" if mark is not None else ""
-    return f"{getattr(error, 'problem', None) or _short(error)}{line}"
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, in words."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def _dotted(location: Sequence[str | int]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from weaksam.cli import interrupts
+from weaksam.terminal import say
 
 Arguments = Annotated[
     list[str] | None,
@@ -25,6 +25,8 @@ Tags = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="folder for everything the run makes")]
 Seed = Annotated[int | None, typer.Option(help="the one seed of the run")]
+_LONGEST = 2000
+"""Most characters of a sentence about an error."""
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,13 +64,17 @@ def _ended_by(error: BaseException) -> int:
     if not isinstance(error, Exception) or isinstance(error, typer.Exit) or os.environ.get("WEAKSAM_DEBUG"):
         raise error
     if isinstance(error, (ValueError, OSError)):
-        from weaksam.data.text_files import printable
-
-        print(f"weaksam: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        say(f"weaksam: {_sentence(error)}", error=True)
         return 2
-    text = " ".join(f"{type(error).__name__}: {error}".split())  # a fault of ours, which a user cannot mend
-    print(f"weaksam: an error nobody foresaw ({text}): set WEAKSAM_DEBUG=1 to see where", file=sys.stderr)
+    text = f"{type(error).__name__}: {_sentence(error)}"  # a fault of ours, which a user cannot mend
+    say(f"weaksam: an error nobody foresaw ({text}): set WEAKSAM_DEBUG=1 to see where", error=True)
     return 1
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, in one line of bounded length: a name in it may be as long as a file."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 def split_arguments(arguments: Sequence[str] | None) -> tuple[Path | None, list[str]]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from weaksam.terminal import say
+
 ImageList = Annotated[
     Path | None, typer.Option("--list", help="the images the file was made for, in order: a name a line, or COCO JSON")
 ]
@@ -26,7 +28,7 @@ def import_boxes(
     from weaksam.data.proposals.exchange import import_proposals
 
     choices: dict[str, Any] = {"layout": layout, "corners": corners}
-    print(import_proposals(source, out, image_list=image_list, photos=images, **choices))
+    say(import_proposals(source, out, image_list=image_list, photos=images, **choices))
 
 
 def export_boxes(
@@ -40,7 +42,7 @@ def export_boxes(
     """Write a store of proposals as COCO results or as a flat Parquet table."""
     from weaksam.data.proposals.exchange import export_proposals
 
-    print(export_proposals(source, out, image_list=image_list, photos=images, category_id=category_id, masks=masks))
+    say(export_proposals(source, out, image_list=image_list, photos=images, category_id=category_id, masks=masks))
 
 
 def draw_boxes(
@@ -53,4 +55,4 @@ def draw_boxes(
     """Draw one photo's proposals, a panel for each source: grid, coarse, fine, cross, joint."""
     from weaksam.report.proposal_picture import draw_stored
 
-    print(draw_stored(source, images, image, out, most))
+    say(draw_stored(source, images, image, out, most))

@@ -10,6 +10,7 @@ import typer.core
 
 from weaksam.cli import boxes, data, measuring, stages
 from weaksam.cli.arguments import guarded
+from weaksam.terminal import say
 
 ORDER = ("run", "clues", "proposals", "wsod", "pseudo-gt", "retrain", "wsis")
 """The commands that come first in the help, as the data flows; then the others, as they are added."""
@@ -44,7 +45,7 @@ def doctor() -> None:
     """Print versions, what works here, and the command that mends what does not."""
     from weaksam.cli.doctor import diagnose
 
-    healthy = diagnose(print)
+    healthy = diagnose(say)
     raise typer.Exit(0 if healthy else 1)
 
 

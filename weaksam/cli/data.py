@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from weaksam.cli.arguments import Arguments, Images, Tags, load_run_settings
+from weaksam.terminal import printable, say
 
 
 def check(
@@ -32,7 +33,7 @@ def check(
 
 def print_problems(counts: Sequence[str], problems: Sequence[str]) -> None:
     """Print how much was read and what is wrong, line by line, since there may be a million lines."""
-    sys.stdout.writelines(f"{line}\n" for line in chain(counts, problems or ["nothing wrong was found"]))
+    sys.stdout.writelines(f"{printable(line)}\n" for line in chain(counts, problems or ["nothing wrong was found"]))
 
 
 def synth(
@@ -49,4 +50,4 @@ def synth(
     from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
     paths = write_dataset(out, load_settings(SceneSettings, None, arguments or ()), train, test, seed)
-    print("\n".join(f"{name}: {path}" for name, path in paths.items()))
+    say("\n".join(f"{name}: {path}" for name, path in paths.items()))

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from weaksam.terminal import say
+
 
 def evaluate(
     truth: Annotated[Path, typer.Option(help="true boxes: COCO JSON, VOC XML folder or YOLO labels")],
@@ -53,7 +55,7 @@ def evaluate(
         keep=DetectionFilter(min_score, nms, max_boxes),
         pixel_inclusive=pixel_inclusive,
     )
-    print(dumps(figures, indent=1) if json else evaluation_text(figures))
+    say(dumps(figures, indent=1) if json else evaluation_text(figures))
 
 
 def recall(
@@ -91,7 +93,7 @@ def recall(
         per_class=per_class,
         curve=plot is not None,
     )
-    print(dumps(measured.as_dict(), indent=1) if json else recall_text(measured))
+    say(dumps(measured.as_dict(), indent=1) if json else recall_text(measured))
     if plot is not None:
         write_plot(plot, measured)
 
@@ -105,7 +107,7 @@ def evaluate_clues(
     from weaksam.evaluation.text import clue_text
 
     figures, classes = pipeline.measure_clues(out)
-    print(dumps({"classes": list(classes), **figures.as_dict()}, indent=1) if json else clue_text(figures, classes))
+    say(dumps({"classes": list(classes), **figures.as_dict()}, indent=1) if json else clue_text(figures, classes))
 
 
 def report(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:

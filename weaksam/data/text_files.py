@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import errno
 import io
 import json
-import re
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import yaml
-
-from weaksam.config import UserError, parse_yaml
-from weaksam.store.regular_files import open_regular
+from weaksam.config import UserError
+from weaksam.json_text import RepeatedKeyError, parse_json_text
+from weaksam.regular_files import open_regular
+from weaksam.terminal import printable, quoted
+from weaksam.yaml_text import YamlError, parse_yaml
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -22,31 +25,15 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """Byte order marks other than UTF-8's, and what they declare; a mark that begins like another comes first."""
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, marks that turn the direction of writing, and bytes that are no UTF-8."""
-
-
-def printable(text: str) -> str:
-    r"""``text`` that any terminal, log or page can take: what is not plain text is escaped, as in ``caf\xe9.jpg``."""
-    return _UNPRINTABLE.sub(lambda match: _escaped(match.group()), text)
-
-
-def quoted(text: str) -> str:
-    """``text`` in quotes, as messages show what was found, with what is not plain text escaped once."""
-    return f"'{printable(text)}'"
+MAX_BYTES = 4 << 30
+"""No text file is larger: the largest annotations in use have two gigabytes."""
+_HEAD = 4096
+"""Bytes at the beginning of a file that show whether it is a text."""
 
 
 def is_utf8(text: str) -> bool:
     """Whether ``text``, such as a file's name, has no bytes that could not be decoded."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def _escaped(letter: str) -> str:
-    """One character as Python writes it in a string; a byte that could not be decoded as that byte."""
-    code = ord(letter)
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    return letter.encode("unicode_escape").decode("ascii")
 
 
 def read_text(path: Path, wanted: str) -> str:
@@ -55,16 +42,8 @@ def read_text(path: Path, wanted: str) -> str:
     Line ends become ``\\n`` and the mark is left out. Raises `UserError` naming ``wanted`` and ``path`` where the file
     is missing, unreadable or in another encoding.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"wanted {wanted} at {path}, found nothing there: check the path") from None
-    except OSError as error:
-        what = "a folder" if isinstance(error, IsADirectoryError) else error.strerror
-        raise UserError(
-            f"wanted {wanted} at {path}, found a file that cannot be read ({what}): name a file that can"
-        ) from None
-    encoding = _encoding(data)
+    with _opened(path, wanted) as (file, encoding):
+        data = file.read(MAX_BYTES)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -78,19 +57,32 @@ def read_lines(path: Path, wanted: str) -> Iterator[str]:
     Everything else is as `read_text` has it; an error comes when its line is reached.
     """
     try:
-        with open_regular(path) as file:
-            encoding = _encoding(file.read(4))
-            file.seek(0)
-            with io.TextIOWrapper(file, encoding=encoding) as lines:
-                yield from lines
-    except (OSError, UnicodeDecodeError):
+        with _opened(path, wanted) as (file, encoding), io.TextIOWrapper(file, encoding=encoding) as lines:
+            yield from lines
+    except UnicodeDecodeError:
         read_text(path, wanted)  # says what is wrong
         raise
 
 
-def _encoding(head: bytes) -> str:
-    """The encoding that the first bytes of a file declare, else UTF-8."""
-    return next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
+@contextlib.contextmanager
+def _opened(path: Path, wanted: str) -> Iterator[tuple[BinaryIO, str]]:
+    """A text file, opened, and the encoding that its first bytes declare, else UTF-8; raises `UserError` otherwise."""
+    try:
+        with open_regular(path) as file:
+            num_bytes, head = os.fstat(file.fileno()).st_size, file.read(_HEAD)
+            file.seek(0)
+            encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8-sig")
+            if num_bytes > MAX_BYTES:
+                raise OSError(errno.EFBIG, f"{num_bytes:,} bytes, over the limit of {MAX_BYTES:,}")
+            if encoding == "utf-8-sig" and b"\0" in head:
+                raise OSError(errno.EINVAL, "no text: it has null bytes")
+            yield file, encoding
+    except FileNotFoundError:
+        raise UserError(f"wanted {wanted} at {path}, found nothing there: check the path") from None
+    except OSError as error:
+        raise UserError(
+            f"wanted {wanted} at {path}, found a file that cannot be read ({error.strerror}): name a file that can"
+        ) from None
 
 
 def _undecodable(data: bytes, encoding: str, error: UnicodeDecodeError) -> str:
@@ -114,29 +106,14 @@ def read_json(path: Path, wanted: str) -> Any:
 def parse_json(text: str | bytes, path: Path, wanted: str) -> Any:
     """The JSON value in ``text``, which was found in ``path``; raises `UserError` where it is none or a key repeats."""
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
-    except _RepeatedKeyError as error:
+        return parse_json_text(text)
+    except RepeatedKeyError as error:
         raise UserError(
-            f"wanted each key once in {path}, found {error.key!r} twice in one object: join or remove one of the two"
+            f"wanted each key once in {path}, found {quoted(error.key)} twice in one object: join or remove "
+            "one of the two"
         ) from None
     except (ValueError, RecursionError) as error:  # also for a number of too many digits
         raise UserError(f"wanted {wanted} at {path}, found text that is not JSON ({_fault(error)}): mend it") from None
-
-
-class _RepeatedKeyError(ValueError):
-    """``key`` was found twice in one JSON object, of which Python would keep the last value without a word."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = printable(key)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) == len(pairs):
-        return values
-    keys = [key for key, _ in pairs]
-    raise _RepeatedKeyError(next(key for index, key in enumerate(keys) if key in keys[:index]))
 
 
 def _fault(error: Exception) -> str:
@@ -156,10 +133,11 @@ def read_json_lines(path: Path, wanted: str) -> list[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            values.append((number, json.loads(line, object_pairs_hook=_unique_keys)))
-        except _RepeatedKeyError as error:
+            values.append((number, parse_json_text(line)))
+        except RepeatedKeyError as error:
             raise UserError(
-                f"wanted each key once in line {number} of {path}, found {error.key!r} twice: remove one of the two"
+                f"wanted each key once in line {number} of {path}, found {quoted(error.key)} twice: remove one of "
+                "the two"
             ) from None
         except (ValueError, RecursionError) as error:
             raise UserError(
@@ -174,6 +152,5 @@ def read_yaml(path: Path, wanted: str) -> Any:
     text = read_text(path, wanted)
     try:
         return parse_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
-        reason = " ".join(str(error).split())
-        raise UserError(f"wanted {wanted} in {path}, found an error ({reason}): mend it") from None
+    except YamlError as error:
+        raise UserError(f"wanted {wanted} in {path}, found an error ({error}): mend it") from None

@@ -14,6 +14,7 @@ from weaksam.report.gallery import StageResults, galleries
 from weaksam.report.page import Page
 from weaksam.stages import clues
 from weaksam.store.files import write_json_atomic
+from weaksam.terminal import say
 
 DETECTORS = {"WSOD": "weak_detector", "retrained": "detector", "masks": "instance_segmenter"}
 """The outputs whose detections the gallery shows, by title."""
@@ -38,10 +39,10 @@ def write_outcome(run: Run, reports: Sequence[StageReport]) -> dict[str, Any]:
     write_json_atomic(out / "run.json", record, indent=1)
     Page(metrics, record, galleries(pictured(run))).write(out / "report.html")
     run.context.log.write("run ends", stages=[report.stage for report in reports])
-    print(f"\n{summary_text(metrics)}\n", flush=True)
+    say(f"\n{summary_text(metrics)}\n")
     for split, store in run.results.get("proposals", {}).items():
-        print(f"proposals of {split}: {store.folder}")
-    print(f"report: {out / 'report.html'}", flush=True)
+        say(f"proposals of {split}: {store.folder}")
+    say(f"report: {out / 'report.html'}")
     return metrics
 
 

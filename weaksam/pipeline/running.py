@@ -19,6 +19,7 @@ from weaksam.pipeline.state import CEILING, Run, open_run, refuse_older, require
 from weaksam.pipeline.summary import StageReport
 from weaksam.stages import STAGE_NAMES
 from weaksam.store.records import read_record
+from weaksam.terminal import say
 
 POLL_SECONDS = 1.0
 """How often a worker process looks whether the stage before is finished."""
@@ -101,12 +102,12 @@ def work(run: Run, stages: Sequence[Stage]) -> None:
 def _make(run: Run, stage: Stage) -> StageReport:
     """Compute what is missing of ``stage``, measure it, and say so on the terminal."""
     finished = run.finished(stage.name)
-    print(f"{stage.name}: {'finished before' if finished else 'begins'}", flush=True)
+    say(f"{stage.name}: {'finished before' if finished else 'begins'}")
     workers = run.num_workers - 1 if stage.shared and not finished and not started_together() else 0
     with helped_by(workers, start_worker, run.settings.model_copy(update={"threads": None}), stage.name):
         run.timed(stage.name, lambda: stage.run(run))
     summary = summarise(run, stage)
-    print(f"{stage.name}: {summary.made}; {summary.quality}", flush=True)
+    say(f"{stage.name}: {summary.made}; {summary.quality}")
     return StageReport(stage.name, *summary[:2], seconds=run.note(stage.name)["seconds"], figures=summary.figures)
 
 

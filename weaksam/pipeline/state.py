@@ -8,7 +8,6 @@ import json
 import math
 import re
 import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from weaksam.store.files import write_json_atomic
 from weaksam.store.records import read_record
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
+from weaksam.terminal import say
 
 PHOTOS_WORTH_HELP = 64
 """A further process takes some seconds to start."""
@@ -104,7 +104,7 @@ class Run:
     def _cached(self, segmenter: Segmenter) -> Segmenter:
         """``segmenter`` with the embedding cache in front, where the settings want it."""
         out, device = self.context.out, self.context.device
-        return with_cache(segmenter, self.settings.embedding_cache, out, device, lambda note: print(note, flush=True))
+        return with_cache(segmenter, self.settings.embedding_cache, out, device, lambda note: say(note))
 
     @functools.cached_property
     def given(self) -> dict[str, GivenProposals]:
@@ -208,7 +208,7 @@ def open_run(settings: RunSettings) -> Run:
     train, test = load_splits(settings.data, log)
     note = None if settings.data.without_tags else colours_note(settings.backbone)
     if note is not None and worker_rank() == 0:
-        print(note, file=sys.stderr, flush=True)
+        say(note, error=True)
         log.write("colours", note=note)
     context = RunContext(
         out=settings.out,

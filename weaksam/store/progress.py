@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from weaksam.terminal import say
+
 QUIET_SECONDS = 5.0
 """A job shorter than this prints no plain line; also the shortest time between two lines."""
 LONGEST_SILENCE = 60.0
@@ -60,7 +62,7 @@ class Progress:
         self._wrote_line = True
         seconds = time.monotonic() - self._start
         line = plain_line(self.label, self.done, self.total, seconds, self.note, self._skipped)
-        print(line, file=sys.stderr, flush=True)
+        say(line, error=True)
 
 
 def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:

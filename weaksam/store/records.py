@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from weaksam.json_text import parse_json_text
+from weaksam.regular_files import read_regular
 from weaksam.store.columns import COLUMN_TYPES
+
+_MOST_BYTES = 1 << 30
+"""No record of a run is larger: a manifest has a line for each part."""
 
 
 def read_written_json(path: Path) -> Any:
-    """The JSON value in ``path``; None where the file is missing, unreadable, empty or cut short."""
+    """The JSON value in ``path``; None where the file is missing, unreadable, empty, cut short or too deep."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return parse_json_text(read_regular(path, _MOST_BYTES).decode("utf-8"), unique_keys=False)
+    except (OSError, ValueError):
         return None
 
 

@@ -14,8 +14,9 @@ import torch
 from weaksam.config import UserError, listed
 from weaksam.data.class_names import check_name
 from weaksam.data.findings import Findings
-from weaksam.data.text_files import printable
+from weaksam.regular_files import read_regular
 from weaksam.structures.boxes import xyxy_from_inclusive
+from weaksam.terminal import printable
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _DECLARED = re.compile(rb"<\?xml[^>]*\bencoding\s*=\s*[\"']([^\"']+)[\"']")
@@ -27,6 +28,10 @@ _FLAGS |= {"1": True, "1.0": True, "true": True, "yes": True}
 _UNKNOWN_FLAGS = frozenset({"unspecified", "unknown", "none", "null", "nan"})
 LARGEST = 1e7
 """No corner or side is larger, in pixels."""
+_MOST_BYTES = 64 << 20
+"""No file of one photo is larger."""
+_NO_ENCODINGS = frozenset({"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape"})
+"""What Python can decode and no file is in; some take hours for a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def _root(path: Path, findings: Findings) -> ElementTree.Element:
 def _decoded(path: Path, findings: Findings) -> str:
     """The text of an XML file by its byte order mark or its declaration, else as UTF-8; raises `UserError`."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _MOST_BYTES)
     except OSError as error:
         what = "a folder" if isinstance(error, IsADirectoryError) else error.strerror
         raise UserError(f"wanted VOC XML in {path}, found a file that cannot be read ({what}): mend it") from None
@@ -107,6 +112,8 @@ def _decoded(path: Path, findings: Findings) -> str:
         encoding = "utf-8"
     encoding = encoding or _WIDER.get(declared, declared) or "utf-8"
     try:
+        if codecs.lookup(encoding).name.replace("-", "_") in _NO_ENCODINGS:
+            raise LookupError(encoding)
         return data.decode(encoding)
     except LookupError:
         raise UserError(

@@ -23,8 +23,8 @@ from weaksam.data.json_entries import LARGEST, as_file_id, json_entries
 from weaksam.data.result_lists import ScoreReader, read_result_list, score_name
 from weaksam.data.stored_rows import check_row
 from weaksam.data.text_files import parse_json
+from weaksam.regular_files import open_regular
 from weaksam.store.files import atomic_file
-from weaksam.store.regular_files import open_regular
 from weaksam.store.sealed import open_sealed
 from weaksam.store.store import Store
 from weaksam.structures.boxes import xyxy_from_xywh

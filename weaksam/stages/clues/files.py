@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +17,7 @@ from weaksam.stages.clues.settings import ClueSettings
 from weaksam.store.files import file_sha256, same_bytes
 from weaksam.structures.clue_points import COARSE, CROSS, KINDS
 from weaksam.structures.dataset import Dataset, Sample
+from weaksam.terminal import say
 
 
 class FilesSource:
@@ -65,11 +65,10 @@ class FilesSource:
     def prepare(self, folder: Path, fingerprint: str) -> None:
         """Nothing to do: the maps are there. Photos that get none for their name are counted on the terminal."""
         if self.namesakes:
-            print(
+            say(
                 f"clues ({self.dataset.name}): {len(self.namesakes)} of {len(self.dataset)} photos have the name of a "
                 f"training photo (first: {min(self.namesakes)}); heat maps of that name are the training photo's",
-                file=sys.stderr,
-                flush=True,
+                error=True,
             )
 
     def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:

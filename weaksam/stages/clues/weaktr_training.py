@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -30,6 +29,7 @@ from weaksam.store.records import read_written_json
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import load_into, load_state
 from weaksam.structures.dataset import Dataset
+from weaksam.terminal import say
 
 LABEL = "WeakTr"
 
@@ -144,7 +144,7 @@ def _train_further(weaktr: WeakTrSettings, training: WeakTrTrainingSettings, log
             "clues.weaktr_training.num_epochs=0 to take it as it is, or to the epochs that it is to be trained further"
         )
     note = f"{weaktr.weights} is a trained WeakTr, trained {training.num_epochs} epochs further; 0 takes it as it is"
-    print(f"{LABEL}: {note}", file=sys.stderr, flush=True)
+    say(f"{LABEL}: {note}", error=True)
     if log is not None:
         log.write("trained further", note=note)
 

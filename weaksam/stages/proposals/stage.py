@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.clue_points import CluePoints
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.proposals import PROPOSAL_COLUMNS
+from weaksam.terminal import say
 
 CUDA_PHOTOS_AT_ONCE = 8
 """Photos encoded at a time on a GPU where the settings leave it open."""
@@ -48,7 +48,7 @@ def run(
     )
 
     def note(sentence: str) -> None:
-        print(f"proposals ({split}): {sentence}", file=sys.stderr, flush=True)
+        say(f"proposals ({split}): {sentence}", error=True)
         context.log.write("out_of_memory", split=split, note=sentence)
 
     record_photos(folder, photo_hashes(dataset))

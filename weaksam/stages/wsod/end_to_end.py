@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from weaksam.stages.wsod.photo_features import PhotoFeatures, unread_features
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
+from weaksam.terminal import say
 
 Losses = dict[str, Tensor]
 _MIST_INIT, _OICR_INIT = 0.001, 0.01
@@ -65,7 +65,7 @@ class EndToEndDetector:
     def begin_training(self) -> None:
         """Say where the two hidden layers start from, which decides a lot."""
         start = "VGG-16's own fc6 and fc7" if self.own_layers else "random weights"
-        print(f"wsod: the two hidden layers start from {start}", file=sys.stderr, flush=True)
+        say(f"wsod: the two hidden layers start from {start}", error=True)
         self.context.log.write("hidden layers", start=start)
 
     def prepare(self, sample: Sample) -> None:

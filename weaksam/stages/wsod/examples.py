@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +30,7 @@ from weaksam.structures.dataset import Sample
 from weaksam.structures.devices import moved_together
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle
+from weaksam.terminal import say
 
 ClassMaps = Callable[[str], tuple[Tensor, Tensor]]
 """image_id -> labels ``(L,)`` and class maps ``(L, h, w)``."""
@@ -159,7 +159,7 @@ def make_examples(
         UserError: the proposals are another dataset's, or no training photo has one.
     """
     for note in tag_notes(context.train):
-        print(f"wsod: {note}", file=sys.stderr, flush=True)
+        say(f"wsod: {note}", error=True)
         context.log.write("tags", note=note)
     tags = context.train.tag_matrix()
     wants_maps = truths is None and isinstance(settings.seeds, RelocationSettings | ClassMapSeedSettings)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from weaksam.store.regular_files import NotRegularError, open_regular, read_regular
+from weaksam.regular_files import NotRegularError, open_regular, read_regular
 
 
 def test_a_file_and_a_link_to_it_are_read(tmp_path) -> None:

@@ -1,0 +1,36 @@
+"""Print lines that any terminal can take: what a file's name or its content could do to one is escaped."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, marks that turn the direction of writing, and bytes that are no UTF-8."""
+
+
+def printable(text: str) -> str:
+    r"""``text`` that any terminal, log or page can take: what is not plain text is escaped, as in ``caf\xe9.jpg``."""
+    return _UNPRINTABLE.sub(lambda match: _escaped(match.group()), text)
+
+
+def quoted(text: str) -> str:
+    """``text`` in quotes, as messages show what was found, with what is not plain text escaped once."""
+    return f"'{printable(text)}'"
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print ``text``, one or more lines, at once, to the output or, with ``error``, to that for errors.
+
+    Every line of a command goes through here, for a name may be in any of them: `printable` is applied to each line.
+    """
+    lines = "\n".join(map(printable, text.split("\n")))
+    print(lines, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def _escaped(letter: str) -> str:
+    """One character as Python writes it in a string; a byte that could not be decoded as that byte."""
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode("ascii")
