@@ -22,6 +22,8 @@ from weaksam.evaluation.protocol import (
 from weaksam.structures.instances import Instances
 
 Interpolation = Literal["11-point", "all-point"]
+AP_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""The thresholds over which AP (.5:.95) is the mean."""
 MASK_IOUS = (0.25, 0.5, 0.7, 0.75)
 """The thresholds at which weakly supervised instance segmentation reports mask AP on VOC."""
 
@@ -42,9 +44,16 @@ class VocResult:
         """Mean over the classes that have a truth, in [0, 1]; nan where none has."""
         return mean_over_classes(self.ap[iou])
 
+    def average(self) -> float:
+        """AP .5:.95: the mean of `mean` over `AP_IOUS`, in [0, 1]; nan where one of them was not measured."""
+        if not set(AP_IOUS) <= set(self.ap):
+            return math.nan
+        return sum(self.mean(iou) for iou in AP_IOUS) / len(AP_IOUS)
+
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them, nan as null, with the protocol in words."""
         return {
+            "average": json_number(self.average()),
             "mean": {f"{iou:g}": json_number(self.mean(iou)) for iou in self.ap},
             "per_class": {f"{iou:g}": [json_number(value) for value in values] for iou, values in self.ap.items()},
             "num_truths": list(self.num_truths),

@@ -17,6 +17,8 @@ def test_photos_with_a_tag_but_no_box_are_left_out_and_true_negatives_stay(tmp_p
     untagged = [Sample(s.image_id, s.path, s.size, (), None, s.number) for s in squares]
     ignored = {"0.png": instances([[4, 6, 30, 32]], [0], crowd=[True])}
     assert len(TrainingPhotos(squares, ignored, 64, 96, "test")) == 0  # nothing of the photo is known to be an object
+    background = TrainingPhotos(squares, ignored, 64, 96, "test", boxless_as_background=True)
+    assert len(background) == 6 and background.num_left_out == 0
     negatives = Dataset("none", squares.classes, squares.category_ids, tuple(untagged), ())
     assert len(TrainingPhotos(negatives, {}, 64, 96, "test")) == 6
 

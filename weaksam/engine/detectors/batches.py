@@ -33,9 +33,9 @@ class DetectorBatch:
 class TrainingPhotos:
     """The training photos and their instances; resized photos are kept up to ``max_cache_gib``, others read each time.
 
-    A photo without a box is kept only where it has no tag either (a true negative): with a tag but no box nobody
-    knows where its object is, and training would call that place background. Regions to ignore (``crowd``) are no
-    boxes. ``label`` names the training in the progress.
+    A photo without a box and without a tag is a true negative. One with a tag but no box is left out, as nobody knows
+    where its object is and training would call that place background; with ``boxless_as_background`` it is taught as
+    background all the same. Regions to ignore (``crowd``) are no boxes. ``label`` names the training in the progress.
     """
 
     def __init__(
@@ -46,12 +46,14 @@ class TrainingPhotos:
         long_side: int,
         label: str,
         max_cache_gib: float = 4.0,
+        *,
+        boxless_as_background: bool = False,
     ) -> None:
         nothing = Instances.empty()
         self.samples = [
             sample
             for sample in dataset
-            if len(instances.get(sample.image_id, nothing).without_crowd()) or not sample.tags
+            if boxless_as_background or len(instances.get(sample.image_id, nothing).without_crowd()) or not sample.tags
         ]
         self.num_left_out = len(dataset) - len(self.samples)
         self.short_side, self.long_side = short_side, long_side

@@ -57,6 +57,9 @@ class TrainableSettings(DetectorSettings, AugmentSettings):
     """Steps of linear warm-up."""
     clip_norm: float | None = Field(10.0, gt=0)
     """Gradients are cut to this norm; none: not cut."""
+    photos_without_box: Literal["left_out", "background"] = "left_out"
+    """Photos with a tag but no box: left out of the training, or taught as background; those without a tag are always
+    background."""
     flip_test: bool = True
     """Detect on the mirrored photo as well and merge (boxes only)."""
     detect_train: bool = True
@@ -82,9 +85,18 @@ def train_detector(
         return
     label = job.label
     if not any(len(of_photo.without_crowd()) for of_photo in instances.values()):
-        raise UserError(f"{label} wants at least one box to train on, found none: check the pseudo ground truth")
+        raise UserError(
+            f"{label} wants at least one box to train on, found none on {len(context.train)} photos: see what the weak "
+            "detector found (wsod), or choose another rule of pseudo_gt"
+        )
     photos = TrainingPhotos(
-        context.train, instances, settings.short_side, settings.long_side, label, settings.max_cache_gib
+        context.train,
+        instances,
+        settings.short_side,
+        settings.long_side,
+        label,
+        settings.max_cache_gib,
+        boxless_as_background=settings.photos_without_box == "background",
     )
     context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
     fit(
