@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from weaksam.regular_files import NotRegularError, open_regular, read_regular
+from weaksam.regular_files import NotRegularError, TooLargeError, open_regular, read_regular
 
 
 def test_a_file_and_a_link_to_it_are_read(tmp_path) -> None:
@@ -33,14 +33,14 @@ def test_pipes_devices_and_folders_are_refused_at_once(tmp_path) -> None:
 def test_a_file_over_the_limit_is_refused_unread(tmp_path) -> None:
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(6 << 30)
-    with pytest.raises(NotRegularError) as caught:
+    with pytest.raises(TooLargeError) as caught:
         read_regular(tmp_path / "sparse", 1 << 20)
     assert caught.value.strerror == "6,442,450,944 bytes, over the limit of 1,048,576"
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="needs a file that does not know its length")
 def test_the_limit_holds_for_a_file_that_claims_no_length() -> None:
-    with pytest.raises(NotRegularError, match="over the limit of 8"):
+    with pytest.raises(TooLargeError, match="over the limit of 8"):
         read_regular("/proc/self/maps", 8)
 
 

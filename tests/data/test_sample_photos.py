@@ -74,6 +74,10 @@ def test_a_photo_that_is_not_the_one_that_was_loaded_is_named(samples: list[Samp
             read_photo(first)
         assert "wanted the photo 0.png as it was" in str(caught.value) and "put the file back" in str(caught.value)
         assert "\n" not in str(caught.value)
+    with first.path.open("wb") as file:
+        file.truncate(6 << 30)
+    with pytest.raises(UserError, match="found one of 6,442,450,944 bytes at"):
+        read_photo(first)
     first.path.unlink()
     with pytest.raises(UserError, match=r"found none that can be opened \(No such file or directory\)"):
         read_photo(first)

@@ -51,8 +51,14 @@ def draw_boxes(
     image: Annotated[str, typer.Option(help="which photo: its name, ending and folders may be left out")],
     out: Annotated[Path, typer.Option(help="picture to write (.png or .jpg)")],
     most: Annotated[int, typer.Option(min=1, help="most proposals of a source to draw, best first")] = 25,
+    max_pixels: Annotated[int | None, typer.Option(help="largest photo read, as data.limits.max_pixels")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="largest file read, as data.limits.max_bytes")] = None,
 ) -> None:
     """Draw one photo's proposals, a panel for each source: grid, coarse, fine, cross, joint."""
+    from weaksam.config import settings_from
+    from weaksam.data.photo_limits import PhotoLimits
     from weaksam.report.proposal_picture import draw_stored
 
-    say(draw_stored(source, images, image, out, most))
+    given = {"max_pixels": max_pixels, "max_bytes": max_bytes}
+    limits = {name: value for name, value in given.items() if value is not None}
+    say(draw_stored(source, images, image, out, most, settings_from(PhotoLimits, limits, "the options")))

@@ -15,6 +15,7 @@ from weaksam.data.findings import Findings
 from weaksam.data.formats.tag_rows import TagRows, refuse_similar
 from weaksam.data.image_names import ImageNames, composed
 from weaksam.data.lines import Lines
+from weaksam.data.photo_limits import PhotoLimits
 from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.sizes import truth_size_problems
 from weaksam.data.tag_matching import match_rows
@@ -69,10 +70,10 @@ class _SplitCheck:
 def check_data(data: DataSettings, counts: list[str] | None = None) -> Lines:
     """Lines ``<split>: <photo or file>: <what is wrong>`` on the splits of a run; nothing wrong gives no lines.
 
-    Photos: unreadable, there twice, named by another format, turned by EXIF, in both splits. Tags: rows without a
-    photo, photos without a row, unknown or look-alike classes, classes in nearly all or very few photos. Truth: entries
-    without a photo, sizes that differ, boxes outside or without area, tags that disagree. How much was read of each
-    file is added to ``counts``. Raises `UserError` only where a folder of photos is missing or empty.
+    Photos: unreadable or over the limits, there twice, named by another format, turned by EXIF, in both splits. Tags:
+    rows without a photo, photos without a row, unknown or look-alike classes, classes in nearly all or very few photos.
+    Truth: entries without a photo, sizes that differ, boxes outside or without area, tags that disagree. How much was
+    read of each file is added to ``counts``. Raises `UserError` only where a folder of photos is missing or empty.
     """
     classes = data.classes
     if classes is None and data.train.truth is None and data.test is not None and data.test.truth is not None:
@@ -80,11 +81,11 @@ def check_data(data: DataSettings, counts: list[str] | None = None) -> Lines:
         with contextlib.suppress(UserError):
             classes = truth_classes(data.test.truth)
     counts = [] if counts is None else counts
-    train = _checked(data.train, "train", classes)
+    train = _checked(data.train, "train", classes, data.limits)
     counts += train.counts
     if data.test is None or data.test == SplitSettings():
         return train.lines
-    test = _checked(data.test, "test", classes)
+    test = _checked(data.test, "test", classes, data.limits)
     counts += test.counts
     owner = {photo.sha256: image_id for image_id, photo in train.photos.items()}
     for image_id, photo in test.photos.items():
@@ -94,14 +95,14 @@ def check_data(data: DataSettings, counts: list[str] | None = None) -> Lines:
     return train.lines
 
 
-def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None) -> _SplitCheck:
+def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None, limits: PhotoLimits) -> _SplitCheck:
     """The lines of one split and the photos that they are about."""
     folder = images_folder(split, name)
     scan = scan_photos(folder)
     paths = scan.photos
     state = _SplitCheck(name, folder, ImageNames(list(paths)))
     bad = dict(scan.bad)
-    state.photos = verify_photos(paths, bad)
+    state.photos = verify_photos(paths, bad, limits)
     state.counts += [f"{name}: {note}" for note in scan.notes(folder)]
     for image_id, reason in bad.items():
         state.say(f"{image_id}: {reason}")

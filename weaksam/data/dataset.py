@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from weaksam.config import Settings, UserError, did_you_mean, listed
 from weaksam.data.annotations import tag_labels
@@ -11,6 +11,8 @@ from weaksam.data.findings import Findings
 from weaksam.data.formats.tag_rows import TagRows, refuse_similar
 from weaksam.data.formats.tags import is_class_folders, read_class_folders, read_tags
 from weaksam.data.image_names import ImageNames, composed
+from weaksam.data.images import LIMITS
+from weaksam.data.photo_limits import PhotoLimits
 from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.tag_matching import match_rows
 from weaksam.data.text_files import printable
@@ -33,6 +35,8 @@ class SplitSettings(Settings):
 class DataSettings(Settings):
     """The data of one run."""
 
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"limits"})
+
     train: SplitSettings = SplitSettings()
     test: SplitSettings | None = None
     """Split to test on; without it nothing is evaluated."""
@@ -40,6 +44,8 @@ class DataSettings(Settings):
     """Class names in order; by default those of the truth file, else those of the tags, sorted."""
     without_tags: bool = False
     """Photos alone: no tags or truth are looked for, folders are only folders, and proposals are all that is made."""
+    limits: PhotoLimits = PhotoLimits()
+    """The largest photo that is read; larger ones are set aside."""
 
 
 class EventLog(Protocol):
@@ -66,19 +72,22 @@ def load_splits(data: DataSettings, log: EventLog | None = None) -> tuple[Datase
     ``without_tags`` neither is looked for, see `load_photos`. Raises `UserError`.
     """
     if data.without_tags:
-        train = load_photos(data.train, name="train", log=log)
-        has_test = data.test is not None and data.test.images is not None
-        return train, load_photos(data.test, name="test", log=log) if data.test and has_test else None
+        train = load_photos(data.train, name="train", log=log, limits=data.limits)
+        if data.test is None or data.test.images is None:
+            return train, None
+        return train, load_photos(data.test, name="test", log=log, limits=data.limits)
     classes = data.classes
     if classes is None and data.train.truth is None and data.test is not None and data.test.truth is not None:
         classes = truth_classes(data.test.truth)
-    train = load_dataset(data.train, name="train", classes=classes, log=log)
+    train = load_dataset(data.train, name="train", classes=classes, log=log, limits=data.limits)
     if data.test is None or data.test == SplitSettings():
         return train, None
-    return train, load_dataset(data.test, name="test", classes=train.classes, log=log)
+    return train, load_dataset(data.test, name="test", classes=train.classes, log=log, limits=data.limits)
 
 
-def load_photos(split: SplitSettings, *, name: str, log: EventLog | None = None) -> Dataset:
+def load_photos(
+    split: SplitSettings, *, name: str, log: EventLog | None = None, limits: PhotoLimits = LIMITS
+) -> Dataset:
     """Every photo of a split that can be read, without tags, classes or truth; the others are in ``bad``.
 
     Raises `UserError` for a missing folder and where no photo is left.
@@ -86,21 +95,26 @@ def load_photos(split: SplitSettings, *, name: str, log: EventLog | None = None)
     folder = images_folder(split, name)
     scan = scan_photos(folder)
     bad = dict(scan.bad)
-    photos = verify_photos(scan.photos, bad)
+    photos = verify_photos(scan.photos, bad, limits)
     samples = _samples(photos, {image_id: () for image_id in photos}, None)
     dataset = Dataset(name, (), (), samples, _set_aside(bad, {}), scan.notes(folder))
     return _checked(dataset, folder, log)
 
 
 def load_dataset(
-    split: SplitSettings, *, name: str, classes: tuple[str, ...] | None = None, log: EventLog | None = None
+    split: SplitSettings,
+    *,
+    name: str,
+    classes: tuple[str, ...] | None = None,
+    log: EventLog | None = None,
+    limits: PhotoLimits = LIMITS,
 ) -> Dataset:
     """Read one split; ``name`` is train, test, ... and picks the list of a VOC ``ImageSets/Main`` folder.
 
     Without a tag file the tags are those of the truth, without either those of class folders. A photo that cannot be
-    read, a listed name without a photo and a photo without a row are set aside in ``bad`` with the reason. Classes are
-    ``classes``, else those of the truth, else those of the tags. Raises `UserError` for a missing folder, an empty or
-    broken list, an unknown class (the nearest is named), and where no photo is left.
+    read or is over ``limits``, a listed name without a photo and a photo without a row are set aside in ``bad`` with
+    the reason. Classes are ``classes``, else those of the truth, else those of the tags. Raises `UserError` for a
+    missing folder, an empty or broken list, an unknown class (the nearest is named), and where no photo is left.
     """
     folder = images_folder(split, name)
     scan = scan_photos(folder)
@@ -113,7 +127,7 @@ def load_dataset(
     tagged = None if tags is None else _match_tags(tags, photo_names, source, folder, without, findings)
     if tags is not None and tagged is not None and not tags.complete:
         paths = {image_id: path for image_id, path in paths.items() if image_id in tagged}
-    photos = verify_photos(paths, bad)
+    photos = verify_photos(paths, bad, limits)
     truth = None
     if split.truth is not None:
         truth = read_split_truth(split.truth, photos, photo_names, classes, tags.classes if tags else None, folder)
@@ -260,6 +274,7 @@ def _samples(
             given[image_id] if image_id in given else next(free),
             photos[image_id].sha256,
             texts.get(image_id, ""),
+            photos[image_id].num_bytes,
         )
         for image_id in kept
     )

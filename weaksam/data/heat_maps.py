@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from weaksam.config import UserError
-from weaksam.data.images import MAX_PIXELS
+from weaksam.data.images import LIMITS
 
 SUFFIXES = (".npy", ".png")
 """Endings of heat maps."""
@@ -65,8 +65,10 @@ def _read_npy(path: Path) -> np.ndarray:
 def _read_png(path: Path) -> np.ndarray:
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"wanted a heat map of at most {MAX_PIXELS} pixels at {path}, found more: shrink it")
+            if image.width * image.height > LIMITS.max_pixels:
+                raise UserError(
+                    f"wanted a heat map of at most {LIMITS.max_pixels} pixels at {path}, found more: shrink it"
+                )
             if image.mode not in _GREY:
                 raise UserError(
                     f"wanted a grey heat map in {path}, found a picture of mode {image.mode}: save one channel"

@@ -5,12 +5,15 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from threading import Lock
 
 from weaksam.config import UserError, listed
 from weaksam.data.file_errors import reads
-from weaksam.data.images import PHOTO_SUFFIXES, BadImage, verify_image
+from weaksam.data.images import LIMITS, PHOTO_SUFFIXES, BadImage, num_pixels, photo_bytes, verify_image
+from weaksam.data.photo_limits import PhotoLimits
 from weaksam.data.text_files import is_utf8, printable
 
 _FOREIGN_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2"})
@@ -18,16 +21,19 @@ _FOREIGN_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".heic", ".heif", ".avif
 _SUFFIXES = PHOTO_SUFFIXES | _FOREIGN_SUFFIXES
 _SYSTEM_FILES = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r"})
 """What operating systems leave in folders, in small letters; like hidden files it is passed over without a word."""
+_LARGE_PIXELS = 32_000_000
+"""Photos of more pixels are decoded one at a time, so that many threads do not need many times the memory."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A readable photo: upright ``size`` (H, W), EXIF ``orientation`` 1-8, and the hash of its bytes."""
+    """A readable photo: upright ``size`` (H, W), EXIF ``orientation`` 1-8, hash and number of its bytes."""
 
     path: Path
     size: tuple[int, int]
     orientation: int
     sha256: str
+    num_bytes: int
 
 
 @dataclass
@@ -77,7 +83,7 @@ def scan_photos(folder: Path) -> PhotoFolder:
             scan.left_out[suffix or "without an ending"] += 1
         elif not is_utf8(name):
             scan.bad[printable(name)] = "has a name that is not UTF-8: rename it"
-        elif path.is_file() or path.is_symlink():
+        else:
             scan.photos[name] = path
     if not scan.photos:
         others = scan.others()
@@ -138,10 +144,11 @@ def _refuse_closed(error: OSError) -> None:
     raise UserError(f"wanted files below {folder}, found a folder that cannot be opened ({error.strerror}): open it")
 
 
-def verify_photos(paths: Mapping[str, Path], bad: dict[str, str]) -> dict[str, Photo]:
+def verify_photos(paths: Mapping[str, Path], bad: dict[str, str], limits: PhotoLimits = LIMITS) -> dict[str, Photo]:
     """The readable ones of ``paths`` (by image id); the others go to ``bad`` with the reason, a verb phrase."""
+    one_at_a_time = Lock()
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # decoding leaves Python's lock
-        results = list(pool.map(_verify, paths.values()))
+        results = list(pool.map(lambda path: _verify(path, limits, one_at_a_time), paths.values()))
     photos = {}
     for image_id, result in zip(paths, results, strict=True):
         if isinstance(result, Photo):
@@ -151,13 +158,12 @@ def verify_photos(paths: Mapping[str, Path], bad: dict[str, str]) -> dict[str, P
     return photos
 
 
-def _verify(path: Path) -> Photo | str:
-    """The photo at ``path``, or the reason why it cannot be read."""
+def _verify(path: Path, limits: PhotoLimits, one_at_a_time: Lock) -> Photo | str:
+    """The photo at ``path``, or the reason why it cannot be read; large ones wait for each other."""
     try:
-        data = path.read_bytes()
-        size, orientation = verify_image(data, path)
+        data = photo_bytes(path, limits)
+        with one_at_a_time if num_pixels(data) > _LARGE_PIXELS else nullcontext():
+            size, orientation = verify_image(data, path, limits)
     except BadImage as error:
         return error.reason
-    except OSError as error:
-        return "is a link that leads nowhere" if path.is_symlink() else f"cannot be opened ({error.strerror})"
-    return Photo(path, size, orientation, hashlib.sha256(data).hexdigest())
+    return Photo(path, size, orientation, hashlib.sha256(data).hexdigest(), len(data))

@@ -8,9 +8,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from weaksam.config import UserError
-from weaksam.data.images import BadImage, decode_image, verify_image
+from weaksam.data.images import LIMITS, BadImage, decode_image, verify_image
+from weaksam.data.photo_limits import MOST_PIXELS, PhotoLimits
 from weaksam.data.read_ahead import ReadAhead
+from weaksam.regular_files import TooLargeError, read_regular
 from weaksam.structures.dataset import Sample
+
+_OF_LOADED = PhotoLimits(max_pixels=MOST_PIXELS)
+"""A photo whose hash is known was held to the limits of its settings when it was loaded."""
 
 
 def read_photo(sample: Sample) -> np.ndarray:
@@ -20,12 +25,16 @@ def read_photo(sample: Sample) -> np.ndarray:
     replaced, cut short or removed since the dataset was loaded. A sample without a hash is not compared.
     """
     try:
-        data = sample.path.read_bytes()
+        data = read_regular(sample.path, max(LIMITS.max_bytes, sample.num_bytes))
+    except TooLargeError as error:
+        raise _changed(sample, f"one of {error.num_bytes:,} bytes") from None
     except OSError as error:
         raise _changed(sample, f"none that can be opened ({error.strerror or error})") from None
-    if sample.sha256 and hashlib.sha256(data).hexdigest() != sample.sha256:
+    if not sample.sha256:
+        return decode_image(data, sample.path)
+    if hashlib.sha256(data).hexdigest() != sample.sha256:
         raise _changed(sample, _other_photo(sample, data))
-    return decode_image(data, sample.path)
+    return decode_image(data, sample.path, _OF_LOADED)
 
 
 def read_photos_ahead(samples: Sequence[Sample], num_ahead: int) -> Iterator[np.ndarray]:

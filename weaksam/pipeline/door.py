@@ -12,7 +12,8 @@ import torch
 
 from weaksam.config import Settings, UserError, load_settings
 from weaksam.data import dataset as splits
-from weaksam.data.images import read_image
+from weaksam.data.images import LIMITS, read_image
+from weaksam.data.photo_limits import PhotoLimits
 from weaksam.engine.device import pick_device
 from weaksam.pipeline import running
 from weaksam.pipeline.settings import RunSettings
@@ -86,17 +87,19 @@ def propose(
     segmenter: Segmenter | PathLike | None = None,
     clues: CluePoints | None = None,
     device: str = "auto",
+    limits: PhotoLimits = LIMITS,
     **settings: Any,
 ) -> Proposals:
     """Class-free proposals of one photo: boxes ``(N, 4)`` half-open xyxy in photo pixels, scores and masks, best first.
 
     ``image``: a photo as uint8 RGB ``(H, W, 3)``, or its file. ``segmenter``: a Segment Anything checkpoint, a folder
     or hub id of transformers, or a segmenter that `weaksam.sam.build.build_segmenter` made (once, for many photos);
-    None takes the offline default. ``clues``: points of classes that prompt beside the grid. ``settings`` are fields of
-    the section ``proposals``, such as ``max_proposals=100``. A photo in which nothing is found gives N = 0. Raises
-    `UserError` for a file that is no photo, weights that do not fit and settings that are not there.
+    None takes the offline default. ``clues``: points of classes that prompt beside the grid. ``limits``: the largest
+    file that is read. ``settings`` are fields of the section ``proposals``, such as ``max_proposals=100``. A photo in
+    which nothing is found gives N = 0. Raises `UserError` for a file that is no photo, weights that do not fit and
+    settings that are not there.
     """
-    photo = image if isinstance(image, np.ndarray) else read_image(Path(image))
+    photo = image if isinstance(image, np.ndarray) else read_image(Path(image), limits)
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
         raise UserError(
             f"wanted a photo as uint8 RGB of shape (H, W, 3), found {photo.dtype} of shape {photo.shape}: convert it"
@@ -115,13 +118,14 @@ def load_dataset(
     *,
     classes: Sequence[str] | None = None,
     name: str = "train",
+    limits: PhotoLimits = LIMITS,
 ) -> Dataset:
     """Read one split: the photos below ``images`` with their tags and, where ``truth`` is given, their true objects.
 
     ``tags``: a tag file (CSV, JSON, JSONL), class folders or VOC ``ImageSets/Main``; without it the tags are those of
-    ``truth``, without either those of class folders. Photos that cannot be read are in ``Dataset.bad``. Raises
-    `UserError`.
+    ``truth``, without either those of class folders. Photos that cannot be read, or are over ``limits``, are in
+    ``Dataset.bad``. Raises `UserError`.
     """
     paths = {"images": images, "tags": tags, "truth": truth}
     split = splits.SplitSettings(**{key: Path(path) for key, path in paths.items() if path is not None})
-    return splits.load_dataset(split, name=name, classes=None if classes is None else tuple(classes))
+    return splits.load_dataset(split, name=name, classes=None if classes is None else tuple(classes), limits=limits)

@@ -15,7 +15,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from weaksam.config import UserError
-from weaksam.data.images import read_image
+from weaksam.data.images import LIMITS, read_image
+from weaksam.data.photo_limits import PhotoLimits
 from weaksam.data.photos import list_photos
 from weaksam.data.proposals.exchange import photo_ids
 from weaksam.data.proposals.files import find_proposals, open_store
@@ -156,14 +157,16 @@ def write_picture(path: Path, picture: Image.Image) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
-def draw_stored(folder: Path, photos: Path, image: str, out: Path, max_boxes: int = 25) -> str:
+def draw_stored(
+    folder: Path, photos: Path, image: str, out: Path, max_boxes: int = 25, limits: PhotoLimits = LIMITS
+) -> str:
     """Draw the proposals of one photo of the store in ``folder``; ``image`` may lack ending and folders.
 
-    Returns a sentence that says what was written; raises `UserError`.
+    Returns a sentence that says what was written; raises `UserError`, also for a photo over ``limits``.
     """
     store = open_store(folder)
     image_id, proposals = find_proposals(store, image)
     path = list_photos(photos)[photo_ids([image_id], photos)[image_id]]
-    write_picture(out, draw_proposals(read_image(path), proposals, max_boxes=max_boxes))
+    write_picture(out, draw_proposals(read_image(path, limits), proposals, max_boxes=max_boxes))
     by_source = ", ".join(f"{panel.name} {panel.num_all}" for panel in panels_of(proposals, max_boxes)) or "none"
     return f"{out}: the proposals of {image_id} by source ({by_source})"

@@ -24,7 +24,7 @@ class Sample:
     ``image_id``: its file name relative to the images folder. ``size``: (H, W) in pixels, upright. ``tags``: the sorted
     labels of the classes in it, none for an untagged photo. ``truth``: its true objects, None where the split has none
     for it. ``number``: its id in COCO files. ``sha256``: the hash of its bytes, empty where it was not computed.
-    ``text_id``: its id in COCO files whose ids are texts, else empty.
+    ``text_id``: its id in COCO files whose ids are texts, else empty. ``num_bytes``: of its file, 0 where unknown.
     """
 
     image_id: str
@@ -35,6 +35,7 @@ class Sample:
     number: int
     sha256: str = ""
     text_id: str = ""
+    num_bytes: int = 0
 
     @property
     def file_id(self) -> int | str:

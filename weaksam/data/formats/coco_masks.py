@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from weaksam.config import UserError
-from weaksam.data.images import MAX_PIXELS
 from weaksam.data.json_entries import JsonEntry, is_number
+from weaksam.data.photo_limits import MOST_PIXELS
 from weaksam.data.sizes import size_problem
 from weaksam.structures.masks import Rle, rle_from_counts, rle_from_polygons, run_lengths
 
@@ -101,8 +101,8 @@ def _from_run_lengths(entry: JsonEntry, stated: dict[str, Any], size: Size | Non
     if not isinstance(sides, list) or len(sides) != 2 or not all(_is_count(side) and side > 0 for side in sides):
         raise entry.refusal("segmentation", "run lengths with a size of [height, width]")
     height, width = (int(side) for side in sides)
-    if height * width > MAX_PIXELS:
-        raise entry.refusal("segmentation", f"a mask of at most {MAX_PIXELS} pixels")
+    if height * width > MOST_PIXELS:
+        raise entry.refusal("segmentation", f"a mask of at most {MOST_PIXELS} pixels")
     problem = None if size is None else size_problem((height, width), size, "its mask")
     if problem is not None:
         raise UserError(
@@ -120,4 +120,4 @@ def _from_run_lengths(entry: JsonEntry, stated: dict[str, Any], size: Size | Non
 def _is_count(value: Any) -> bool:
     """Whether a value is a whole number of at least 0, 7.0 as well."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return (whole or (isinstance(value, float) and value.is_integer())) and 0 <= value <= MAX_PIXELS
+    return (whole or (isinstance(value, float) and value.is_integer())) and 0 <= value <= MOST_PIXELS
