@@ -27,7 +27,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """A marker among the coded pixels of a JPEG: neither an escaped byte, nor filling, nor a restart."""
 
 
-class Piece(NamedTuple):
+class FilePiece(NamedTuple):
     """A segment or chunk: its name, where its content starts, and how many bytes it says to have."""
 
     name: bytes
@@ -113,7 +113,7 @@ def scans_problem(data: bytes) -> str | None:
     return f"has {num_scans:,} scans, over the limit of {MAX_SCANS}" if num_scans > MAX_SCANS else None
 
 
-def pieces(file: BinaryIO) -> Iterator[Piece]:
+def pieces(file: BinaryIO) -> Iterator[FilePiece]:
     """The segments of a JPEG up to its first scan, or the chunks of a PNG or WebP; none of another file."""
     file.seek(0)
     head = file.read(12)
@@ -125,7 +125,7 @@ def pieces(file: BinaryIO) -> Iterator[Piece]:
         yield from _chunks(file, start=12, order="little")
 
 
-def _segments(file: BinaryIO) -> Iterator[Piece]:
+def _segments(file: BinaryIO) -> Iterator[FilePiece]:
     at = 2
     while True:
         file.seek(at)
@@ -133,17 +133,17 @@ def _segments(file: BinaryIO) -> Iterator[Piece]:
         if len(head) < 4 or head[0] != 0xFF:
             return
         if head[1] in (0xFF, 0x01, *range(0xD0, 0xD9)):  # filling, and markers without content
-            yield Piece(head[1:2], at + 1, 0)
+            yield FilePiece(head[1:2], at + 1, 0)
             at += 1 if head[1] == 0xFF else 2
             continue
         length = int.from_bytes(head[2:], "big")
-        yield Piece(head[1:2], at + 2, length)
+        yield FilePiece(head[1:2], at + 2, length)
         if head[1] in (0xD9, 0xDA):
             return
         at += 2 + max(length, 2)
 
 
-def _chunks(file: BinaryIO, start: int, order: str) -> Iterator[Piece]:
+def _chunks(file: BinaryIO, start: int, order: str) -> Iterator[FilePiece]:
     """Chunks of PNG (length, name, content, checksum) or RIFF (name, length, content, filled up to an even number)."""
     at = start
     while True:
@@ -157,10 +157,10 @@ def _chunks(file: BinaryIO, start: int, order: str) -> Iterator[Piece]:
         else:
             name, length = head[:4], int.from_bytes(head[4:], "little")
             at += 8 + length + length % 2
-        yield Piece(name, file.tell(), length)
+        yield FilePiece(name, file.tell(), length)
 
 
-def _exif_of(file: BinaryIO, piece: Piece) -> bytes:
+def _exif_of(file: BinaryIO, piece: FilePiece) -> bytes:
     """The EXIF in a segment of a JPEG; nothing where it holds something else, such as XMP."""
     file.seek(piece.start + 2)
     content = file.read(max(piece.length - 2, 0))
