@@ -28,6 +28,7 @@ from weaksam.sam.official.architecture import SamArchitecture, build_sam
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.proposals.candidates import Candidates
 from weaksam.store.files import write_json_atomic
+from weaksam.store.records import read_record, write_record
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.proposals import Proposals
@@ -214,6 +215,27 @@ DAMAGED_JSON = {
     "brackets": b"[" * 100_000,
 }
 """What a JSON file may hold after an accident, by what happened to it."""
+
+
+def part_file(folder: Path, index: int = 0) -> Path:
+    """The file of a store's part, whose name carries a hash of its bytes."""
+    (path,) = folder.glob(f"part-{index:05d}-*.parquet")
+    return path
+
+
+def change_record(path: Path, **changes: Any) -> None:
+    """Write the record in ``path`` anew with ``changes``, as the program that wrote it would."""
+    record = read_record(path)
+    assert record is not None
+    write_record(path, {**record, **changes})
+
+
+def flip(path: Path, position: int, bit: int = 0) -> None:
+    """Flip one bit of a file's byte at ``position`` (from the end where it is negative)."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1 << bit
+    path.write_bytes(data)
+
 
 # Toy segmenters
 

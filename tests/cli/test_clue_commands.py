@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from weaksam import cli
 from weaksam.evaluation.clue_figures import ALL
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
+from weaksam.store.records import read_record, write_record
 
 
 def invoke(*arguments: object):
@@ -49,11 +50,11 @@ def test_the_report_shows_every_map_and_its_peaks(finished: Path) -> None:
 
 def test_eval_without_a_run_without_clues_and_without_truth_is_one_sentence(finished: Path, tmp_path: Path) -> None:
     assert "no run.json" in invoke("clues", "eval", tmp_path).stderr
-    record = json.loads((finished / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(record))
+    record = read_record(finished / "run.json")
+    write_record(tmp_path / "run.json", record)
     assert "wanted the finished stage clues" in invoke("clues", "eval", tmp_path).stderr
     record["settings"]["data"]["train"]["truth"] = None
-    (tmp_path / "run.json").write_text(json.dumps(record))
+    write_record(tmp_path / "run.json", record)
     result = invoke("clues", "eval", tmp_path)
     assert result.exit_code == 2 and "set data.train.truth" in result.stderr
 

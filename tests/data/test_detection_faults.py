@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.helpers import write_forms
+from tests.helpers import change_record, part_file, write_forms
 from weaksam.config import UserError
 from weaksam.data.detection_files import read_detections
 from weaksam.data.detection_stores import detection_store, instances_of
@@ -129,14 +129,13 @@ def test_labels_without_the_names_of_their_run_are_said(forms):
 
 def tampered(store: Store, column: str, value: pa.Array) -> Path:
     """The store with another first value in ``column`` of its only part, sealed anew."""
-    path, manifest = store.folder / "part-00000.parquet", store.folder / "manifest.json"
+    path, manifest = part_file(store.folder), store.folder / "manifest.json"
     table = pq.read_table(path)
     values = [value, *(scalar.as_py() for scalar in table.column(column)[1:])]
     array = pa.array(values, table.schema.field(column).type)
     pq.write_table(table.set_column(table.column_names.index(column), column, array), path)
-    content = json.loads(manifest.read_text())
-    content["parts"][0]["sha256"] = file_sha256(path)
-    manifest.write_text(json.dumps(content))
+    (part,) = json.loads(manifest.read_text())["parts"]
+    change_record(manifest, parts=[{**part, "sha256": file_sha256(path)}])
     return store.folder
 
 

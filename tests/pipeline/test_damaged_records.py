@@ -15,6 +15,7 @@ from weaksam.config import UserError, load_settings
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import open_run, refuse_older
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
+from weaksam.store.records import read_record
 
 NOTES = {
     "no peak": {"finished": True, "seconds": 1.0},
@@ -82,7 +83,7 @@ def test_commands_that_read_a_damaged_record_end_in_one_sentence(
 def test_settings_in_a_record_that_are_none_are_named(settings: RunSettings) -> None:
     path = settings.out / "run.json"
     whole = path.read_text()
-    record = json.loads(whole)
+    record = read_record(path)
     for section, value, named in (("seed", "abc", "seed"), ("wsod", 5, "wsod"), ("strange", 1, "strange")):
         path.write_text(json.dumps({**record, "settings": {**record["settings"], section: value}}))
         with pytest.raises(UserError, match=named) as caught:

@@ -154,7 +154,7 @@ def kill_when(settings: RunSettings, pattern: str) -> None:
 def test_killed_run_resumes_to_the_same_bytes(scenes, unbroken, tmp_path):
     out = tmp_path / "killed"
     settings = toy_settings(scenes, out)
-    kill_when(settings, "proposals/store/train-*/part-00000.parquet")
+    kill_when(settings, "proposals/store/train-*/part-00000-*.parquet")
     assert not list(out.glob("proposals/store/train-*/manifest.json"))
     kill_when(settings, "wsod/store/weights-*/state.safetensors")
     assert not list(out.glob("wsod/store/weights-*/manifest.json"))

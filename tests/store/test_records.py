@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers import DAMAGED_JSON
+from tests.helpers import DAMAGED_JSON, change_record
 from weaksam.config import UserError
 from weaksam.store.records import read_manifest, read_record, read_written_json
 from weaksam.store.sealed import open_sealed
@@ -69,7 +69,7 @@ def test_a_store_with_a_damaged_manifest_is_sealed_again_from_its_parts(tmp_path
 )
 def test_a_manifest_that_says_something_else_is_refused(tmp_path: Path, change: dict[str, Any], found: str) -> None:
     manifest = filled(tmp_path / "s", []).folder / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **change}))
+    change_record(manifest, **change)
     with pytest.raises(UserError, match=found) as caught:
         store_in(tmp_path / "s").read("a.jpg")
     assert "\n" not in str(caught.value)
@@ -89,7 +89,7 @@ def test_somebody_elses_store_with_fields_of_other_kinds_is_one_sentence(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     manifest = filled(tmp_path / "s", []).folder / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **change}))
+    change_record(manifest, **change)
     with pytest.raises(UserError, match="found another file: name a store's folder"):
         open_sealed(tmp_path / "s")
 
@@ -98,9 +98,9 @@ def test_somebody_elses_store_whose_parts_were_exchanged_is_one_sentence(tmp_pat
     manifest = filled(tmp_path / "s", []).folder / "manifest.json"
     content = json.loads(manifest.read_text())
     for parts in (content["parts"][::-1], content["parts"][:1] * 2):
-        manifest.write_text(json.dumps({**content, "parts": parts}))
+        change_record(manifest, parts=parts)
         with pytest.raises(UserError, match="is damaged"):
             open_sealed(tmp_path / "s")
-    manifest.write_text(json.dumps({**content, "columns": {**COLUMNS, "scores": "floats"}}))
+    change_record(manifest, parts=content["parts"], columns={**COLUMNS, "scores": "floats"})
     with pytest.raises(UserError, match="wanted the column scores in"):
         next(iter(open_sealed(tmp_path / "s").rows()))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.helpers import PROCESSES
+from tests.helpers import PROCESSES, change_record, flip, part_file
 from weaksam.config import Settings, UserError
 from weaksam.store.claims import Claims
 from weaksam.store.files import atomic_file, file_sha256, write_json_atomic
@@ -80,7 +80,7 @@ def fill_beside(folder: Path, begun: Path, asked: Connection) -> None:
 
 def hold_part(folder: Path, claims: Connection) -> None:
     """Claim a part in the folder of claims, send whether that worked, and keep it until the end."""
-    with Claims(folder).claim("part-00001.parquet", wait=True) as claimed:
+    with Claims(folder).claim("part-00001", wait=True) as claimed:
         claims.send(claimed)
         signal.pause()
 
@@ -161,9 +161,10 @@ def test_a_killed_store_resumes_to_the_same_bytes(tmp_path):
 def test_a_kill_in_the_middle_of_writing_leaves_no_part(tmp_path):
     make_store(tmp_path / "unbroken").fill(compute)
     (tmp_path / "killed").mkdir()
-    half = (tmp_path / "unbroken" / "part-00000.parquet").read_bytes()[:500]
+    half = part_file(tmp_path / "unbroken").read_bytes()[:500]
     (tmp_path / "killed" / ".part-00000.parquet.123.tmp").write_bytes(half)
-    (tmp_path / "killed" / "part-00001.parquet").write_bytes(half)  # a disk that lost what it said it wrote
+    lost = part_file(tmp_path / "unbroken", 1).name
+    (tmp_path / "killed" / lost).write_bytes(half)  # a disk that lost what it said it wrote
     make_store(tmp_path / "killed").fill(compute)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "unbroken")
 
@@ -200,7 +201,7 @@ def test_a_claim_ends_with_its_process(tmp_path):
     holder = PROCESSES.Process(target=hold_part, args=(folder, sent), daemon=True)
     holder.start()
     assert received.recv() is True
-    with Claims(folder).claim("part-00001.parquet", wait=False) as claimed:
+    with Claims(folder).claim("part-00001", wait=False) as claimed:
         assert not claimed
     store = make_store(tmp_path / "s")
     holder.kill()
@@ -226,9 +227,9 @@ def test_an_unsealed_store_names_the_command(tmp_path):
 def test_a_store_of_other_settings_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="stop"):
         make_store(tmp_path).fill(lambda image_id: compute(image_id) if image_id < "dir/005.jpg" else stop())
-    with pytest.raises(UserError, match=r"part-00000.parquet belongs to another store"):  # half filled
+    with pytest.raises(UserError, match=r"part-00000-.*parquet belongs to another store"):  # half filled
         make_store(tmp_path, fingerprint="0" * 64).missing_parts()
-    with pytest.raises(UserError, match=r"part-00000.parquet belongs to another store"):
+    with pytest.raises(UserError, match=r"part-00000-.*parquet belongs to another store"):
         make_store(tmp_path, part_size=2).missing_parts()
     make_store(tmp_path).fill(compute)
     with pytest.raises(UserError, match="made with another fingerprint"):  # sealed
@@ -243,13 +244,12 @@ def stop() -> dict:
 
 def test_a_damaged_or_lost_part_is_refused(tmp_path):
     make_store(tmp_path).fill(compute)
-    path = tmp_path / "part-00001.parquet"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
-    with pytest.raises(UserError, match=r"part-00001.parquet is damaged .* run 'weaksam proposals x.yaml'"):
+    path = part_file(tmp_path, 1)
+    flip(path, 200)
+    with pytest.raises(UserError, match=r"part-00001-.*parquet is damaged .* run 'weaksam proposals x.yaml'"):
         list(make_store(tmp_path).rows())
     path.unlink()
-    with pytest.raises(UserError, match=r"part-00001.parquet is missing"):
+    with pytest.raises(UserError, match=r"part-00001-.*parquet is missing"):
         make_store(tmp_path)["dir/004.jpg"]
     assert make_store(tmp_path)["dir/000.jpg"]["count"] == 0
 
@@ -280,14 +280,14 @@ def test_opening_what_is_no_sealed_store(tmp_path):
     with pytest.raises(UserError, match=r"at .*nowhere, found none: finish the run"):
         open_sealed(tmp_path / "nowhere")
     manifest = tmp_path / "out" / "p-aaa" / "manifest.json"
-    path = tmp_path / "out" / "p-aaa" / "part-00001.parquet"
+    path = part_file(tmp_path / "out" / "p-aaa", 1)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="is damaged"):
         open_sealed(tmp_path / "out" / "p-aaa")
     path.write_bytes(whole)
     with pytest.raises(UserError, match="found format 99"):
-        manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99'))
+        change_record(manifest, format=99)
         open_sealed(tmp_path / "out" / "p-aaa")
     manifest.write_text("[]")
     with pytest.raises(UserError, match="another file"):
@@ -296,16 +296,15 @@ def test_opening_what_is_no_sealed_store(tmp_path):
 
 def test_an_opened_store_that_was_changed_is_refused(tmp_path):
     make_store(tmp_path).fill(compute)
-    path = tmp_path / "part-00001.parquet"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+    path = part_file(tmp_path, 1)
+    flip(path, 200)
     with pytest.raises(UserError, match=r"damaged"):
         list(open_sealed(tmp_path).rows())
 
 
 def test_other_tools_can_read_a_part(tmp_path):
     make_store(tmp_path).fill(compute)
-    table = pq.read_table(tmp_path / "part-00000.parquet")
+    table = pq.read_table(part_file(tmp_path))
     assert table.column_names == ["image_id", *COLUMNS]
     assert table.column("count").to_pylist() == [0, 1, 2, 3]
     assert len(table.column("boxes")[2].as_py()) == 2

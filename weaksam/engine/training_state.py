@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from weaksam.config import UserError
 from weaksam.engine.training_job import TrainingJob
-from weaksam.store.files import file_sha256, write_json_atomic
-from weaksam.store.records import read_record
+from weaksam.store.files import file_sha256
+from weaksam.store.records import read_record, write_record
 from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
 History = list[dict[str, float]]
@@ -160,7 +160,7 @@ def seal(model: nn.Module, job: TrainingJob, history: History) -> None:
         "num_epochs": len(history),
         "history": history,
     }
-    write_json_atomic(job.folder / "manifest.json", manifest, indent=1)
+    write_record(job.folder / "manifest.json", manifest)
     (job.folder / "state.safetensors").unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from weaksam.report.gallery import StageResults, galleries
 from weaksam.report.page import Page
 from weaksam.stages import clues
 from weaksam.store.files import write_json_atomic
+from weaksam.store.records import write_record
 from weaksam.terminal import say
 
 DETECTORS = {"WSOD": "weak_detector", "retrained": "detector", "masks": "instance_segmenter"}
@@ -36,7 +37,7 @@ def write_outcome(run: Run, reports: Sequence[StageReport]) -> dict[str, Any]:
     keys = {f"stage {report.stage}": run.key(report.stage) for report in reports}
     record = run_record(settings, run.context.device, {**run.inputs, **keys})
     write_json_atomic(out / "metrics.json", metrics, indent=1)
-    write_json_atomic(out / "run.json", record, indent=1)
+    write_record(out / "run.json", record)
     Page(metrics, record, galleries(pictured(run))).write(out / "report.html")
     run.context.log.write("run ends", stages=[report.stage for report in reports])
     say(f"\n{summary_text(metrics)}\n")

@@ -18,7 +18,7 @@ from weaksam.pipeline.settings import RunSettings, without_tags
 from weaksam.pipeline.state import CEILING, Run, open_run, refuse_older, require_finished
 from weaksam.pipeline.summary import StageReport
 from weaksam.stages import STAGE_NAMES
-from weaksam.store.records import read_record
+from weaksam.store.records import HASH_KEY, read_record
 from weaksam.terminal import say
 
 POLL_SECONDS = 1.0
@@ -69,8 +69,9 @@ def reopen_run(out: Path) -> Run:
     settings = (read_record(path) or {}).get("settings")
     if not isinstance(settings, dict):
         raise UserError(
-            f"wanted the record of a run in {path}, found a damaged file: run 'weaksam run' again with the settings of "
-            "that run, which finds its stages finished and writes the record anew"
+            f"wanted the record of a run in {path}, found a damaged or edited file: run 'weaksam run' again with the "
+            "settings of that run, which finds its stages finished and writes the record anew (an edited record is "
+            f"read once its entry {HASH_KEY} is removed)"
         )
     return open_run(settings_from(RunSettings, settings, str(path)).model_copy(update={"out": out}))
 

@@ -34,8 +34,7 @@ from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages import STAGE_NAMES
 from weaksam.stages.pseudo_gt import GivenPseudoGtSettings, read_given
-from weaksam.store.files import write_json_atomic
-from weaksam.store.records import read_record
+from weaksam.store.records import read_record, write_record
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.terminal import say
@@ -165,7 +164,7 @@ class Run:
         began, finished = time.monotonic(), False
         if not before.get("finished"):
             began_at = {"finished": False, "seconds": spent, "began": time.time()}
-            write_json_atomic(path, {"key": self.key(stage), **began_at})
+            write_record(path, {"key": self.key(stage), **began_at})
         self.context.log.write("stage begins", stage=stage)
         try:
             result = make()
@@ -173,7 +172,7 @@ class Run:
         finally:
             seconds = spent if before.get("finished") else spent + time.monotonic() - began
             fields = {"finished": finished, "seconds": round(seconds, 3), "peak_memory_mib": self._peak(before)}
-            write_json_atomic(path, {"key": self.key(stage), **fields})
+            write_record(path, {"key": self.key(stage), **fields})
             self.context.log.write("stage ends", stage=stage, **fields)
         return result
 

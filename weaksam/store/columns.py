@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-
-from weaksam.store.files import atomic_file
 
 _BOX = pa.list_(pa.float32(), 4)
 _RLE = pa.struct([("size", pa.list_(pa.int64(), 2)), ("counts", pa.string())])
@@ -37,25 +34,32 @@ def part_schema(columns: Mapping[str, str], metadata: Mapping[str, str]) -> pa.S
     return pa.schema(fields, dict(metadata))
 
 
-def write_rows(
-    path: Path, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], metadata: Mapping[str, str]
-) -> None:
-    """Write ``rows`` (``image_id`` and every one of ``columns``) atomically as Parquet; equal rows give equal bytes."""
+def part_bytes(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], metadata: Mapping[str, str]) -> bytes:
+    """``rows`` (``image_id`` and every one of ``columns``) as the bytes of a Parquet file, equal for equal rows."""
     kinds = {"image_id": "str", **columns}
     arrays = [_to_arrow([row[name] for row in rows], kind) for name, kind in kinds.items()]
-    with atomic_file(path) as temporary:
-        pq.write_table(
-            pa.Table.from_arrays(arrays, schema=part_schema(columns, metadata)),
-            temporary,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=False,
-            write_statistics=False,
-            write_page_checksum=True,
-            store_schema=True,
-            version="2.6",
-            data_page_version="1.0",
-        )
+    buffer = pa.BufferOutputStream()
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=part_schema(columns, metadata)),
+        buffer,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+        store_schema=True,
+        version="2.6",
+        data_page_version="1.0",
+    )
+    return buffer.getvalue().to_pybytes()
+
+
+def read_part(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows in the bytes of a part, of ``columns`` alone where they are given.
+
+    Raises ``OSError`` or ``pa.ArrowException`` where the bytes are no Parquet file.
+    """
+    return pq.read_table(pa.BufferReader(data), columns=columns, use_threads=False)
 
 
 def row_of(table: pa.Table, row: int, columns: Mapping[str, str]) -> dict[str, Any]:

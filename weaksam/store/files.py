@@ -40,10 +40,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 def write_json_atomic(path: Path, value: Any, indent: int | None = None) -> None:
     """Write JSON atomically: paths as text, tensors and arrays as lists, settings as mappings, NaN as null."""
-    try:
-        text = json.dumps(value, indent=indent, default=_json_default, allow_nan=False)
-    except ValueError:
-        text = json.dumps(_finite(value), indent=indent, allow_nan=False)
+    write_text_atomic(path, json_text(value, indent))
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 atomically, with a newline at its end."""
     with atomic_file(Path(path)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -56,6 +57,14 @@ def write_names_atomic(path: Path, names: Mapping[str, Sequence[str]]) -> None:
             file.writelines(f"{',' if row else ''}\n{json.dumps(name)}" for row, name in enumerate(of_heading))
             file.write("\n]")
         file.write("\n}\n" if names else "{}\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """The JSON that `write_json_atomic` writes of ``value``."""
+    try:
+        return json.dumps(value, indent=indent, default=_json_default, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def file_sha256(path: Path) -> str:

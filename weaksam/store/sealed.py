@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from weaksam.config import UserError
+from weaksam.store.columns import read_part
 from weaksam.store.records import read_manifest
 from weaksam.store.store import FORMAT, Store
 
@@ -19,7 +20,7 @@ def open_sealed(folder: Path) -> Store:
     Raises `UserError` where there is none, naming sealed ones below, or where it is damaged or of another version.
     """
     manifest = _sound_manifest(folder)
-    chunks = [_image_ids(folder, folder / part["file"]) for part in manifest["parts"]]
+    chunks = [_image_ids(folder, folder / part["file"], part["sha256"]) for part in manifest["parts"]]
     image_ids, part_size = [image_id for chunk in chunks for image_id in chunk], max([1, *map(len, chunks)])
     if sorted(set(image_ids)) != image_ids or any(len(chunk) != part_size for chunk in chunks[:-1]):
         raise UserError(
@@ -38,10 +39,15 @@ def open_sealed(folder: Path) -> Store:
     return store
 
 
-def _image_ids(folder: Path, path: Path) -> list[str]:
-    """The images of one part, in order; `UserError` where it cannot be read."""
+def _image_ids(folder: Path, path: Path, sha256: str) -> list[str]:
+    """The images of one part, in order; `UserError` where it cannot be read or is not what the manifest says."""
     try:
-        image_ids = pq.read_table(path, columns=["image_id"], use_threads=False).column("image_id").to_pylist()
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise UserError(
+                f"the store {folder} is damaged (the SHA-256 of {path.name} is not the manifest's): make it again"
+            )
+        image_ids = read_part(data, ["image_id"]).column("image_id").to_pylist()
     except (OSError, pa.ArrowException, KeyError) as error:
         raise UserError(f"the store {folder} is damaged ({error}): make it again") from None
     if not all(isinstance(image_id, str) for image_id in image_ids):

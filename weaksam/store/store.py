@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from weaksam.config import Settings, UserError, fingerprint_of
 from weaksam.store.claims import Claims, locked
-from weaksam.store.columns import COLUMN_TYPES, column_problem, part_schema, row_of, write_rows
-from weaksam.store.files import file_sha256, write_json_atomic
+from weaksam.store.columns import COLUMN_TYPES, column_problem, part_bytes, part_schema, read_part, row_of
+from weaksam.store.files import file_sha256
+from weaksam.store.parts import PartFile, StorePart, part_names, remove_other_files, whole_files, write_part
 from weaksam.store.progress import Progress
-from weaksam.store.records import read_manifest
+from weaksam.store.records import read_manifest, write_record
 
 FORMAT = 1
 """Version of the store's layout on disk; part of every stage fingerprint."""
 _CACHED_PARTS = 64
 """Parts of an open store that stay in memory for `Store.read`."""
-
-
-@dataclass(frozen=True)
-class StorePart:
-    """One file of a store: its position in the store and the images it holds, in order."""
-
-    index: int
-    image_ids: tuple[str, ...]
-
-    @property
-    def file_name(self) -> str:
-        """Name of the part's file inside the store's folder."""
-        return f"part-{self.index:05d}.parquet"
 
 
 class Store:
@@ -71,7 +58,7 @@ class Store:
         self._position = {image_id: (part, row) for part in self.parts for row, image_id in enumerate(part.image_ids)}
         self._metadata = {"stage": stage, "fingerprint": fingerprint, "columns": json.dumps(self.columns)}
         self._claims = Claims(self.folder / ".claims")
-        self._whole: set[int] = set()  # parts known to be complete on disk
+        self._whole: dict[int, PartFile] = {}  # parts known to be complete on disk
         self._stated: dict[str, Any] | None = None  # the manifest, once it is there
         self._table = functools.lru_cache(maxsize=_CACHED_PARTS)(self._read_sealed_part)
 
@@ -86,15 +73,17 @@ class Store:
 
     def missing_parts(self) -> list[StorePart]:
         """The parts that are not on disk yet, or are damaged there, in order; none once sealed."""
-        return [] if self.sealed else [part for part in self.parts if not self._is_whole(part)]
+        if self.sealed:
+            return []
+        names = part_names(self.folder)
+        return [part for part in self.parts if not self._is_whole(part, names)]
 
     def write(self, part: StorePart, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write one part atomically; ``rows`` hold ``image_id`` and every column, in any order, one per image."""
         by_id = {row["image_id"]: row for row in rows}
         assert set(by_id) == set(part.image_ids), f"wanted one row for each of {part.image_ids}, found {list(by_id)}"
         in_order = [by_id[image_id] for image_id in part.image_ids]
-        write_rows(self.folder / part.file_name, in_order, self.columns, self._metadata)
-        self._whole.add(part.index)
+        self._whole[part.index] = write_part(self.folder, part, part_bytes(in_order, self.columns, self._metadata))
 
     def seal(self) -> None:
         """Write the manifest, which makes the store readable; asserts that no part is missing."""
@@ -107,7 +96,7 @@ class Store:
             if not self.sealed:  # another process may have been faster
                 for leftover in self.folder.glob(".*.tmp"):
                     leftover.unlink(missing_ok=True)
-                write_json_atomic(self._manifest_path, self._make_manifest(), indent=1)
+                write_record(self._manifest_path, self._make_manifest())
         self._claims.remove()
 
     def fill(self, compute: Callable[[str], Mapping[str, Any]], progress: str | None = None) -> Store:
@@ -136,7 +125,8 @@ class Store:
                             self.write(part, _counted(compute(part.image_ids), shown))
                             uncounted.discard(part)
                     # Count what other processes wrote meanwhile
-                    for other in [other for other in uncounted if (self.folder / other.file_name).is_file()]:
+                    names = part_names(self.folder)
+                    for other in [other for other in uncounted if other.index in names]:
                         uncounted.discard(other)
                         shown.update(len(other.image_ids))
         self.seal()
@@ -207,9 +197,18 @@ class Store:
         return {"stage": self.stage, "fingerprint": self.fingerprint, "columns": self.columns, "images": images}
 
     def _make_manifest(self) -> dict[str, Any]:
+        """The manifest of the parts as they lie on disk; files that it does not name are removed."""
+        files = [self._whole[part.index] for part in self.parts]
+        for file in files:
+            if file_sha256(self.folder / file.name) != file.sha256:
+                raise UserError(
+                    f"{self.folder / file.name} was damaged after it was written: run '{self.command}' again, which "
+                    "computes that part anew"
+                )
+        remove_other_files(self.folder, {i: file.name for i, file in enumerate(files)}, part_names(self.folder))
         parts = [
-            {"file": part.file_name, "rows": len(part.image_ids), "sha256": file_sha256(self.folder / part.file_name)}
-            for part in self.parts
+            {"file": file.name, "rows": len(part.image_ids), "sha256": file.sha256}
+            for part, file in zip(self.parts, files, strict=True)
         ]
         return {"format": FORMAT, **self._identity(), "rows": len(self), "parts": parts}
 
@@ -221,24 +220,31 @@ class Store:
         what = f"is not sealed (manifest.json is {state})" if self.folder.is_dir() else "does not exist yet"
         return f"the {self.stage} store {self.folder} {what}{hint}: run '{self.command}' to finish it"
 
-    def _is_whole(self, part: StorePart) -> bool:
-        """Whether the part lies on disk undamaged; raises `UserError` if it belongs to another store."""
-        path = self.folder / part.file_name
-        if part.index in self._whole or not path.is_file():
-            return part.index in self._whole
-        try:
-            table = pq.read_table(path, page_checksum_verification=True, use_threads=False)
-        except (OSError, pa.ArrowException):
-            return False
-        same_rows = table.column("image_id").to_pylist() == list(part.image_ids)
-        wanted, stated = part_schema(self.columns, self._metadata).metadata, table.schema.metadata or {}
-        if not same_rows or any(stated.get(key) != value for key, value in wanted.items()):
-            raise UserError(
-                f"{path} belongs to another store (other settings or images): run '{self.command}' with another "
-                "out folder or delete this one"
-            )
-        self._whole.add(part.index)
-        return True
+    def _is_whole(self, part: StorePart, names: Mapping[int, Sequence[str]] | None = None) -> bool:
+        """Whether the part lies on disk undamaged; raises `UserError` if it belongs to another store.
+
+        ``names``: the files of every part, where the caller has listed them.
+        """
+        if part.index in self._whole:
+            return True
+        names = part_names(self.folder) if names is None else names
+        for file, data in whole_files(self.folder, names.get(part.index, ())):
+            try:
+                table = read_part(data)
+            except (OSError, pa.ArrowException):
+                continue
+            same_rows = table.column("image_id").to_pylist() == list(part.image_ids)
+            schema = part_schema(self.columns, self._metadata)
+            metadata = table.schema.metadata or {}
+            if not same_rows or any(metadata.get(key) != value for key, value in schema.metadata.items()):
+                raise UserError(
+                    f"{self.folder / file.name} belongs to another store (other settings or images): run "
+                    f"'{self.command}' with another out folder or delete this one"
+                )
+            if table.schema.equals(schema):
+                self._whole[part.index] = file
+                return True
+        return False
 
     @contextlib.contextmanager
     def _claim(self, part: StorePart, wait: bool) -> Iterator[bool]:
@@ -247,29 +253,31 @@ class Store:
             yield False
             return
         try:
-            with self._claims.claim(part.file_name, wait) as claimed:
+            with self._claims.claim(part.name, wait) as claimed:
                 yield claimed
         finally:
             if self.sealed:
                 self._claims.remove()
 
     def _read_sealed_part(self, part: StorePart) -> pa.Table:
-        entry, path = self.manifest["parts"][part.index], self.folder / part.file_name
-        if not path.is_file() or file_sha256(path) != entry["sha256"]:
-            state = "is damaged (its SHA-256 is not the manifest's)" if path.is_file() else "is missing"
-            raise UserError(f"{path} {state}: delete {self.folder} and run '{self.command}' to make it again")
+        entry = self.manifest["parts"][part.index]
+        path, again = self.folder / entry["file"], f"delete {self.folder} and run '{self.command}' to make it again"
         try:
-            table = pq.read_table(path, use_threads=False)
+            data = path.read_bytes()
+        except OSError as error:
+            state = "is missing" if not path.is_file() else f"cannot be read ({error.strerror or error})"
+            raise UserError(f"{path} {state}: {again}") from None
+        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+            raise UserError(f"{path} is damaged (its SHA-256 is not the manifest's): {again}")
+        try:
+            table = read_part(data)
         except (OSError, pa.ArrowException) as error:  # somebody made the manifest fit
             raise UserError(f"wanted a part of a store in {path}, found none ({error}): make the store again") from None
         problem = column_problem(table, self.columns)
         if problem is None and table.column("image_id").to_pylist() != list(part.image_ids):
             problem = f"the {len(part.image_ids)} images of the part", "others"
         if problem is not None:
-            raise UserError(
-                f"wanted {problem[0]} in {path}, found {problem[1]}: delete {self.folder} and run '{self.command}' to "
-                "make it again"
-            )
+            raise UserError(f"wanted {problem[0]} in {path}, found {problem[1]}: {again}")
         return table
 
     def _row(self, table: pa.Table, row: int, names: Sequence[str]) -> dict[str, Any]:

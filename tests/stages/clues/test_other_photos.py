@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import context, draw_discs
+from tests.helpers import context, draw_discs, part_file
 from weaksam.data.dataset import SplitSettings, load_dataset, load_photos
 from weaksam.models.weaktr.network import WeakTrSettings
 from weaksam.stages import clues
@@ -105,7 +105,7 @@ def test_a_killed_store_resumes_to_the_same_bytes(train: Dataset, test: Dataset,
     for dataset, split in ((train, "train"), (test, "test")):
         store = clues.run(run_context, settings, dataset, split)
         whole = contents(store.folder)
-        for name in ("manifest.json", "part-00000.parquet"):
+        for name in ("manifest.json", part_file(store.folder).name):
             (store.folder / name).unlink()
         assert contents(clues.run(run_context, settings, dataset, split).folder) == whole
 

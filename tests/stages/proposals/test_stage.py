@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import SmallDevice, block_photo, context
+from tests.helpers import SmallDevice, block_photo, context, part_file
 from weaksam.config import Settings
 from weaksam.data.dataset import SplitSettings, load_dataset, load_photos
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
@@ -103,7 +103,7 @@ def test_a_full_device_changes_no_byte_of_the_store(photos, tmp_path, capsys):
             context(tmp_path / name, photos), ProposalSettings(**grid, **settings), segmenter, some_clues, photos, "t"
         )
         assert any(len(row["boxes"]) for row in store.rows())
-        return (store.folder / "part-00000.parquet").read_bytes()
+        return part_file(store.folder).read_bytes()
 
     plain = stored_bytes("plain", RegionTreeSegmenter())
     assert "memory" not in capsys.readouterr().err

@@ -15,8 +15,8 @@ from weaksam.config import Settings, UserError, listed
 from weaksam.data.annotations import rle_from_box
 from weaksam.data.image_names import ImageNames
 from weaksam.data.proposals.files import open_store, stored_proposals
-from weaksam.data.text_files import read_json
-from weaksam.store.files import file_sha256, write_json_atomic
+from weaksam.store.files import file_sha256
+from weaksam.store.records import read_record, write_record
 from weaksam.store.store import Store
 from weaksam.structures.boxes import area, clip, pairwise_ioa, scale
 from weaksam.structures.dataset import Dataset, Sample
@@ -190,7 +190,7 @@ def record_photos(folder: Path, hashes: Mapping[str, str]) -> None:
     """
     recorded = recorded_photos(folder)
     if not recorded:
-        write_json_atomic(folder / PHOTOS_FILE, {"sha256": dict(sorted(hashes.items()))}, indent=0)
+        write_record(folder / PHOTOS_FILE, {"sha256": dict(sorted(hashes.items()))}, indent=0)
     elif recorded != dict(hashes):
         raise UserError(
             f"wanted a store made from these photos in {folder}, found one made from others: name another folder"
@@ -202,8 +202,10 @@ def recorded_photos(folder: Path) -> dict[str, str]:
     path = folder / PHOTOS_FILE
     if not path.exists():
         return {}
-    content = read_json(path, "the photos' SHA-256")
-    hashes = content.get("sha256") if isinstance(content, dict) else None
+    hashes = (read_record(path) or {}).get("sha256")
     if not isinstance(hashes, dict):
-        raise UserError(f"wanted the photos' SHA-256 in {path}, found other JSON: delete it")
+        raise UserError(
+            f"wanted the photos' SHA-256 in {path}, found a damaged file or another: delete it, and a rerun of "
+            "what made the store writes it again"
+        )
     return {str(name): str(value) for name, value in hashes.items()}
