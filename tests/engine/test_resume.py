@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from tests.helpers import training_history
+from tests.helpers import flip, training_history
 from weaksam.config import UserError
 from weaksam.engine import loss_values
 from weaksam.engine.schedules import warmup_cosine
@@ -140,7 +140,7 @@ def test_a_state_that_cannot_be_written_whole_leaves_the_one_before(tmp_path):
     train(tmp_path / "unbroken")
     train(tmp_path / "cut", 2, save_every_steps=1)
     path = tmp_path / "cut" / "state.safetensors"
-    before = path.read_bytes()
+    before, states = path.read_bytes(), files_of(tmp_path / "cut")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # the disk is full half-way through
     try:
@@ -148,9 +148,58 @@ def test_a_state_that_cannot_be_written_whole_leaves_the_one_before(tmp_path):
             train(tmp_path / "cut", save_every_steps=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert files_of(tmp_path / "cut") == {path.name: before}
+    assert files_of(tmp_path / "cut") == states
     train(tmp_path / "cut")
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "unbroken")
+
+
+def test_a_damaged_state_is_given_up_for_the_one_before(tmp_path, capsys):
+    whole = train(tmp_path / "unbroken")
+    train(tmp_path / "killed", 6, save_every_steps=1)
+    assert set(files_of(tmp_path / "killed")) == {"state.safetensors", "state-before.safetensors"}
+    flip(tmp_path / "killed" / "state.safetensors", -40, 6)  # among the numbers of the last tensor
+    assert train(tmp_path / "killed", 1, save_every_steps=1) == whole[5:6]  # after the fifth step, not the sixth
+    note = "state.safetensors was damaged since it was saved and is removed; the training goes on from the state before"
+    assert note in capsys.readouterr().err
+    train(tmp_path / "killed")
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "unbroken")
+
+
+def test_no_flipped_bit_of_a_state_is_trained_on(tmp_path):
+    train(tmp_path, 6, save_every_steps=1)
+    state = tmp_path / "state.safetensors"
+    (tmp_path / "state-before.safetensors").unlink()
+    whole, tensors = state.read_bytes(), load_state(state)
+    metadata, draw = read_metadata(state), random.Random(0)
+    num_header = 8 + int.from_bytes(whole[:8], "little")
+    positions = [*range(num_header), *draw.sample(range(num_header, len(whole)), 300)]
+    for position in positions:
+        flip(state, position, draw.randrange(8))
+        try:
+            same = load_state(state), read_metadata(state)
+        except (ValueError, SafetensorError):
+            same = None
+        if same is not None:  # blanks in the header, or the name of an entry that then says nothing
+            assert all(torch.equal(same[0][name], value) for name, value in tensors.items())
+            assert same[1].get("fingerprint") in (None, metadata["fingerprint"])
+        state.write_bytes(whole)
+
+
+def test_both_states_damaged_are_named_together(tmp_path):
+    train(tmp_path, 6, save_every_steps=1)
+    for path in tmp_path.iterdir():
+        flip(path, -40)
+    both = "found state.safetensors and state-before.safetensors damaged since it was saved: delete both and rerun"
+    with pytest.raises(UserError, match=both):
+        train(tmp_path)
+
+
+def test_a_kill_between_the_two_renames_goes_on_from_the_state_before(tmp_path, capsys):
+    train(tmp_path / "unbroken")
+    train(tmp_path / "killed", 6, save_every_steps=1)
+    (tmp_path / "killed" / "state.safetensors").unlink()
+    train(tmp_path / "killed")
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "unbroken") and not capsys.readouterr().err
 
 
 def test_random_numbers_go_on_where_they_were():

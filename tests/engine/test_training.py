@@ -203,13 +203,14 @@ def test_a_damaged_state_is_one_sentence(tmp_path):
         {"fingerprint": metadata["fingerprint"]},
         {**metadata, "epoch": {"steps": 1}},
     ]
+    said = r"found state\.safetensors damaged since it was saved: delete it and rerun, which begins this training again"
     for damage in damages:
         save_weights(state, tensors, damage)
-        with pytest.raises(UserError, match=r"found a damaged file: delete it and rerun"):
+        with pytest.raises(UserError, match=said):
             train(tmp_path)
     for content in (b"", whole[:100], whole[:-5], b"<html>"):
         state.write_bytes(content)
-        with pytest.raises(UserError, match=r"found a damaged file: delete it and rerun"):
+        with pytest.raises(UserError, match=said):
             train(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import zipfile
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from tests.helpers import flip
 from weaksam.config import UserError
+from weaksam.store.files import ChangedFile, file_sha256, same_bytes
 from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
 
@@ -32,6 +36,49 @@ def test_there_and_back(tmp_path):
     assert path.read_bytes() == before
     save_weights(path, {"a": torch.ones(1)})
     assert read_metadata(path) == {}
+
+
+def test_a_flipped_bit_in_our_own_weights_is_seen_and_files_of_others_are_taken(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {**small().state_dict(), "scalar": torch.tensor(3), "none": torch.zeros(0, 4)}, {"a": 1.5})
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    wanted = load_state(path)
+    assert wanted["scalar"] == 3 and wanted["none"].shape == (0, 4)
+    for position in range(len(whole)):
+        flip(path, position, position % 8)
+        if position >= header:
+            with pytest.raises(UserError, match="was damaged since it was written"):
+                load_state(path, "the toy")
+        else:  # the header: refused, or its blanks, which say nothing
+            with contextlib.suppress(UserError):
+                assert all(torch.equal(value, wanted[name]) for name, value in load_state(path).items())
+        path.write_bytes(whole)
+    save_file(small().state_dict(), path)
+    assert set(load_state(path)) == set(small().state_dict())
+
+
+def test_weights_are_compared_with_the_hash_that_is_wanted(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(small().state_dict(), path)
+    sha256 = file_sha256(path)
+    assert set(load_state(path, "the toy", sha256)) == set(small().state_dict())
+    save_file({name: value + 1 for name, value in small().state_dict().items()}, path)
+    with pytest.raises(ChangedFile, match=r"wanted the file .*w\.safetensors as it was, found other bytes"):
+        load_state(path, "the toy", sha256)
+    path.unlink()
+    with pytest.raises(ChangedFile, match=r"found none that can be opened"):
+        load_state(path, "the toy", sha256)
+    path.write_bytes(b"x")
+    with pytest.raises(ChangedFile, match="changed while it was read"), same_bytes(path, file_sha256(path)):
+        path.write_bytes(b"y")
+
+
+def test_the_file_that_is_replaced_can_be_kept(tmp_path):
+    path, before = tmp_path / "w.safetensors", tmp_path / "before.safetensors"
+    for number in range(3):
+        save_weights(path, {"a": torch.tensor([number])}, before=before)
+    assert (load_state(path)["a"].item(), load_state(before)["a"].item()) == (2, 1)
 
 
 @pytest.mark.parametrize("old_format", [False, True])

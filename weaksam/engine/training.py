@@ -62,9 +62,9 @@ def fit(
     batch is drawn again alike, but a draw for one batch must happen as it is produced and not decide about later ones.
 
     ``state.safetensors`` in the folder is replaced atomically after each epoch and, within one, as often as ``job``
-    says; a later call goes on from there, on the CPU to the same bytes. The end is ``weights.safetensors`` and
-    ``manifest.json`` (fingerprint, SHA-256, mean losses per epoch); a call that finds them loads the weights and
-    returns.
+    says; a later call goes on from there, or from the state before it where that is damaged, on the CPU to the same
+    bytes. The end is ``weights.safetensors`` and ``manifest.json`` (fingerprint, SHA-256, mean losses per epoch); a
+    call that finds them loads the weights and returns.
 
     Raises `UserError` for a loss or gradient that is not finite, naming the images (on an accelerator some steps
     later, but before any state is saved), and for a folder of another fingerprint or with damaged weights.

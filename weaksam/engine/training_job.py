@@ -13,7 +13,7 @@ class TrainingJob:
     """One training as `fit` and the functions of its state see it; its model and data are not part of it."""
 
     folder: Path
-    """Holds ``state.safetensors`` while the training runs, ``weights.safetensors`` and ``manifest.json`` at its end."""
+    """Holds the last two states while the training runs, ``weights.safetensors`` and ``manifest.json`` at its end."""
     fingerprint: str
     """Hex of all that decides the trained weights; a folder with another one is refused."""
     label: str

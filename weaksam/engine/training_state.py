@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weaksam.config import UserError
 from weaksam.engine.training_job import TrainingJob
-from weaksam.store.files import file_sha256
+from weaksam.store.files import ChangedFile, file_sha256
 from weaksam.store.records import read_record, write_record
 from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
 History = list[dict[str, float]]
 """Mean of every loss by name, epoch after epoch."""
 
+STATES = ("state.safetensors", "state-before.safetensors")
+"""The files of a training that is under way: its last saved state and the one before."""
 _MODEL, _RANDOM = "model.", "random."
 
 
@@ -78,7 +83,10 @@ class TrainingProgress:
 def save_progress(
     progress: TrainingProgress, model: nn.Module, optimizers: Sequence[Optimizer], job: TrainingJob
 ) -> None:
-    """Replace ``state.safetensors`` atomically: model, optimizers, progress, within an epoch the random numbers too."""
+    """Replace ``state.safetensors`` atomically: model, optimizers, progress, within an epoch the random numbers too.
+
+    The state before it stays as ``state-before.safetensors``.
+    """
     tensors = {_MODEL + name: value for name, value in model.state_dict().items()}
     metadata: dict[str, Any] = {"fingerprint": job.fingerprint, "history": progress.history}
     for number, optimizer in enumerate(optimizers):
@@ -88,33 +96,69 @@ def save_progress(
         now = RandomState.now()
         tensors |= {_RANDOM + name: value for name, value in now.tensors.items()}
         metadata["epoch"] = {"steps": progress.steps, "sums": progress.sums, "random": now.numbers}
-    save_weights(job.folder / "state.safetensors", tensors, metadata)
+    state, before = (job.folder / name for name in STATES)
+    save_weights(state, tensors, metadata, before)
+
+
+class _DamagedState(Exception):
+    """A saved state whose content is not what was saved."""
 
 
 def load_progress(model: nn.Module, optimizers: Sequence[Optimizer], job: TrainingJob) -> TrainingProgress:
     """Load the state that `save_progress` wrote into model and optimizers; the start of a training if there is none.
 
-    Raises `UserError` if it is of other settings or does not fit the model.
+    A state that was damaged since it was saved is removed, and the one before it is taken; a line on the standard error
+    stream and in the log says so. Raises `UserError` where there is no whole one, or if it is of other settings or does
+    not fit the model.
     """
-    path = job.folder / "state.safetensors"
-    if not path.is_file():
+    paths = [path for path in (job.folder / name for name in STATES) if path.is_file()]
+    damaged: list[Path] = []
+    for path in paths:
+        try:
+            progress = _load_state_file(path, model, optimizers, job)
+        except _DamagedState:
+            damaged.append(path)
+            continue
+        for other in damaged:
+            _tell_damage(other, progress, job)
+        return progress
+    if not paths:
         return TrainingProgress()
-    damaged = UserError(
-        f"wanted the state of {job.label} in {path}, found a damaged file: delete it and rerun, which begins again"
+    files = " and ".join(path.name for path in paths)
+    raise UserError(
+        f"wanted a saved state of {job.label} in {job.folder}, found {files} damaged since it was saved: delete "
+        f"{'it' if len(paths) == 1 else 'both'} and rerun, which begins this training again"
     )
+
+
+def _load_state_file(
+    path: Path, model: nn.Module, optimizers: Sequence[Optimizer], job: TrainingJob
+) -> TrainingProgress:
+    """How far the state in ``path`` is, loaded into model and optimizers; raises as `load_progress`."""
     try:
         tensors, metadata = load_state(path), read_metadata(path)
-        fingerprint = metadata.get("fingerprint")
-    except (ValueError, AttributeError):
-        raise damaged from None
-    _check_fingerprint(fingerprint, job)
+    except (ValueError, AttributeError, SafetensorError):
+        raise _DamagedState from None
+    if "fingerprint" not in metadata:
+        raise _DamagedState
+    _check_fingerprint(metadata["fingerprint"], job)
     load_into(model, _under(_MODEL, tensors), job.label)
     try:
         for number, optimizer in enumerate(optimizers):
             _unpack(optimizer, _under(f"{_key(number)}.", tensors), metadata[_key(number)])
         return _progress_of(metadata, _under(_RANDOM, tensors))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise damaged from None
+        raise _DamagedState from None
+
+
+def _tell_damage(path: Path, progress: TrainingProgress, job: TrainingJob) -> None:
+    """Remove a damaged state and say from where the training goes on."""
+    path.unlink(missing_ok=True)
+    place = f"epoch {len(progress.history) + 1}, step {progress.steps}"
+    note = f"{path} was damaged since it was saved and is removed; the training goes on from the state before ({place})"
+    print(f"{job.label}: {note}", file=sys.stderr, flush=True)
+    if job.log is not None:
+        job.log.write("damaged state", label=job.label, note=note)
 
 
 def _progress_of(metadata: dict[str, Any], random_tensors: dict[str, Tensor]) -> TrainingProgress:
@@ -141,12 +185,30 @@ def load_trained(model: nn.Module, job: TrainingJob) -> bool:
             "rerun, which trains it again"
         )
     _check_fingerprint(manifest["fingerprint"], job)
-    if not weights_path.is_file() or file_sha256(weights_path) != manifest["weights_sha256"]:
-        raise UserError(
-            f"{weights_path} is missing or damaged (its SHA-256 is not the manifest's): delete {job.folder} and rerun"
-        )
-    load_into(model, load_state(weights_path, job.label), job.label)
+    load_into(model, load_sealed(weights_path, job.label), job.label)
     return True
+
+
+def sealed_sha256(weights: Path) -> str:
+    """The SHA-256 of the bytes of sealed weights, by the manifest beside them; `UserError` where it does not say."""
+    sha256 = (read_record(weights.with_name("manifest.json")) or {}).get("weights_sha256")
+    if not isinstance(sha256, str):
+        raise UserError(
+            f"wanted the SHA-256 of {weights} in the manifest beside it, found a damaged manifest: delete "
+            f"{weights.parent} and rerun, which trains it again"
+        )
+    return sha256
+
+
+def load_sealed(weights: Path, what: str) -> dict[str, Tensor]:
+    """The tensors of weights that `seal` wrote, called ``what`` in errors; `UserError` where they are damaged."""
+    try:
+        return load_state(weights, what, sealed_sha256(weights))
+    except ChangedFile:
+        raise UserError(
+            f"{weights} is missing or damaged (its SHA-256 is not the manifest's): delete {weights.parent} and rerun, "
+            "which trains it again"
+        ) from None
 
 
 def seal(model: nn.Module, job: TrainingJob, history: History) -> None:
@@ -161,7 +223,8 @@ def seal(model: nn.Module, job: TrainingJob, history: History) -> None:
         "history": history,
     }
     write_record(job.folder / "manifest.json", manifest)
-    (job.folder / "state.safetensors").unlink(missing_ok=True)
+    for name in STATES:
+        (job.folder / name).unlink(missing_ok=True)
 
 
 def _key(number: int) -> str:

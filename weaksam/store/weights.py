@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -16,12 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from weaksam.config import UserError
-from weaksam.store.files import atomic_file
+from weaksam.store.files import atomic_file, same_bytes
 
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")
 """First bytes of torch's zip file, and of its older format."""
 _METADATA_KEY = "weaksam"
 """The one key of the header's metadata: safetensors writes several keys in a random order."""
+_HASH_KEY = "content_sha256"
+"""Entry of our metadata with the SHA-256 of all tensors and of the other metadata."""
 _NESTED_KEYS = ("state_dict", "model", "model_state_dict")
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 _PLAIN_RECORDS: list[Any] = [
@@ -34,31 +38,60 @@ _PLAIN_RECORDS: list[Any] = [
 """What published checkpoints hold beside tensors: the options of their command line, and scores as numpy numbers."""
 
 
-def save_weights(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write named tensors, and ``metadata`` as JSON in the header, atomically to safetensors; always the same bytes."""
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None, before: Path | None = None
+) -> None:
+    """Write named tensors, and ``metadata`` as JSON in the header, atomically to safetensors; always the same bytes.
+
+    The header holds a hash of both as well, which `load_state` compares. ``before``: where the file that is replaced
+    goes once the new one is written; between the two renames there is that one alone.
+    """
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    written = json.loads(json.dumps(dict(metadata or {})))
+    header = json.dumps({**written, _HASH_KEY: content_sha256(tensors, written)})
     with atomic_file(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(dict(metadata or {}))})
+        save_file(tensors, temporary, metadata={_METADATA_KEY: header})
+        if before is not None and path.exists():
+            path.replace(before)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The ``metadata`` that `save_weights` wrote with the tensors; empty if there is none."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    metadata = _whole_metadata(path)
+    return {key: value for key, value in metadata.items() if key != _HASH_KEY}
 
 
-def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
+def content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 (64 hex digits) over names, kinds, shapes and bytes of ``tensors``, in any order, and ``metadata``."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_state(path: Path | str, what: str = "the model", sha256: str | None = None) -> dict[str, Tensor]:
     """Read the named tensors of a ``.safetensors`` or a torch ``.pth`` file; no pickled code ever runs.
 
-    ``what`` names the wanted weights in the error, for example ``"backbone mobilenet_v2"``.
+    ``what`` names the wanted weights in the error, for example ``"backbone mobilenet_v2"``. ``sha256``: the hash of the
+    file's bytes where its fingerprint or a manifest names it. A file that `save_weights` wrote is compared with the
+    hash in its header in any case.
 
     Raises:
-        UserError: the file is missing, empty, cut short, a web page, or not a set of named tensors.
+        UserError: the file is missing, empty, cut short, a web page, or not a set of named tensors; or it was damaged
+            or replaced since it was written.
     """
     path = Path(path)
+    with same_bytes(path, sha256) if sha256 is not None else contextlib.nullcontext():
+        return _checked_state(path, what)
+
+
+def _checked_state(path: Path, what: str) -> dict[str, Tensor]:
     head = check_weights(path, what)
+    is_torch = head.startswith(_TORCH_STARTS)
     try:
-        state = _read_torch(path) if head.startswith(_TORCH_STARTS) else _read_safetensors(path)
+        state = _read_torch(path) if is_torch else _read_safetensors(path)
     except Exception as error:  # torch and safetensors raise many kinds for a file that is not what it seems
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
         raise UserError(
@@ -69,7 +102,29 @@ def load_state(path: Path | str, what: str = "the model") -> dict[str, Tensor]:
         raise UserError(
             f"The weights of {what} were looked for in {path}, which holds no named tensors: give another file."
         )
+    if not is_torch and not _has_its_content(path, state):
+        raise UserError(
+            f"The weights of {what} were looked for in {path}, which was damaged since it was written (its content has "
+            "another SHA-256): delete it and run again the command that made it, or copy it again."
+        )
     return state
+
+
+def _has_its_content(path: Path, state: Mapping[str, Tensor]) -> bool:
+    """Whether tensors and metadata are what the hash in the header was taken of; True for a file without one."""
+    try:
+        metadata = _whole_metadata(path)
+    except ValueError:  # metadata that is no JSON any more
+        return False
+    stated = metadata.pop(_HASH_KEY, None)
+    return stated is None or stated == content_sha256(state, metadata)
+
+
+def _whole_metadata(path: Path) -> dict[str, Any]:
+    """Our metadata in the header with the hash of the content; empty for a file of others."""
+    with safe_open(path, framework="pt") as file:
+        metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def check_weights(path: Path, what: str) -> bytes:

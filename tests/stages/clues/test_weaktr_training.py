@@ -231,7 +231,7 @@ def test_the_chosen_epoch_ranks_held_out_tags_best(dataset, tmp_path):
     """Measured once more by hand with the chosen network; a rate far too high makes the epochs differ."""
     wild = SHORT.model_copy(update={"lr": 6.0, "num_epochs": 5, "min_lr": 0.05})
     model = train(dataset, tmp_path, wild)
-    seen = json.loads((folder_of(dataset, tmp_path, wild) / "selection.json").read_text())
+    seen = json.loads((folder_of(dataset, tmp_path, wild) / "selection.json").read_text())["precision"]
     tags = dataset.tag_matrix()
     _, held = split_held_out(tags, 0.25, seed=0)
     photos = TaggedViews([list(dataset)[i] for i in held], tags[held], 64, EASY, 0, 0)

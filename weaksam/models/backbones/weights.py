@@ -13,6 +13,7 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.models.backbones.colours import IMAGENET, ColourSettings, ColoursOfWeights, ImageNetColours, levels
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.sam.nano.segmenter import BUNDLED
+from weaksam.store.listed_files import listed_bytes
 from weaksam.store.weights import load_state
 
 _IN_CAFFE = ("vgg16", "resnet50")
@@ -32,7 +33,7 @@ def backbone_fingerprint(settings: BackboneSettings) -> str:
             raise UserError(f"The weights of backbone {settings.name} were looked for in {path}, which is not a file.")
         digest.update(path.read_bytes())
     if settings.adapted is not None:
-        digest.update(settings.adapted.read_bytes())
+        digest.update(listed_bytes(settings.adapted))
     colours = input_colours(settings)
     if colours != IMAGENET:
         digest.update(fingerprint_of(colours).encode())

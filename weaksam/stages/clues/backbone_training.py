@@ -21,6 +21,7 @@ from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import backbone_fingerprint, input_colours
 from weaksam.models.cam.tag_network import TagNetwork, tag_loss, vary_view
 from weaksam.stages.clues.settings import ClueSettings
+from weaksam.store.listed_files import is_listed, list_file
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import save_weights
 from weaksam.structures.dataset import Sample
@@ -50,9 +51,10 @@ def adapted_backbone(context: RunContext, settings: ClueSettings) -> BackboneSet
     fingerprint = stage_fingerprint("tag network", settings, inputs)
     folder = store_folder(context.out, "clues", "backbone", fingerprint)
     adapted = folder / "backbone.safetensors"
-    if not adapted.is_file():
+    if not is_listed(adapted):
         network = _TagNetworkTraining(context, settings).run(folder, fingerprint)
         save_weights(adapted, network.features.state_dict(), {"fingerprint": fingerprint})
+        list_file(adapted)
     return context.backbone.model_copy(update={"adapted": adapted})
 
 

@@ -11,6 +11,7 @@ from weaksam.config import UserError
 from weaksam.data.tag_signal import check_tags
 from weaksam.engine.context import RunContext
 from weaksam.engine.seeds import seed_everything
+from weaksam.engine.training_state import load_sealed
 from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import backbone_fingerprint, input_colours
@@ -23,7 +24,7 @@ from weaksam.stages.clues.maps import ClassMaps
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import classes_to_map
 from weaksam.store.progress import progress
-from weaksam.store.weights import load_state, save_weights
+from weaksam.store.weights import load_state, read_metadata, save_weights
 from weaksam.structures.clue_points import COARSE
 from weaksam.structures.dataset import Dataset
 
@@ -66,13 +67,13 @@ class CamSource:
             network = build_features(backbone, maps=(map_name,))
         self.features = FeatureReader(network, colours, map_name, self.context.device, self.settings)
         kept = folder / "classifier.safetensors"
-        if not kept.is_file():
+        if not kept.is_file() or read_metadata(kept).get("fingerprint") != fingerprint:
             save_weights(kept, self._learnt_classifier(backbone).state(), {"fingerprint": fingerprint})
         self.classifier = TagClassifier(**load_state(kept, "the tag classifier"))
 
     def _learnt_classifier(self, backbone: BackboneSettings) -> TagClassifier:
         if backbone.adapted is not None:
-            return trained_classifier(load_state(tag_network_file(backbone.adapted), "the tag network"))
+            return trained_classifier(load_sealed(tag_network_file(backbone.adapted), "the tag network"))
         return train_classifier(self.features, self.context.train, self.settings)
 
     def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:

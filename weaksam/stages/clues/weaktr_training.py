@@ -24,14 +24,16 @@ from weaksam.models.weaktr.checkpoints import is_trained_weaktr, save_weaktr, we
 from weaksam.models.weaktr.losses import class_scores, weaktr_losses
 from weaksam.models.weaktr.network import WeakTr, WeakTrSettings
 from weaksam.stages.clues.weaktr_views import TaggedViews, ViewBatch, WeakTrViewSettings
-from weaksam.store.files import write_json_atomic
-from weaksam.store.records import read_written_json
+from weaksam.store.listed_files import is_listed, list_file
+from weaksam.store.records import read_record, write_record
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import load_into, load_state
 from weaksam.structures.dataset import Dataset
 from weaksam.terminal import say
 
 LABEL = "WeakTr"
+SELECTION = "selection.json"
+"""Beside the weights: the mean average precision of the held-out tags after every epoch."""
 
 
 class WeakTrTrainingSettings(Settings):
@@ -130,8 +132,11 @@ def train_weaktr(
     seed_everything(derive_seed(seed, LABEL))
     model = build_weaktr(weaktr, len(dataset.classes)).to(device)
     chosen = folder / "weaktr.safetensors"
-    if not chosen.is_file():
+    if not is_listed(chosen):
         _WeakTrTraining(model, dataset, training, folder, fingerprint, seed, device).run(chosen, log)
+        for path in (chosen, folder / SELECTION):
+            if path.is_file():
+                list_file(path)
     load_into(model, load_state(chosen, LABEL), LABEL)
     return model.eval()
 
@@ -195,7 +200,7 @@ class _WeakTrTraining:
             save_weaktr(self.model, chosen, self.fingerprint)
         elif self.best.is_file():
             self.best.replace(chosen)
-        else:
+        elif not chosen.is_file():
             raise UserError(f"wanted the chosen weights at {chosen}, found nothing: delete {self.folder} and rerun")
 
     def _losses(self, batch: ViewBatch) -> dict[str, Tensor]:
@@ -205,8 +210,8 @@ class _WeakTrTraining:
 
     def _keep_if_best(self, epoch: int) -> None:
         """Note the mean average precision of the held-out tags; keep the weights where it is the best so far."""
-        path = self.folder / "selection.json"
-        noted = read_written_json(path) if path.is_file() else []
+        path = self.folder / SELECTION
+        noted = (read_record(path) or {}).get("precision") if path.is_file() else []
         earlier = noted[:epoch] if isinstance(noted, list) else []  # one whose state was not saved is measured again
         if len(earlier) < epoch or not all(value is None or type(value) in (int, float) for value in earlier):
             raise UserError(
@@ -216,7 +221,7 @@ class _WeakTrTraining:
         precision = self.held_out_precision()
         if precision >= max((value for value in earlier if value is not None), default=0.0):
             save_weaktr(self.model, self.best, self.fingerprint)
-        write_json_atomic(path, [*earlier, precision])
+        write_record(path, {"precision": [*earlier, precision]}, indent=None)
 
     @torch.no_grad()
     def held_out_precision(self) -> float:

@@ -37,10 +37,11 @@ def run(
     # Every random number below, the heads' first weights included, follows from the seed
     seed_everything(derive_seed(context.seed, name, "weights"))
     model = build_faster_rcnn(context.backbone, settings, len(context.train.classes))
+    init = "none" if init_weights is None else file_sha256(init_weights)
     if init_weights is not None:
-        load_into(model, load_state(init_weights, name), name)
+        load_into(model, load_state(init_weights, name, init), name)
     inputs = {
         "pseudo_gt": fingerprint_of(instances_key(pseudo_gt)),
-        "init": file_sha256(init_weights) if init_weights is not None else "none",
+        "init": init,
     }
     return train_and_detect(context, settings, model, pseudo_gt, inputs, name)

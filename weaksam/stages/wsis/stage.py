@@ -11,13 +11,12 @@ from weaksam.data.formats.coco import write_instances
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
+from weaksam.engine.training_state import load_sealed, sealed_sha256
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, start_from_detector
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages.wsis.pseudo_masks import make_pseudo_masks
 from weaksam.stages.wsis.settings import WsisSettings
-from weaksam.store.files import file_sha256
 from weaksam.store.store import Store
-from weaksam.store.weights import load_state
 from weaksam.structures.instances import Instances
 
 
@@ -55,7 +54,7 @@ def run(
     model = build_mask_rcnn(context.backbone, settings, len(context.train.classes))
     start = retrain_weights if settings.init_from_retrain else None
     if start is not None:
-        start_from_detector(model, load_state(start, "the retrained detector"))
-    inputs = {"pseudo_masks": store.fingerprint, "init": file_sha256(start) if start is not None else "none"}
+        start_from_detector(model, load_sealed(start, "the retrained detector"))
+    inputs = {"pseudo_masks": store.fingerprint, "init": sealed_sha256(start) if start is not None else "none"}
     trained = train_and_detect(context, settings, model, pseudo_masks, inputs, name)
     return WsisResult(trained.weights, trained.fingerprint, trained.stores, store)
