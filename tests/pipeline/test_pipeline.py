@@ -28,7 +28,7 @@ PLAIN_FILES = {
     "wsis/pseudo_masks_train.json",
     "wsis/detections_test.json",
 }
-ABOUT_THE_RUN = {"metrics.json", "run.json", "log.jsonl", "report.html"}
+ABOUT_THE_RUN = {"metrics.json", "run.json", "log.jsonl", "report.html", "set_aside_train.json"}
 
 
 @pytest.fixture(scope="module")

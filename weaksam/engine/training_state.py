@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from weaksam.engine.training_job import TrainingJob
 from weaksam.store.files import ChangedFile, file_sha256
 from weaksam.store.records import read_record, write_record
 from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
+from weaksam.terminal import say
 
 History = list[dict[str, float]]
 """Mean of every loss by name, epoch after epoch."""
@@ -156,7 +156,7 @@ def _tell_damage(path: Path, progress: TrainingProgress, job: TrainingJob) -> No
     path.unlink(missing_ok=True)
     place = f"epoch {len(progress.history) + 1}, step {progress.steps}"
     note = f"{path} was damaged since it was saved and is removed; the training goes on from the state before ({place})"
-    print(f"{job.label}: {note}", file=sys.stderr, flush=True)
+    say(f"{job.label}: {note}", error=True)
     if job.log is not None:
         job.log.write("damaged state", label=job.label, note=note)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,14 @@ from weaksam.store.files import json_text, write_text_atomic
 
 HASH_KEY = "record_sha256"
 """The last entry of a record: the SHA-256 of the others, so that a flipped bit is told from what was written."""
+_MOST_BYTES = 1 << 30
+"""No record of a run is larger: a manifest has a line for each part."""
 
 
 def write_record(path: Path, record: Mapping[str, Any], indent: int | None = 1) -> None:
     """Write the JSON object ``record`` atomically, as `write_json_atomic` does, with the hash of its content in it."""
     content = json.loads(json_text(record))
     write_text_atomic(path, json_text({**content, HASH_KEY: fingerprint_of(content)}, indent))
-
-
-_MOST_BYTES = 1 << 30
-"""No record of a run is larger: a manifest has a line for each part."""
 
 
 def read_written_json(path: Path) -> Any:
