@@ -21,9 +21,10 @@ import torch
 
 from weaksam.config import UserError
 from weaksam.engine.detectors.result import DetectorResult
+from weaksam.evaluation.protocol import AP_IOUS
 from weaksam.evaluation.pseudo_gt_kinds import sort_boxes
 from weaksam.evaluation.text import number
-from weaksam.evaluation.voc import AP_IOUS, VocResult, voc_ap
+from weaksam.evaluation.voc import VocResult, voc_ap
 from weaksam.pipeline.plan import stage_named, with_backbone
 from weaksam.pipeline.running import reopen_run
 from weaksam.pipeline.state import Run, require_finished

@@ -52,6 +52,7 @@ FROZEN = [name for name in VARIANTS if name != "mist_drop"]
 FIGURES = {
     "test AP50": ("test_boxes", "mean", "0.5"),
     "test AP75": ("test_boxes", "mean", "0.75"),
+    "test AP .5:.95": ("test_boxes", "average"),
     "train CorLoc": ("train_corloc", "mean"),
 }
 
@@ -136,7 +137,7 @@ def main() -> None:
     parser.add_argument("--moved", action="store_true", help="add a ceiling whose boxes move")
     options = parser.parse_intermixed_args()
     overrides = [f"out={options.out}", *options.overrides]
-    print(f"| proposals | rule | branches | {' | '.join(FIGURES)} | AP50 by seed |\n|---|---|---|---|---|---|---|")
+    print(f"| proposals | rule | branches | {' | '.join(FIGURES)} | AP50 by seed |\n|---|---|---|---|---|---|---|---|")
     print_rows(opened(options.config, overrides), "segmenter", options)
     if options.given is not None:
         stores = [

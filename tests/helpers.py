@@ -273,9 +273,12 @@ def random_sam(seed: int, scale: float = 0.3, **changes: Any) -> Sam:
 
 def small_metrics() -> dict[str, Any]:
     """The content of ``metrics.json`` after one measured stage: two classes, of which one has no true object."""
+    by_iou = {"0.5": 0.5, "0.55": 0.3, "0.6": 0.3, "0.65": 0.3, "0.7": 0.3, "0.75": 0.25}
+    by_iou |= {"0.8": 0.3, "0.85": 0.35, "0.9": 0.2, "0.95": 0.2}
     figures = {
-        "mean": {"0.5": 0.5, "0.75": 0.25},
-        "per_class": {"0.5": [0.5, None], "0.75": [0.25, None]},
+        "mean": by_iou,
+        "average": sum(by_iou.values()) / len(by_iou),
+        "per_class": {iou: [value, None] for iou, value in by_iou.items()},
         "protocol": "VOC",
     }
     reports = [StageReport("wsod", "made", "good", 1.6, {"test_boxes": figures})]

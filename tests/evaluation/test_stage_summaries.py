@@ -23,7 +23,7 @@ def test_wsod_summary_names_test_ap_and_train_corloc(truth):
     truths = {"train": truth, "test": truth}
     boxes = {"a": torch.tensor([[0.0, 0, 40, 40]]), "b": torch.tensor([[5.0, 5, 15, 15]])}
     summary = wsod_summary(truths, {"train": right, "test": right}, boxes, EvaluationSettings(), "own NMS")
-    assert summary.quality == "test AP50 1.000, train CorLoc 1.000"
+    assert summary.quality == "test AP50 1.000, AP75 1.000, AP .5:.95 1.000, train CorLoc 1.000"
     assert summary.figures["test_boxes"]["protocol"].endswith("detector: own NMS")
     # The largest proposal of a is the whole image: wrong for its cat and its dog; that of b is right
     assert summary.figures["train_corloc_largest"]["per_class"] == [0.5, 0.0]

@@ -101,7 +101,7 @@ def test_report_stands_alone(unbroken):
     assert len(addresses) > 20 and all(one.startswith("data:image/jpeg;base64,") for one in addresses)
     assert "http" not in re.sub(r'src="data:[^"]*"', "", page)
     assert "broken.jpg" in page and "train_00000.jpg" in page
-    for title in ("Proposal recall", "Pseudo ground truth", "Test AP50 per class", "Mask AP", "How it was measured"):
+    for title in ("Proposal recall", "Pseudo ground truth", "Test AP per class", "Mask AP", "How it was measured"):
         assert title in page
 
 

@@ -1,14 +1,43 @@
 """The page's tables, made from the content of metrics.json."""
 
 from tests.helpers import small_metrics
-from weaksam.report.tables import class_table, recall_table, tables
+from weaksam.report.tables import ap_table, class_table, recall_table, tables
 
 
 def test_class_table_has_a_bar_per_class_and_the_mean():
     metrics = small_metrics()
     table = class_table(metrics)
     assert table.columns == ["class", "WSOD"] and table.bars
-    assert table.rows[0] == ["cat", {"percent": 50.0, "text": "0.500"}]
-    assert table.rows[1] == ["<dog>", {"percent": 0, "text": "-"}]
-    assert table.rows[2][1]["text"] == "0.500"
-    assert recall_table(metrics).rows == [] and [table.title for table in tables(metrics)] == ["Test AP50 per class"]
+    assert table.rows[0] == ["cat", {"percent": 50.0, "text": "0.500 / 0.250 / 0.300"}]
+    assert table.rows[1] == ["<dog>", {"percent": 0, "text": "- / - / -"}]
+    assert table.rows[2][1]["text"] == "0.500 / 0.250 / 0.300"
+    assert recall_table(metrics).rows == []
+    assert [table.title for table in tables(metrics)] == ["AP on the test photos, by IoU", "Test AP per class"]
+
+
+def test_ap_table_has_ap_at_every_iou():
+    (row,) = ap_table(small_metrics()).rows
+    assert row == [
+        "WSOD",
+        "0.500",
+        "0.250",
+        "0.300",
+        "0.500",
+        *["0.300"] * 4,
+        "0.250",
+        "0.300",
+        "0.350",
+        "0.200",
+        "0.200",
+    ]
+
+
+def test_what_was_measured_at_two_ious_alone_has_no_average():
+    metrics = small_metrics()
+    figures = metrics["stages"][0]["figures"]["test_boxes"]
+    for values in (figures["mean"], figures["per_class"]):
+        for iou in set(values) - {"0.5", "0.75"}:
+            del values[iou]
+    figures["average"] = None
+    assert class_table(metrics).rows[0][1]["text"] == "0.500 / 0.250 / -"
+    assert ap_table(metrics).rows[0][1:5] == ["0.500", "0.250", "-", "-"]

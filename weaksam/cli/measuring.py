@@ -36,6 +36,7 @@ def evaluate(
         bool, typer.Option("--pixel-inclusive", help="x2, y2 of two COCO files are the last pixel inside (VOC AP)")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    plot: Annotated[Path | None, typer.Option(help="also draw AP by IoU (.png, .svg or .pdf)")] = None,
 ) -> None:
     """Measure any detections against any truth, and print the protocol with every figure."""
     from weaksam.cli.measuring_options import parse_classes
@@ -43,6 +44,11 @@ def evaluate(
     from weaksam.evaluation.protocol import DetectionFilter
     from weaksam.evaluation.text import evaluation_text
 
+    if plot is not None:
+        from weaksam.report.ap_plot import write_ap_plot
+        from weaksam.report.recall_plot import check_plot
+
+        check_plot(plot)
     figures = evaluate_files(
         truth,
         detections,
@@ -56,6 +62,8 @@ def evaluate(
         pixel_inclusive=pixel_inclusive,
     )
     say(dumps(figures, indent=1) if json else evaluation_text(figures))
+    if plot is not None:
+        write_ap_plot(plot, figures)
 
 
 def recall(

@@ -13,6 +13,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from weaksam.config import UserError
 from weaksam.evaluation.matching import exact_boxes, ignored_truths
 from weaksam.evaluation.protocol import (
+    AP_IOUS,
     DetectionFilter,
     Geometry,
     Protocol,
@@ -39,7 +40,10 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class CocoResult:
-    """The twelve COCO figures in [0, 1], nan where no true object is in the size range; per_class is AP by class."""
+    """The twelve COCO figures in [0, 1], nan where no true object is in the size range.
+
+    per_class: AP by class. by_iou: AP by IoU, at each of `AP_IOUS`.
+    """
 
     ap: float
     ap50: float
@@ -54,13 +58,15 @@ class CocoResult:
     ar_medium: float
     ar_large: float
     per_class: tuple[float, ...]
+    by_iou: Mapping[float, float]
     protocol: Protocol
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them, nan as null, with the protocol in words."""
         figures = {name: json_number(getattr(self, name)) for name in FIGURES}
         per_class = [json_number(value) for value in self.per_class]
-        return {**figures, "per_class": per_class, "protocol": str(self.protocol)}
+        by_iou = {f"{iou:g}": json_number(value) for iou, value in self.by_iou.items()}
+        return {**figures, "per_class": per_class, "by_iou": by_iou, "protocol": str(self.protocol)}
 
     def __str__(self) -> str:
         return f"COCO AP {self.ap:.3f}, AP50 {self.ap50:.3f}, AP75 {self.ap75:.3f} ({self.protocol})"
@@ -96,6 +102,7 @@ def coco_ap(
     return CocoResult(
         **figures,
         per_class=tuple(_or_nan(precision[:, :, label].mean()) for label in range(num_classes)),
+        by_iou={iou: _mean_precision(of_iou) for iou, of_iou in zip(AP_IOUS, precision, strict=True)},
         protocol=Protocol(
             metric=f"COCO AP of {geometry}",
             matching="IoU 0.5:0.05:0.95, each detection to the free truth it overlaps most",
@@ -164,6 +171,12 @@ def _shape_rows(instances: Instances, geometry: Geometry, what: str) -> list[dic
     if len(instances) and instances.masks is None:
         raise UserError(f"mask AP needs a mask for each of the {what}, found boxes alone: compare boxes instead")
     return [{"segmentation": dict(rle)} for rle in instances.masks or ()]
+
+
+def _mean_precision(precision: np.ndarray) -> float:
+    """Mean of the precisions ``(recall, class)`` that are known, as COCO takes it; nan where none is."""
+    known = precision[precision > -1]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _or_nan(value: float) -> float:

@@ -16,7 +16,7 @@ from weaksam.data.findings import Findings
 from weaksam.evaluation.coco import coco_ap
 from weaksam.evaluation.corloc import corloc_and_baselines
 from weaksam.evaluation.file_inputs import proposal_boxes, tags_of_images, truth_dataset
-from weaksam.evaluation.protocol import DetectionFilter, keep_detections
+from weaksam.evaluation.protocol import AP_IOUS, DetectionFilter, keep_detections
 from weaksam.evaluation.truth import Truth
 from weaksam.evaluation.voc import MASK_IOUS, Interpolation, voc_ap
 from weaksam.structures.dataset import Dataset
@@ -67,10 +67,12 @@ def evaluate_files(
     Every figure holds ``classes`` (names by label) and ``protocol`` (how it was measured, in words). Shares are floats
     in [0, 1], None where undefined: the class has no true object (AP) or no tagged image (CorLoc).
 
-    * ``voc``, ``voc11``, ``mask``: ``mean`` by IoU as text (``figures["voc"]["mean"]["0.5"]`` is AP50), ``per_class``
-      by IoU as a list by label, ``num_truths`` and ``num_detections`` by label;
+    * ``voc``, ``voc11``, ``mask``: ``mean`` by IoU as text (``figures["voc"]["mean"]["0.5"]`` is AP50) at 0.5, 0.55 to
+      0.95 (``mask``: 0.25 too), ``average``, their mean from 0.5 on (AP .5:.95), ``per_class`` by IoU as a list by
+      label, ``num_truths`` and ``num_detections`` by label;
     * ``coco``, ``mask_coco`` (measured with ``mask``): ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``,
-      ``ap_large``, ``ar1``, ``ar10``, ``ar100``, ``ar_small``, ``ar_medium``, ``ar_large``; ``per_class``, AP by label;
+      ``ap_large``, ``ar1``, ``ar10``, ``ar100``, ``ar_small``, ``ar_medium``, ``ar_large``; ``per_class``, AP by
+      label; ``by_iou``, AP by IoU as text;
     * ``corloc`` and, with ``proposals``, ``corloc_largest``, ``corloc_whole``, ``corloc_random``: ``mean``,
       ``per_class`` by label, ``num_images`` tagged with each label.
 
@@ -132,7 +134,7 @@ def _voc_figures(inputs: EvaluationInputs, interpolation: Interpolation, name: s
         inputs.truth.instances,
         inputs.detections,
         inputs.truth.num_classes,
-        ious=(0.5, 0.75),
+        ious=AP_IOUS,
         interpolation=interpolation,
         pixel_inclusive=inputs.pixel_inclusive,
         keep=inputs.keep,
@@ -155,7 +157,7 @@ def _coco_figures(inputs: EvaluationInputs) -> FileFigures:
 
 def _mask_figures(inputs: EvaluationInputs) -> FileFigures:
     arguments = (inputs.truth.instances, inputs.detections, inputs.truth.num_classes)
-    voc = voc_ap(*arguments, ious=MASK_IOUS, geometry="masks", keep=inputs.keep)
+    voc = voc_ap(*arguments, ious=sorted({*MASK_IOUS, *AP_IOUS}), geometry="masks", keep=inputs.keep)
     coco = coco_ap(*arguments, geometry="masks", keep=inputs.keep)
     return {"mask": voc.as_dict(), "mask_coco": coco.as_dict()}
 

@@ -17,6 +17,8 @@ from weaksam.structures.instances import Instances
 
 Geometry = Literal["boxes", "masks"]
 """What is compared: the boxes of the instances or their masks."""
+AP_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""The thresholds over which AP (.5:.95) is the mean."""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,17 @@ from typing import Literal
 from pydantic import Field
 
 from weaksam.config import Settings
+from weaksam.evaluation.protocol import AP_IOUS
 
 
 class EvaluationSettings(Settings):
     """How detections are measured; every figure is printed with its protocol."""
 
     interpolation: Literal["all-point", "11-point"] = Field("all-point", description="VOC average precision")
-    ious: tuple[float, ...] = Field((0.5, 0.75), description="IoU thresholds of box AP, each in (0, 1]; 0.5 among them")
+    ious: tuple[float, ...] = Field(
+        AP_IOUS,
+        description="IoU thresholds of VOC's box AP, each in (0, 1]; 0.5 among them; AP .5:.95 wants all of its ten",
+    )
     recall_counts: tuple[int, ...] = Field(
         (10, 50, 100, 200), description="proposal counts at which recall is measured"
     )

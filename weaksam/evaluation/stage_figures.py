@@ -10,7 +10,7 @@ from torch import Tensor
 from weaksam.evaluation.clues import clue_quality
 from weaksam.evaluation.coco import coco_ap
 from weaksam.evaluation.corloc import corloc_and_baselines
-from weaksam.evaluation.protocol import json_number
+from weaksam.evaluation.protocol import AP_IOUS, json_number
 from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
 from weaksam.evaluation.recall import proposal_recall
 from weaksam.evaluation.settings import EvaluationSettings
@@ -56,11 +56,12 @@ def box_figures(truth: Truth, detections: Detections, settings: EvaluationSettin
 def mask_figures(
     truth: Truth, detections: Detections, settings: EvaluationSettings, made_by: str
 ) -> dict[str, Figures]:
-    """Mask AP25/50/70/75 and COCO mask AP: ``test_masks`` and ``test_coco_masks``; empty without true masks."""
+    """Mask AP at `MASK_IOUS` and .5:.95, and COCO's: ``test_masks``, ``test_coco_masks``; empty without true masks."""
     if not truth.has_masks:
         return {}
     arguments = (truth.instances, truth.only(detections), truth.num_classes)
-    voc = voc_ap(*arguments, ious=MASK_IOUS, geometry="masks", interpolation=settings.interpolation)
+    ious = sorted({*MASK_IOUS, *AP_IOUS})
+    voc = voc_ap(*arguments, ious=ious, geometry="masks", interpolation=settings.interpolation)
     figures = {"test_masks": voc.as_dict(), "test_coco_masks": coco_ap(*arguments, geometry="masks").as_dict()}
     return _with_detector(figures, made_by)
 

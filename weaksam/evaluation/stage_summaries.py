@@ -75,7 +75,7 @@ def wsod_summary(
     figures = corloc_figures(train, detections["train"], proposals) if train is not None else {}
     if test is not None and "test" in detections:
         figures |= box_figures(test, detections["test"], settings, made_by)
-    quality = brief(figures, ("test_boxes/mean/0.5", "test AP50"), ("train_corloc/mean", "train CorLoc"))
+    quality = brief(figures, *_ap("test_boxes", "test"), ("train_corloc/mean", "train CorLoc"))
     return StageSummary(_counts(detections), quality, figures)
 
 
@@ -99,7 +99,7 @@ def retrain_summary(
     figures = (
         box_figures(test, detections["test"], settings, made_by) if test is not None and "test" in detections else {}
     )
-    quality = brief(figures, ("test_boxes/mean/0.5", "test AP50"), ("test_coco_boxes/ap", "COCO AP"))
+    quality = brief(figures, *_ap("test_boxes", "test"))
     return StageSummary(_counts(detections), quality, figures)
 
 
@@ -120,10 +120,15 @@ def wsis_summary(
             **mask_figures(test, detections["test"], settings, made_by),
             **box_figures(test, detections["test"], settings, made_by),
         }
-    quality = brief(figures, ("test_masks/mean/0.5", "test mask AP50"), ("test_coco_masks/ap", "COCO mask AP"))
+    quality = brief(figures, *_ap("test_masks", "test mask"))
     if quality == NOT_MEASURED:
-        quality = brief(figures, ("test_boxes/mean/0.5", "no true masks; test box AP50"))
+        quality = brief(figures, *_ap("test_boxes", "no true masks; test box"))
     return StageSummary(f"{sum(map(len, pseudo_masks.values()))} pseudo masks; {_counts(detections)}", quality, figures)
+
+
+def _ap(name: str, what: str) -> tuple[tuple[str, str], ...]:
+    """Where AP50, AP75 and AP .5:.95 of the figure ``name`` lie, and their labels; the first says of what they are."""
+    return (f"{name}/mean/0.5", f"{what} AP50"), (f"{name}/mean/0.75", "AP75"), (f"{name}/average", "AP .5:.95")
 
 
 def _counts(detections: Mapping[str, Detections]) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 from weaksam.evaluation.clue_figures import ALL, ClueFigures
 from weaksam.evaluation.clues import ClueResult
+from weaksam.evaluation.protocol import AP_IOUS
 from weaksam.evaluation.recall import RecallResult
 from weaksam.evaluation.recall_files import AR_COUNTS, IOUS, RecallReport
+from weaksam.evaluation.voc import MASK_IOUS
 
 NOT_MEASURED = "not measured"
 
@@ -59,10 +61,13 @@ def brief(figures: Mapping[str, Any], *names: tuple[str, str]) -> str:
 
 
 def evaluation_text(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The figures of `evaluate_files`: for each its means, a line per class, and its protocol."""
+    """The figures of `evaluate_files`: for each its means, AP by IoU, a line per class, and its protocol."""
     lines: list[str] = []
     for name, values in figures.items():
         lines += [f"{name}: {', '.join(f'{label} {number(mean)}' for label, mean in _means(values).items())}"]
+        by_iou = ap_by_iou(values)
+        if by_iou:
+            lines += [f"  AP by IoU: {', '.join(f'{iou} {number(value)}' for iou, value in by_iou.items())}"]
         lines += [f"  {class_name}: {number(value)}" for class_name, value in _per_class(values).items()]
         lines += [f"  protocol: {values['protocol']}"]
     return "\n".join(lines)
@@ -74,8 +79,22 @@ def _means(values: Mapping[str, Any]) -> dict[str, float | None]:
         return {key: values[key] for key in ("ap", "ap50", "ap75", "ar100")}
     mean = values["mean"]
     if isinstance(mean, Mapping):
-        return {f"AP{round(100 * float(iou))}": value for iou, value in mean.items()}
+        return {f"AP{round(100 * iou)}": mean[f"{iou:g}"] for iou in headline_ious(mean)} | {
+            "AP .5:.95": values.get("average")
+        }
     return {"mean": mean}
+
+
+def headline_ious(mean: Mapping[str, Any]) -> tuple[float, ...]:
+    """Of the IoUs of a VOC figure those that are shown first: 0.5 and 0.75, of masks 0.25, 0.5, 0.7 and 0.75."""
+    return MASK_IOUS if "0.25" in mean else tuple(iou for iou in (0.5, 0.75) if f"{iou:g}" in mean)
+
+
+def ap_by_iou(values: Mapping[str, Any]) -> dict[str, float | None]:
+    """AP by IoU from .5 to .95 of a figure of VOC's or COCO's; empty where it was not measured at all of them."""
+    known = values.get("by_iou", values.get("mean"))
+    names = [f"{iou:g}" for iou in AP_IOUS]
+    return {name: known[name] for name in names} if isinstance(known, Mapping) and set(names) <= set(known) else {}
 
 
 def _per_class(values: Mapping[str, Any]) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from weaksam.evaluation.matching import Pairs, pair_detections
 from weaksam.evaluation.protocol import (
+    AP_IOUS,
     DetectionFilter,
     Geometry,
     Protocol,
@@ -22,8 +23,6 @@ from weaksam.evaluation.protocol import (
 from weaksam.structures.instances import Instances
 
 Interpolation = Literal["11-point", "all-point"]
-AP_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-"""The thresholds over which AP (.5:.95) is the mean."""
 MASK_IOUS = (0.25, 0.5, 0.7, 0.75)
 """The thresholds at which weakly supervised instance segmentation reports mask AP on VOC."""
 

@@ -12,7 +12,7 @@ import jinja2
 
 from weaksam.evaluation.text import number
 from weaksam.report.pictures import colour_of
-from weaksam.report.tables import figures_of, tables
+from weaksam.report.tables import figures_of, tables, three_aps
 from weaksam.store.files import atomic_file
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -96,15 +96,16 @@ def subtitle(metrics: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 def headline_cards(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     """The figures to see first; only those that were measured."""
     headlines = (
-        ("wsod", "test_boxes", "WSOD, test AP50"),
+        ("wsod", "test_boxes", "WSOD, test AP50 / AP75 / AP"),
         ("wsod", "train_corloc", "WSOD, train CorLoc"),
-        ("retrain", "test_boxes", "retrained detector, test AP50"),
-        ("wsis", "test_masks", "masks, test AP50"),
+        ("retrain", "test_boxes", "retrained detector, test AP50 / AP75 / AP"),
+        ("wsis", "test_masks", "masks, test AP50 / AP75 / AP"),
     )
     cards = []
     for stage, name, label in headlines:
-        mean = figures_of(metrics, stage).get(name, {}).get("mean")
-        value = mean.get("0.5") if isinstance(mean, Mapping) else mean
-        if value is not None:
-            cards.append({"label": label, "value": number(value)})
+        figures = figures_of(metrics, stage).get(name, {})
+        mean = figures.get("mean")
+        values = three_aps(figures) if isinstance(mean, Mapping) else (mean,)
+        if values[0] is not None:
+            cards.append({"label": label, "value": " / ".join(map(number, values))})
     return cards

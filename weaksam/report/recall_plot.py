@@ -46,6 +46,11 @@ def write_plot(path: Path, report: RecallReport) -> None:
     else:
         figure.suptitle(f"{next(iter(report.sets))}: {next(iter(report.sets.values())).boxes}", fontsize=10)
     figure.supxlabel(textwrap.fill(str(report.first.protocol), 170), fontsize=7, color="#606060")
+    save_plot(figure, path)
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the name of ``path`` says, see `check_plot`."""
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=130, format=path.suffix[1:].lower())
 

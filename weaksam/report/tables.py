@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weaksam.evaluation.text import number
+from weaksam.evaluation.protocol import AP_IOUS
+from weaksam.evaluation.text import ap_by_iou, headline_ious, number
 
 DETECTORS = (
     ("WSOD", "wsod", "test_boxes"),
@@ -39,14 +40,23 @@ def figures_of(metrics: Mapping[str, Any], stage: str) -> dict[str, Any]:
     return next((row["figures"] for row in metrics["stages"] if row["stage"] == stage), {})
 
 
-def bar(value: float | None) -> dict[str, Any]:
-    """A cell with a bar behind the number."""
-    return {"percent": round(100 * (value or 0), 1), "text": number(value)}
+def bar(value: float | None, *others: float | None) -> dict[str, Any]:
+    """A cell with a bar behind the number ``value``, and other numbers after it."""
+    return {"percent": round(100 * (value or 0), 1), "text": " / ".join(map(number, (value, *others)))}
 
 
 def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
     """The tables that the figures allow, in the order of the stages; one without rows is left out."""
-    for make in (clue_table, recall_table, corloc_table, pseudo_gt_table, class_table, mask_table, coco_table):
+    for make in (
+        clue_table,
+        recall_table,
+        corloc_table,
+        pseudo_gt_table,
+        ap_table,
+        class_table,
+        mask_table,
+        coco_table,
+    ):
         table = make(metrics)
         if table.rows:
             yield table
@@ -130,15 +140,40 @@ def pseudo_gt_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def class_table(metrics: Mapping[str, Any]) -> Table:
-    """AP at IoU 0.5 per class (rows) and per detector (columns), with the ceilings where they were trained."""
+    """AP50, AP75 and AP .5:.95 per class (rows) and detector (columns), with the ceilings where they were trained."""
     figures = {title: figures_of(metrics, stage).get(name) for title, stage, name in DETECTORS}
     measured = {title: result for title, result in figures.items() if result is not None}
     rows: list[list[Any]] = [
-        [name, *(bar(result["per_class"]["0.5"][label]) for result in measured.values())]
+        [name, *(bar(*_three_of_class(result, label)) for result in measured.values())]
         for label, name in enumerate(metrics["classes"])
     ]
-    rows.append(["mean", *(bar(result["mean"]["0.5"]) for result in measured.values())])
-    return Table("Test AP50 per class", ["class", *measured], rows if measured else [])
+    rows.append(["mean", *(bar(*three_aps(result)) for result in measured.values())])
+    text = "AP50 / AP75 / AP .5:.95; the bar is AP50."
+    return Table("Test AP per class", ["class", *measured], rows if measured else [], text)
+
+
+def ap_table(metrics: Mapping[str, Any]) -> Table:
+    """AP50, AP75 and AP .5:.95 on the test photos and AP by IoU, a row per detector."""
+    figures = {title: figures_of(metrics, stage).get(name) for title, stage, name in DETECTORS}
+    measured = {title: result for title, result in figures.items() if result is not None}
+    rows = [
+        [title, *map(number, three_aps(result)), *(number(ap_by_iou(result).get(f"{iou:g}")) for iou in AP_IOUS)]
+        for title, result in measured.items()
+    ]
+    columns = ["detector", "AP50", "AP75", "AP .5:.95", *(f"{iou:g}" for iou in AP_IOUS)]
+    return Table("AP on the test photos, by IoU", columns, rows)
+
+
+def three_aps(result: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """AP50, AP75 and AP .5:.95 of a VOC figure; None where one was not measured."""
+    return result["mean"]["0.5"], result["mean"].get("0.75"), result.get("average")
+
+
+def _three_of_class(result: Mapping[str, Any], label: int) -> tuple[float | None, float | None, float | None]:
+    """The same of one class."""
+    of_class = {iou: values[label] for iou, values in result["per_class"].items()}
+    known = [value for value in ap_by_iou({"mean": of_class}).values() if value is not None]
+    return of_class["0.5"], of_class.get("0.75"), sum(known) / len(known) if known else None
 
 
 def mask_table(metrics: Mapping[str, Any]) -> Table:
@@ -147,8 +182,10 @@ def mask_table(metrics: Mapping[str, Any]) -> Table:
     for label, stage in (("pseudo masks", "wsis"), ("true masks (ceiling)", "wsis_ceiling")):
         figures = figures_of(metrics, stage).get("test_masks")
         if figures:
-            columns = ["trained on", *(f"AP{round(100 * float(iou))}" for iou in figures["mean"])]
-            rows.append([label, *(number(value) for value in figures["mean"].values())])
+            ious = headline_ious(figures["mean"])
+            columns = ["trained on", *(f"AP{round(100 * iou)}" for iou in ious), "AP .5:.95"]
+            values = [*(figures["mean"][f"{iou:g}"] for iou in ious), figures.get("average")]
+            rows.append([label, *map(number, values)])
     return Table("Mask AP on the test photos", columns, rows)
 
 
