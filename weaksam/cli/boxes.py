@@ -28,7 +28,7 @@ def import_boxes(
     from weaksam.data.proposals.exchange import import_proposals
 
     choices: dict[str, Any] = {"layout": layout, "corners": corners}
-    say(import_proposals(source, out, image_list=image_list, photos=images, **choices))
+    say(str(import_proposals(source, out, image_list=image_list, photos=images, **choices)))
 
 
 def export_boxes(
