@@ -6,14 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from weaksam.config import UserError, listed
+from weaksam.config import listed
 from weaksam.data.findings import Findings
 from weaksam.data.image_names import ImageNames
+from weaksam.data.name_matching import match_names, photo_name, telling_folders
 from weaksam.data.photos import files_below
 from weaksam.data.text_files import is_utf8, printable
 
-_KIND_FOLDERS = frozenset({"images", "labels", "annotations", "jpegimages", "imgs", "xml", "xmls", "obj_train_data"})
-"""Folders that say what the files are and not of which photos, in small letters."""
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -38,7 +37,7 @@ def annotation_files(folder: Path, suffix: str, findings: Findings | None = None
                 f"wanted names of files in UTF-8 in {folder}, found {printable(inside)}: rename it as its photo"
             )
             continue
-        name = _photo_name(inside)
+        name = photo_name(inside)
         if name in files:
             findings.fault(
                 f"wanted one file for the photo {name} in {folder}, found {files[name].relative_to(folder)} and "
@@ -47,16 +46,6 @@ def annotation_files(folder: Path, suffix: str, findings: Findings | None = None
             continue
         files[name] = path
     return files
-
-
-def _photo_name(inside: str) -> str:
-    """The path of an annotation file without its ending and without folders that say what it is."""
-    path = PurePosixPath(inside)
-    return PurePosixPath(*_telling(path.parts[:-1]), path.stem).as_posix()
-
-
-def _telling(folders: Sequence[str]) -> list[str]:
-    return [folder for folder in folders if folder.lower() not in _KIND_FOLDERS]
 
 
 def match_photos(
@@ -68,17 +57,11 @@ def match_photos(
     `nearest_names`, and the others are left out, with a count; where the folders do not tell, that is a fault. A name
     that fits two photos is a fault as well.
     """
-    photo_of: dict[str, str | None] = {}
+    matched = match_names(names, photo_names, source, findings, strict=True)
+    photo_of: dict[str, str | None] = {**matched.photo_of, **dict.fromkeys(matched.without_photo)}
     names_of: dict[str, list[str]] = defaultdict(list)
-    bare = _BareNames(photo_names.names)
-    for name in names:
-        try:
-            photo_of[name] = photo_names.find_name(name, str(source), findings) or bare.find(name)
-        except UserError as error:
-            findings.fault(str(error))
-            continue
-        names_of[photo_of[name] or ""].append(name)
-    names_of.pop("", None)
+    for name, image_id in matched.photo_of.items():
+        names_of[image_id].append(name)
     others = []
     for image_id, of_photo in names_of.items():
         nearest = nearest_names(of_photo, image_id, images)
@@ -97,20 +80,6 @@ def match_photos(
     return photo_of
 
 
-class _BareNames:
-    """Photos by their names without folders such as ``images``, as `annotation_files` names them."""
-
-    def __init__(self, image_ids: Sequence[str]) -> None:
-        self._ids: dict[str, list[str]] = defaultdict(list)
-        for image_id in image_ids:
-            self._ids[_photo_name(image_id)].append(image_id)
-
-    def find(self, name: str) -> str | None:
-        """The only photo of that name, with its folders; None without one."""
-        image_ids = self._ids.get(name, [])
-        return image_ids[0] if len(image_ids) == 1 else None
-
-
 def nearest_names(names: Sequence[str], image_id: str, images: Path | None) -> list[str]:
     """Those of several ``names`` for one photo whose folders fit the photo's best, none where all are of other splits.
 
@@ -121,7 +90,7 @@ def nearest_names(names: Sequence[str], image_id: str, images: Path | None) -> l
     above = () if images is None else images.absolute().parts
     near = (*above[-2:], *photo)
     kept = [name for name in names if not _other_split(PurePosixPath(name).parts[:-1], near)]
-    if len(kept) < 2 or not all(_telling(PurePosixPath(name).parts[:-1]) for name in kept):
+    if len(kept) < 2 or not all(telling_folders(PurePosixPath(name).parts[:-1]) for name in kept):
         return kept  # a name without a folder fits photos of any
     agreeing = {name: _num_agreeing(PurePosixPath(name).parts[:-1], (*above, *photo)) for name in kept}
     most = max(agreeing.values())
@@ -140,7 +109,7 @@ def _other_split(folders: Sequence[str], photo_folders: Sequence[str]) -> bool:
 def _num_agreeing(folders1: Sequence[str], folders2: Sequence[str]) -> int:
     """How many folders are the same, counted from the innermost."""
     count = 0
-    for folder1, folder2 in zip(reversed(_telling(folders1)), reversed(_telling(folders2)), strict=False):
+    for folder1, folder2 in zip(reversed(telling_folders(folders1)), reversed(telling_folders(folders2)), strict=False):
         word1, word2 = (_SPLITS.get(folder.lower(), folder) for folder in (folder1, folder2))
         if word1 != word2:
             break
