@@ -10,21 +10,20 @@ from typing import Any, TypeVar
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotation_folders import match_photos
 from weaksam.data.annotations import Annotations, ImageTruth, tag_labels
+from weaksam.data.class_names import ClassLabels
 from weaksam.data.dataset import DataSettings, SplitSettings, images_folder, read_tag_rows
 from weaksam.data.findings import Findings
 from weaksam.data.formats.tag_rows import TagRows, refuse_similar
-from weaksam.data.image_names import ImageNames, composed
+from weaksam.data.image_names import ImageNames
 from weaksam.data.lines import Lines
 from weaksam.data.photo_limits import PhotoLimits
 from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.sizes import truth_size_problems
 from weaksam.data.tag_matching import match_rows
-from weaksam.data.tag_signal import MIN_PHOTOS
-from weaksam.data.truth import read_truth, truth_classes
+from weaksam.data.tag_signal import MIN_PHOTOS, is_almost_constant
+from weaksam.data.truth import read_truth, refuse_other_names, truth_classes
 from weaksam.data.truth_photos import reaching_out
 
-CONSTANT_SHARE = 0.9
-"""A class in more than this share of the photos, or absent from all, teaches little from tags."""
 _MAGIC = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 """First bytes of each format of photos, and its usual ending."""
 _ALIASES = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg"}
@@ -35,12 +34,14 @@ Value = TypeVar("Value")
 
 @dataclass
 class _SplitCheck:
-    """The photos of one split that could be read, by image id, and the lines so far."""
+    """The photos of one split that could be read, by image id, its classes, and the lines so far."""
 
     name: str
     folder: Path
     photo_names: ImageNames
     photos: dict[str, Photo] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+    """The classes that a run would take, once tags and truth are read."""
     lines: Lines = field(default_factory=Lines)
     counts: list[str] = field(default_factory=list)
 
@@ -85,7 +86,7 @@ def check_data(data: DataSettings, counts: list[str] | None = None) -> Lines:
     counts += train.counts
     if data.test is None or data.test == SplitSettings():
         return train.lines
-    test = _checked(data.test, "test", classes, data.limits)
+    test = _checked(data.test, "test", train.classes or classes, data.limits)
     counts += test.counts
     owner = {photo.sha256: image_id for image_id, photo in train.photos.items()}
     for image_id, photo in test.photos.items():
@@ -108,19 +109,23 @@ def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None, l
         state.say(f"{image_id}: {reason}")
     _check_photos(state)
     sizes = {image_id: photo.size for image_id, photo in state.photos.items()}
-    truth = None
-    if split.truth is not None:
-        findings = Findings(gather=True)
-        truth = state.attempt(read_truth, split.truth, sizes, classes, findings, state.folder)
-        state.take(findings)
     tags = None
     if split.tags is not None or split.truth is None:
         findings = Findings(gather=True)
         tags = state.attempt(read_tag_rows, split, state.folder, name, findings, state.photo_names)
         state.take(findings)
         tags = None if findings.faults and tags is not None and not tags.rows else tags
+    truth = None
+    if split.truth is not None:
+        findings = Findings(gather=True)
+        names = classes or (tags.classes if tags is not None else None)
+        truth = state.attempt(read_truth, split.truth, sizes, names, findings, state.folder)
+        state.take(findings)
+    if truth is not None and split.truth is not None and classes is not None:
+        state.attempt(refuse_other_names, truth, classes, split.truth)
     known = classes or (truth.classes if truth is not None else None)
     tagged = {} if tags is None else _check_tags(state, tags, set(paths), split.tags or state.folder, known)
+    state.classes = known or (tags.class_names if tags is not None else None)
     if truth is not None and split.truth is not None:
         _check_truth(state, truth, split.truth, tagged, listed_only=tags is not None)
     return state
@@ -180,26 +185,30 @@ def _check_tags(
             state.say_about(image_id, f"has no row in {source}")
     for image_id in sorted(image_id for image_id, names in tagged.items() if not names):
         state.say_about(image_id, f"has a row without any class in {source}")
+    if known is not None:
+        tagged = defaultdict(set, {image_id: _in_forms_of(names, known) for image_id, names in tagged.items()})
     _check_balance(state, tagged, known or tags.class_names)
     return dict(tagged)
 
 
+def _in_forms_of(names: Iterable[str], known: tuple[str, ...]) -> set[str]:
+    """``names`` in the Unicode forms of the classes ``known``; others as they are."""
+    labels = ClassLabels(known)
+    return {name if (label := labels.find(name)) is None else known[label] for name in names}
+
+
 def _unknown_classes(names: Iterable[str], known: tuple[str, ...]) -> dict[str, str]:
     """What to say of each of ``names`` that is none of the classes ``known``, in any Unicode form."""
-    forms = set(map(composed, known))
-    return {
-        name: f"has the unknown class {name!r}{did_you_mean(name, known)}"
-        for name in names
-        if composed(name) not in forms
-    }
+    labels = ClassLabels(known)
+    unknown = [name for name in names if labels.find(name) is None]
+    return {name: f"has the unknown class {name!r}{did_you_mean(name, known)}" for name in unknown}
 
 
 def _check_balance(state: _SplitCheck, tagged: Mapping[str, set[str]], classes: tuple[str, ...]) -> None:
     """Say which classes are on nearly all photos, on very few, or look like a misspelling of a frequent one."""
     counts = Counter(name for names in tagged.values() for name in names)
     for name in classes:
-        share = counts[name] / max(1, len(tagged))
-        if share > CONSTANT_SHARE and len(classes) > 1:
+        if is_almost_constant(counts[name], len(tagged)):
             state.say(f"class {name!r}: is tagged in {counts[name]} of {len(tagged)} photos, almost constant")
         elif counts[name] < MIN_PHOTOS:
             state.say(f"class {name!r}: is tagged in only {counts[name]} of {len(tagged)} photos")
@@ -249,10 +258,14 @@ def _truth_problems(image: ImageTruth, photo: Photo, classes: tuple[str, ...]) -
 def _check_agreement(
     state: _SplitCheck, image_id: str, names: set[str], image: ImageTruth, classes: tuple[str, ...]
 ) -> None:
-    """Say where the tags ``names`` and the true objects disagree; a difficult object may be tagged or not."""
-    wanted = {classes[label] for label in tag_labels(image.instances)}
-    allowed = {classes[label] for label in image.instances.labels.tolist()}
+    """Say where the tags ``names`` and the true objects disagree; a difficult object may be tagged or not.
+
+    Objects of classes that the run does not have take no part.
+    """
+    known = set(state.classes or classes)
+    wanted = _in_forms_of((classes[label] for label in tag_labels(image.instances)), state.classes or classes)
+    allowed = _in_forms_of((classes[label] for label in image.instances.labels.tolist()), state.classes or classes)
     if names - allowed:
         state.say(f"{image_id}: is tagged {listed(sorted(names - allowed))} but has no such true object")
-    if wanted - names:
-        state.say(f"{image_id}: has true objects of {listed(sorted(wanted - names))} but no such tag")
+    if (wanted & known) - names:
+        state.say(f"{image_id}: has true objects of {listed(sorted((wanted & known) - names))} but no such tag")

@@ -39,6 +39,6 @@ def note_look_alikes(names: Iterable[str], place: str, findings: Findings) -> No
     """Note names that differ in capital letters alone; they stay two classes."""
     seen: dict[str, str] = {}
     for name in names:
-        first = seen.setdefault(name.casefold(), name)
+        first = seen.setdefault(composed(name).casefold(), name)
         if first != name:
             findings.guess(f"the names {first!r} and {name!r} were read as two classes", place)

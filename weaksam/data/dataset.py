@@ -6,11 +6,12 @@ from typing import Any, ClassVar, Protocol
 
 from weaksam.config import Settings, UserError, did_you_mean, listed
 from weaksam.data.annotations import tag_labels
+from weaksam.data.class_names import ClassLabels
 from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
 from weaksam.data.formats.tag_rows import TagRows, refuse_similar
 from weaksam.data.formats.tags import is_class_folders, read_class_folders, read_tags
-from weaksam.data.image_names import ImageNames, composed
+from weaksam.data.image_names import ImageNames
 from weaksam.data.images import LIMITS
 from weaksam.data.photo_limits import PhotoLimits
 from weaksam.data.photos import Photo, scan_photos, verify_photos
@@ -225,11 +226,10 @@ def _class_names(classes: tuple[str, ...] | None, truth: SplitTruth | None, tags
 
 def _labels(tagged: Mapping[str, tuple[str, ...]], classes: Sequence[str], source: Path) -> dict[str, tuple[int, ...]]:
     """Sorted labels by image id; raises `UserError` for a class that is not one of ``classes``."""
-    label_of = {composed(name): label for label, name in enumerate(classes)}
-    label_of |= {name: label for label, name in enumerate(classes)}
-    tagged = {image_id: tuple(_known_form(name, label_of) for name in names) for image_id, names in tagged.items()}
+    finder = ClassLabels(classes)
+    label_of = {name: finder.find(name) for names in tagged.values() for name in names}
     for image_id, names in tagged.items():
-        unknown = next((name for name in names if name not in label_of), None)
+        unknown = next((name for name in names if label_of[name] is None), None)
         if unknown is not None:
             raise UserError(
                 f"wanted one of the classes {listed(classes)} for {image_id} in {source}, "
@@ -237,12 +237,8 @@ def _labels(tagged: Mapping[str, tuple[str, ...]], classes: Sequence[str], sourc
             )
     if not classes:
         raise UserError(f"wanted at least one class in {source}, found {len(tagged)} rows without any: add tags")
-    return {image_id: tuple(sorted(label_of[name] for name in names)) for image_id, names in tagged.items()}
-
-
-def _known_form(name: str, label_of: Mapping[str, int]) -> str:
-    """The Unicode form of ``name`` that is a class, else the name as it is."""
-    return composed(name) if name not in label_of and composed(name) in label_of else name
+    known = {name: label for name, label in label_of.items() if label is not None}
+    return {image_id: tuple(sorted({known[name] for name in names})) for image_id, names in tagged.items()}
 
 
 def _set_aside(bad: Mapping[str, str], without: Mapping[str, Sequence[str]]) -> SetAside:

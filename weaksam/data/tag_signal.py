@@ -11,6 +11,11 @@ ALMOST_EVERY = 0.95
 """A class in at least this share of the photos is next to a constant."""
 
 
+def is_almost_constant(count: int, num_photos: int) -> bool:
+    """Whether a class on ``count`` of so many photos is next to a constant; no photos: not."""
+    return num_photos > 0 and count >= ALMOST_EVERY * num_photos
+
+
 def tag_notes(dataset: Dataset) -> list[str]:
     """One sentence for every way in which the tags of ``dataset`` teach little; none for an empty dataset.
 
@@ -28,7 +33,7 @@ def tag_notes(dataset: Dataset) -> list[str]:
         ]
     notes = []
     for name, count in zip(dataset.classes, counts, strict=True):
-        if count >= ALMOST_EVERY * num:
+        if is_almost_constant(count, num):
             how_much = "no" if count == num else "almost no"
             notes.append(
                 f"the class {name!r} is on {count} of {num} photos: its tag carries {how_much} signal, "

@@ -1,6 +1,6 @@
 """Read the true objects of a split from any annotation format, and match them to its photos and classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotation_folders import annotation_files, match_photos
 from weaksam.data.annotations import Annotations, ImageTruth
+from weaksam.data.class_names import ClassLabels
 from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
 from weaksam.data.formats import coco, voc, yolo
@@ -96,7 +97,7 @@ def read_measured_truth(
     findings = Findings()
     annotations = read_truth(truth, sizes, classes, findings, images)
     if classes is not None:
-        annotations = _in_classes(annotations, classes, truth)
+        annotations = _in_classes(annotations, classes, truth, findings)
     entries = annotations.images
     if images is None:
         fitted = {
@@ -112,6 +113,7 @@ def read_measured_truth(
     num_lost = len(entries) - len(paths)
     if num_lost:
         findings.count(f"{num_lost} images of the truth have no photo in {images}: left out")
+    _count_without_entry(photos, photo_of.values(), truth, findings)
     return replace(annotations, images={**entries, **fitted}), tuple(paths), findings.notes
 
 
@@ -126,17 +128,18 @@ def _fitted(image: ImageTruth, photo: Path, truth: Path, findings: Findings) -> 
     return fit_to_photo(image, photo.name, size, truth, findings)
 
 
-def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path) -> Annotations:
+def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path, findings: Findings) -> Annotations:
     """The same with labels counted in ``classes``, which are numbered from 1; other classes' objects are left out."""
     if path.suffix.lower() == ".json":
         raise UserError(
             f"wanted no list of classes for the COCO file {path}, which numbers its own, found one: omit it"
         )
-    _refuse_other_names(annotations, classes, path)
+    refuse_other_names(annotations, classes, path)
+    relabelling = _Relabelling(annotations.classes, classes)
     images = {
-        name: replace(image, instances=relabelled(image.instances, annotations.classes, classes))
-        for name, image in annotations.images.items()
+        name: replace(image, instances=relabelling.of(image.instances)) for name, image in annotations.images.items()
     }
+    relabelling.say(path, findings)
     return Annotations(tuple(classes), tuple(range(1, len(classes) + 1)), images, annotations.notes)
 
 
@@ -167,8 +170,9 @@ def read_split_truth(
     findings = Findings()
     annotations = read_truth(path, sizes, classes or tag_classes, findings, images)
     names = annotations.classes if classes is None else classes
-    _refuse_other_names(annotations, names, path)
+    refuse_other_names(annotations, names, path)
     photo_of = match_photos(annotations.images, photo_names, path, findings, images)
+    relabelling = _Relabelling(annotations.classes, names)
     objects: dict[str, Instances] = {}
     numbers: dict[str, int] = {}
     texts: dict[str, str] = {}
@@ -178,7 +182,7 @@ def read_split_truth(
             continue
         if image_id in sizes:
             image = fit_to_photo(image, image_id, sizes[image_id], path, findings)
-        objects[image_id] = relabelled(image.instances, annotations.classes, names)
+        objects[image_id] = relabelling.of(image.instances)
         if image.number is not None:
             numbers[image_id] = image.number
         if image.text_id:
@@ -186,17 +190,19 @@ def read_split_truth(
     without_photo = tuple(entry for entry, image_id in photo_of.items() if image_id is None)
     if without_photo:
         findings.count(f"{path}: {len(without_photo)} of {len(photo_of)} images have no photo: left out")
+    relabelling.say(path, findings)
+    _count_without_entry(photos, objects, path, findings)
     category_ids = _category_ids(annotations, names)
     return SplitTruth(tuple(names), category_ids, objects, numbers, without_photo, findings.notes, texts)
 
 
-def _refuse_other_names(annotations: Annotations, names: Sequence[str], path: Path) -> None:
+def refuse_other_names(annotations: Annotations, names: Sequence[str], path: Path) -> None:
     """`UserError` where names are missing on both sides, a spelling mistake; on one side it is a choice."""
-    labels = {label for image in annotations.images.values() for label in image.instances.labels.tolist()}
-    used = {annotations.classes[label] for label in labels}
-    extra = sorted(used - set(names))
-    missing = [name for name in names if name not in annotations.classes]
-    if extra and missing and (did_you_mean(missing[0], extra) or not used & set(names)):
+    labels, known = ClassLabels(names), ClassLabels(annotations.classes)
+    used = {label for image in annotations.images.values() for label in image.instances.labels.tolist()}
+    extra = sorted(annotations.classes[label] for label in used if labels.find(annotations.classes[label]) is None)
+    missing = [name for name in names if known.find(name) is None]
+    if extra and missing and (did_you_mean(missing[0], extra) or len(extra) == len(used)):
         raise UserError(
             f"wanted the classes {listed(names)} in {path}, found {listed(extra)} but no {missing[0]!r}"
             f"{did_you_mean(missing[0], extra)}: use the same names or set data.classes"
@@ -205,16 +211,49 @@ def _refuse_other_names(annotations: Annotations, names: Sequence[str], path: Pa
 
 def relabelled(objects: Instances, old: Sequence[str], new: Sequence[str]) -> Instances:
     """Labels counted in ``new`` instead of ``old`` names; objects of other classes left out."""
-    if tuple(old) == tuple(new):
-        return objects
-    label_of = {name: label for label, name in enumerate(new)}
-    table = torch.tensor([label_of.get(name, -1) for name in old], dtype=torch.int64)
-    labels = table[objects.labels] if len(objects) else objects.labels
-    return objects.replace(labels=labels)[labels >= 0]
+    return _Relabelling(old, new).of(objects)
+
+
+class _Relabelling:
+    """Count labels in ``new`` instead of ``old`` names, leave out objects of other classes, and count these."""
+
+    def __init__(self, old: Sequence[str], new: Sequence[str]) -> None:
+        labels = ClassLabels(new)
+        found = [labels.find(name) for name in old]
+        self.old, self.same = old, tuple(old) == tuple(new)
+        self.table = torch.tensor([-1 if label is None else label for label in found], dtype=torch.int64)
+        self.num_left_out = torch.zeros(len(old), dtype=torch.int64)
+
+    def of(self, objects: Instances) -> Instances:
+        """The objects of one image under their new labels."""
+        if self.same or len(objects) == 0:
+            return objects
+        labels = self.table[objects.labels]
+        self.num_left_out += torch.bincount(objects.labels[labels < 0], minlength=len(self.old))
+        return objects.replace(labels=labels)[labels >= 0]
+
+    def say(self, path: Path, findings: Findings) -> None:
+        """Count what was left out."""
+        names = [name for name, num in zip(self.old, self.num_left_out.tolist(), strict=True) if num]
+        if names:
+            findings.count(
+                f"{path}: left out {int(self.num_left_out.sum())} objects of other classes ({listed(names, 3)})"
+            )
 
 
 def _category_ids(annotations: Annotations, names: Sequence[str]) -> tuple[int, ...]:
     """The file's number of each class it has, free numbers from 1 for the others."""
-    number_of = dict(zip(annotations.classes, annotations.category_ids, strict=True))
-    free = (number for number in range(1, len(names) + len(number_of) + 1) if number not in number_of.values())
-    return tuple(number_of[name] if name in number_of else next(free) for name in names)
+    known = ClassLabels(annotations.classes)
+    stated = [known.find(name) for name in names]
+    taken = set(annotations.category_ids)
+    free = (number for number in range(1, len(names) + len(taken) + 1) if number not in taken)
+    return tuple(next(free) if label is None else annotations.category_ids[label] for label in stated)
+
+
+def _count_without_entry(
+    photos: Collection[str], matched: Iterable[str | None], path: Path, findings: Findings
+) -> None:
+    """Count the photos of which the truth at ``path`` says nothing."""
+    num = len(set(photos) - set(matched))
+    if num:
+        findings.count(f"{path}: {num} of {len(photos)} photos have no entry there and so no truth")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.annotations import ImageTruth, tag_labels
+from weaksam.data.class_names import ClassLabels
 from weaksam.data.findings import Findings
 from weaksam.data.formats.tags import read_tags
 from weaksam.data.image_names import ImageNames, number_in, read_image_list
@@ -43,7 +44,9 @@ def truth_dataset(
         for name, image in sorted(annotations.images.items())
     ]
     if image_list is not None:
-        counted = _listed_images(counted, image_list, truth)
+        findings = Findings()
+        counted = _listed_images(counted, image_list, truth, findings)
+        notes = (*notes, *findings.notes)
     dataset = Dataset(truth.stem, annotations.classes, annotations.category_ids, tuple(samples))
     return dataset, tuple(sorted(counted)), notes
 
@@ -60,11 +63,11 @@ def _image_numbers(images: Mapping[str, ImageTruth]) -> dict[str, int]:
     return {name: -index if (number := images[name].number) is None else number for index, name in enumerate(images, 1)}
 
 
-def _listed_images(counted: Sequence[str], image_list: Path, truth: Path) -> tuple[str, ...]:
+def _listed_images(counted: Sequence[str], image_list: Path, truth: Path, findings: Findings) -> tuple[str, ...]:
     """Those of the images ``counted`` that a list names; `UserError` where it names others."""
-    names = read_image_list(image_list)
+    names = read_image_list(image_list, findings)
     known = ImageNames(counted)
-    image_ids = {name: known.find(name, str(image_list)) for name in names.names}
+    image_ids = {name: known.find(name, str(image_list), findings) for name in names.names}
     lost = [name for name, image_id in image_ids.items() if image_id is None]
     if lost:
         raise UserError(
@@ -74,25 +77,39 @@ def _listed_images(counted: Sequence[str], image_list: Path, truth: Path) -> tup
     return tuple(image_id for image_id in image_ids.values() if image_id is not None)
 
 
-def tags_of_images(path: Path, dataset: Dataset) -> dict[str, tuple[int, ...]]:
-    """Labels by image id of a tag file, see `read_tags`; rows of other images take no part. Raises `UserError`."""
-    label_of = {name: label for label, name in enumerate(dataset.classes)}
+def tags_of_images(path: Path, dataset: Dataset, findings: Findings | None = None) -> dict[str, tuple[int, ...]]:
+    """Labels by image id of a tag file, see `read_tags`; rows of other images take no part, and are counted.
+
+    ``findings`` take how much was read, and what was taken for what. Raises `UserError`.
+    """
+    findings = findings or Findings()
+    labels = ClassLabels(dataset.classes)
     known = ImageNames(dataset.image_ids)
     tags: dict[str, tuple[int, ...]] = {}
-    rows = read_tags(path, split="trainval", photo_names=known)
-    matched = match_rows(rows, known, path, Findings())
+    rows = read_tags(path, split="trainval", findings=findings, photo_names=known)
+    matched = match_rows(rows, known, path, findings)
+    num_others = 0
     for row, names in rows.rows.items():
-        unknown = next((name for name in names if name not in label_of), None)
         image_id = matched.photo_of.get(row) or known.find(row, str(path))
-        if image_id is not None and unknown is not None:
+        if image_id is None:
+            num_others += 1
+            continue
+        of_row = {name: labels.find(name) for name in names}
+        unknown = next((name for name, label in of_row.items() if label is None), None)
+        if unknown is not None:
             raise UserError(
                 f"wanted one of the classes {listed(dataset.classes)} for {row} in {path}, found {unknown!r}"
                 f"{did_you_mean(unknown, dataset.classes)}: use the names of the truth"
             )
-        if image_id is not None:
-            tags[image_id] = tuple(sorted({*tags.get(image_id, ()), *(label_of[name] for name in names)}))
+        known_labels = (label for label in of_row.values() if label is not None)
+        tags[image_id] = tuple(sorted({*tags.get(image_id, ()), *known_labels}))
     if not tags:
         raise UserError(f"wanted tags of the {len(dataset)} images of {dataset.name} in {path}, found none of them")
+    num_bare = sum(image_id not in tags for image_id in dataset.image_ids)
+    others = [f"{num_others} rows of other images"] if num_others else []
+    others += [f"{num_bare} of {len(dataset)} images without a row"] if num_bare else []
+    if others:
+        findings.count(f"{path}: left out {' and '.join(others)}")
     return tags
 
 

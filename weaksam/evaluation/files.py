@@ -86,7 +86,7 @@ def evaluate_files(
     dataset = dataclasses.replace(all_images, samples=tuple(all_images.by_id[image_id] for image_id in counted))
     keep = keep or DetectionFilter()
     inputs = EvaluationInputs(
-        truth=_truth_of(dataset, _path(tags)),
+        truth=_truth_of(dataset, _path(tags), findings),
         detections={image_id: keep_detections(read[image_id], keep) for image_id in dataset.image_ids},
         keep=keep,
         pixel_inclusive=pixel_inclusive,
@@ -114,11 +114,11 @@ def _check_request(metrics: Sequence[str], truth: Path, detections: Path, pixel_
         )
 
 
-def _truth_of(dataset: Dataset, tags: Path | None) -> Truth:
+def _truth_of(dataset: Dataset, tags: Path | None, findings: Findings) -> Truth:
     """The truth of ``dataset``, with the tags of a file where one is given."""
     truth = Truth.of(dataset)
     assert truth is not None, "a truth file gives every image its objects"
-    return truth if tags is None else dataclasses.replace(truth, tags=tags_of_images(tags, dataset))
+    return truth if tags is None else dataclasses.replace(truth, tags=tags_of_images(tags, dataset, findings))
 
 
 def _with_notes(values: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:

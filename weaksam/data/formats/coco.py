@@ -13,7 +13,7 @@ from weaksam.config import UserError
 from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_entries import CategoryLabels, ObjectReader
-from weaksam.data.image_entries import ImageEntries, ImageEntry, read_image_entries
+from weaksam.data.image_entries import ImageEntries, ImageEntry, composed, read_image_entries
 from weaksam.data.json_entries import FileId, JsonEntry, as_file_id, attempt, json_entries, listed_keys, shown
 from weaksam.data.text_files import read_json
 from weaksam.store.files import write_json_atomic
@@ -88,7 +88,7 @@ def _read_categories(content: list[Any], path: Path, findings: Findings) -> dict
         elif number in names:
             state = f"{number} for {names[number]!r} and {name!r}"
             findings.fault(f"wanted every category id of {path} once, found {state}: give each its own")
-        elif name in names.values():
+        elif composed(name) in map(composed, names.values()):
             findings.fault(f"wanted every category of {path} once, found {name!r} twice: merge the two")
         else:
             names[number] = name

@@ -13,6 +13,7 @@ from weaksam.config import did_you_mean
 from weaksam.data.annotations import ObjectRows
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_masks import read_mask
+from weaksam.data.image_entries import composed
 from weaksam.data.json_entries import JsonEntry, as_file_id, is_number
 from weaksam.structures.masks import box_from_rle
 
@@ -35,6 +36,8 @@ class CategoryLabels:
         category = as_file_id(entry.get("category_id"))
         if isinstance(category, int) and category in self.by_id:
             return self.by_id[category]
+        if isinstance(category, str) and category not in self.by_name:
+            category = next((name for name in self.by_name if composed(name) == composed(category)), category)
         if isinstance(category, str) and category in self.by_name:
             entry.findings.guess("a class's name was taken for its category_id", entry.place)
             return self.by_name[category]

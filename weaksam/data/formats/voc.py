@@ -14,6 +14,7 @@ from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
 from weaksam.data.class_names import note_look_alikes
 from weaksam.data.findings import Findings
 from weaksam.data.formats.voc_xml import XmlImage, parse_xml
+from weaksam.data.image_entries import composed
 from weaksam.data.sizes import size_problem
 from weaksam.store.files import atomic_file
 from weaksam.structures.dataset import Dataset
@@ -38,9 +39,13 @@ def read_annotations(folder: Path, findings: Findings | None = None) -> Annotati
     parsed = {name: parse_xml(path, findings) for name, path in paths.items()}
     images = {name: image for name, image in parsed.items() if image is not None}
     _note_file_names(images, paths, findings)
-    names = sorted({obj.name for image in images.values() for obj in image.objects})
+    spelling: dict[str, str] = {}
+    for obj in (obj for image in images.values() for obj in image.objects):
+        if spelling.setdefault(composed(obj.name), obj.name) != obj.name:
+            findings.guess(f"{obj.name!r} in two Unicode forms was taken for one class", str(folder))
+    names = sorted(spelling.values())
     note_look_alikes(names, str(folder), findings)
-    label_of = {name: label for label, name in enumerate(names)}
+    label_of = {composed(name): label for label, name in enumerate(names)}
     truths = {name: _image_truth(image, label_of) for name, image in images.items()}
     num_objects = sum(len(image.objects) for image in images.values())
     findings.count(f"VOC XML in {folder}: {len(images)} files, {num_objects} objects")
@@ -133,7 +138,7 @@ def _note_file_names(images: Mapping[str, XmlImage], paths: Mapping[str, Path], 
 def _image_truth(image: XmlImage, label_of: Mapping[str, int]) -> ImageTruth:
     rows = ObjectRows.none()
     for obj in image.objects:
-        rows.add(obj.box, label_of[obj.name], difficult=obj.difficult)
+        rows.add(obj.box, label_of[composed(obj.name)], difficult=obj.difficult)
     instances = rows.instances(with_masks=False, size=image.size or (0, 0)).replace(crowd=None)
     return ImageTruth(instances, None, image.size)
 

@@ -38,7 +38,7 @@ def read_labels(
     without a name, and two files of one photo.
     """
     findings = findings or Findings()
-    names = class_names(folder, findings) or _given_names(folder, classes)
+    names = class_names(folder, findings) or _given_names(folder, classes, findings)
     files = label_files(folder, findings)
     if not files:
         raise UserError(f"wanted YOLO labels (*.txt) in {folder}, found none: name the folder that holds them")
@@ -62,7 +62,7 @@ def read_labels(
 
 def read_names(folder: Path) -> tuple[str, ...]:
     """Class names of the labels in ``folder``, by number; raises `UserError` where :func:`find_names` has none."""
-    return tuple((class_names(folder) or _given_names(folder, None)).values())
+    return tuple((class_names(folder) or _given_names(folder, None, Findings())).values())
 
 
 def find_names(folder: Path) -> tuple[str, ...] | None:
@@ -71,10 +71,11 @@ def find_names(folder: Path) -> tuple[str, ...] | None:
     return None if names is None else tuple(names.values())
 
 
-def _given_names(folder: Path, classes: Sequence[str] | None) -> dict[int, str]:
-    """``classes`` by number; raises `UserError` without any."""
+def _given_names(folder: Path, classes: Sequence[str] | None, findings: Findings) -> dict[int, str]:
+    """``classes`` by number, which is counted as what was taken for names; raises `UserError` without any."""
     if not classes:
         raise UserError(f"wanted class names for the YOLO labels in {folder}, found none: put classes.txt beside them")
+    findings.count(f"{folder}: no names file, class numbers count the classes given: 0 is {listed(classes, 4)}")
     return dict(enumerate(classes))
 
 

@@ -12,6 +12,7 @@ from weaksam.config import UserError
 from weaksam.data.class_names import check_name, note_look_alikes
 from weaksam.data.findings import Findings
 from weaksam.data.formats.yolo_lines import looks_like_labels
+from weaksam.data.image_entries import composed
 from weaksam.data.text_files import read_text, read_yaml
 
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "data.yaml", "data.yml", "dataset.yaml")
@@ -76,12 +77,12 @@ def _refuse_repeats(names: Mapping[int, str], source: Path) -> None:
     """`UserError` where two classes bear one name."""
     number_of: dict[str, int] = {}
     for number, name in names.items():
-        if name in number_of:
+        first = number_of.setdefault(composed(name), number)
+        if first != number:
             raise UserError(
-                f"wanted every class name once in {source}, found {name!r} as class {number_of[name]} and {number}: "
-                "rename one of them"
+                f"wanted every class name once in {source}, found {name!r} as class {first} and {number}: rename one "
+                "of them"
             )
-        number_of[name] = number
 
 
 def _names_in(path: Path, findings: Findings) -> dict[int, str]:
