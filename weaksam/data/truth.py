@@ -219,9 +219,9 @@ class _Relabelling:
 
     def __init__(self, old: Sequence[str], new: Sequence[str]) -> None:
         labels = ClassLabels(new)
-        found = [labels.find(name) for name in old]
+        new_labels = [labels.find(name) for name in old]
         self.old, self.same = old, tuple(old) == tuple(new)
-        self.table = torch.tensor([-1 if label is None else label for label in found], dtype=torch.int64)
+        self.table = torch.tensor([-1 if label is None else label for label in new_labels], dtype=torch.int64)
         self.num_left_out = torch.zeros(len(old), dtype=torch.int64)
 
     def of(self, objects: Instances) -> Instances:
