@@ -61,6 +61,7 @@ app = group(
         "eval": measuring.evaluate,
         "recall": measuring.recall,
         "report": measuring.report,
+        "verify": measuring.verify,
         "doctor": doctor,
     },
     cls=_AsDataFlows,

@@ -123,3 +123,20 @@ def report(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None
     from weaksam import pipeline
 
     pipeline.rewrite_report(out)
+
+
+def verify(
+    out: Annotated[Path, typer.Argument(help="folder of a run")],
+    json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
+) -> None:
+    """Compare every file of a run's folder with the hash it was written with; changes nothing. Exit code 1 for faults.
+
+    A line for each file that is changed, missing or unlisted (written by no run), and what mends it: a command that
+    makes it again, or what to delete first. Stages after a damaged one keep their results, for no stage reads a file
+    that does not have its hash. A run may be under way; what is not finished is compared as far as it is there.
+    """
+    from weaksam import pipeline
+
+    verification = pipeline.verify_run(out)
+    say(dumps(verification.as_dict(), indent=1) if json else str(verification))
+    raise typer.Exit(1 if verification.faults else 0)

@@ -13,12 +13,16 @@ from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
 from weaksam.report.gallery import StageResults, galleries
 from weaksam.report.page import Page
 from weaksam.stages import clues
-from weaksam.store.files import write_json_atomic
+from weaksam.store.files import file_sha256, write_json_atomic
+from weaksam.store.listed_files import FILES
 from weaksam.store.records import write_record
 from weaksam.terminal import say
 
 DETECTORS = {"WSOD": "weak_detector", "retrained": "detector", "masks": "instance_segmenter"}
 """The outputs whose detections the gallery shows, by title."""
+
+OUTCOME_FILES = ("metrics.json", "report.html")
+"""What a run writes beside its record, which holds their SHA-256."""
 
 
 def write_outcome(run: Run, reports: Sequence[StageReport]) -> dict[str, Any]:
@@ -37,8 +41,8 @@ def write_outcome(run: Run, reports: Sequence[StageReport]) -> dict[str, Any]:
     keys = {f"stage {report.stage}": run.key(report.stage) for report in reports}
     record = run_record(settings, run.context.device, {**run.inputs, **keys})
     write_json_atomic(out / "metrics.json", metrics, indent=1)
-    write_record(out / "run.json", record)
     Page(metrics, record, galleries(pictured(run))).write(out / "report.html")
+    write_record(out / "run.json", {**record, FILES: {name: file_sha256(out / name) for name in OUTCOME_FILES}})
     run.context.log.write("run ends", stages=[report.stage for report in reports])
     say(f"\n{summary_text(metrics)}\n")
     for split, store in run.results.get("proposals", {}).items():

@@ -34,6 +34,8 @@ from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages import STAGE_NAMES
 from weaksam.stages.pseudo_gt import GivenPseudoGtSettings, read_given
+from weaksam.store.files import file_sha256
+from weaksam.store.listed_files import FILES
 from weaksam.store.records import read_record, write_record
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
@@ -41,6 +43,8 @@ from weaksam.terminal import say
 
 PHOTOS_WORTH_HELP = 64
 """A further process takes some seconds to start."""
+DONE = "done.json"
+"""A stage's note of itself: its key, whether it is finished, seconds, memory, the SHA-256 of its plain files."""
 CEILING = "_ceiling"
 """The names of the stages that ``ceiling=true`` adds end in this."""
 OLDEST = (0, 2)
@@ -147,7 +151,7 @@ class Run:
 
     def note(self, stage: str) -> dict[str, Any]:
         """What earlier runs noted of ``stage`` with the same key (finished, seconds, peak_memory_mib); else empty."""
-        note = read_record(self.context.out / stage / "done.json")
+        note = read_record(self.context.out / stage / DONE)
         return note if note is not None and _is_note(note) and note["key"] == self.key(stage) else {}
 
     def finished(self, stage: str) -> bool:
@@ -160,7 +164,7 @@ class Run:
         Seconds add up over interrupted runs; a run that finds the stage finished leaves them as they are.
         """
         before = self.note(stage)
-        spent, path = self._seconds_spent(stage, before), self.context.out / stage / "done.json"
+        spent, path = self._seconds_spent(stage, before), self.context.out / stage / DONE
         began, finished = time.monotonic(), False
         if not before.get("finished"):
             began_at = {"finished": False, "seconds": spent, "began": time.time()}
@@ -172,7 +176,9 @@ class Run:
         finally:
             seconds = spent if before.get("finished") else spent + time.monotonic() - began
             fields = {"finished": finished, "seconds": round(seconds, 3), "peak_memory_mib": self._peak(before)}
-            write_record(path, {"key": self.key(stage), **fields})
+            plain = path.parent.glob("*.json") if finished else ()
+            files = {file.name: file_sha256(file) for file in sorted(plain) if file.name != DONE}
+            write_record(path, {"key": self.key(stage), **fields, FILES: files})
             self.context.log.write("stage ends", stage=stage, **fields)
         return result
 

@@ -16,6 +16,7 @@ from weaksam.config import Settings, UserError, fingerprint_of
 from weaksam.store.claims import Claims, locked
 from weaksam.store.columns import COLUMN_TYPES, column_problem, part_bytes, part_schema, read_part, row_of
 from weaksam.store.files import file_sha256
+from weaksam.store.listed_files import FILES, MANIFEST
 from weaksam.store.parts import PartFile, StorePart, part_names, remove_other_files, whole_files, write_part
 from weaksam.store.progress import Progress
 from weaksam.store.records import read_manifest, write_record
@@ -190,7 +191,7 @@ class Store:
 
     @property
     def _manifest_path(self) -> Path:
-        return self.folder / "manifest.json"
+        return self.folder / MANIFEST
 
     def _identity(self) -> dict[str, Any]:
         images = fingerprint_of(self.image_ids)
@@ -210,7 +211,9 @@ class Store:
             {"file": file.name, "rows": len(part.image_ids), "sha256": file.sha256}
             for part, file in zip(self.parts, files, strict=True)
         ]
-        return {"format": FORMAT, **self._identity(), "rows": len(self), "parts": parts}
+        manifest = {"format": FORMAT, **self._identity(), "rows": len(self), "parts": parts}
+        others = {path.name: file_sha256(path) for path in sorted(self.folder.glob("[!.]*")) if _is_beside(path)}
+        return {**manifest, FILES: others} if others else manifest
 
     def _unsealed_sentence(self) -> str:
         name = self.folder.name.rsplit("-", 1)[0]
@@ -315,6 +318,11 @@ def _counted(rows: Iterable[Mapping[str, Any]], shown: Progress) -> Iterator[Map
     for row in rows:
         yield row
         shown.update()
+
+
+def _is_beside(path: Path) -> bool:
+    """Whether a file of a store's folder is neither a part nor the manifest: a classifier, the photos' hashes."""
+    return path.is_file() and path.name != MANIFEST and not path.name.startswith("part-")
 
 
 def _brief(value: Any) -> str:
