@@ -257,6 +257,11 @@ def _unpack(optimizer: Optimizer, tensors: dict[str, Tensor], numbers: dict[str,
         index, key = name.split(".", 1)
         state.setdefault(_index(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    # Fused optimizers go through parameter and state side by side in memory, files know one layout only
+    for parameter, of_parameter in optimizer.state.items():
+        for key, value in of_parameter.items():
+            if isinstance(value, Tensor) and isinstance(parameter, Tensor) and value.shape == parameter.shape:
+                of_parameter[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _index(name: str) -> int | str:

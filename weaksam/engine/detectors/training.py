@@ -148,5 +148,5 @@ def _optimizer(model: GeneralizedRCNN, settings: TrainableSettings) -> torch.opt
     if body:
         groups.append({"params": body, "lr": settings.lr * settings.backbone_lr_factor})
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)

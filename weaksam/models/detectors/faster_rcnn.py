@@ -18,11 +18,21 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from weaksam.config import Settings
 from weaksam.models.backbones.colours import ColourSettings
+from weaksam.models.backbones.fast_convolutions import fuse_convolutions
 from weaksam.models.backbones.inputs import normalise
 from weaksam.models.backbones.pyramid import fpn_backbone
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import input_colours
-from weaksam.models.detectors.ignored_regions import IGNORED, IgnoringProposalNetwork, IgnoringRoIHeads
+def finish_detector(
+    model: GeneralizedRCNN, settings: DetectorSettings, colours: ColourSettings, *, plain: bool = False
+) -> GeneralizedRCNN:
+    """Give a torchvision detector the project's photo transform (in its backbone's colours), matching and layout.
+
+    Unless it stays ``plain``, its modules are exchanged for those that compute the same in less time.
+    """
+    # The same modules and settings with another matching; torchvision builds them itself and takes no class for them
+    model.rpn.__class__ = IgnoringProposalNetwork if plain else SampledProposals
+    model.roi_heads.__class__ = IgnoringRoIHeads if plain else RegionHeads
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances
@@ -98,13 +108,16 @@ class PhotoTransform(GeneralizedRCNNTransform):
         return batched.contiguous(memory_format=torch.channels_last)
 
 
-def build_faster_rcnn(backbone: BackboneSettings, settings: DetectorSettings, num_classes: int) -> FasterRCNN:
+def build_faster_rcnn(
+    backbone: BackboneSettings, settings: DetectorSettings, num_classes: int, *, plain: bool = False
+) -> FasterRCNN:
     """The detector with ImageNet weights in its backbone and random heads (drawn from torch's current seed).
 
-    ``num_classes`` does not count the background, which is torchvision's label 0.
+    ``num_classes`` does not count the background, which is torchvision's label 0. ``plain``: the twin of torchvision's
+    own modules, which computes the same, slower.
     """
     model = FasterRCNN(**detector_parts(backbone, settings, num_classes))
-    return finish_detector(model, settings, input_colours(backbone))
+    return finish_detector(model, settings, input_colours(backbone), plain=plain)
 
 
 def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_classes: int) -> dict[str, Any]:
@@ -133,12 +146,24 @@ def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_c
     }
 
 
+<<<<<<< HEAD
 def finish_detector(model: GeneralizedRCNN, settings: DetectorSettings, colours: ColourSettings) -> GeneralizedRCNN:
     """Give a torchvision detector the project's photo transform (in its backbone's colours), matching and layout."""
     # The same modules and settings with another matching; torchvision builds them itself and takes no class for them
     model.rpn.__class__, model.roi_heads.__class__ = IgnoringProposalNetwork, IgnoringRoIHeads
+=======
+def finish_detector(
+    model: GeneralizedRCNN, settings: DetectorSettings, colours: ColourSettings, *, plain: bool = False
+) -> GeneralizedRCNN:
+    """Give a torchvision detector the project's photo transform (in its backbone's colours), matcher and layout.
+
+    Unless it stays ``plain``, its modules are exchanged for those that compute the same in less time.
+    """
+>>>>>>> 0370d3f (wip)
     model.roi_heads.proposal_matcher = IncompleteLabelsMatcher(0.5, settings.background_iou)
     model.transform = PhotoTransform(settings.short_side, settings.long_side, colours)
+    if not plain:
+        fuse_convolutions(model)
     return model.to(memory_format=torch.channels_last)
 
 

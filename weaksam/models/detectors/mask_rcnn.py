@@ -33,8 +33,10 @@ class MaskDetectorSettings(DetectorSettings):
     """Pixels of this probability or more belong to the mask."""
 
 
-def build_mask_rcnn(backbone: BackboneSettings, settings: MaskDetectorSettings, num_classes: int) -> MaskRCNN:
-    """The segmenting detector; ``num_classes`` does not count the background."""
+def build_mask_rcnn(
+    backbone: BackboneSettings, settings: MaskDetectorSettings, num_classes: int, *, plain: bool = False
+) -> MaskRCNN:
+    """The segmenting detector; ``num_classes`` and ``plain`` as for `build_faster_rcnn`."""
     parts = detector_parts(backbone, settings, num_classes)
     pool: PyramidAlign = parts["box_roi_pool"]
     model = MaskRCNN(
@@ -45,7 +47,7 @@ def build_mask_rcnn(backbone: BackboneSettings, settings: MaskDetectorSettings, 
     )
     # Torchvision draws the last layer by its fan-out, which with few classes starts at a mask loss near 8, not 0.7
     nn.init.normal_(model.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
-    return finish_detector(model, settings, input_colours(backbone))
+    return finish_detector(model, settings, input_colours(backbone), plain=plain)
 
 
 def start_from_detector(model: MaskRCNN, state: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,89 @@
+"""Propose regions as torchvision does, and send back gradients through the sampled anchors' cells alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+from weaksam.models.detectors.ignored_regions import IgnoringProposalNetwork
+
+
+class SampledProposals(IgnoringProposalNetwork):
+    """Torchvision's region proposal network, whose training computes the sampled anchors a second time.
+
+    Of some thousand anchors a photo only ``batch_size_per_image`` have a loss. So the head reads the whole maps without
+    a gradient, for its proposals, and once more the 3x3 cells around the sampled anchors, with one: losses and
+    gradients are the same to rounding, and the backward pass of the head costs a few per cent.
+    """
+
+    def forward(
+        self, images: ImageList, features: Mapping[str, Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Proposals ``(R, 4)`` of each photo, and in training the losses ``loss_objectness``, ``loss_rpn_box_reg``."""
+        maps = list(features.values())
+        with torch.no_grad():
+            proposals, anchors = self._propose(images, maps)
+        if not self.training:
+            return proposals, {}
+        assert targets is not None, "training wants targets"
+        labels, matched = self.assign_targets_to_anchors(anchors, targets)
+        chosen = [torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels)]
+        num_positive, sampled = len(chosen[0]), torch.cat(chosen)
+        objectness, deltas = self._predict(maps, sampled)
+        if len(sampled) == 0:  # every anchor is ignored
+            return proposals, {"loss_objectness": objectness.sum(), "loss_rpn_box_reg": deltas.sum()}
+        wanted = self.box_coder.encode_single(torch.cat(matched)[chosen[0]], torch.cat(anchors)[chosen[0]])
+        box_loss = F.smooth_l1_loss(deltas[:num_positive], wanted, beta=1 / 9, reduction="sum") / len(sampled)
+        objectness_loss = F.binary_cross_entropy_with_logits(objectness, torch.cat(labels)[sampled])
+        return proposals, {"loss_objectness": objectness_loss, "loss_rpn_box_reg": box_loss}
+
+    def _propose(self, images: ImageList, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Proposals and anchors of each photo, as torchvision computes them."""
+        objectness, deltas = self.head(maps)
+        anchors = self.anchor_generator(images, maps)
+        num_per_level = [scores.shape[1] * scores.shape[2] * scores.shape[3] for scores in objectness]
+        flat_objectness, flat_deltas = concat_box_prediction_layers(objectness, deltas)
+        boxes = self.box_coder.decode(flat_deltas, anchors).view(len(anchors), -1, 4)
+        proposals, _ = self.filter_proposals(boxes, flat_objectness, images.image_sizes, num_per_level)
+        return proposals, anchors
+
+    def _predict(self, maps: Sequence[Tensor], sampled: Tensor) -> tuple[Tensor, Tensor]:
+        """Objectness ``(S,)`` and deltas ``(S, 4)`` of the anchors of these numbers, counted over all photos."""
+        num_anchors = self.head.cls_logits.out_channels
+        (block,) = self.head.conv  # the 3x3 convolution and its activation
+        weight = block[0].weight.permute(0, 2, 3, 1).flatten(1)
+        hidden = F.relu(F.linear(neighbourhoods(maps, sampled // num_anchors), weight, block[0].bias))
+        every = torch.arange(len(sampled), device=sampled.device)
+        which = sampled % num_anchors
+        objectness = F.linear(hidden, self.head.cls_logits.weight.flatten(1), self.head.cls_logits.bias)
+        deltas = F.linear(hidden, self.head.bbox_pred.weight.flatten(1), self.head.bbox_pred.bias)
+        return objectness[every, which], deltas.unflatten(1, (num_anchors, 4))[every, which]
+
+
+def neighbourhoods(maps: Sequence[Tensor], cells: Tensor) -> Tensor:
+    """Rows ``(S, 9 * C)``: the 3x3 cells around each of ``cells`` (S,), row by row, zeros outside its map.
+
+    ``maps`` (B, C, h, w) are the levels of a pyramid; cells are counted photo by photo, within one level by level, row
+    by row.
+    """
+    batch, channels = maps[0].shape[:2]
+    table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in maps])
+    table = torch.cat([table, table.new_zeros(1, channels)])
+    sizes = torch.tensor([level.shape[2:] for level in maps], device=cells.device)  # (levels, 2)
+    ends = sizes.prod(dim=1).cumsum(0)
+    photo, place = cells // ends[-1], cells % ends[-1]
+    level = torch.bucketize(place, ends, right=True)
+    begins = ends - sizes.prod(dim=1)
+    height, width = sizes[level].unbind(1)
+    row, column = (place - begins[level]) // width, (place - begins[level]) % width
+    step = torch.arange(-1, 2, device=cells.device)
+    rows, columns = row[:, None, None] + step[:, None], column[:, None, None] + step  # (S, 3, 1), (S, 1, 3)
+    inside = (rows >= 0) & (rows < height[:, None, None]) & (columns >= 0) & (columns < width[:, None, None])
+    first = batch * begins[level] + photo * height * width  # of the photo's map in the table
+    index = (first[:, None, None] + rows * width[:, None, None] + columns).masked_fill(~inside, len(table) - 1)
+    return F.embedding(index.flatten(1), table, padding_idx=len(table) - 1).flatten(1)
