@@ -29,6 +29,11 @@ class AugmentSettings(Settings):
     """Brightness, contrast and saturation each change by at most this share."""
 
 
+def view_size(size: tuple[int, int], augment: AugmentSettings, generator: torch.Generator) -> tuple[int, int]:
+    """``(h', w')`` of the view that `vary` makes of a photo of ``size`` (h, w) with a ``generator`` in this state."""
+    return _scaled_size(size, _draws(generator)[0], augment)
+
+
 def vary(
     image: Tensor, instances: Instances, augment: AugmentSettings, generator: torch.Generator
 ) -> tuple[Tensor, Instances, Tensor | None]:
@@ -36,17 +41,33 @@ def vary(
 
     The draws are always made in the same order, whether they are used or not.
     """
-    draws = torch.rand(5, generator=generator).tolist()
-    scale = augment.smallest_scale + draws[0] * (augment.largest_scale - augment.smallest_scale)
-    size = (max(32, round(image.shape[1] * scale)), max(32, round(image.shape[2] * scale)))
+    draws = _draws(generator)
+    size = _scaled_size((image.shape[1], image.shape[2]), draws[0], augment)
     view = image.float()[None] / 255.0
-    view = F.interpolate(view, size, mode="bilinear", antialias=scale < 1, align_corners=False)[0]
+    view = F.interpolate(view, size, mode="bilinear", antialias=_scale(draws[0], augment) < 1, align_corners=False)[0]
     boxes = box_ops.scale(instances.boxes, size[1] / image.shape[2], size[0] / image.shape[1])
     masks = _scaled_masks(instances, size)
     if augment.flip and draws[1] < 0.5:
         view, boxes = view.flip(-1), box_ops.hflip(boxes, size[1])
         masks = None if masks is None else masks.flip(-1)
     return change_colours(view, draws[2:], augment.colour_jitter), instances.replace(boxes=boxes, masks=None), masks
+
+
+def _draws(generator: torch.Generator) -> list[float]:
+    """What decides about a view, each in [0, 1): its scale, its mirroring and its colours."""
+    draws: list[float] = torch.rand(5, generator=generator).tolist()
+    return draws
+
+
+def _scale(draw: float, augment: AugmentSettings) -> float:
+    """The factor between the smallest and the largest scale."""
+    return augment.smallest_scale + draw * (augment.largest_scale - augment.smallest_scale)
+
+
+def _scaled_size(size: tuple[int, int], draw: float, augment: AugmentSettings) -> tuple[int, int]:
+    """``size`` (h, w) times the drawn scale, at least 32 pixels a side."""
+    scale = _scale(draw, augment)
+    return max(32, round(size[0] * scale)), max(32, round(size[1] * scale))
 
 
 def change_colours(image: Tensor, draws: Sequence[float], strength: float) -> Tensor:

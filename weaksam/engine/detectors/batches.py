@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weaksam.data.read_ahead import ReadAhead
-from weaksam.engine.detectors.augmentation import AugmentSettings, vary
+from weaksam.engine.detectors.augmentation import AugmentSettings, vary, view_size
 from weaksam.engine.detectors.photos import ResizedPhoto, fit_size, load_photo, shrink
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.detectors.faster_rcnn import target_of
@@ -76,16 +76,24 @@ class TrainingPhotos:
         """Batches of one epoch."""
         return sum(-(-len(group) // batch_size) for group in self._groups())
 
-    def epoch(self, epoch: int, batch_size: int, augment: AugmentSettings, seed: int) -> Sequence[DetectorBatch]:
+    def epoch(
+        self, epoch: int, batch_size: int, augment: AugmentSettings, seed: int, batches_sorted: int = 1
+    ) -> Sequence[DetectorBatch]:
         """The batches of one epoch in a shuffled order that follows from ``(seed, epoch)`` alone.
 
-        Upright and wide photos are batched apart, so that padding stays small. Where photos must be read again, that is
-        done on threads ahead of the step.
+        Upright and wide photos are batched apart, and the photos of ``batches_sorted`` batches after one another are
+        sorted by the width of their views before they are divided, so that padding stays small. Where photos must be
+        read again, that is done on threads ahead of the step.
         """
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
         batches: list[list[int]] = []
         for group in self._groups():
             order = [group[i] for i in torch.randperm(len(group), generator=generator).tolist()]
+            if batches_sorted > 1:
+                together = batch_size * batches_sorted
+                width_first = [self._view_size(number, epoch, augment, seed)[::-1] for number in range(len(self))]
+                parts = [order[start : start + together] for start in range(0, len(order), together)]
+                order = [number for part in parts for number in sorted(part, key=width_first.__getitem__)]
             batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         shuffled = [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
         num_ahead = 0 if len(self.photos) == len(self.samples) else _BATCHES_AHEAD
@@ -97,6 +105,14 @@ class TrainingPhotos:
         wide = [i for i, (h, w) in enumerate(self.sizes) if h <= w]
         return [group for group in (upright, wide) if group]
 
+    def _generator(self, number: int, epoch: int, seed: int) -> torch.Generator:
+        """What the view of this photo is drawn from."""
+        return torch.Generator().manual_seed(derive_seed(seed, self.samples[number].image_id, epoch))
+
+    def _view_size(self, number: int, epoch: int, augment: AugmentSettings, seed: int) -> tuple[int, int]:
+        """``(h, w)`` of the view of this photo."""
+        return view_size(self.sizes[number], augment, self._generator(number, epoch, seed))
+
     def _load(self, number: int) -> ResizedPhoto:
         """The photo of this number, read and resized."""
         return load_photo(self.samples[number], self.short_side, self.long_side)
@@ -106,7 +122,7 @@ class TrainingPhotos:
         images, targets = [], []
         for index in indices:
             photo = self.photos[index] if index in self.photos else self._load(index)
-            generator = torch.Generator().manual_seed(derive_seed(seed, photo.image_id, epoch))
+            generator = self._generator(index, epoch, seed)
             image, instances, masks = vary(photo.image, self.instances[index], augment, generator)
             images.append(image)
             targets.append(target_of(instances, masks))

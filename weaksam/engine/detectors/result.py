@@ -12,6 +12,7 @@ from weaksam.data.detection_stores import instances_of
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.detecting import detect_splits
 from weaksam.engine.detectors.training import TrainableSettings, train_detector, training_fingerprint
+from weaksam.engine.kept_memory import kept_memory
 from weaksam.engine.training_job import TrainingJob
 from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.store.store import Store, store_folder
@@ -67,6 +68,7 @@ def train_and_detect(
         num_steps=settings.num_steps,
         log=context.log,
     )
-    train_detector(model, instances, settings, context, job)
-    stores = detect_splits(context, settings, model, name, fingerprint)
+    with kept_memory():
+        train_detector(model, instances, settings, context, job)
+        stores = detect_splits(context, settings, model, name, fingerprint)
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores)

@@ -73,23 +73,28 @@ class _Pointwise(torch.autograd.Function):
     """A 1x1 convolution with its activation, as a product of the cells' rows."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, bounds: Bounds
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, bounds: Bounds) -> Tensor:
         """Map ``(B, K, h, w)``, channels last, of ``x`` (B, C, h, w), ``weight`` (K, C) and ``bias`` (K,)."""
         rows = _rows_of(x)
-        out = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        # Not a view of a matrix, so that an activation outside may change it in place
+        shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        out_rows = out.permute(0, 2, 3, 1).view(len(rows), -1) if len(rows) else rows.new_empty(0, weight.shape[0])
+        if bias is None:
+            torch.mm(rows, weight.t(), out=out_rows)
+        else:
+            torch.addmm(bias, rows, weight.t(), out=out_rows)
         clamped(out, bounds)
         ctx.bounds = bounds
         ctx.save_for_backward(rows, weight, *([] if bounds == NO_BOUNDS else [out]))
-        return out.view(x.shape[0], *x.shape[2:], out.shape[1]).permute(0, 3, 1, 2)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of map, weight and bias, those that are wanted."""
         (gradient,) = gradients
         rows, weight, *outputs = ctx.saved_tensors
-        of_rows = of_clamped(_rows_of(gradient), outputs, ctx.bounds)
+        of_rows = _rows_of(of_clamped(gradient, outputs, ctx.bounds))
         wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
         of_x = None
         if wants_x:
@@ -120,9 +125,7 @@ def fuse_convolutions(module: nn.Module) -> nn.Module:
     return module
 
 
-def _fuse(
-    parent: nn.Module, conv: nn.Conv2d, following: list[tuple[str, nn.Module | None]], in_sequence: bool
-) -> None:
+def _fuse(parent: nn.Module, conv: nn.Conv2d, following: list[tuple[str, nn.Module | None]], in_sequence: bool) -> None:
     """Make ``conv`` a `FastConv2d` that does the work of those of its two ``following`` siblings that it can."""
     norms: tuple[FrozenBatchNorm2d, ...] = ()
     _, first = following[0]

@@ -130,11 +130,14 @@ def _assembled(tiles: Tensor, shape: torch.Size, channels: int) -> Tensor:
     rows, columns = _num_tiles(shape)
     cells = tiles.view(_OUT, _OUT, batch, rows, columns, channels).permute(2, 3, 0, 4, 1, 5)
     cells = cells.reshape(batch, rows * _OUT, columns * _OUT, channels)
-    return cells[:, :height, :width].contiguous().permute(0, 3, 1, 2)
+    out = torch.empty(
+        (batch, channels, height, width), dtype=tiles.dtype, device=tiles.device, memory_format=torch.channels_last
+    )
+    return out.copy_(cells[:, :height, :width].permute(0, 3, 1, 2))
 
 
 def _added_up(tiles: Tensor, shape: torch.Size) -> Tensor:
-    """The map ``(B, C, h, w)``, channels last, in which overlapping tiles ``(36, B * rows * columns * C)`` are summed."""
+    """The map ``(B, C, h, w)``, channels last: the sum of overlapping tiles ``(36, B * rows * columns * C)``."""
     batch, channels, height, width = shape
     rows, columns = _num_tiles(shape)
     tiles = tiles.view(_IN, _IN, batch, rows, columns, channels)

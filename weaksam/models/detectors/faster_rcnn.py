@@ -23,16 +23,9 @@ from weaksam.models.backbones.inputs import normalise
 from weaksam.models.backbones.pyramid import fpn_backbone
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import input_colours
-def finish_detector(
-    model: GeneralizedRCNN, settings: DetectorSettings, colours: ColourSettings, *, plain: bool = False
-) -> GeneralizedRCNN:
-    """Give a torchvision detector the project's photo transform (in its backbone's colours), matching and layout.
-
-    Unless it stays ``plain``, its modules are exchanged for those that compute the same in less time.
-    """
-    # The same modules and settings with another matching; torchvision builds them itself and takes no class for them
-    model.rpn.__class__ = IgnoringProposalNetwork if plain else SampledProposals
-    model.roi_heads.__class__ = IgnoringRoIHeads if plain else RegionHeads
+from weaksam.models.detectors.ignored_regions import IGNORED, IgnoringProposalNetwork, IgnoringRoIHeads
+from weaksam.models.detectors.region_proposals import SampledProposals
+from weaksam.models.detectors.roi_heads import RegionHeads
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances
@@ -146,20 +139,16 @@ def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_c
     }
 
 
-<<<<<<< HEAD
-def finish_detector(model: GeneralizedRCNN, settings: DetectorSettings, colours: ColourSettings) -> GeneralizedRCNN:
-    """Give a torchvision detector the project's photo transform (in its backbone's colours), matching and layout."""
-    # The same modules and settings with another matching; torchvision builds them itself and takes no class for them
-    model.rpn.__class__, model.roi_heads.__class__ = IgnoringProposalNetwork, IgnoringRoIHeads
-=======
 def finish_detector(
     model: GeneralizedRCNN, settings: DetectorSettings, colours: ColourSettings, *, plain: bool = False
 ) -> GeneralizedRCNN:
-    """Give a torchvision detector the project's photo transform (in its backbone's colours), matcher and layout.
+    """Give a torchvision detector the project's photo transform (in its backbone's colours), matching and layout.
 
     Unless it stays ``plain``, its modules are exchanged for those that compute the same in less time.
     """
->>>>>>> 0370d3f (wip)
+    # The same modules and settings with another matching; torchvision builds them itself and takes no class for them
+    model.rpn.__class__ = IgnoringProposalNetwork if plain else SampledProposals
+    model.roi_heads.__class__ = IgnoringRoIHeads if plain else RegionHeads
     model.roi_heads.proposal_matcher = IncompleteLabelsMatcher(0.5, settings.background_iou)
     model.transform = PhotoTransform(settings.short_side, settings.long_side, colours)
     if not plain:
