@@ -116,11 +116,16 @@ def test_no_helper_starts_no_process(tmp_path):
 
 
 def test_ranks_are_those_of_torchrun_or_slurm(monkeypatch):
-    for name in ("RANK", "SLURM_PROCID"):
+    for name in ("RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     assert worker_rank() == 0 and not started_together()
     monkeypatch.setenv("SLURM_PROCID", "2")
     assert worker_rank() == 2 and not started_together()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # a batch script of its own
+    assert not started_together()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert started_together()
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
     monkeypatch.setenv("RANK", "0")
     assert worker_rank() == 0 and started_together()
 

@@ -20,7 +20,7 @@ class Findings:
     faults: list[str] = field(default_factory=list)
     """Sentences on what cannot be read."""
     guesses: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """The places by what was taken there for what."""
+    """The locations by what was taken there for what."""
     counts: list[str] = field(default_factory=list)
     """What was read and what was left out, a line for each reader."""
 
@@ -30,9 +30,9 @@ class Findings:
             raise UserError(sentence)
         self.faults.append(sentence)
 
-    def guess(self, text: str, place: str) -> None:
-        """Note what something at ``place`` (a file and the place in it) was taken for, as a phrase in the past."""
-        self.guesses[text].append(place)
+    def guess(self, text: str, location: str) -> None:
+        """Note what something at ``location`` (a file and where in it) was taken for, as a phrase in the past."""
+        self.guesses[text].append(location)
 
     def count(self, line: str) -> None:
         """Note how much was read and how much was left out."""
@@ -40,15 +40,15 @@ class Findings:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Counts and guesses for the protocol: each guess once, with its number of places and the first of them."""
+        """Counts and guesses for the protocol: each guess once, with its number of locations and the first of them."""
         guesses = []
-        for text, places in self.guesses.items():
-            times = f"{len(places)} times, first in " if len(places) > 1 else ""
-            guesses.append(f"{text} ({times}{places[0]})")
+        for text, locations in self.guesses.items():
+            times = f"{len(locations)} times, first in " if len(locations) > 1 else ""
+            guesses.append(f"{text} ({times}{locations[0]})")
         return (*self.counts, *guesses)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """All faults, and each guess at each place, a sentence or phrase each."""
-        places = [f"{place}: {text}" for text, of_text in self.guesses.items() for place in of_text]
-        return (*self.faults, *places)
+        """All faults, and each guess at each location, a sentence or phrase each."""
+        located = [f"{location}: {text}" for text, of_text in self.guesses.items() for location in of_text]
+        return (*self.faults, *located)

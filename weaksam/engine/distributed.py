@@ -22,8 +22,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def started_together() -> bool:
-    """Whether a launcher (torchrun, or `helped_by`) started this process as one of several."""
-    return "RANK" in os.environ
+    """Whether a launcher (torchrun, `helped_by`, or Slurm's srun of several tasks) started this process."""
+    return "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1
 
 
 def worker_rank() -> int:

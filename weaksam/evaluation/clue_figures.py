@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weaksam.config import UserError
 from weaksam.evaluation.cam_masks import CamMaskResult, cam_mask_quality
 from weaksam.evaluation.clues import ClueResult, clue_quality
 from weaksam.evaluation.truth import Truth
@@ -69,10 +68,3 @@ def _maps_of_kind(maps_of: KindMapsOf, kind: int, image_id: str) -> tuple[Tensor
     if kind not in maps_by_kind:
         return labels[:0], torch.zeros(0, 1, 1)
     return labels, maps_by_kind[kind]
-
-
-def require_truth(truth: Truth | None) -> Truth:
-    """The truth of the training photos; `UserError` where there is none."""
-    if truth is None:
-        raise UserError("wanted the true boxes of the training photos to measure by, found none: set data.train.truth")
-    return truth

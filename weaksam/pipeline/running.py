@@ -11,6 +11,7 @@ from weaksam.config import UserError, settings_from
 from weaksam.data.dataset import gives_tags
 from weaksam.engine.distributed import helped_by, started_together, worker_rank
 from weaksam.evaluation import clue_figures
+from weaksam.evaluation.truth import Truth
 from weaksam.pipeline.measuring import peaks_and_maps, summarise
 from weaksam.pipeline.outcome import write_outcome
 from weaksam.pipeline.plan import CEILINGS, STAGES, Stage, stage_named
@@ -79,10 +80,17 @@ def reopen_run(out: Path) -> Run:
 def measure_clues(out: Path) -> tuple[clue_figures.ClueFigures, tuple[str, ...]]:
     """Figures of the clues of the run in ``out``, and its classes; `UserError` where they or the truth are missing."""
     run = reopen_run(out)
-    truth = clue_figures.require_truth(run.truths["train"])
+    truth = _require_truth(run.truths["train"])
     require_finished(run, ["clues"])
     stage_named("clues").run(run)
     return clue_figures.measure_clues(truth, *peaks_and_maps(run)), run.context.train.classes
+
+
+def _require_truth(truth: Truth | None) -> Truth:
+    """The truth of the training photos; `UserError` where there is none."""
+    if truth is None:
+        raise UserError("wanted the true boxes of the training photos to measure by, found none: set data.train.truth")
+    return truth
 
 
 def work(run: Run, stages: Sequence[Stage]) -> None:

@@ -227,6 +227,26 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(dataset, tmp_path, mo
     assert files_of(folder_of(dataset, tmp_path / "broken")) == files_of(folder_of(dataset, tmp_path / "unbroken"))
 
 
+def test_a_damaged_record_of_held_out_precision_is_one_sentence(dataset, tmp_path, monkeypatch):
+    varied = TaggedViews.varied
+
+    def interrupted(self, epoch, batch_size):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return varied(self, epoch, batch_size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TaggedViews, "varied", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, tmp_path)
+    path = folder_of(dataset, tmp_path) / "selection.json"
+    assert len(json.loads(path.read_text())["precision"]) == 2
+    for content in ("", "{}", '{"precision": 3}', '{"precision": [0.5]}', '{"precision": ["x", 0.5]}'):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"held-out precision of 2 epochs in .*selection.json, found it missing or"):
+            train(dataset, tmp_path)
+
+
 def test_the_chosen_epoch_ranks_held_out_tags_best(dataset, tmp_path):
     """Measured once more by hand with the chosen network; a rate far too high makes the epochs differ."""
     wild = SHORT.model_copy(update={"lr": 6.0, "num_epochs": 5, "min_lr": 0.05})
