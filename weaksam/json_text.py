@@ -31,7 +31,7 @@ def parse_json_text(text: str | bytes, *, unique_keys: bool = True) -> Any:
     text = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
     if is_deeper(text, MAX_DEPTH):
         raise ValueError(f"brackets more than {MAX_DEPTH} deep")
-    return json.loads(text, object_pairs_hook=_unique_keys if unique_keys else None)
+    return json.loads(text, object_pairs_hook=object_of_pairs if unique_keys else None)
 
 
 def is_deeper(text: str, depth: int) -> bool:
@@ -66,7 +66,8 @@ def _without_levels(brackets: bytes, depth: int) -> bytes:
     return brackets
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of key and value pairs, for `json`; raises `RepeatedKeyError`, a `ValueError`."""
     values = dict(pairs)
     if len(values) < len(pairs):
         seen: set[str] = set()

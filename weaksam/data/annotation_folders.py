@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from weaksam.config import listed
@@ -48,17 +49,25 @@ def annotation_files(folder: Path, suffix: str, findings: Findings | None = None
     return files
 
 
+@dataclass(frozen=True)
+class MatchedPhotos:
+    """The image id by name, of the names that mean a photo, and the names that mean none."""
+
+    photo_of: dict[str, str]
+    strays: Sequence[str]
+
+
 def match_photos(
     names: Iterable[str], photo_names: ImageNames, source: Path, findings: Findings, images: Path | None = None
-) -> dict[str, str | None]:
-    """The image id that each of ``names``, stated in ``source``, means; None where it means no photo.
+) -> MatchedPhotos:
+    """The image id that each of ``names``, stated in ``source``, means.
 
     ``images`` is the photos' folder. Of several names for one photo the one whose folders fit best counts, see
     `nearest_names`, and the others are left out, with a count; where the folders do not tell, that is a fault. A name
     that fits two photos is a fault as well.
     """
     matched = match_names(names, photo_names, source, findings, strict=True)
-    photo_of: dict[str, str | None] = {**matched.photo_of, **dict.fromkeys(matched.without_photo)}
+    photo_of = dict(matched.photo_of)
     names_of: dict[str, list[str]] = defaultdict(list)
     for name, image_id in matched.photo_of.items():
         names_of[image_id].append(name)
@@ -77,7 +86,7 @@ def match_photos(
             del photo_of[name]
     if others:
         findings.count(f"{source}: left out {len(others)} of photos of the same name elsewhere ({listed(others, 3)})")
-    return photo_of
+    return MatchedPhotos(photo_of, matched.without_photo)
 
 
 def nearest_names(names: Sequence[str], image_id: str, images: Path | None) -> list[str]:

@@ -224,14 +224,13 @@ def _check_truth(
     """Say what is wrong with the truth; with ``listed_only`` only photos with a row of tags need an entry."""
     seen = set()
     findings = Findings(gather=True)
-    photo_of = match_photos(truth.images, state.photo_names, source, findings, state.folder)
+    matched = match_photos(truth.images, state.photo_names, source, findings, state.folder)
     state.take(findings)
-    for entry, image_id in photo_of.items():
+    missing = f"is in {source} but not in {state.folder}"
+    for entry in () if listed_only else matched.strays:
+        state.say_about(entry, missing)
+    for entry, image_id in matched.photo_of.items():
         image = truth.images[entry]
-        if image_id is None:
-            if not listed_only:
-                state.say_about(entry, f"is in {source} but not in {state.folder}")
-            continue
         seen.add(image_id)
         if image_id in state.photos:
             for problem in _truth_problems(image, state.photos[image_id], truth.classes):

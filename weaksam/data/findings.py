@@ -34,6 +34,14 @@ class Findings:
         """Note what something at ``location`` (a file and where in it) was taken for, as a phrase in the past."""
         self.guesses[text].append(location)
 
+    def take(self, other: Findings) -> None:
+        """Note all that ``other`` gathered; its first fault is raised unless faults are gathered here too."""
+        for sentence in other.faults:
+            self.fault(sentence)
+        for text, places in other.guesses.items():
+            self.guesses[text] += places
+        self.counts += other.counts
+
     def count(self, line: str) -> None:
         """Note how much was read and how much was left out."""
         self.counts.append(line)

@@ -248,7 +248,7 @@ def read_image_list(path: Path, findings: Findings | None = None) -> ImageNames:
         names = list(list_photos(path))
     elif path.suffix.lower() == ".json":
         images = _coco_images(path, findings)
-        names, numbers, texts = [entry.name for entry in images.by_id.values()], images.numbers, images.texts
+        names, numbers, texts = images.names, images.numbers, images.texts
     else:
         entries = listed_names(path)
         note_flags(entries, path, findings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,13 +88,18 @@ class JsonEntry:
 
     def flag(self, key: str) -> bool:
         """Whether 1 or true is stated; 0, false, null and a missing key are false."""
-        value = self.get(key)
+        value = self.values.get(key)
+        if value is None:
+            return False
         if value in (None, "") or (isinstance(value, int | float) and value in (0, 1)) or value in ("0", "1"):
             return value in (1, "1")
         raise self.refusal(key, "0 or 1")
 
     def size(self) -> tuple[int, int] | None:
         """``height`` and ``width`` as (H, W); None where either is missing, null or 0."""
+        height, width = self.values.get("height"), self.values.get("width")
+        if type(height) is int and type(width) is int and 0 < height <= LARGEST and 0 < width <= LARGEST:
+            return height, width
         sides = []
         for key in ("height", "width"):
             if self.get(key) is None:
@@ -106,7 +111,7 @@ class JsonEntry:
         return (sides[0], sides[1]) if all(sides) else None
 
 
-def json_entries(content: list[Any], of: str, path: Path, findings: Findings) -> Iterator[JsonEntry]:
+def json_entries(content: Iterable[Any], of: str, path: Path, findings: Findings) -> Iterator[JsonEntry]:
     """The objects of a list ``of`` something in ``path``, numbered from 1; any other value is a fault."""
     for index, values in enumerate(content, start=1):
         if isinstance(values, dict):
@@ -138,6 +143,8 @@ def is_number(value: Any) -> bool:
 
 def as_file_id(value: Any) -> FileId | None:
     """The whole number that a JSON value states, also as digits or as 7.0; other text as it is; None for the rest."""
+    if type(value) is int:
+        return value
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):

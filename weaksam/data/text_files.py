@@ -42,7 +42,7 @@ def read_text(path: Path, wanted: str) -> str:
     Line ends become ``\\n`` and the mark is left out. Raises `UserError` naming ``wanted`` and ``path`` where the file
     is missing, unreadable or in another encoding.
     """
-    with _opened(path, wanted) as (file, encoding):
+    with opened_text(path, wanted) as (file, encoding):
         data = file.read(MAX_BYTES)
     try:
         text = data.decode(encoding)
@@ -57,7 +57,7 @@ def read_lines(path: Path, wanted: str) -> Iterator[str]:
     Everything else is as `read_text` has it; an error comes when its line is reached.
     """
     try:
-        with _opened(path, wanted) as (file, encoding), io.TextIOWrapper(file, encoding=encoding) as lines:
+        with opened_text(path, wanted) as (file, encoding), io.TextIOWrapper(file, encoding=encoding) as lines:
             yield from lines
     except UnicodeDecodeError:
         read_text(path, wanted)  # says what is wrong
@@ -65,7 +65,7 @@ def read_lines(path: Path, wanted: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, wanted: str) -> Iterator[tuple[BinaryIO, str]]:
+def opened_text(path: Path, wanted: str) -> Iterator[tuple[BinaryIO, str]]:
     """A text file, opened, and the encoding that its first bytes declare, else UTF-8; raises `UserError` otherwise."""
     try:
         with open_regular(path) as file:

@@ -17,6 +17,7 @@ from weaksam.data.image_names import ImageNames
 from weaksam.data.images import BadImage, image_size
 from weaksam.data.photos import Photo, list_photos
 from weaksam.data.truth_photos import fit_to_photo
+from weaksam.data.truth_table import used_labels
 from weaksam.structures.instances import Instances
 
 
@@ -28,7 +29,7 @@ class SplitTruth:
     category_ids: tuple[int, ...]
     objects: Mapping[str, Instances]
     numbers: Mapping[str, int]
-    without_photo: tuple[str, ...]
+    without_photo: Sequence[str]
     notes: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     """Ids in the file by image id, where these are texts and no numbers."""
@@ -105,8 +106,8 @@ def read_measured_truth(
             for entry, image in entries.items()
         }
         return replace(annotations, images=fitted), tuple(entries), findings.notes
-    photo_of = match_photos(entries, ImageNames(list(photos)), truth, findings, images)
-    paths = {entry: photos[photo] for entry, photo in photo_of.items() if photo is not None}
+    photo_of = match_photos(entries, ImageNames(list(photos)), truth, findings, images).photo_of
+    paths = {entry: photos[photo] for entry, photo in photo_of.items()}
     if not paths:
         raise UserError(f"wanted photos of the {len(entries)} images of the truth in {images}, found none of them")
     fitted = {entry: _fitted(entries[entry], path, truth, findings) for entry, path in paths.items()}
@@ -171,15 +172,13 @@ def read_split_truth(
     annotations = read_truth(path, sizes, classes or tag_classes, findings, images)
     names = annotations.classes if classes is None else classes
     refuse_other_names(annotations, names, path)
-    photo_of = match_photos(annotations.images, photo_names, path, findings, images)
+    matched = match_photos(annotations.images, photo_names, path, findings, images)
     relabelling = _Relabelling(annotations.classes, names)
     objects: dict[str, Instances] = {}
     numbers: dict[str, int] = {}
     texts: dict[str, str] = {}
-    for entry, image_id in photo_of.items():
+    for entry, image_id in matched.photo_of.items():
         image = annotations.images[entry]
-        if image_id is None:
-            continue
         if image_id in sizes:
             image = fit_to_photo(image, image_id, sizes[image_id], path, findings)
         objects[image_id] = relabelling.of(image.instances)
@@ -187,9 +186,10 @@ def read_split_truth(
             numbers[image_id] = image.number
         if image.text_id:
             texts[image_id] = image.text_id
-    without_photo = tuple(entry for entry, image_id in photo_of.items() if image_id is None)
+    without_photo = matched.strays
     if without_photo:
-        findings.count(f"{path}: {len(without_photo)} of {len(photo_of)} images have no photo: left out")
+        num_images = len(without_photo) + len(matched.photo_of)
+        findings.count(f"{path}: {len(without_photo)} of {num_images} images have no photo: left out")
     relabelling.say(path, findings)
     _count_without_entry(photos, objects, path, findings)
     category_ids = _category_ids(annotations, names)
@@ -199,7 +199,7 @@ def read_split_truth(
 def refuse_other_names(annotations: Annotations, names: Sequence[str], path: Path) -> None:
     """`UserError` where names are missing on both sides, a spelling mistake; on one side it is a choice."""
     labels, known = ClassLabels(names), ClassLabels(annotations.classes)
-    used = {label for image in annotations.images.values() for label in image.instances.labels.tolist()}
+    used = used_labels(annotations)
     extra = sorted(annotations.classes[label] for label in used if labels.find(annotations.classes[label]) is None)
     missing = [name for name in names if known.find(name) is None]
     if extra and missing and (did_you_mean(missing[0], extra) or len(extra) == len(used)):

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from weaksam.config import UserError
-from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
+from weaksam.data.annotations import Annotations
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_entries import CategoryLabels, ObjectReader
-from weaksam.data.image_entries import ImageEntries, ImageEntry, composed, read_image_entries
+from weaksam.data.image_entries import ImageEntries, composed, read_image_entries
 from weaksam.data.json_entries import FileId, JsonEntry, as_file_id, attempt, json_entries, listed_keys, shown
+from weaksam.data.json_stream import stream_json
+from weaksam.data.key_index import repeated
 from weaksam.data.text_files import read_json
+from weaksam.data.truth_table import ObjectColumns, TruthTable
+from weaksam.regular_files import open_regular
 from weaksam.store.files import write_json_atomic
 from weaksam.structures.boxes import area
 from weaksam.structures.dataset import Dataset
@@ -26,6 +36,9 @@ Entry = dict[str, Any]
 """One annotation or result of a COCO file."""
 SECTIONS = ("images", "annotations", "categories")
 """The lists of an instances file."""
+_TAIL_BYTES = 1 << 18
+"""How much of the end of a file is searched for its categories."""
+_CATEGORIES = re.compile(r'"categories"\s*:\s*')
 
 
 def read_instances(path: Path, findings: Findings | None = None) -> Annotations:
@@ -38,44 +51,90 @@ def read_instances(path: Path, findings: Findings | None = None) -> Annotations:
     raises `UserError` unless it gathers them.
     """
     findings = findings or Findings()
-    content = _instances_content(path)
-    names = _read_categories(content["categories"], path, findings)
-    labels = CategoryLabels(
-        {number: label for label, number in enumerate(names)},
-        {name: label for label, name in enumerate(names.values())},
-    )
-    entries = read_image_entries(content["images"], path, findings)
-    by_image = _annotations_by_image(content["annotations"], entries, path, findings)
-    reader = ObjectReader(labels)
-    rows_of = {
-        entry.file_id: _image_rows(reader, entry, by_image.get(entry.file_id, []), findings)
-        for entry in entries.by_id.values()
-    }
-    reader.boxes.check(path, findings)
-    images = {
-        entry.name: _image_truth(*rows_of[entry.file_id], entry, with_masks=reader.num_masks > 0)
-        for entry in entries.by_id.values()
-    }
-    findings.count(_summary(path, [truth.instances for truth in images.values()], len(names)))
-    return Annotations(tuple(names.values()), tuple(names), images, findings.notes)
+    expected = _last_categories(path)
+    if expected is not None:
+        noticed = Findings(gather=True)
+        annotations = _read_once(path, expected, noticed)
+        if annotations is not None:
+            findings.take(noticed)
+            return replace(annotations, notes=findings.notes)
+    return _read_twice(path, findings)
 
 
-def _instances_content(path: Path) -> dict[str, list[Any]]:
-    """The parsed file, after checking that it has the three lists."""
+def _read_once(path: Path, expected: list[Any], findings: Findings) -> Annotations | None:
+    """A file whose images come before its annotations and whose categories are ``expected``; None for another."""
+    entries, reader = None, None
+    for key, content in _sections(path):
+        if key == "images":
+            entries = read_image_entries(content, path, findings)
+        elif key == "categories":
+            if list(content) != expected:
+                return None
+        elif entries is None:
+            return None
+        else:
+            reader = _AnnotationReader(path, entries, _read_categories(expected, path, findings), findings)
+            reader.read(content)
+    return None if reader is None else reader.annotations()
+
+
+def _read_twice(path: Path, findings: Findings) -> Annotations:
+    """A file whose sections come in any order: its annotations are read when images and categories are known."""
+    entries, names = ImageEntries(), {}
+    for key, content in _sections(path):
+        if key == "images":
+            entries = read_image_entries(content, path, findings)
+        elif key == "categories":
+            names = _read_categories(content, path, findings)
+    reader = _AnnotationReader(path, entries, names, findings)
+    for key, content in _sections(path):
+        if key == "annotations":
+            reader.read(content)
+    return reader.annotations()
+
+
+def _last_categories(path: Path) -> list[Any] | None:
+    """The categories that seem to end a file, as they do in most, so that one reading is enough; None for others."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+        start = list(_CATEGORIES.finditer(tail))
+        value = json.JSONDecoder().raw_decode(tail, start[-1].end())[0] if start else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None
+
+
+def _sections(path: Path) -> Iterator[tuple[str, Iterator[Any]]]:
+    """The lists of an instances file in its order; raises `UserError` at the end where one of them is missing."""
+    seen = set()
+    for key, parts in groupby(stream_json(path, "a COCO instances file", SECTIONS), key=itemgetter(0)):
+        if key not in SECTIONS:
+            continue
+        first = next(parts)
+        if not isinstance(first[2], list) and first[1] is None:
+            break
+        seen.add(key)
+        yield key, (value for _, number, value in chain((first,), parts) if number is not None)
+    if seen != set(SECTIONS):
+        _refuse_content(path)
+
+
+def _refuse_content(path: Path) -> NoReturn:
+    """Say which of the three lists a file does not have."""
     content = read_json(path, "a COCO instances file")
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in SECTIONS):
-        state = listed_keys(content) if isinstance(content, dict) else shown(content)
-        state = "a list (COCO results?)" if isinstance(content, list) else state
-        wrong = [key for key in SECTIONS if isinstance(content, dict) and key in content]
-        other = [f"{key!r} as {shown(content[key])}" for key in wrong if not isinstance(content[key], list)]
-        raise UserError(
-            f"wanted a COCO instances file with {', '.join(SECTIONS)} at {path}, found {other[0] if other else state}: "
-            "name another file or add the missing list"
-        )
-    return content
+    state = listed_keys(content) if isinstance(content, dict) else shown(content)
+    state = "a list (COCO results?)" if isinstance(content, list) else state
+    wrong = [key for key in SECTIONS if isinstance(content, dict) and key in content]
+    other = [f"{key!r} as {shown(content[key])}" for key in wrong if not isinstance(content[key], list)]
+    raise UserError(
+        f"wanted a COCO instances file with {', '.join(SECTIONS)} at {path}, found {other[0] if other else state}: "
+        "name another file or add the missing list"
+    )
 
 
-def _read_categories(content: list[Any], path: Path, findings: Findings) -> dict[int, str]:
+def _read_categories(content: Iterable[Any], path: Path, findings: Findings) -> dict[int, str]:
     """Class names by id, in the order of the ids; an id or a name of two categories is a fault."""
     names: dict[int, str] = {}
     for entry in json_entries(content, "category", path, findings):
@@ -103,29 +162,75 @@ def _category(entry: JsonEntry) -> tuple[int, str]:
     return number, entry.text("name").strip()
 
 
-def _annotations_by_image(
-    content: list[Any], entries: ImageEntries, path: Path, findings: Findings
-) -> dict[FileId, list[JsonEntry]]:
-    """The annotations of each image in the file's order; one of no image of the file is a fault."""
-    by_image: dict[FileId, list[JsonEntry]] = defaultdict(list)
-    first_of: dict[FileId, Any] = {}
-    for entry in json_entries(content, "annotation", path, findings):
-        image_id = as_file_id(entry.get("image_id"))
-        if image_id is None:
-            findings.fault(str(entry.refusal("image_id", "the id of an image of the file")))
-        elif image_id in entries.by_id:
-            by_image[image_id].append(entry)
-        elif image_id not in entries.left_out:
-            findings.fault(
-                f"wanted every annotation of {path} to name an image, found image_id {image_id!r} in {entry.place}: "
-                "mend the entry or add the image"
+class _AnnotationReader:
+    """Read the annotations of a file whose images and class names by id are known."""
+
+    def __init__(self, path: Path, entries: ImageEntries, names: dict[int, str], findings: Findings) -> None:
+        self.path, self.entries, self.names, self.findings = path, entries, names, findings
+        self.reader = ObjectReader(
+            CategoryLabels(
+                {number: label for label, number in enumerate(names)},
+                {name: label for label, name in enumerate(names.values())},
             )
-        own_id = as_file_id(entry.get("id"))
-        if own_id is not None and own_id in first_of:
-            _say_repeat(entry, first_of[own_id], findings)
-        elif own_id is not None:
-            first_of[own_id] = entry.values
-    return by_image
+        )
+        self.objects = ObjectColumns()
+        self.sizes: dict[int, tuple[int, int]] = {}  # of images of which only masks tell it
+        self._own_ids, self._numbers = array("q"), array("q")  # hashes of ids, and their entries' numbers in the list
+
+    def read(self, content: Iterable[Any]) -> None:
+        """Take the objects of all annotations; one of no image of the file is a fault."""
+        last_id, place = None, None
+        for entry in json_entries(content, "annotation", self.path, self.findings):
+            own_id, image_id = as_file_id(entry.values.get("id")), as_file_id(entry.values.get("image_id"))
+            if own_id is not None:
+                self._own_ids.append(hash(own_id))
+                self._numbers.append(entry.index)
+            if image_id is None:
+                self.findings.fault(str(entry.refusal("image_id", "the id of an image of the file")))
+                continue
+            if image_id != last_id:
+                last_id, place = image_id, self.entries.place(image_id)
+            if place is not None:
+                self._read_object(entry, place)
+            elif image_id not in self.entries.left_out:
+                self.findings.fault(
+                    f"wanted every annotation of {self.path} to name an image, found image_id {image_id!r} in "
+                    f"{entry.place}: mend the entry or add the image"
+                )
+        self._check_ids()
+
+    def _read_object(self, entry: JsonEntry, place: int) -> None:
+        """Take the object of one annotation of the image at ``place``, if it can be read."""
+        size = self.entries.size(place) or self.sizes.get(place)
+        try:
+            score = None if entry.get("score") is None else entry.number("score")
+            told_size = self.reader.add(self.objects.of_image(place), entry, size, score)
+        except UserError as error:
+            self.findings.fault(str(error))
+            return
+        if size is None and told_size is not None:
+            self.sizes[place] = told_size
+
+    def _check_ids(self) -> None:
+        """Look for annotations with the id of another, reading the file again where there may be any."""
+        doubtful = {self._numbers[row] for row in repeated(self._own_ids).nonzero()[0].tolist()}
+        first_of: dict[FileId, Any] = {}
+        for key, content in _sections(self.path) if doubtful else ():
+            if key != "annotations":
+                continue
+            for entry in json_entries(content, "annotation", self.path, Findings(gather=True)):
+                own_id = as_file_id(entry.get("id")) if entry.index in doubtful else None
+                if own_id is not None and own_id in first_of:
+                    _say_repeat(entry, first_of[own_id], self.findings)
+                elif own_id is not None:
+                    first_of[own_id] = entry.values
+
+    def annotations(self) -> Annotations:
+        """All that was read."""
+        self.reader.boxes.check(self.path, self.findings)
+        table = TruthTable(self.entries, self.objects, self.sizes)
+        self.findings.count(_summary(self.path, table, len(self.names)))
+        return Annotations(tuple(self.names.values()), tuple(self.names), table, self.findings.notes)
 
 
 def _say_repeat(entry: JsonEntry, first: Mapping[str, Any], findings: Findings) -> None:
@@ -136,38 +241,12 @@ def _say_repeat(entry: JsonEntry, first: Mapping[str, Any], findings: Findings) 
         findings.guess("an annotation with the id of another was read as an object of its own", entry.place)
 
 
-def _image_rows(
-    reader: ObjectReader, image: ImageEntry, annotations: Sequence[JsonEntry], findings: Findings
-) -> tuple[ObjectRows, tuple[int, int] | None]:
-    """The objects of one image that can be read, and its size, that of its masks where the file does not state it."""
-    rows, size = ObjectRows.none(), image.size
-    for annotation in annotations:
-        try:
-            score = None if annotation.get("score") is None else annotation.number("score")
-            size = reader.add(rows, annotation, size, score)
-        except UserError as error:
-            findings.fault(str(error))
-    return rows, size
-
-
-def _image_truth(rows: ObjectRows, size: tuple[int, int] | None, image: ImageEntry, *, with_masks: bool) -> ImageTruth:
-    """The objects of one image as a value; without a size an object's box cannot stand for its mask."""
-    drawable = with_masks and (size is not None or all(mask is not None for mask in rows.masks))
-    number, text = (image.file_id, "") if isinstance(image.file_id, int) else (None, image.file_id)
-    return ImageTruth(rows.instances(with_masks=drawable, size=size or (0, 0)), number, size, text)
-
-
-def _summary(path: Path, objects: Sequence[Instances], num_classes: int) -> str:
+def _summary(path: Path, table: TruthTable, num_classes: int) -> str:
     """How much was read of an instances file, in one line."""
-    counts = {
-        "crowd": sum(int(of_image.crowd.sum()) for of_image in objects if of_image.crowd is not None),
-        "difficult": sum(int(of_image.difficult.sum()) for of_image in objects if of_image.difficult is not None),
-        "without area": sum(int((area(of_image.boxes) == 0).sum()) for of_image in objects),
-    }
-    special = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    num_empty = sum(len(of_image) == 0 for of_image in objects)
-    empty = f", {num_empty} of them without objects" if num_empty else ""
-    text = f"{path}: {len(objects)} images{empty}; {sum(map(len, objects))} objects of {num_classes} classes"
+    counts = table.counts()
+    special = ", ".join(f"{counts[name]} {name}" for name in ("crowd", "difficult", "without area") if counts[name])
+    empty = f", {counts['empty']} of them without objects" if counts["empty"] else ""
+    text = f"{path}: {len(table)} images{empty}; {counts['objects']} objects of {num_classes} classes"
     return f"{text} ({special})" if special else text
 
 

@@ -14,7 +14,8 @@ from weaksam.data.annotations import ObjectRows
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_masks import read_mask
 from weaksam.data.image_entries import composed
-from weaksam.data.json_entries import JsonEntry, as_file_id, is_number
+from weaksam.data.json_entries import LARGEST, JsonEntry, as_file_id, is_number
+from weaksam.data.truth_table import ObjectColumns
 from weaksam.structures.masks import box_from_rle
 
 Size = tuple[int, int]
@@ -22,6 +23,10 @@ CORNERS_SHARE = 0.95
 """Boxes are corners if at least this share of them would lie in their photos as corners ..."""
 OUTSIDE_SHARE = 0.1
 """... and more than this share reaches out as x, y, width, height, by more than this share of the photo's side."""
+
+_NUMBERS = (int, float)
+_COUNTED_AT_ONCE = 4096
+"""Boxes that are held until they are counted."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,10 @@ class CategoryLabels:
 
     def label(self, entry: JsonEntry) -> int:
         """The label of an entry's ``category_id``, an id or a class's name; `UserError` where it is neither."""
-        category = as_file_id(entry.get("category_id"))
+        category = entry.values.get("category_id")
+        if type(category) is int and category in self.by_id:
+            return self.by_id[category]
+        category = as_file_id(category)
         if isinstance(category, int) and category in self.by_id:
             return self.by_id[category]
         if isinstance(category, str) and category not in self.by_name:
@@ -52,33 +60,51 @@ class StatedBoxes:
     """The boxes of a file as it states them, x, y, width, height, with the (H, W) of their image where it is known."""
 
     rows: list[tuple[Sequence[float], Size]] = field(default_factory=list)
+    """Those not counted yet."""
+    num_boxes: int = 0
+    num_far: int = 0
+    num_as_corners: int = 0
+    num_above_1: int = 0
+    num_fractions: int = 0
 
     def add(self, box: Sequence[float], size: Size | None) -> None:
         """Take a box; those of an image without a size tell nothing."""
         if size is not None and 0 not in size:
             self.rows.append((box, size))
+            if len(self.rows) == _COUNTED_AT_ONCE:
+                self._count()
+
+    def _count(self) -> None:
+        """Count how ``rows`` lie in their photos, and forget them."""
+        boxes = np.array([box for box, _ in self.rows], dtype=np.float64).reshape(-1, 4)
+        sides = np.array([(size[1], size[0]) for _, size in self.rows], dtype=np.float64).reshape(-1, 2)
+        ends = boxes[:, :2] + boxes[:, 2:]
+        as_corners = (boxes[:, 2:] >= boxes[:, :2]).all(1) & (boxes[:, 2:] <= sides + 1).all(1)
+        self.num_boxes += len(boxes)
+        self.num_far += int((ends > (1 + OUTSIDE_SHARE) * sides).any(1).sum())
+        self.num_as_corners += int(as_corners.sum())
+        self.num_above_1 += int((boxes > 1).any(1).sum())
+        self.num_fractions += int((boxes % 1 > 0).any(1).sum())
+        self.rows.clear()
 
     def check(self, path: Path, findings: Findings) -> None:
         """A fault where the boxes of a file are plainly corners or shares of the photo instead of x, y, width, height.
 
         Corners: all but a few would lie in their photos as x1, y1, x2, y2, while many reach far out of it as stated.
         """
-        if not self.rows:
+        self._count()
+        if not self.num_boxes:
             return
-        boxes = np.array([box for box, _ in self.rows], dtype=np.float64)  # (N, 4)
-        sides = np.array([(size[1], size[0]) for _, size in self.rows], dtype=np.float64)  # (N, 2)
-        ends = boxes[:, :2] + boxes[:, 2:]
-        far = (ends > (1 + OUTSIDE_SHARE) * sides).any(1)
-        as_corners = (boxes[:, 2:] >= boxes[:, :2]).all(1) & (boxes[:, 2:] <= sides + 1).all(1)
-        if far.mean() > OUTSIDE_SHARE and as_corners.mean() >= CORNERS_SHARE:
+        far, as_corners = self.num_far / self.num_boxes, self.num_as_corners / self.num_boxes
+        if far > OUTSIDE_SHARE and as_corners >= CORNERS_SHARE:
             findings.fault(
-                f"wanted boxes as x, y, width, height in {path}, found {int(far.sum())} of {len(boxes)} that reach far "
-                "out of their photos and that fit as corners x1, y1, x2, y2: write width and height"
+                f"wanted boxes as x, y, width, height in {path}, found {self.num_far} of {self.num_boxes} that reach "
+                "far out of their photos and that fit as corners x1, y1, x2, y2: write width and height"
             )
-        elif (boxes <= 1).all() and (boxes % 1 > 0).any():
+        elif not self.num_above_1 and self.num_fractions:
             findings.fault(
-                f"wanted boxes in pixels in {path}, found no number above 1 in {len(boxes)} of them, as in shares of "
-                "the photo: multiply them by its sides"
+                f"wanted boxes in pixels in {path}, found no number above 1 in {self.num_boxes} of them, as in shares "
+                "of the photo: multiply them by its sides"
             )
 
 
@@ -90,7 +116,9 @@ class ObjectReader:
     boxes: StatedBoxes = field(default_factory=StatedBoxes)
     num_masks: int = 0
 
-    def add(self, rows: ObjectRows, entry: JsonEntry, size: Size | None, score: float | None) -> Size | None:
+    def add(
+        self, rows: ObjectRows | ObjectColumns, entry: JsonEntry, size: Size | None, score: float | None
+    ) -> Size | None:
         """Append the object of one entry to ``rows`` of its image; the image's size, the mask's where none was known.
 
         Without a box the mask gives one. Raises `UserError`, and then nothing was appended.
@@ -106,8 +134,8 @@ class ObjectReader:
             x, y, width, height = read_box(entry)
             corners = [x, y, x + width, y + height]
             self.boxes.add((x, y, width, height), size)
-        flags = {name: entry.flag(key) for name, key in (("difficult", "difficult"), ("crowd", "iscrowd"))}
-        rows.add(corners, label, mask=mask, score=score, **flags)
+        difficult, crowd = entry.flag("difficult"), entry.flag("iscrowd")
+        rows.add(corners, label, mask=mask, score=score, difficult=difficult, crowd=crowd)
         self.num_masks += mask is not None
         return size
 
@@ -115,6 +143,11 @@ class ObjectReader:
 def read_box(entry: JsonEntry) -> list[float]:
     """``bbox`` of an entry as x, y, width, height; raises `UserError` for other values and negative sides."""
     box: Any = entry.get("bbox")
+    if type(box) is list and len(box) == 4:
+        x, y, width, height = box
+        plain = type(x) in _NUMBERS and type(y) in _NUMBERS and type(width) in _NUMBERS and type(height) in _NUMBERS
+        if plain and 0 <= x <= LARGEST and 0 <= y <= LARGEST and 0 <= width <= LARGEST and 0 <= height <= LARGEST:
+            return box
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise entry.refusal("bbox", "a bbox of four numbers x, y, width, height, each finite,")
     numbers = entry.numbers(box)

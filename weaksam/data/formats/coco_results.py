@@ -94,7 +94,7 @@ def _refuse_other_sections(
     """A fault where the file that holds the results numbers images or classes otherwise than ``dataset``."""
     images, categories = sections.get("images"), sections.get("categories")
     if isinstance(images, list):
-        for image in read_image_entries(images, path, findings).by_id.values():
+        for image in read_image_entries(images, path, findings):
             by_name = finder.find(image.name)
             if by_name is not None and by_name != finder.find(image.file_id):
                 findings.fault(

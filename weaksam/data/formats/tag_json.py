@@ -11,24 +11,26 @@ from weaksam.data.findings import Findings
 from weaksam.data.formats import tag_columns as columns
 from weaksam.data.formats.tag_cells import split_cell
 from weaksam.data.formats.tag_rows import FLAGS, TagRow
+from weaksam.data.json_stream import stream_json
 from weaksam.data.photos import is_photo_name
 from weaksam.data.text_files import printable, quoted
 
 
-def json_rows(content: Any, path: Path, findings: Findings) -> Iterator[TagRow]:
-    """The rows of a JSON file: ``{"a.jpg": ["apple"]}`` or ``[{"file": "a.jpg", "tags": ["apple"]}]``.
+def json_rows(path: Path, findings: Findings) -> Iterator[TagRow]:
+    """The rows of a JSON file: ``{"a.jpg": ["apple"]}`` or ``[{"file": "a.jpg", "tags": ["apple"]}]``, read one by one.
 
     Raises (or gathers) `UserError`, with the entry, for anything else.
     """
-    if isinstance(content, dict):
-        yield from _mapped_rows(content, "", path, findings)
-    elif isinstance(content, list):
-        for number, entry in enumerate(content, start=1):
-            yield from _entry_row(entry, f"entry {number}", path, findings)
-    else:
-        findings.fault(
-            f'wanted an object or a list of image tags in {path}, found {_shown(content)}: write {{"a.jpg": ["apple"]}}'
-        )
+    for key, number, value in stream_json(path, "image tags"):
+        if key is not None:
+            yield from _mapped_rows({key: value}, "", path, findings)
+        elif number is not None:
+            yield from _entry_row(value, f"entry {number + 1}", path, findings)
+        elif value != []:
+            findings.fault(
+                f"wanted an object or a list of image tags in {path}, found {_shown(value)}: write "
+                '{"a.jpg": ["apple"]}'
+            )
 
 
 def line_rows(entry: Any, number: int, path: Path, findings: Findings) -> Iterator[TagRow]:

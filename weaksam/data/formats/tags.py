@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from weaksam.config import UserError, listed
-from weaksam.data.annotations import Annotations, tag_labels
 from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
 from weaksam.data.formats import coco
@@ -19,8 +18,11 @@ from weaksam.data.formats.tag_tables import read_table
 from weaksam.data.formats.voc_lists import read_voc_tags
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import PHOTO_SUFFIXES
+from weaksam.data.json_stream import stream_json
 from weaksam.data.photos import list_photos
-from weaksam.data.text_files import printable, read_json, read_json_lines
+from weaksam.data.text_files import printable, read_json_lines
+from weaksam.data.truth_table import class_names_of
+from weaksam.regular_files import open_regular
 from weaksam.store.files import atomic_file
 
 _NO_CLASSES = columns.SPLIT_WORDS | {"images", "image", "photos", "jpegimages", "img", "imgs", "pictures"}
@@ -123,19 +125,27 @@ def _is_voc_lists(folder: Path) -> bool:
     return any(folder.glob("*.txt")) and not any(path.is_dir() for path in folder.iterdir())
 
 
-def _tags_of(truth: Annotations, name: str) -> tuple[str, ...]:
-    return tuple(truth.classes[label] for label in tag_labels(truth.images[name].instances))
+def _is_instances(path: Path) -> bool:
+    """Whether a JSON file has the keys of a COCO instances file; few others hold these words at all."""
+    missing, end = {f'"{name}"'.encode() for name in coco.SECTIONS}, b""
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        while missing and (block := file.read(1 << 20)):
+            missing -= {word for word in missing if word in end + block}
+            end = block[-20:]
+    if missing:
+        return False
+    keys = {key for key, _, _ in stream_json(path, "image tags", coco.SECTIONS)}
+    return set(coco.SECTIONS) <= keys
 
 
 def _read_file(path: Path, findings: Findings, photo_names: ImageNames | None) -> TagRows:
     """Tags of a JSON, JSONL or CSV file, recognised by its ending."""
     suffix = path.suffix.lower()
     if suffix == ".json":
-        content = read_json(path, "image tags")
-        if isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content):
+        if _is_instances(path):
             truth = coco.read_instances(path, findings)
-            return TagRows({name: _tags_of(truth, name) for name in truth.images}, truth.classes)
-        return join_rows(json_rows(content, path, findings), path, findings)
+            return TagRows({name: class_names_of(truth, name) for name in truth.images}, truth.classes)
+        return join_rows(json_rows(path, findings), path, findings)
     if suffix in (".jsonl", ".ndjson"):
         lines = read_json_lines(path, "image tags")
         rows = (row for number, entry in lines for row in line_rows(entry, number, path, findings))

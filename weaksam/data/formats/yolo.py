@@ -43,9 +43,9 @@ def read_labels(
     if not files:
         raise UserError(f"wanted YOLO labels (*.txt) in {folder}, found none: name the folder that holds them")
     lines = {name: parse_lines(path, names, findings) for name, path in files.items()}
-    photo_of = match_photos(files, ImageNames(list(sizes)), folder, findings, images)
-    name_of = {image_id: name for name, image_id in photo_of.items() if image_id is not None}
-    strays = [name for name, image_id in photo_of.items() if image_id is None]
+    matched = match_photos(files, ImageNames(list(sizes)), folder, findings, images)
+    name_of = {image_id: name for name, image_id in matched.photo_of.items()}
+    strays = matched.strays
     _say_what_was_read(folder, lines, name_of, len(sizes), strays, findings)
     label_of = {number: label for label, number in enumerate(names)}
     scored = are_scores(lines.values(), findings)
