@@ -21,6 +21,8 @@ _BLOCK = 1 << 18
 _CUTS = 4
 """Ends of objects behind which the entries held are cut, before they are read one by one."""
 _SPACE = re.compile(r"[ \t\n\r]*")
+_AFTER = frozenset(" \t\n\r,:]}")
+"""What may stand behind a value."""
 _BLANKS = frozenset(("", " ", "\t", "\n", "\r"))
 _SCAN = json.JSONDecoder(object_pairs_hook=object_of_pairs).scan_once
 
@@ -133,7 +135,7 @@ class _Scanner:
         while True:
             try:
                 value, end = _SCAN(self._text, self._at)
-                if end < len(self._text) or not self._read():  # a number may go on
+                if self._text[end : end + 1] in _AFTER or not self._read():  # a number may go on
                     self._at = end
                     return value
             except (StopIteration, ValueError) as error:
