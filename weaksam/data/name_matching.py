@@ -95,9 +95,13 @@ class _BareNames:
         self._ids: dict[str, list[str]] = defaultdict(list)
         for image_id in image_ids:
             self._ids[photo_name(image_id)].append(image_id)
+        self._stems = {last_part(name) for name in self._ids}
 
     def find(self, name: str) -> str | None:
         """The only photo of that name, with its folders; None without one."""
+        part = last_part(name)
+        if part not in self._stems and part.rpartition(".")[0] not in self._stems:
+            return None  # nearly all names of a long list end here
         image_ids = self._ids.get(name, []) or self._ids.get(photo_name(name), [])
         return image_ids[0] if len(image_ids) == 1 else None
 
