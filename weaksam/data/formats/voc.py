@@ -55,8 +55,14 @@ def read_annotations(folder: Path, findings: Findings | None = None) -> Annotati
 def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
     """Write one XML per image of ``dataset`` into ``folder``; an image that is not in ``instances`` gets no objects.
 
-    Corners are rounded to whole pixels, as VOC has no others; masks and scores are not written.
+    Corners are rounded to whole pixels, as VOC has no others; masks and scores are not written. Photos in sub-folders
+    get their XML in sub-folders. Raises `UserError` where two photos differ by their ending alone.
     """
+    paths = {sample.image_id: folder / Path(sample.image_id).with_suffix(".xml") for sample in dataset}
+    if len(set(paths.values())) < len(paths):
+        raise UserError(
+            f"wanted a name of its own for each XML in {folder}, found photos that differ by their ending: rename one"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for sample in dataset.samples:
         root = ElementTree.Element("annotation")
@@ -70,7 +76,8 @@ def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, In
             ElementTree.SubElement(obj, "difficult").text = str(int(difficult))
             _append_numbers(obj, "bndbox", {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2})
         ElementTree.indent(root)
-        with atomic_file(folder / Path(sample.image_id).with_suffix(".xml").name) as temporary:
+        paths[sample.image_id].parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(paths[sample.image_id]) as temporary:
             ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
 
 
