@@ -15,7 +15,9 @@ from weaksam.data.class_names import note_look_alikes
 from weaksam.data.findings import Findings
 from weaksam.data.formats.voc_xml import XmlImage, parse_xml
 from weaksam.data.image_entries import composed
+from weaksam.data.images import LIMITS
 from weaksam.data.sizes import size_problem
+from weaksam.regular_files import open_regular
 from weaksam.store.files import atomic_file
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
@@ -159,7 +161,9 @@ def _append_numbers(parent: ElementTree.Element, tag: str, numbers: Mapping[str,
 def _indices(path: Path) -> np.ndarray:
     """Palette indices (or grey values) ``(H, W)`` of a label picture."""
     try:
-        with Image.open(path, formats=("PNG", "BMP")) as picture:
+        with open_regular(path) as file, Image.open(file, formats=("PNG", "BMP")) as picture:
+            if picture.width * picture.height > LIMITS.max_pixels:
+                raise ValueError(f"of {picture.width} x {picture.height} pixels, over {LIMITS.max_pixels:,}")
             indices = np.asarray(picture)
     except FileNotFoundError:
         raise UserError(f"wanted a label picture at {path}, found nothing there: check the path") from None
