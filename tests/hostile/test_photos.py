@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.hostile.harness import Case, check
+from tests.hostile.harness import Case, check, sparse
 
 CHECK = [("data", "check", "--images", "photos", "--tags", "tags.csv")]
 
@@ -74,11 +74,6 @@ def photo(name: str, data: Callable[[], bytes], says: str, ending: str = "jpg") 
         CHECK,
         f"odd.{ending}: {says}",
     )
-
-
-def sparse(path: Path, num_bytes: int = 6 << 30) -> None:
-    with path.open("wb") as file:
-        file.truncate(num_bytes)
 
 
 def placed(name: str, build: Callable[[Path], object], says: str) -> Case:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import struct
 import zipfile
 from collections.abc import Callable
@@ -18,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests.hostile.harness import Case, check
-from tests.hostile.test_photos import sparse
+from tests.helpers import pickled
+from tests.hostile.harness import Case, check, sparse
 
 SAM = ("proposals", "--images", "photos", "--out", "out", "--sam")
 NANO = ("proposals", "--images", "photos", "--out", "out", "segmenter.family=nano", "segmenter.weights=odd.safetensors")
@@ -54,7 +53,7 @@ def saved(value: object, **options: Any) -> bytes:
 def zip_bomb() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({}))
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")  # an empty dictionary, pickled
         archive.writestr("archive/data/0", bytes(300 << 20))
     return buffer.getvalue()
 
@@ -137,8 +136,8 @@ def imported(name: str, ending: str, build: Callable[[Path], object], says: str)
     return Case(f"proposals: {name}", lambda folder: build(folder) and None, [command], says)
 
 
-def pickled(value: object) -> Callable[[Path], object]:
-    return lambda folder: (folder / "odd.pkl").write_bytes(pickle.dumps(value))
+def pickle_of(value: object) -> Callable[[Path], object]:
+    return lambda folder: pickled(folder / "odd.pkl", value)
 
 
 def unfolding() -> list[Any]:
@@ -201,10 +200,12 @@ CASES = [
     imported(
         "a broken footer", "parquet", lambda folder: (folder / "odd.parquet").write_bytes(b"PAR1" * 9), "found none"
     ),
-    imported("a pickle that runs", "pkl", pickled({"boxes": Trap()}), "which could run code"),
-    imported("a pickle that unfolds", "pkl", pickled([unfolding()]), "nested deeper"),
+    imported("a pickle that runs", "pkl", pickle_of({"boxes": Trap()}), "which could run code"),
+    imported("a pickle that unfolds", "pkl", pickle_of([unfolding()]), "nested deeper"),
     imported("a pickle cut short", "pkl", lambda f: (f / "odd.pkl").write_bytes(b"\x80\x04\x95\xff\xff"), "cut short"),
-    imported("a pickle that repeats boxes", "pkl", pickled([np.zeros((10**5, 4))] * 300), "wanted at most 20,000,000"),
+    imported(
+        "a pickle that repeats boxes", "pkl", pickle_of([np.zeros((10**5, 4))] * 300), "wanted at most 20,000,000"
+    ),
     heat_map("1e18 numbers", lambda: npy("(1000000000, 1000000000)"), "wanted at most 240,000,000 numbers"),
     heat_map("objects", lambda: npy("(1, 1)", "|O", bytes(8)), "wanted numbers"),
     heat_map("a negative shape", lambda: npy("(-4, 4)", data=bytes(64)), "cat.npy"),
