@@ -18,9 +18,11 @@ from torch import nn
 from tests.helpers import DAMAGED_JSON, PROCESSES, training_history
 from weaksam.config import UserError
 from weaksam.engine.log import RunLog
+from weaksam.engine.loss_values import LossValues
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
+from weaksam.engine.training_state import TrainingProgress
 from weaksam.store.weights import load_state, read_metadata, save_weights
 
 NUM_EPOCHS, NUM_STEPS = 3, 4
@@ -136,6 +138,33 @@ def test_sgd_by_hand(tmp_path):
     assert training_history(tmp_path / "weights") == [{"a": 0.25, "b": 0.25}, {"a": 0.0625, "b": 0.0625}]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [(line["event"], line["epoch"]) for line in lines] == [("epoch", 1), ("epoch", 2)]
+
+
+def test_figures_are_reported_and_not_trained_on(tmp_path):
+    """Loss w^2 / 2 beside a figure of 7: w = 1 - 0.5 = 0.5 as without it; ``begin_step`` comes before the losses."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    begun: list[tuple[int, int]] = []
+    objective = Objective(
+        lambda _: {"a": model.weight.square().sum() / 2, "steps": torch.tensor(7.0 + len(begun))},
+        torch.optim.SGD(model.parameters(), lr=0.5),
+        lambda step, total: 1.0,
+        begin_step=lambda step, total: begun.append((step, total)),
+    )
+    job = TrainingJob(tmp_path / "weights", "f", "toy", seed=0, num_epochs=1)
+    fit(model, [objective], lambda _: ["x.jpg"], job, num_steps_per_epoch=1)
+    assert model.weight.item() == 0.5
+    assert begun == [(0, 1)]
+    assert training_history(tmp_path / "weights") == [{"a": 0.5, "steps": 8.0}]
+
+
+def test_the_loss_shown_leaves_figures_out(tmp_path):
+    values = LossValues(TrainingProgress(), "toy", 1)
+    losses = {"a": torch.tensor(0.5), "b": torch.tensor(0.25), "count": torch.tensor(9.0)}
+    values.add(losses, None, "x.jpg", step=0, objective=0, figures=frozenset({"count"}))
+    values.fetch()
+    assert values.note == "loss 0.75"
+    assert values.progress.sums == {"a": 0.5, "b": 0.25, "count": 9.0}
 
 
 def test_a_loss_that_is_nan_names_its_images(tmp_path):

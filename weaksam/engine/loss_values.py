@@ -21,12 +21,14 @@ Losses = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class _StepLosses:
-    """Losses of one step of one objective, still on the device.
+    """Losses of one step of one objective, still on the device, and what it reports beside them.
 
-    ``values`` (L,) or (L + 1,) float: one for each of the ``names``, then the gradient's norm if that is checked too.
+    ``figures`` are the names that were not trained on. ``values`` (L,) or (L + 1,) float: one for each of the
+    ``names``, then the gradient's norm if that is checked too.
     """
 
     names: tuple[str, ...]
+    figures: frozenset[str]
     values: Tensor
     image_ids: tuple[str, ...]
     step: int
@@ -47,9 +49,18 @@ class LossValues:
         self._waiting: list[_StepLosses] = []
         self._objective_of: dict[str, int] = {}
 
-    def add(self, losses: Losses, norm: Tensor | None, batch: Any, step: int, objective: int) -> None:
+    def add(
+        self,
+        losses: Losses,
+        norm: Tensor | None,
+        batch: Any,
+        step: int,
+        objective: int,
+        figures: frozenset[str] = frozenset(),
+    ) -> None:
         """Take the losses that objective number ``objective`` had in ``step`` (0-based), and its gradient's norm.
 
+        ``figures`` names those that are only reported: they are summed up, but no part of the loss shown.
         Raises `UserError`, on the CPU at once, if one is not finite.
         """
         for name in losses:
@@ -58,7 +69,7 @@ class LossValues:
         device = next(iter(losses.values())).device
         checked = [*losses.values(), *([] if norm is None else [norm.detach()])]
         values = torch.stack([value.reshape(()).to(device) for value in checked])
-        self._waiting.append(_StepLosses(tuple(losses), values, tuple(image_ids_of(batch)), step, objective))
+        self._waiting.append(_StepLosses(tuple(losses), figures, values, tuple(image_ids_of(batch)), step, objective))
         if step - self._waiting[0].step + 1 >= _steps_together(device):
             self.fetch()
 
@@ -86,7 +97,8 @@ class LossValues:
         for name, value in zip(losses.names, of_losses, strict=True):
             self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
         if losses.objective == 0:
-            self.note = f"loss {sum(of_losses):.4g}"
+            trained = [value for name, value in zip(losses.names, of_losses, strict=True) if name not in losses.figures]
+            self.note = f"loss {sum(trained):.4g}"
 
 
 def image_ids_of(batch: Any) -> list[str]:

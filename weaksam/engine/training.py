@@ -29,11 +29,14 @@ class Objective:
     """
 
     losses: Callable[[Any], Losses | Iterable[Losses]]
-    """A batch to its losses; none of them: the batch teaches nothing."""
+    """A batch to its losses; none of them: the batch teaches nothing. Scalars without a gradient are figures, which are
+    reported beside the losses."""
     optimizer: torch.optim.Optimizer
     """Holds parameters of the trained model, and only those."""
     lr_factor: Callable[[int, int], float]
     """``(step, total)`` to the factor of the optimizer's learning rates; ``step`` is 0-based."""
+    begin_step: Callable[[int, int], None] | None = None
+    """Called with ``(step, total)`` before the losses of each step."""
     clip_norm: float | None = None
     """Cut the gradient over the optimizer's parameters to this norm; None: it is left as it is."""
 
@@ -185,25 +188,34 @@ class ObjectiveStep:
         """Take the step number ``step`` (0-based) on ``batch``; none where the objective has no losses for it."""
         optimizer, clip_norm = self.objective.optimizer, self.objective.clip_norm
         self.model.zero_grad(set_to_none=True)
-        losses = self._backward(self.objective.losses(batch))
+        if self.objective.begin_step is not None:
+            self.objective.begin_step(step, self.total)
+        losses, figures = self._backward(self.objective.losses(batch))
         if not losses:
             return
         norm = None if clip_norm is None else self._clip(clip_norm)
-        self.values.add(losses, norm, batch, step, self.number)
+        self.values.add(losses, norm, batch, step, self.number, figures)
         for group, base_lr in zip(optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base_lr * self.objective.lr_factor(step, self.total)
         optimizer.step()
 
-    def _backward(self, losses: Losses | Iterable[Losses]) -> dict[str, Tensor]:
-        """Add up the gradients of all parts of a batch over the objective's parameters; the sum of every loss."""
+    def _backward(self, losses: Losses | Iterable[Losses]) -> tuple[dict[str, Tensor], frozenset[str]]:
+        """Add up the gradients of all parts of a batch over the objective's parameters.
+
+        Returns the sum of every loss, and the names of the figures: those without a gradient.
+        """
         inputs = [parameter for parameter in self.parameters if parameter.requires_grad]
         sums: dict[str, Tensor] = {}
+        figures: set[str] = set()
         for part in [losses] if isinstance(losses, Mapping) else losses:
             if part:
-                torch.stack(list(part.values())).sum().backward(inputs=inputs)
+                figures |= {name for name, value in part.items() if not value.requires_grad}
+                torch.stack([value for name, value in part.items() if name not in figures]).sum().backward(
+                    inputs=inputs
+                )
                 for name, value in part.items():
                     sums[name] = sums[name] + value.detach() if name in sums else value.detach()
-        return sums
+        return sums, frozenset(figures)
 
     def _clip(self, clip_norm: float) -> Tensor | None:
         """Cut the gradient and return its norm before; none with a loss scale, which copes with overflow itself."""

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from weaksam.models.roi.roi_drop import RoIDropSettings, dropped_regions, mean_of_kept
+from weaksam.models.roi.roi_drop import RoiDropSettings, dropped_regions, mean_of_kept
 
 CLASS_LOSS = torch.tensor([0.1, 6.0, 5.0, 0.2, 7.0, 0.3])
 BOX_LOSS = torch.tensor([1.0, 5.0, 0.0, 6.0, 2.0, 0.0])
 FOREGROUND = torch.tensor([True, True, False, True, True, False])
 
 
-def terms(settings: RoIDropSettings) -> tuple[float, float]:
+def terms(settings: RoiDropSettings) -> tuple[float, float]:
     """Class and box loss of the worked example."""
     losses = {"class": CLASS_LOSS, "box": BOX_LOSS}
     dropped = dropped_regions(losses, FOREGROUND, settings)
@@ -26,27 +26,27 @@ def terms(settings: RoIDropSettings) -> tuple[float, float]:
     ("settings", "class_loss", "box_loss"),
     [
         # All regions: 18.6 / 6 and 14 / 6
-        (RoIDropSettings(gate="independent", class_limit=100, box_limit=100), 3.1, 14 / 6),
+        (RoiDropSettings(gate="independent", class_limit=100, box_limit=100), 3.1, 14 / 6),
         # Region 1 alone has both losses above 4
-        (RoIDropSettings(gate="joint"), 2.1, 1.5),
+        (RoiDropSettings(gate="joint"), 2.1, 1.5),
         # By its equation the class term drops 1, 2 and 4, the box term 1 and 3
-        (RoIDropSettings(gate="independent", drop_background=True), 0.1, 0.5),
+        (RoiDropSettings(gate="independent", drop_background=True), 0.1, 0.5),
         # Region 2 is background and stays
-        (RoIDropSettings(gate="independent"), 5.6 / 6, 0.5),
+        (RoiDropSettings(gate="independent"), 5.6 / 6, 0.5),
         # Of the foreground's class losses 0.1 to 7 those above 3.55 go: 1 and 4; of its box losses 1 to 6 those above
         # 3.5: 1 and 3
-        (RoIDropSettings(gate="independent", threshold="normalised", class_limit=0.5, box_limit=0.5), 5.6 / 6, 0.5),
+        (RoiDropSettings(gate="independent", threshold="normalised", class_limit=0.5, box_limit=0.5), 5.6 / 6, 0.5),
         # One of four: region 4 for the class, region 3 for the box
-        (RoIDropSettings(gate="independent", threshold="share", class_limit=0.25, box_limit=0.25), 11.6 / 6, 8 / 6),
+        (RoiDropSettings(gate="independent", threshold="share", class_limit=0.25, box_limit=0.25), 11.6 / 6, 8 / 6),
         # Half of four: class 1 and 4, box 1 and 3; the joint gate drops the one in both
-        (RoIDropSettings(gate="joint", threshold="share", class_limit=0.5, box_limit=0.5), 2.1, 1.5),
+        (RoiDropSettings(gate="joint", threshold="share", class_limit=0.5, box_limit=0.5), 2.1, 1.5),
     ],
 )
-def test_worked_example(settings: RoIDropSettings, class_loss: float, box_loss: float) -> None:
+def test_worked_example(settings: RoiDropSettings, class_loss: float, box_loss: float) -> None:
     assert terms(settings) == pytest.approx((class_loss, box_loss), rel=1e-6)
 
 
-def plainly_dropped(losses: dict[str, Tensor], foreground: Tensor, settings: RoIDropSettings) -> dict[str, list[bool]]:
+def plainly_dropped(losses: dict[str, Tensor], foreground: Tensor, settings: RoiDropSettings) -> dict[str, list[bool]]:
     """The same, a region at a time."""
     above = {term: [False] * len(loss) for term, loss in losses.items()}
     for term, limit in settings.limits().items():
@@ -74,7 +74,7 @@ def plainly_dropped(losses: dict[str, Tensor], foreground: Tensor, settings: RoI
 @pytest.mark.parametrize("mask_limit", [None, 0.4])
 def test_equals_a_plain_loop(gate: str, threshold: str, drop_background: bool, mask_limit: float | None) -> None:
     generator = torch.Generator().manual_seed(5)
-    settings = RoIDropSettings(
+    settings = RoiDropSettings(
         gate=gate,
         threshold=threshold,
         class_limit=0.625,
@@ -97,14 +97,14 @@ def test_equals_a_plain_loop(gate: str, threshold: str, drop_background: bool, m
 def test_without_foreground_nothing_is_dropped() -> None:
     losses = {"class": torch.tensor([9.0, 8.0]), "box": torch.zeros(2)}
     for threshold in ("loss", "normalised", "share"):
-        settings = RoIDropSettings(gate="independent", threshold=threshold, class_limit=0.5, box_limit=0.5)
+        settings = RoiDropSettings(gate="independent", threshold=threshold, class_limit=0.5, box_limit=0.5)
         dropped = dropped_regions(losses, torch.zeros(2, dtype=torch.bool), settings)
         assert not any(rows.any() for rows in dropped.values())
 
 
 def test_a_dropped_region_has_no_gradient() -> None:
     loss = CLASS_LOSS.clone().requires_grad_()
-    settings = RoIDropSettings(gate="independent")
+    settings = RoiDropSettings(gate="independent")
     dropped = dropped_regions({"class": loss, "box": BOX_LOSS}, FOREGROUND, settings)
     mean_of_kept(loss, dropped["class"], 6).backward()
     assert loss.grad.tolist() == pytest.approx([1 / 6, 0, 1 / 6, 1 / 6, 0, 1 / 6])
@@ -115,13 +115,13 @@ def test_no_region_gives_no_loss() -> None:
 
 
 def test_start() -> None:
-    by_share = RoIDropSettings(gate="joint")
+    by_share = RoiDropSettings(gate="joint")
     assert [by_share.active(step, 9000) for step in (0, 1999, 2000, 8999)] == [False, False, True, True]
-    by_step = RoIDropSettings(gate="joint", start_step=3)
+    by_step = RoiDropSettings(gate="joint", start_step=3)
     assert [by_step.active(step, 9000) for step in (2, 3)] == [False, True]
-    assert not RoIDropSettings().active(8999, 9000)
+    assert not RoiDropSettings().active(8999, 9000)
 
 
 def test_limits_above_1_are_refused_where_they_mean_shares() -> None:
     with pytest.raises(ValueError, match="wants limits from 0 to 1, found class_limit, box_limit above 1"):
-        RoIDropSettings(gate="joint", threshold="share")
+        RoiDropSettings(gate="joint", threshold="share")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests import helpers
-from tests.helpers import UNTRAINED_BACKBONE, draw_squares
+from tests.helpers import UNTRAINED_BACKBONE, draw_squares, training_history
 from weaksam.config import UserError
 from weaksam.engine.detectors.training import _lr_factor
 from weaksam.engine.log import RunLog
@@ -15,6 +15,7 @@ from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import (
     build_faster_rcnn,
 )
+from weaksam.models.roi.roi_drop import RoiDropSettings
 from weaksam.stages.retrain import RetrainSettings, run
 from weaksam.store.weights import load_state
 
@@ -114,3 +115,17 @@ def test_a_number_of_steps_ends_within_an_epoch_and_the_rate_falls_at_its_milest
     result = run(context(tmp_path / "out", squares), published, truth_of(squares))
     assert len(helpers.training_history(result.weights.parent)) == 2  # three steps an epoch, five in all
     assert run(context(tmp_path / "out", squares), TINY, truth_of(squares)).fingerprint != result.fingerprint
+
+
+def test_roi_drop_starts_at_its_step_and_is_logged(tmp_path, squares):
+    """Six photos in batches of two are three steps an epoch: dropping from the fourth step on begins with epoch two."""
+    drop = RoiDropSettings(gate="independent", class_limit=0, box_limit=0, start_step=3)
+    result = run(context(tmp_path, squares), TINY.model_copy(update={"roi_drop": drop}), truth_of(squares))
+    first, second = training_history(result.weights.parent)
+    assert (first["dropped_class"], first["dropped_box"]) == (0, 0)
+    assert (second["dropped_class"], second["dropped_box"]) == (1, 1)
+    assert first["loss_box_reg"] > 0 and second["loss_box_reg"] == 0
+    plain = run(context(tmp_path / "plain", squares), TINY, truth_of(squares))
+    assert plain.fingerprint != result.fingerprint
+    # The same first epoch, to the last digit
+    assert training_history(plain.weights.parent)[0].items() <= first.items()

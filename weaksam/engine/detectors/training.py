@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -19,6 +19,7 @@ from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, training_losses
+from weaksam.models.roi.roi_drop import RoiDropSettings
 from weaksam.store.store import stage_fingerprint
 from weaksam.structures.devices import moved_together, pinned
 from weaksam.structures.instances import Instances
@@ -58,6 +59,8 @@ class TrainableSettings(DetectorSettings, AugmentSettings):
     """Weight decay of all trained tensors."""
     warmup_steps: int = Field(50, ge=0)
     """Steps of linear warm-up."""
+    roi_drop: RoiDropSettings = RoiDropSettings()
+    """Leaves regions with high losses out, which a wrong pseudo box often has."""
     clip_norm: float | None = Field(10.0, gt=0)
     """Gradients are cut to this norm; none: not cut."""
     photos_without_box: Literal["left_out", "background"] = "left_out"
@@ -117,8 +120,22 @@ def detector_objective(model: GeneralizedRCNN, settings: TrainableSettings, devi
         lambda batch: _losses(model, batch, device),
         _optimizer(model, settings),
         lambda step, total: _lr_factor(step, total, settings),
-        settings.clip_norm,
+        begin_step=_drop_starter(model, settings.roi_drop),
+        clip_norm=settings.clip_norm,
     )
+
+
+def _drop_starter(model: GeneralizedRCNN, drop: RoiDropSettings) -> Callable[[int, int], None] | None:
+    """What tells the heads of ``model`` before each step whether regions are dropped; None without RoI drop."""
+    if drop.gate == "off":
+        return None
+    heads = model.roi_heads
+    heads.drop = drop
+
+    def begin_step(step: int, total: int) -> None:
+        heads.dropping = drop.active(step, total)
+
+    return begin_step
 
 
 def _lr_factor(step: int, total: int, settings: TrainableSettings) -> float:

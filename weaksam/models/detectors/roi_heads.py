@@ -12,9 +12,13 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from weaksam.models.detectors.ignored_regions import IgnoringRoIHeads
+from weaksam.models.roi.roi_drop import RoiDropSettings, dropped_regions, mean_of_kept
 
 _BETA = 1 / 9
 """Where the smooth L1 loss of the boxes becomes linear, as in torchvision."""
+
+_SCALARS = {"class": "loss_classifier", "box": "loss_box_reg", "mask": "loss_mask"}
+"""Torchvision's names of the terms."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,41 @@ class RoiLosses:
     mask: Tensor | None = None
     """Mean cross-entropy ``(F,)`` over the mask's cells of the foreground regions, in the order of ``labels``."""
 
-    def reduced(self) -> dict[str, Tensor]:
-        """Torchvision's scalars: mean of the classification, sum of the boxes over R, mean of the masks; 0 of none."""
-        num = max(len(self.labels), 1)
-        losses = {"loss_classifier": self.classification.sum() / num, "loss_box_reg": self.box.sum() / num}
-        if self.mask is not None:
-            losses["loss_mask"] = self.mask.sum() / max(len(self.mask), 1)
-        return losses
+    def terms(self) -> dict[str, Tensor]:
+        """``class``, ``box`` and, where there are masks, ``mask``: the loss of every region ``(R,)``."""
+        terms = {"class": self.classification, "box": self.box}
+        if self.mask is None:
+            return terms
+        return terms | {"mask": torch.zeros_like(self.box).masked_scatter(self.labels > 0, self.mask.to(self.box))}
+
+    def reduced(self, dropped: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Torchvision's scalars: mean of the classification, sum of the boxes over R, mean of the masks; 0 of none.
+
+        Regions ``dropped`` (bool ``(R,)`` by term) count as 0; the divisors stay as they are.
+        """
+        divisors = {
+            "class": len(self.labels),
+            "box": len(self.labels),
+            "mask": 0 if self.mask is None else len(self.mask),
+        }
+        nowhere = torch.zeros_like(self.labels, dtype=torch.bool)
+        return {
+            _SCALARS[term]: mean_of_kept(losses, nowhere if dropped is None else dropped[term], divisors[term])
+            for term, losses in self.terms().items()
+        }
+
+    def reduced_after(self, drop: RoiDropSettings, active: bool) -> dict[str, Tensor]:
+        """`reduced` by RoI drop where it is ``active``, and the shares of foreground regions that left each term.
+
+        Those figures, ``dropped_class`` and so on, are 0 before RoI drop starts and of no foreground region.
+        """
+        foreground = self.labels > 0
+        dropped = dropped_regions(self.terms(), foreground, drop)
+        if not active:
+            dropped = {term: torch.zeros_like(rows) for term, rows in dropped.items()}
+        num = foreground.sum().clamp(min=1)
+        shares = {f"dropped_{term}": (rows & foreground).sum() / num for term, rows in dropped.items()}
+        return self.reduced(dropped) | shares
 
 
 class RegionHeads(IgnoringRoIHeads):
@@ -44,6 +76,11 @@ class RegionHeads(IgnoringRoIHeads):
 
     A mask is predicted for the class of its region alone, in one matrix product for each step of the predictor.
     """
+
+    drop: RoiDropSettings | None = None
+    """RoI drop, if the training has it; its losses then come with the shares that are dropped."""
+    dropping = False
+    """Whether it has started; the training sets this before each step."""
 
     def forward(
         self,
@@ -59,7 +96,8 @@ class RegionHeads(IgnoringRoIHeads):
             )
             return detections
         assert targets is not None, "training wants targets"
-        return [], self.region_losses(features, proposals, image_shapes, targets).reduced()
+        losses = self.region_losses(features, proposals, image_shapes, targets)
+        return [], losses.reduced() if self.drop is None else losses.reduced_after(self.drop, self.dropping)
 
     def region_losses(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 from weaksam.config import Settings
 
 
-class RoIDropSettings(Settings):
+class RoiDropSettings(Settings):
     """Which regions leave the losses of the heads, and from which step on.
 
     A pseudo box that is wrong gives its regions high losses, more so once the detector has learnt from the right ones.
@@ -38,7 +38,7 @@ class RoIDropSettings(Settings):
     """The same as a share of the training; the published schedule of VOC07 starts at 2,000 of 9,000 steps."""
 
     @model_validator(mode="after")
-    def _shares_are_at_most_1(self) -> RoIDropSettings:
+    def _shares_are_at_most_1(self) -> RoiDropSettings:
         """Losses moved to 0 to 1 and shares have limits of at most 1."""
         limits = {"class_limit": self.class_limit, "box_limit": self.box_limit, "mask_limit": self.mask_limit or 0.0}
         above = [name for name, limit in limits.items() if limit > 1]
@@ -62,7 +62,7 @@ class RoIDropSettings(Settings):
         return limits if self.mask_limit is None else limits | {"mask": self.mask_limit}
 
 
-def dropped_regions(losses: Mapping[str, Tensor], foreground: Tensor, settings: RoIDropSettings) -> dict[str, Tensor]:
+def dropped_regions(losses: Mapping[str, Tensor], foreground: Tensor, settings: RoiDropSettings) -> dict[str, Tensor]:
     """Which regions leave each term: bool ``(R,)`` by the names in ``losses``.
 
     ``losses``: the terms ``class``, ``box`` and, of a detector with masks, ``mask``, each ``(R,)``; box and mask losses
