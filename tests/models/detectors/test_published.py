@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
+from tests.helpers import pickled
 from weaksam.config import UserError
 from weaksam.models.detectors.published import read_published, torchvision_names
 from weaksam.store.weights import save_weights
@@ -100,8 +100,7 @@ def test_a_pickle_of_arrays(
     tmp_path: Path, theirs: dict[str, Tensor], detectron2: dict[str, Tensor], nested: bool
 ) -> None:
     arrays = {key: value.numpy() for key, value in detectron2.items()}
-    path = tmp_path / "model.pkl"
-    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "somebody"} if nested else arrays))
+    path = pickled(tmp_path / "model.pkl", {"model": arrays, "__author__": "somebody"} if nested else arrays)
     check_same(read_published(path, "the detector"), theirs)
 
 
@@ -135,7 +134,6 @@ def test_a_name_without_a_place(detectron2: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("content", [{"model": {"a": "text"}}, [np.zeros(2)], {}, {"model": 3}])
 def test_a_pickle_of_something_else(tmp_path: Path, content: object) -> None:
-    path = tmp_path / "model.pkl"
-    path.write_bytes(pickle.dumps(content))
+    path = pickled(tmp_path / "model.pkl", content)
     with pytest.raises(UserError, match="found a pickle without named arrays: give another file"):
         read_published(path, "the detector")
