@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from weaksam.config import UserError
-from weaksam.sam.prompts import Prompts
-from weaksam.sam.protocol import Embedding, Masks, Segmenter
+from weaksam.sam.prompts import Prompts, of_equal_length
+from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, Segmenter
 
 T = TypeVar("T")
 
@@ -97,6 +99,37 @@ def predict_batches(
         return segmenter.predict(embedding, prompts[part], min_pred_iou=min_pred_iou)
 
     yield from in_batches(len(prompts), limit, answer)
+
+
+@dataclass(frozen=True)
+class DecodedPrompts:
+    """Logits ``(P, 3, g, g)``, predicted IoU and stability ``(P, 3)`` and photo boxes ``(P, 3, 4)``, on one device."""
+
+    logits: Tensor
+    iou: Tensor
+    stability: Tensor
+    boxes: Tensor
+
+
+def decode_prompts(
+    prompts: Prompts,
+    side: int,
+    device: torch.device,
+    at_once: int,
+    decode: Callable[[Prompts], tuple[Tensor, Tensor, Tensor, Tensor]],
+) -> DecodedPrompts:
+    """``decode`` of P ``prompts``, at most ``at_once`` of equal length together, in their order; P = 0 gives none.
+
+    ``decode`` returns the four fields of `DecodedPrompts` for prompts without padding; ``side`` is the logits' g.
+    """
+    num = len(prompts)
+    logits = torch.empty(num, NUM_MASKS, side, side, device=device)
+    iou, stability, boxes = (torch.zeros(num, NUM_MASKS, *shape, device=device) for shape in ((), (), (4,)))
+    for rows, together in of_equal_length(prompts, at_once):
+        answer = decode(together)
+        device_rows = rows.to(device)
+        logits[device_rows], iou[device_rows], stability[device_rows], boxes[device_rows] = answer
+    return DecodedPrompts(logits, iou, stability, boxes)
 
 
 def encode_all(segmenter: Segmenter, images: Iterable[np.ndarray], limit: BatchLimit) -> Iterator[Embedding]:

@@ -1,6 +1,7 @@
 """Pseudo ground truth that is given: read from every form, and refused in one sentence where it does not fit."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,13 @@ def test_labels_follow_the_names_and_crowds_are_left_out(coco: Path) -> None:
     given = read_given(GivenPseudoGtSettings(path=coco), dataset(classes=("dog", "cat"), tags=((0, 1), (0,), ())))
     assert given["a.jpg"].labels.tolist() == [1, 0] and given["b.jpg"].labels.tolist() == [0]
     assert read_given(change(coco, iscrowd=1), dataset())["a.jpg"].labels.tolist() == [1]
+
+
+def test_a_class_in_another_unicode_form_is_the_class(coco: Path) -> None:
+    accented, apart = (unicodedata.normalize(form, "cr\u00e8me") for form in ("NFC", "NFD"))
+    coco.write_text(coco.read_text().replace('"dog"', json.dumps(apart)))
+    given = read_given(GivenPseudoGtSettings(path=coco), dataset(classes=("cat", accented)))
+    assert [boxes.labels.tolist() for boxes in given.values()] == [[0, 1], [1], []]
 
 
 def test_boxes_against_the_tags_are_refused_or_dropped(coco: Path) -> None:

@@ -13,13 +13,14 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
+from weaksam.sam.batches import decode_prompts
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.narrow_photos import widened
 from weaksam.sam.official.architecture import build_sam, infer_architecture
 from weaksam.sam.official.decoder import MAX_TOKENS, FastDecoder, PhotoSide
 from weaksam.sam.official.encoder import FusedEncoder
-from weaksam.sam.prompts import Prompts, of_equal_length
-from weaksam.sam.protocol import NUM_MASKS, Embedding, EncoderPrecision, Masks
+from weaksam.sam.prompts import Prompts
+from weaksam.sam.protocol import Embedding, EncoderPrecision, Masks
 from weaksam.store.files import file_sha256
 from weaksam.store.weights import load_into, load_state
 from weaksam.structures.boxes import inclusive_from_xyxy
@@ -104,7 +105,7 @@ class SegmentAnything:
         """
         state = load_state(path, "segment-anything")
         architecture = infer_architecture(state, path)
-        sam = build_sam(architecture, sum(tensor.numel() for tensor in state.values()))
+        sam = build_sam(architecture)
         load_into(sam, state, architecture.name)
         fingerprint = f"{architecture.name}-{file_sha256(path)}"
         return cls(sam.to(device), architecture.name, fingerprint, decoding, precision, compiled=compiled)
@@ -152,20 +153,19 @@ class SegmentAnything:
         A prompt of fewer points than others (labels -1) is answered as if it stood alone.
         """
         assert isinstance(embedding, SamEmbedding), "predict needs what this segmenter's encode returned"
-        num, prompts = len(prompts), self._to_input(prompts, embedding.size)
         device, side = self.sam.device, 4 * embedding.features.shape[-1]
-        logits = torch.empty(num, NUM_MASKS, side, side, device=device)
-        iou, stability, boxes = (torch.zeros(num, NUM_MASKS, *shape, device=device) for shape in ((), (), (4,)))
-        at_once = PROMPTS_ON_CPU if device.type == "cpu" else PROMPTS_ELSEWHERE
-        for rows, together in of_equal_length(prompts, at_once):
-            answer = self._answer(embedding, self._prompt_embeddings(together), min_pred_iou)
-            device_rows = rows.to(device)
-            logits[device_rows], iou[device_rows], stability[device_rows], boxes[device_rows] = answer
-        frame = self._frame(embedding)
+        answer = decode_prompts(
+            self._to_input(prompts, embedding.size),
+            side,
+            device,
+            PROMPTS_ON_CPU if device.type == "cpu" else PROMPTS_ELSEWHERE,
+            lambda together: self._answer(embedding, self._prompt_embeddings(together), min_pred_iou),
+        )
+        frame, threshold = self._frame(embedding), self.sam.mask_threshold
         h, w = (max(1, round(length * side / frame.side)) for length in embedding.input_size)
-        threshold = self.sam.mask_threshold
-        masks = logits[..., :h, :w] > threshold
-        return SamMasks(masks, iou.cpu(), stability.cpu(), boxes.cpu(), embedding.size, logits, frame, threshold)
+        masks = answer.logits[..., :h, :w] > threshold
+        numbers = answer.iou.cpu(), answer.stability.cpu(), answer.boxes.cpu()
+        return SamMasks(masks, *numbers, embedding.size, answer.logits, frame, threshold)
 
     def _to_input(self, prompts: Prompts, size: tuple[int, int]) -> Prompts:
         """``prompts`` on a photo ``(H, W)`` in SAM's input frame, in which a box is its two corner pixels."""

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from weaksam.config import fingerprint_of
+from weaksam.sam.batches import decode_prompts
 from weaksam.sam.mask_geometry import Frame, enlarge, measure
 from weaksam.sam.narrow_photos import widened
-from weaksam.sam.prompts import Prompts, of_equal_length
-from weaksam.sam.protocol import NUM_MASKS, Embedding, EncoderPrecision, Masks
+from weaksam.sam.prompts import Prompts
+from weaksam.sam.protocol import Embedding, EncoderPrecision, Masks
 from weaksam.sam.transformers.files import find_model
 from weaksam.sam.transformers.models import HfModel, load_model
 from weaksam.structures.boxes import inclusive_from_xyxy
@@ -143,18 +144,19 @@ class TransformersSam:
         A prompt of fewer points than others (labels -1) is answered as if it stood alone.
         """
         assert isinstance(embedding, HfEmbedding), "predict needs what this segmenter's encode returned"
-        num, frame, device = len(prompts), embedding.frame, self.device
-        at_once = PROMPTS_ON_CPU if device.type == "cpu" else PROMPTS_ELSEWHERE
-        side = 4 * self.network.prompt_encoder.image_embedding_size[0]
-        logits = torch.zeros(num, NUM_MASKS, side, side, device=device)
-        iou, stability, boxes = (torch.zeros(num, NUM_MASKS, *shape, device=device) for shape in ((), (), (4,)))
-        for rows, together in of_equal_length(prompts, at_once):
-            answer = self._answer(embedding, self._prompt_inputs(together, frame), min_pred_iou)
-            device_rows = rows.to(device)
-            logits[device_rows], iou[device_rows], stability[device_rows], boxes[device_rows] = answer
+        frame, side = embedding.frame, 4 * self.network.prompt_encoder.image_embedding_size[0]
+        answer = decode_prompts(
+            prompts,
+            side,
+            self.device,
+            PROMPTS_ON_CPU if self.device.type == "cpu" else PROMPTS_ELSEWHERE,
+            lambda together: self._answer(embedding, self._prompt_inputs(together, frame), min_pred_iou),
+        )
         h, w = (max(1, round(length * side / frame.side)) for length in frame.input_size)
-        masks = logits[..., :h, :w] > 0
-        return HfMasks(masks, iou.cpu(), stability.cpu(), boxes.cpu(), frame.size, logits, frame)
+        masks = answer.logits[..., :h, :w] > 0
+        return HfMasks(
+            masks, answer.iou.cpu(), answer.stability.cpu(), answer.boxes.cpu(), frame.size, answer.logits, frame
+        )
 
     def _prompt_inputs(self, prompts: Prompts, frame: Frame) -> dict[str, Tensor]:
         """Prompts without padding as arguments of the network; a box with no point beside it is a box alone."""
