@@ -322,7 +322,7 @@ def retrain_detect(bench: Bench) -> Timed:
     settings, model = _detector(bench, masks=False)
     model.eval()
     photo = load_photo(bench.dataset.samples[0], settings.short_side, settings.long_side)
-    call = lambda: detect_photo(model, photo, settings, bench.device)  # noqa: E731
+    call = lambda: detect_photo(model, [photo], settings, bench.device)  # noqa: E731
     return Timed(call, 1, f"detect with Faster R-CNN, mirrored too, short side {settings.short_side}")
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from tests.helpers import instances
-from weaksam.engine.detectors.augmentation import AugmentSettings, change_colours, vary
+from weaksam.engine.detectors.augmentation import AugmentSettings, change_colours, vary, view_size
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_mask
 
@@ -42,3 +42,9 @@ def test_colours_change_by_the_stated_share():
     torch.testing.assert_close(change_colours(image, (1.0, 0.5, 0.5), 0.2), torch.full((3, 2, 2), 0.6))
     torch.testing.assert_close(change_colours(image, (0.0, 0.5, 0.5), 0.2), torch.full((3, 2, 2), 0.4))
     assert change_colours(image, (1.0, 1.0, 1.0), 0.0) is image
+
+
+def test_listed_scales_are_taken_instead_of_the_range():
+    views = AugmentSettings(scales=(0.5, 2.0))
+    sizes = {view_size((64, 96), views, torch.Generator().manual_seed(seed)) for seed in range(20)}
+    assert sizes == {(32, 48), (128, 192)}

@@ -50,3 +50,20 @@ def test_photos_that_memory_does_not_hold_are_read_again_to_the_same_batches(tmp
                 assert batch.image_ids == other.image_ids
                 assert all(map(torch.equal, batch.images, other.images))
                 assert all(map(torch.equal, *([t["boxes"] for t in b.targets] for b in (batch, other))))
+
+
+def test_sorted_batches_hold_the_same_views_with_less_padding(tmp_path):
+    squares = draw_squares(tmp_path)
+    photos = TrainingPhotos(squares, {sample.image_id: sample.truth for sample in squares}, 64, 96, "test")
+    views = AugmentSettings(smallest_scale=0.5)
+    drawn, in_order = (list(photos.epoch(0, 2, views, seed=0, batches_sorted=n)) for n in (1, 8))
+    pixels = [
+        {image_id: image for batch in batches for image_id, image in zip(batch.image_ids, batch.images, strict=True)}
+        for batches in (drawn, in_order)
+    ]
+    assert pixels[0].keys() == pixels[1].keys()
+    assert all(torch.equal(image, pixels[1][image_id]) for image_id, image in pixels[0].items())
+    upright = [batch for batch in in_order if batch.images[0].shape[1] > batch.images[0].shape[2]]
+    widths = sorted(sorted(image.shape[2] for image in batch.images) for batch in upright)
+    together = [width for of_batch in widths for width in of_batch]
+    assert together == sorted(together)  # no batch reaches into the widths of another

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests import helpers
 from tests.helpers import UNTRAINED_BACKBONE, draw_squares, training_history
@@ -129,3 +130,36 @@ def test_roi_drop_starts_at_its_step_and_is_logged(tmp_path, squares):
     assert plain.fingerprint != result.fingerprint
     # The same first epoch, to the last digit
     assert training_history(plain.weights.parent)[0].items() <= first.items()
+
+
+def test_given_weights_start_the_training_and_others_are_refused_in_one_sentence(tmp_path, squares):
+    short = TINY.model_copy(update={"num_epochs": 1, "detect_train": False})
+    first = run(context(tmp_path / "first", squares), short, truth_of(squares))
+    folder = short.model_copy(update={"init": first.weights.parent})
+    file = short.model_copy(update={"init": first.weights})
+    results = [run(context(tmp_path / "next", squares), settings, truth_of(squares)) for settings in (folder, file)]
+    assert results[0].weights == results[1].weights  # the bytes count, not the path
+    assert results[0].weights.read_bytes() != first.weights.read_bytes()
+    other = folder.model_copy(update={"representation": 16})
+    for settings, words in ((other, "retrain.init .*box_head"), (_at(short, tmp_path / "no"), "found neither in")):
+        with pytest.raises(UserError, match=words) as caught:
+            run(context(tmp_path / "refused", squares), settings, truth_of(squares))
+        assert "\n" not in str(caught.value)
+    (first.weights.parent / "manifest.json").unlink()
+    with pytest.raises(UserError, match="found neither in"):
+        run(context(tmp_path / "refused", squares), folder, truth_of(squares))
+
+
+def _at(settings, path):
+    return settings.model_copy(update={"init": path})
+
+
+def test_the_kept_weights_are_the_average_and_resume_keeps_it(tmp_path, squares):
+    averaged = TINY.model_copy(update={"weight_average": 0.9, "detect_train": False})
+    result = run(context(tmp_path / "a", squares), averaged, truth_of(squares))
+    last = run(context(tmp_path / "a", squares), TINY, truth_of(squares))
+    states = load_state(result.weights), load_state(last.weights)
+    key = "roi_heads.box_predictor.cls_score.weight"
+    assert not torch.equal(states[0][key], states[1][key])
+    frozen = "backbone.body.0.1.running_mean"
+    assert torch.equal(states[0][frozen], states[1][frozen])

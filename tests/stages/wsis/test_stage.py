@@ -8,10 +8,13 @@ import torch
 from PIL import Image
 
 from tests.helpers import UNTRAINED_BACKBONE, context
+from weaksam.config import UserError
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.wsis import WsisSettings, run
+from weaksam.store.files import file_sha256
+from weaksam.store.records import write_record
 from weaksam.store.weights import load_state, save_weights
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
@@ -55,8 +58,9 @@ def test_a_run_from_boxes_to_masks(tmp_path, disc):
     dataset, inside = disc
     run_context = context(tmp_path, dataset, test=dataset, backbone=UNTRAINED_BACKBONE)
     pseudo = {"0.png": dataset.by_id["0.png"].truth.replace(scores=torch.tensor([0.75]))}
-    detector = tmp_path / "detector.safetensors"
+    detector = tmp_path / "detector" / "weights.safetensors"
     save_weights(detector, build_faster_rcnn(UNTRAINED_BACKBONE, TINY, 2).state_dict())
+    write_record(detector.with_name("manifest.json"), {"weights_sha256": file_sha256(detector)})
     result = run(run_context, TINY, RegionTreeSegmenter(), pseudo, detector)
 
     content = json.loads((tmp_path / "wsis" / "pseudo_masks_train.json").read_text())
@@ -92,3 +96,25 @@ def test_true_masks_are_kept_for_the_ceiling(tmp_path, disc):
     assert [row["rles"] for row in result.pseudo_masks.rows()] == [[rle], [rle]]
     assert dict(result.stores) == {}
     assert (tmp_path / "wsis_ceiling" / "pseudo_masks_train.json").is_file()
+
+
+def test_given_weights_with_and_without_a_mask_head_start_the_training(tmp_path, disc):
+    dataset, _ = disc
+    pseudo = {"0.png": dataset.by_id["0.png"].truth}
+    states = {
+        "faster": build_faster_rcnn(UNTRAINED_BACKBONE, TINY, 2).state_dict(),
+        "mask": build_mask_rcnn(UNTRAINED_BACKBONE, TINY, 2).state_dict(),
+        "half": build_faster_rcnn(UNTRAINED_BACKBONE, TINY, 2).state_dict() | {"roi_heads.mask_x": torch.ones(1)},
+        "classes": build_faster_rcnn(UNTRAINED_BACKBONE, TINY, 3).state_dict(),
+    }
+    for name, state in states.items():
+        file = tmp_path / f"{name}.safetensors"
+        save_weights(file, state)
+        settings = TINY.model_copy(update={"init": file})
+        run_context = context(tmp_path / name, dataset, test=dataset, backbone=UNTRAINED_BACKBONE)
+        if name in ("faster", "mask"):
+            assert run(run_context, settings, RegionTreeSegmenter(), pseudo).weights.is_file()
+            continue
+        with pytest.raises(UserError, match=r"wsis\.init") as caught:
+            run(run_context, settings, RegionTreeSegmenter(), pseudo)
+        assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -25,6 +26,8 @@ class AugmentSettings(Settings):
     """Photos are resized once more by a factor between this ..."""
     largest_scale: float = Field(1.1, ge=1, le=4)
     """... and this."""
+    scales: tuple[Annotated[float, Field(gt=0.1, le=4)], ...] = ()
+    """Resize by one of these factors instead of any between the two; none: as above."""
     colour_jitter: float = Field(0.2, ge=0, lt=1)
     """Brightness, contrast and saturation each change by at most this share."""
 
@@ -60,7 +63,9 @@ def _draws(generator: torch.Generator) -> list[float]:
 
 
 def _scale(draw: float, augment: AugmentSettings) -> float:
-    """The factor between the smallest and the largest scale."""
+    """The drawn factor: one of ``scales``, else between the smallest and the largest."""
+    if augment.scales:
+        return augment.scales[int(draw * len(augment.scales))]
     return augment.smallest_scale + draw * (augment.largest_scale - augment.smallest_scale)
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import write_results
 from weaksam.engine.context import RunContext
-from weaksam.engine.detectors.photos import ResizedPhoto, load_photo
+from weaksam.engine.detectors.photos import ResizedPhoto, load_scales
 from weaksam.engine.detectors.training import TrainableSettings
 from weaksam.models.detectors.faster_rcnn import detect, instances_from
-from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings, paste_masks
+from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings, paste_masks, predict_masks
 from weaksam.store.store import Store, stage_fingerprint, store_folder
-from weaksam.structures.boxes import batched_nms, hflip
+from weaksam.structures import boxes as box_ops
+from weaksam.structures.boxes import batched_nms
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
@@ -51,8 +53,9 @@ def _row_of(
     """The function that detects on a photo and gives its row of the store."""
 
     def row(image_id: str) -> dict[str, Any]:
-        photo = load_photo(dataset.by_id[image_id], settings.short_side, settings.long_side)
-        detections = detect_photo(model, photo, settings, device)
+        sample = dataset.by_id[image_id]
+        photos = load_scales(sample, settings.short_side, settings.long_side, settings.test_scales)
+        detections = detect_photo(model, photos, settings, device)
         columns = {"boxes": detections.boxes, "labels": detections.labels, "scores": detections.scores}
         return columns if detections.masks is None else columns | {"rles": list(detections.masks)}
 
@@ -60,23 +63,50 @@ def _row_of(
 
 
 def detect_photo(
-    model: GeneralizedRCNN, photo: ResizedPhoto, settings: TrainableSettings, device: torch.device
+    model: GeneralizedRCNN, photos: Sequence[ResizedPhoto], settings: TrainableSettings, device: torch.device
 ) -> Instances:
-    """Detections of one photo in its original frame, best first, with masks where the model gives them.
+    """Detections of one photo, given at one or more scales, in its original frame, best first.
 
-    With ``flip_test`` the boxes of the mirrored photo are added and both suppressed together (boxes only).
+    Boxes of all scales and, with ``flip_test``, of the mirror images are suppressed together. A model that gives masks
+    predicts those of the boxes that are left at the first scale; its own boxes at one scale are not mirrored.
     """
-    image = photo.image.to(device)
-    frame = (image.shape[1], image.shape[2])
-    (raw,) = detect(model, [image])
-    detections = instances_from(raw, frame, photo.size)
-    if "masks" in raw:
+    first = photos[0]
+    if isinstance(model, MaskRCNN):
         assert isinstance(settings, MaskDetectorSettings)
-        masks = paste_masks(raw["masks"], detections.boxes, photo.size, settings.mask_threshold)
-        return detections.replace(masks=masks)
-    if not settings.flip_test:
-        return detections
-    (raw,) = detect(model, [image.flip(-1)])
-    mirrored = instances_from({**raw, "boxes": hflip(raw["boxes"], frame[1])}, frame, photo.size)
-    both = Instances.cat([detections, mirrored])
-    return both[batched_nms(both.boxes, both.scores, both.labels, settings.nms_iou)[: settings.max_boxes]]
+        if len(photos) == 1:
+            (raw,) = detect(model, [first.image.to(device)])
+            return _with_masks(instances_from(raw, _frame(first), first.size), raw["masks"], first, settings)
+    views = [_boxes_of(model, photo, device, mirrored=False) for photo in photos]
+    if settings.flip_test:
+        views += [_boxes_of(model, photo, device, mirrored=True) for photo in photos]
+    merged = Instances.cat(views)
+    if len(views) > 1:
+        merged = merged[batched_nms(merged.boxes, merged.scores, merged.labels, settings.nms_iou)[: settings.max_boxes]]
+    if not isinstance(model, MaskRCNN):
+        return merged
+    frame = _frame(first)
+    boxes = box_ops.scale(merged.boxes, frame[1] / first.size[1], frame[0] / first.size[0]).to(device)
+    probabilities = predict_masks(model, first.image.to(device), boxes, merged.labels.to(device) + 1)
+    assert isinstance(settings, MaskDetectorSettings)
+    return _with_masks(merged, probabilities, first, settings)
+
+
+def _boxes_of(model: GeneralizedRCNN, photo: ResizedPhoto, device: torch.device, mirrored: bool) -> Instances:
+    """Boxes of one view in the original photo's frame."""
+    image = photo.image.to(device)
+    (raw,) = detect(model, [image.flip(-1) if mirrored else image], masks=False)
+    frame = _frame(photo)
+    boxes = box_ops.hflip(raw["boxes"], frame[1]) if mirrored else raw["boxes"]
+    return instances_from({**raw, "boxes": boxes}, frame, photo.size)
+
+
+def _with_masks(
+    detections: Instances, probabilities: Tensor, photo: ResizedPhoto, settings: MaskDetectorSettings
+) -> Instances:
+    """The detections with their masks in the original photo's frame."""
+    return detections.replace(masks=paste_masks(probabilities, detections.boxes, photo.size, settings.mask_threshold))
+
+
+def _frame(photo: ResizedPhoto) -> tuple[int, int]:
+    """``(h, w)`` that the detector sees."""
+    return photo.image.shape[1], photo.image.shape[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,10 +34,17 @@ def fit_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[in
 
 def load_photo(sample: Sample, short_side: int, long_side: int) -> ResizedPhoto:
     """Decode one photo and resize it (antialiased) to the detector's size."""
+    (photo,) = load_scales(sample, short_side, long_side, (1.0,))
+    return photo
+
+
+def load_scales(sample: Sample, short_side: int, long_side: int, scales: Sequence[float]) -> list[ResizedPhoto]:
+    """Decode one photo and resize it (antialiased) to each of ``scales`` times the detector's size."""
     image = torch.from_numpy(read_photo(sample)).permute(2, 0, 1)  # (3, H, W)
     size = (image.shape[1], image.shape[2])
-    resized = TF.resize(image, list(fit_size(size, short_side, long_side)), antialias=True)
-    return ResizedPhoto(sample.image_id, resized.contiguous(), size)
+    sizes = [fit_size(size, round(short_side * scale), round(long_side * scale)) for scale in scales]
+    resized = [TF.resize(image, list(of_scale), antialias=True).contiguous() for of_scale in sizes]
+    return [ResizedPhoto(sample.image_id, of_scale, size) for of_scale in resized]
 
 
 def shrink(instances: Instances, size: tuple[int, int], to_size: tuple[int, int]) -> Instances:

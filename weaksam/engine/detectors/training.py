@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +19,7 @@ from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained
+from weaksam.engine.weight_average import WeightAverage
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, training_losses
 from weaksam.models.roi.roi_drop import RoiDropSettings
 from weaksam.store.store import stage_fingerprint
@@ -28,9 +30,9 @@ from weaksam.structures.instances import Instances
 class TrainableSettings(DetectorSettings, AugmentSettings):
     """A detector, how it is trained and how it is used."""
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib"})
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "init"})  # of init the bytes count
     when_detecting: ClassVar[frozenset[str]] = frozenset(
-        {"min_score", "nms_iou", "max_boxes", "mask_threshold", "flip_test", "detect_train"}
+        {"min_score", "nms_iou", "max_boxes", "mask_threshold", "flip_test", "test_scales", "detect_train"}
     )
     """Fields that the trained weights do not depend on."""
 
@@ -68,8 +70,16 @@ class TrainableSettings(DetectorSettings, AugmentSettings):
     background."""
     flip_test: bool = True
     """Detect on the mirrored photo as well and merge (boxes only)."""
+    test_scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field((1.0,), min_length=1)
+    """Detect at each of these multiples of the size, 0.25 to 4, and merge; masks are those of the merged boxes at the
+    first."""
     detect_train: bool = True
     """Detect on the training photos too."""
+    init: Path | None = None
+    """Weights to start from: a folder that a training sealed, or a .safetensors file; every tensor must fit."""
+    weight_average: float | None = Field(None, gt=0, lt=1)
+    """Decay of a moving average of the weights, such as 0.999; the average is what is kept in the end. None: no
+    average."""
     max_cache_gib: float = Field(4.0, ge=0)
     """Memory for resized training photos; what does not fit is read again at each pass."""
 
@@ -105,12 +115,19 @@ def train_detector(
         boxless_as_background=settings.photos_without_box == "background",
     )
     context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
+    objective, num_batches = (
+        detector_objective(model, settings, context.device),
+        photos.num_batches(settings.batch_size),
+    )
+    num_epochs = job.total_epochs(num_batches)
+    average = WeightAverage(objective.optimizer, settings.weight_average) if settings.weight_average else None
     fit(
         model,
-        [detector_objective(model, settings, context.device)],
+        [objective],
         lambda epoch: photos.epoch(epoch, settings.batch_size, settings, context.seed, settings.batches_sorted),
         job,
-        num_steps_per_epoch=photos.num_batches(settings.batch_size),
+        num_steps_per_epoch=num_batches,
+        on_epoch_end=lambda epoch: average.put_in() if average is not None and epoch + 1 == num_epochs else None,
     )
 
 

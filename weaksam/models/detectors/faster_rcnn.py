@@ -180,18 +180,25 @@ def training_losses(
 
 
 @torch.inference_mode()
-def detect(model: GeneralizedRCNN, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+def detect(model: GeneralizedRCNN, images: Sequence[Tensor], *, masks: bool = True) -> list[dict[str, Tensor]]:
     """Raw detections in the frame of each photo ``(3, h, w)``: boxes ``(N, 4)``, labels from 1, scores ``(N,)``.
 
-    A Mask R-CNN adds ``masks``: probabilities ``(N, 1, 28, 28)`` inside each box. Best score first.
+    A Mask R-CNN adds ``masks`` where they are wanted: probabilities ``(N, 1, 28, 28)`` inside each box. Best score
+    first.
     """
     model.eval()
     batch: ImageList
     batch, _ = model.transform(list(images))
     features = model.backbone(batch.tensors)
     proposals, _ = model.rpn(batch, features)
-    detections, _ = model.roi_heads(features, proposals, batch.image_sizes)
-    return detections
+    if masks:
+        detections, _ = model.roi_heads(features, proposals, batch.image_sizes)
+        return detections
+    heads = model.roi_heads
+    logits, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, proposals, batch.image_sizes)))
+    of_photos = heads.postprocess_detections(logits, deltas, proposals, batch.image_sizes)
+    columns = zip(*of_photos, strict=True)
+    return [{"boxes": boxes, "labels": labels, "scores": scores} for boxes, scores, labels in columns]
 
 
 def instances_from(detection: dict[str, Tensor], from_size: tuple[int, int], to_size: tuple[int, int]) -> Instances:

@@ -14,11 +14,13 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import input_colours
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, detector_parts, finish_detector
+from weaksam.models.detectors.roi_heads import mask_logits_of
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.store.weights import load_into
 from weaksam.structures.masks import Rle, rle_from_mask
 
-_MASK_KEYS = ("roi_heads.mask_",)
+MASK_KEYS = ("roi_heads.mask_",)
+"""Begin the names of the tensors that a Faster R-CNN has not."""
 _PASTED_AT_ONCE = 8
 
 
@@ -56,7 +58,20 @@ def start_from_detector(model: MaskRCNN, state: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: the detector has another shape (backbone, widths or number of classes).
     """
-    load_into(model, state, "the Mask R-CNN's detector part", allow_missing=_MASK_KEYS)
+    load_into(model, state, "the Mask R-CNN's detector part", allow_missing=MASK_KEYS)
+
+
+@torch.inference_mode()
+def predict_masks(model: MaskRCNN, image: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+    """Mask probabilities ``(N, 1, 28, 28)`` inside each of ``boxes`` (N, 4) of a photo ``(3, h, w)``.
+
+    ``labels`` (N,) count from 1; N = 0 gives none.
+    """
+    model.eval()
+    batch, _ = model.transform([image])
+    features, heads = model.backbone(batch.tensors), model.roi_heads
+    pooled = heads.mask_roi_pool(features, [boxes], batch.image_sizes)
+    return mask_logits_of(heads.mask_predictor, heads.mask_head(pooled), labels).sigmoid()[:, None]
 
 
 def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> tuple[Rle, ...]:

@@ -8,12 +8,11 @@ from pathlib import Path
 from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.initial_weights import start_from
 from weaksam.engine.detectors.result import DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
 from weaksam.stages.retrain.settings import RetrainSettings
-from weaksam.store.files import file_sha256
-from weaksam.store.weights import load_into, load_state
 from weaksam.structures.instances import Instances
 
 
@@ -28,8 +27,9 @@ def run(
     """Train on the boxes and labels of ``pseudo_gt`` (by image id) and detect on the test and training photos.
 
     With the true boxes as ``pseudo_gt`` and another ``name`` this measures the ceiling of the same detector. A photo
-    with a tag but no box is left out of the training; one with neither is a negative. ``init_weights`` starts from
-    another detector of the same shape. Writes ``OUT/<name>/detections_test.json`` and ``detections_train.json``.
+    with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
+    ``settings.init``, starts from another detector of the same shape. Writes ``OUT/<name>/detections_test.json`` and
+    ``detections_train.json``.
 
     Raises:
         UserError: no box at all, or weights of another shape.
@@ -37,11 +37,9 @@ def run(
     # Every random number below, the heads' first weights included, follows from the seed
     seed_everything(derive_seed(context.seed, name, "weights"))
     model = build_faster_rcnn(context.backbone, settings, len(context.train.classes))
-    init = "none" if init_weights is None else file_sha256(init_weights)
-    if init_weights is not None:
-        load_into(model, load_state(init_weights, name, init), name)
+    start = init_weights or settings.init
     inputs = {
         "pseudo_gt": fingerprint_of(instances_key(pseudo_gt)),
-        "init": init,
+        "init": start_from(model, start, name) if start is not None else "none",
     }
     return train_and_detect(context, settings, model, pseudo_gt, inputs, name)

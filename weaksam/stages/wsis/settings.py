@@ -16,7 +16,7 @@ class WsisSettings(MaskDetectorSettings, TrainableSettings):
     mask_choice: Literal["predicted_iou", "box_agreement"] = "predicted_iou"
     """Of the segmenter's three masks per box take the one it trusts most, or whose own box agrees best."""
     init_from_retrain: bool = True
-    """Start from the retrained detector, so that only the mask head is new."""
+    """Start from the retrained detector, so that only the mask head is new; ``init`` goes before it."""
     num_epochs: int = Field(6, ge=1)
     """Passes over the training photos."""
     max_boxes: int = Field(50, ge=1)

@@ -9,10 +9,11 @@ from pathlib import Path
 from weaksam.data.detection_stores import instances_of
 from weaksam.data.formats.coco import write_instances
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.initial_weights import start_from
 from weaksam.engine.detectors.result import DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training_state import load_sealed, sealed_sha256
-from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, start_from_detector
+from weaksam.models.detectors.mask_rcnn import MASK_KEYS, build_mask_rcnn, start_from_detector
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages.wsis.pseudo_masks import make_pseudo_masks
 from weaksam.stages.wsis.settings import WsisSettings
@@ -52,9 +53,12 @@ def run(
     # Every random number below, the heads' first weights included, follows from the seed
     seed_everything(derive_seed(context.seed, name, "weights"))
     model = build_mask_rcnn(context.backbone, settings, len(context.train.classes))
-    start = retrain_weights if settings.init_from_retrain else None
-    if start is not None:
-        start_from_detector(model, load_sealed(start, "the retrained detector"))
-    inputs = {"pseudo_masks": store.fingerprint, "init": sealed_sha256(start) if start is not None else "none"}
+    init = "none"
+    if settings.init is not None:
+        init = start_from(model, settings.init, name, new=MASK_KEYS)
+    elif retrain_weights is not None and settings.init_from_retrain:
+        start_from_detector(model, load_sealed(retrain_weights, "the retrained detector"))
+        init = sealed_sha256(retrain_weights)
+    inputs = {"pseudo_masks": store.fingerprint, "init": init}
     trained = train_and_detect(context, settings, model, pseudo_masks, inputs, name)
     return WsisResult(trained.weights, trained.fingerprint, trained.stores, store)
