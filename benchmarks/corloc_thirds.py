@@ -18,7 +18,8 @@ from pathlib import Path
 from weaksam.data.detection_files import read_detections
 from weaksam.evaluation.corloc import corloc
 from weaksam.evaluation.truth import Truth
-from weaksam.pipeline.running import reopen_run
+from weaksam.pipeline.running import recorded_settings
+from weaksam.pipeline.state import open_run
 from weaksam.structures.dataset import Dataset
 
 EVERY = 3
@@ -39,7 +40,7 @@ def split_dataset(dataset: Dataset) -> dict[str, Dataset]:
 
 def corloc_by_part(out: Path) -> dict[str, float]:
     """CorLoc of the weak detector of the run in ``out``, by part of the training photos."""
-    run = reopen_run(out)
+    run = open_run(recorded_settings(out))
     detections = read_detections(out / "wsod" / "detections_train.json", run.true_train)
     values = {}
     for part, dataset in split_dataset(run.true_train).items():

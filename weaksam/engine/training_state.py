@@ -220,6 +220,7 @@ def seal(model: nn.Module, job: TrainingJob, history: History) -> None:
         "fingerprint": job.fingerprint,
         "weights_sha256": file_sha256(path),
         "num_epochs": len(history),
+        "threads": torch.get_num_threads(),
         "history": history,
     }
     write_record(job.folder / "manifest.json", manifest)

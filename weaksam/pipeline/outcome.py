@@ -34,7 +34,7 @@ def write_outcome(run: Run, reports: Sequence[StageReport]) -> dict[str, Any]:
         reports=reports,
         images={split: len(dataset) for split, dataset in run.splits.items()},
         bad={split: dataset.bad for split, dataset in run.splits.items()},
-        note=unmeasured(run),
+        note=" ".join(filter(None, [unmeasured(run), *run.notes])) or None,
         peak_memory_mib=max((run.note(report.stage)["peak_memory_mib"] for report in reports), default=0),
         data_notes={split: dataset.notes for split, dataset in run.splits.items()},
     )

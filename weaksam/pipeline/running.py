@@ -14,10 +14,12 @@ from weaksam.evaluation import clue_figures
 from weaksam.evaluation.truth import Truth
 from weaksam.pipeline.measuring import peaks_and_maps, summarise
 from weaksam.pipeline.outcome import write_outcome
+from weaksam.pipeline.owning import joining, owning
 from weaksam.pipeline.plan import CEILINGS, STAGES, Stage, stage_named
 from weaksam.pipeline.settings import RunSettings, without_tags
-from weaksam.pipeline.state import CEILING, Run, open_run, refuse_older, require_finished
+from weaksam.pipeline.state import CEILING, Run, open_run, refuse_older, require_finished, require_usable
 from weaksam.pipeline.summary import StageReport
+from weaksam.pipeline.threads import thread_notes
 from weaksam.stages import STAGE_NAMES
 from weaksam.store.records import HASH_KEY, read_record
 from weaksam.terminal import say
@@ -40,29 +42,33 @@ def run(settings: RunSettings, start: str | None = None, until: str | None = Non
     photos_alone = settings.data.without_tags
     if photos_alone and until != "proposals":
         raise UserError("wanted tags for all but proposals, found data.without_tags=true: remove it, or stop there")
-    opened = open_run(settings)
+    require_usable(settings)
     wanted = STAGE_NAMES[: STAGE_NAMES.index(until) + 1] if until else STAGE_NAMES
     if photos_alone:
         wanted = ("proposals",)
-    elif start:
-        require_finished(opened, STAGE_NAMES[: STAGE_NAMES.index(start)])
+    before = STAGE_NAMES[: STAGE_NAMES.index(start)] if start and not photos_alone else ()
     if worker_rank() > 0:
-        work(opened, [stage for stage in STAGES if stage.name in wanted])
+        work(open_run(settings), [stage for stage in STAGES if stage.name in wanted])
         return {}
-    stages = [stage for stage in STAGES if stage.name in wanted or opened.finished(stage.name)]
-    if settings.ceiling:
-        stages += [stage for stage in _possible_ceilings(opened) if stage.name.removesuffix(CEILING) in wanted]
-    return write_outcome(opened, [_make(opened, stage) for stage in stages])
+    with owning(settings):
+        opened = open_run(settings)
+        require_finished(opened, before)
+        stages = [stage for stage in STAGES if stage.name in wanted or opened.finished(stage.name)]
+        if settings.ceiling:
+            stages += [stage for stage in _possible_ceilings(opened) if stage.name.removesuffix(CEILING) in wanted]
+        return write_outcome(opened, [_make(opened, stage) for stage in stages])
 
 
 def rewrite_report(out: Path) -> dict[str, Any]:
     """Measure the finished stages of the run in ``out`` again and write its metrics and report anew."""
-    run = reopen_run(out)
-    return write_outcome(run, [_make(run, stage) for stage in (*STAGES, *CEILINGS) if run.finished(stage.name)])
+    settings = recorded_settings(out)
+    with owning(settings):
+        run = open_run(settings)
+        return write_outcome(run, [_make(run, stage) for stage in (*STAGES, *CEILINGS) if run.finished(stage.name)])
 
 
-def reopen_run(out: Path) -> Run:
-    """The run in the folder ``out`` with the settings it was made with; `UserError` where there is none."""
+def recorded_settings(out: Path) -> RunSettings:
+    """The settings that the run in the folder ``out`` was made with; `UserError` where there is none."""
     path = out / "run.json"
     if not path.is_file():
         raise UserError(f"wanted the folder of a run, found no run.json in {out}: name the folder given as out=")
@@ -74,12 +80,12 @@ def reopen_run(out: Path) -> Run:
             "settings of that run, which finds its stages finished and writes the record anew (an edited record is "
             f"read once its entry {HASH_KEY} is removed)"
         )
-    return open_run(settings_from(RunSettings, settings, str(path)).model_copy(update={"out": out}))
+    return settings_from(RunSettings, settings, str(path)).model_copy(update={"out": out})
 
 
 def measure_clues(out: Path) -> tuple[clue_figures.ClueFigures, tuple[str, ...]]:
     """Figures of the clues of the run in ``out``, and its classes; `UserError` where they or the truth are missing."""
-    run = reopen_run(out)
+    run = open_run(recorded_settings(out))
     truth = _require_truth(run.truths["train"])
     require_finished(run, ["clues"])
     stage_named("clues").run(run)
@@ -96,16 +102,21 @@ def _require_truth(truth: Truth | None) -> Truth:
 def work(run: Run, stages: Sequence[Stage]) -> None:
     """Worker process (rank above 0): help to fill the stores of each shared stage, once those before it are finished.
 
-    It trains, measures and reports nothing.
+    It trains, measures and reports nothing, and ends where the run's first process dies.
     """
-    for number, stage in enumerate(stages):
-        if not stage.shared:
-            continue
-        for before in stages[:number]:
-            while not run.finished(before.name):
-                time.sleep(POLL_SECONDS)
-            before.run(run)
-        stage.run(run)
+
+    def finished() -> bool:
+        return all(run.finished(stage.name) for stage in stages if stage.shared)
+
+    with joining(run.settings, finished):
+        for number, stage in enumerate(stages):
+            if not stage.shared:
+                continue
+            for before in stages[:number]:
+                while not run.finished(before.name):
+                    time.sleep(POLL_SECONDS)
+                before.run(run)
+            stage.run(run)
 
 
 def _make(run: Run, stage: Stage) -> StageReport:
@@ -115,6 +126,10 @@ def _make(run: Run, stage: Stage) -> StageReport:
     workers = run.num_workers - 1 if stage.shared and not finished and not started_together() else 0
     with helped_by(workers, start_worker, run.settings.model_copy(update={"threads": None}), stage.name):
         run.timed(stage.name, lambda: stage.run(run))
+    for note in thread_notes(run, stage):
+        say(note, error=True)
+        run.context.log.write("threads", stage=stage.name, note=note)
+        run.notes.append(note)
     summary = summarise(run, stage)
     say(f"{stage.name}: {summary.made}; {summary.quality}")
     return StageReport(stage.name, *summary[:2], seconds=run.note(stage.name)["seconds"], figures=summary.figures)

@@ -68,6 +68,8 @@ class Run:
     truths: Mapping[str, Truth | None]
     given_pseudo_gt: Mapping[str, Instances] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the report: what a reader of its figures should know."""
 
     @functools.cached_property
     def segmenter(self) -> Segmenter:
@@ -199,15 +201,11 @@ class Run:
 
 def open_run(settings: RunSettings) -> Run:
     """Read the data, choose the device, seed everything and start the log. Raises `UserError` for bad input."""
-    if settings.data.train.images is None:
-        raise UserError(
-            "wanted a folder of training photos, found none: give --images DIR --tags FILE, or data.train.images=DIR"
-        )
+    require_usable(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     device = pick_device(own_device(settings.device))
     seed_everything(settings.seed)
-    refuse_older(settings.out)
     log = RunLog(settings.out / "log.jsonl" if worker_rank() == 0 else None)
     log.write("run begins", weaksam=__version__)
     train, test = load_splits(settings.data, log)
@@ -228,6 +226,15 @@ def open_run(settings: RunSettings) -> Run:
     rule = settings.pseudo_gt
     is_given = isinstance(rule, GivenPseudoGtSettings) and not settings.data.without_tags
     return Run(settings, context, train, truths, read_given(rule, context.train) if is_given else {})
+
+
+def require_usable(settings: RunSettings) -> None:
+    """`UserError` where ``settings`` lack photos or name a folder that this version does not continue."""
+    if settings.data.train.images is None:
+        raise UserError(
+            "wanted a folder of training photos, found none: give --images DIR --tags FILE, or data.train.images=DIR"
+        )
+    refuse_older(settings.out)
 
 
 def refuse_older(out: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from weaksam.config import UserError
+from weaksam.store.disk_errors import refusal
 
 
 @contextlib.contextmanager
@@ -22,17 +23,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the whole new one, never a part. Raises `UserError` if the disk refuses.
     """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary = path.parent / f".{path.name[:50]}.{os.getpid()}.tmp"  # short enough where the name itself is not
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): free the disk or use another folder"
-        ) from error
+    except Exception as error:  # safetensors and pyarrow have kinds of their own
+        sentence = refusal(path, error)
+        if sentence is None:
+            raise
+        raise sentence from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from weaksam.config import Settings, UserError, fingerprint_of
 from weaksam.store.claims import Claims, locked
@@ -170,7 +171,10 @@ class Store:
 
     @functools.cached_property
     def manifest(self) -> dict[str, Any]:
-        """What the sealed store says of itself: stage, fingerprint, columns, and each part's file, rows, SHA-256."""
+        """What the sealed store says of itself: stage, fingerprint, columns, and each part's file, rows, SHA-256.
+
+        ``threads``: how many the process that sealed it gave to torch, whose sums they round differently.
+        """
         if not self.sealed or self._stated is None:
             raise UserError(self._unsealed_sentence())
         manifest = self._stated
@@ -211,7 +215,8 @@ class Store:
             {"file": file.name, "rows": len(part.image_ids), "sha256": file.sha256}
             for part, file in zip(self.parts, files, strict=True)
         ]
-        manifest = {"format": FORMAT, **self._identity(), "rows": len(self), "parts": parts}
+        manifest = {"format": FORMAT, **self._identity(), "rows": len(self), "threads": torch.get_num_threads()}
+        manifest["parts"] = parts
         others = {path.name: file_sha256(path) for path in sorted(self.folder.glob("[!.]*")) if _is_beside(path)}
         return {**manifest, FILES: others} if others else manifest
 
