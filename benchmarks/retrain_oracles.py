@@ -26,8 +26,8 @@ from weaksam.evaluation.pseudo_gt_kinds import sort_boxes
 from weaksam.evaluation.text import number
 from weaksam.evaluation.voc import VocResult, voc_ap
 from weaksam.pipeline.plan import stage_named, with_backbone
-from weaksam.pipeline.running import reopen_run
-from weaksam.pipeline.state import Run, require_finished
+from weaksam.pipeline.running import recorded_settings
+from weaksam.pipeline.state import Run, open_run, require_finished
 from weaksam.stages import retrain
 from weaksam.structures.instances import Instances
 
@@ -94,7 +94,7 @@ def objects_of_kind(kind: str, truth: Instances, pseudo_gt: Instances) -> torch.
 
 def open_finished(out: Path) -> Run:
     """The run in ``out`` with the results of the stages before the retraining; `UserError` where something lacks."""
-    run = reopen_run(out)
+    run = open_run(recorded_settings(out))
     if run.truths["train"] is None or run.truths["test"] is None:
         raise UserError(
             f"wanted true boxes of the training and the test photos of the run in {out}, found none of one of them: "

@@ -16,7 +16,6 @@ from weaksam.config import UserError, load_settings
 from weaksam.engine.log import RunLog
 from weaksam.pipeline.owning import joining, owning
 from weaksam.pipeline.settings import RunSettings
-from weaksam.store.columns import write_rows
 from weaksam.store.files import atomic_file, write_json_atomic
 from weaksam.store.owner import Owner
 from weaksam.store.weights import save_weights
@@ -105,7 +104,6 @@ def fill(disk: Path) -> Path:
 
 WRITERS = {
     "weights": lambda path: save_weights(path, {"a": torch.zeros(10_000)}),
-    "part": lambda path: write_rows(path, [{"image_id": "a", "t": "x" * 40_000}], {"t": "str"}, {}),
     "json": lambda path: write_json_atomic(path, ["x" * 40_000]),
     "log": lambda path: RunLog(path).write("x" * 40_000),
 }

@@ -14,6 +14,7 @@ from weaksam.pipeline.plan import stage_named
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import Run
 from weaksam.pipeline.threads import thread_notes
+from weaksam.store.records import HASH_KEY
 from weaksam.store.store import Store
 
 
@@ -29,7 +30,8 @@ def sealed_weights(folder: Path) -> Path:
 
 def change_threads(folder: Path, threads: int) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "threads": threads}))
+    manifest = {**json.loads(path.read_text()), "threads": threads}
+    path.write_text(json.dumps({name: value for name, value in manifest.items() if name != HASH_KEY}))
 
 
 def run_with(**results: object) -> Run:
@@ -61,5 +63,7 @@ def test_what_was_made_with_another_number_of_threads_is_named(tmp_path):
 def test_a_seal_that_names_no_threads_says_nothing(tmp_path):
     store = sealed_store(tmp_path / "train-f")
     path = store.folder / "manifest.json"
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "threads"}))
+    path.write_text(
+        json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in ("threads", HASH_KEY)})
+    )
     assert thread_notes(run_with(proposals={"train": store}), stage_named("proposals")) == []
