@@ -228,7 +228,8 @@ def place_of(out: Path) -> str:
         if event["event"] == "run begins":
             events = []
         if event["event"] in ("stage begins", "stage ends"):
-            events.append((event["event"], event["stage"]))
+            ended = event["event"] == "stage ends" and event["finished"]
+            events.append(("stage ends" if ended else "stage begins", event["stage"]))  # a signal ends it unfinished
     if not events:
         return "start"
     if events[-1][0] == "stage begins":
