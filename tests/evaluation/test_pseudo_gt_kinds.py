@@ -20,15 +20,15 @@ def test_each_kind_by_hand():
     assert kind([0, 0, 40, 40]) == "right"
     assert kind([0, 0, 40, 20]) == "right"  # IoU 20 / 40, which is enough
     assert kind([0, 0, 40, 19]) == "part"  # IoU 19 / 40, and all of it lies in the cat
-    assert kind([30, 0, 45, 10]) == "wrong place"  # two thirds of it lie in one cat and one third in the other
+    assert kind([30, 0, 45, 10]) == "wrong_place"  # two thirds of it lie in one cat and one third in the other
     assert kind([0, 0, 80, 40]) == "right"  # IoU 1/2 with each of them
     assert kind([0, 0, 82, 40]) == "group"  # IoU 40 / 82 with each, and both lie in it
-    assert kind([0, 0, 69, 60]) == "wrong place"  # holds one cat and 29 / 40 of the other, too loosely
+    assert kind([0, 0, 69, 60]) == "wrong_place"  # holds one cat and 29 / 40 of the other, too loosely
     assert kind([0, 0, 71, 60]) == "group"  # holds 31 / 40 of the other
-    assert kind([0, 100, 40, 140]) == "wrong class"
+    assert kind([0, 100, 40, 140]) == "wrong_class"
     assert kind([0, 100, 40, 140], label=1) == "right"
-    assert kind([200, 200, 240, 240]) == "wrong place"
-    assert kind([20, 20, 60, 60], label=1) == "wrong place"  # the cats are no part of a dog
+    assert kind([200, 200, 240, 240]) == "wrong_place"
+    assert kind([20, 20, 60, 60], label=1) == "wrong_place"  # the cats are no part of a dog
 
 
 def test_of_two_boxes_on_an_object_the_better_is_right():
@@ -49,7 +49,7 @@ def test_boxes_on_difficult_objects_are_ignored_and_the_objects_too():
 def test_the_empty_cases():
     nothing = Instances.empty()
     assert sort_boxes(TRUTH, nothing).objects == ("missed",) * 3 and sort_boxes(TRUTH, nothing).boxes == ()
-    assert sort_boxes(nothing, TRUTH).boxes == ("wrong place",) * 3 and sort_boxes(nothing, nothing).objects == ()
+    assert sort_boxes(nothing, TRUTH).boxes == ("wrong_place",) * 3 and sort_boxes(nothing, nothing).objects == ()
     assert sort_boxes(nothing, TRUTH).met.tolist() == [-1] * 3
 
 

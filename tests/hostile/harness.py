@@ -68,6 +68,12 @@ def write_dataset(folder: Path) -> None:
     (folder / "results.json").write_text(json.dumps(coco_results()))
 
 
+def sparse(path: Path, num_bytes: int = 6 << 30) -> None:
+    """Write a file that has ``num_bytes`` zero bytes and takes no room on disk."""
+    with path.open("wb") as file:
+        file.truncate(num_bytes)
+
+
 def coco_truth(**annotation: Any) -> dict[str, Any]:
     """A COCO instances file of both photos with a cat and a dog; ``annotation`` changes the first annotation."""
     images = [{"id": i, "file_name": f"{name}.png", "width": 40, "height": 30} for i, name in ((1, "a"), (2, "b"))]

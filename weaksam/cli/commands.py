@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import typer.core
 
-from weaksam.cli import boxes, data, measuring, stages
+from weaksam.cli import boxes, data, measuring, pseudo_gt, stages
 from weaksam.cli.arguments import guarded
 from weaksam.terminal import say
 
@@ -55,7 +55,6 @@ app = group(
         "run": stages.run,
         "proposals": stages.proposals,
         "wsod": stages.up_to("wsod", "Train the weakly supervised detector on tags and proposals."),
-        "pseudo-gt": stages.up_to("pseudo_gt", "Choose the detections that serve as pseudo ground truth."),
         "retrain": stages.up_to("retrain", "Train Faster R-CNN on the pseudo ground truth."),
         "wsis": stages.up_to("wsis", "Turn pseudo boxes into pseudo masks and train Mask R-CNN."),
         "eval": measuring.evaluate,
@@ -76,6 +75,16 @@ app.add_typer(
         cls=_RunByDefault,
     ),
     name="clues",
+)
+choose = stages.up_to("pseudo_gt", "Choose the detections that serve as pseudo ground truth ('run' may be left out).")
+app.add_typer(
+    group(
+        "Choose the detections that serve as pseudo ground truth: pseudo-gt [CONFIG] [key=value]..., measure it: eval, "
+        "or write it as COCO JSON or VOC XML: export.",
+        {"run": choose, "eval": pseudo_gt.evaluate_pseudo_gt, "export": pseudo_gt.export_pseudo_gt},
+        cls=_RunByDefault,
+    ),
+    name="pseudo-gt",
 )
 app.add_typer(
     group(

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from weaksam.config import UserError
 from weaksam.data.images import LIMITS
+from weaksam.regular_files import open_regular
 
+_MOST_NUMBERS = 240_000_000
+"""Numbers in one file of heat maps: 1 GB in float32."""
 SUFFIXES = (".npy", ".png")
 """Endings of heat maps."""
 _GREY = ("1", "L", "I", "I;16", "I;16B", "I;16L")
@@ -42,7 +45,7 @@ def read_heat_maps(path: Path) -> Tensor:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             major, _ = np.lib.format.read_magic(file)
             header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
             shape, _, kind = header(file)
@@ -50,11 +53,14 @@ def _read_npy(path: Path) -> np.ndarray:
             rest = path.stat().st_size - file.tell()
             if kind.hasobject or kind.kind not in "biuf":
                 raise UserError(f"wanted numbers in {path}, found {kind}: save a plain array of floats or integers")
+            if np.prod(shape, dtype=object) > _MOST_NUMBERS:
+                raise UserError(f"wanted at most {_MOST_NUMBERS:,} numbers in {path}, found {shape}: shrink the maps")
             if np.prod(shape, dtype=object) * kind.itemsize != rest:
                 raise UserError(
                     f"wanted the {shape} numbers that {path} says it holds, found {rest} bytes: write it again"
                 )
-        return np.load(path, allow_pickle=False)
+            file.seek(0)
+            return np.load(file, allow_pickle=False)
     except UserError:
         raise
     except (ValueError, OSError, EOFError) as error:
@@ -64,7 +70,7 @@ def _read_npy(path: Path) -> np.ndarray:
 
 def _read_png(path: Path) -> np.ndarray:
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with open_regular(path) as file, Image.open(file, formats=("PNG",)) as image:
             if image.width * image.height > LIMITS.max_pixels:
                 raise UserError(
                     f"wanted a heat map of at most {LIMITS.max_pixels} pixels at {path}, found more: shrink it"

@@ -35,6 +35,11 @@ class PseudoGtResult:
         boxes, hits, truths = sum(self.num_boxes), sum(self.num_hits), sum(self.num_truths)
         return _ratio(hits, boxes), _ratio(hits, truths), boxes
 
+    def mean_overlap(self) -> float:
+        """Mean IoU of the hits of all classes together; nan without any."""
+        summed = sum(mean * hits for mean, hits in zip(self.overlap, self.num_hits, strict=True) if hits)
+        return _ratio(summed, sum(self.num_hits))
+
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them, nan as null, with the protocol in words."""
         precision, recall, number = self.total()

@@ -13,7 +13,7 @@ from weaksam.evaluation.matching import exact_boxes, ignored_truths, overlaps
 from weaksam.structures.boxes import pairwise_ioa
 from weaksam.structures.instances import Instances
 
-BoxKind = Literal["right", "duplicate", "wrong class", "group", "part", "wrong place", "ignored"]
+BoxKind = Literal["right", "duplicate", "wrong_class", "group", "part", "wrong_place", "ignored"]
 BOX_KINDS: tuple[BoxKind, ...] = get_args(BoxKind)
 """Kinds of pseudo boxes, in the order in which they are decided but for ``ignored``; see `sort_boxes`."""
 ObjectKind = Literal["found", "missed", "ignored"]
@@ -40,13 +40,13 @@ def sort_boxes(truth: Instances, boxes: Instances, iou: float = 0.5) -> SortedBo
 
     A box that overlaps the object of its class nearest to it by ``iou`` or more is *ignored* where that object is
     difficult or a crowd, *right* where no better one took the object, else a *duplicate*. Any other box is of the first
-    kind that fits: *wrong class* (it overlaps an object of another class by ``iou`` or more), *group* (at least two
+    kind that fits: *wrong_class* (it overlaps an object of another class by ``iou`` or more), *group* (at least two
     objects of its class lie in it by `INSIDE` of their area), *part* (it lies in an object of its class by `INSIDE` of
-    its area), *wrong place* (all else: beside, loosely around or far from the objects of its class).
+    its area), *wrong_place* (all else: beside, loosely around or far from the objects of its class).
     """
     if len(boxes) == 0 or len(truth) == 0:
         objects = _object_kinds(truth, set())
-        return SortedBoxes(("wrong place",) * len(boxes), objects, torch.full((len(boxes),), -1))
+        return SortedBoxes(("wrong_place",) * len(boxes), objects, torch.full((len(boxes),), -1))
     overlap = overlaps(boxes, truth)  # (N, T)
     same = boxes.labels[:, None] == truth.labels
     own, nearest = overlap.masked_fill(~same, 0).max(dim=1)
@@ -71,7 +71,7 @@ def _wrong_kinds(truth: Instances, boxes: Instances, same: Tensor, fits_other: T
     is_part = ((pairwise_ioa(exact, exact_truth) >= INSIDE) & same).any(dim=1)
     columns = zip(fits_other.tolist(), is_group.tolist(), is_part.tolist(), strict=True)
     return [
-        "wrong class" if other else "group" if group else "part" if part else "wrong place"
+        "wrong_class" if other else "group" if group else "part" if part else "wrong_place"
         for other, group, part in columns
     ]
 
@@ -86,14 +86,24 @@ def _object_kinds(truth: Instances, taken: set[int]) -> tuple[ObjectKind, ...]:
 
 @dataclass(frozen=True)
 class KindCounts:
-    """Number of boxes and objects of each kind by label, and the number of photos.
+    """Number of boxes and objects of each kind by label, at the IoU from which a box is on an object.
 
     ``boxes`` and ``objects`` map each kind to ``num_classes`` counts; a box counts for its own class.
     """
 
     boxes: Mapping[BoxKind, tuple[int, ...]]
     objects: Mapping[ObjectKind, tuple[int, ...]]
-    num_images: int
+    iou: float
+
+    @property
+    def rules(self) -> str:
+        """What the kinds mean, in words."""
+        return (
+            f"at IoU {self.iou:g}, best score first: right, duplicate (on an object that has a better box), wrong "
+            f"class (fits an object of another class), group ({INSIDE:.0%} of two or more objects of its class lie in "
+            f"it), part ({INSIDE:.0%} of it lie in an object of its class), wrong place (all else); ignored: difficult "
+            "or crowd"
+        )
 
     def total(self, kind: BoxKind) -> int:
         """Boxes of one kind, all classes together."""
@@ -108,6 +118,7 @@ class KindCounts:
             "objects": {name: sum(counts) for name, counts in self.objects.items()},
             "boxes_per_class": per_class,
             "objects_per_class": of_objects,
+            "rules": self.rules,
         }
 
 
@@ -127,5 +138,5 @@ def count_kinds(
     return KindCounts(
         {kind: tuple(counts) for kind, counts in boxes.items()},
         {kind: tuple(counts) for kind, counts in objects.items()},
-        len(truths),
+        iou,
     )

@@ -12,6 +12,7 @@ from weaksam.evaluation.coco import coco_ap
 from weaksam.evaluation.corloc import corloc_and_baselines
 from weaksam.evaluation.protocol import AP_IOUS, json_number
 from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
+from weaksam.evaluation.pseudo_gt_kinds import count_kinds
 from weaksam.evaluation.recall import proposal_recall
 from weaksam.evaluation.settings import EvaluationSettings
 from weaksam.evaluation.truth import Truth
@@ -83,5 +84,8 @@ def corloc_figures(truth: Truth, detections: Detections, proposals: Mapping[str,
 
 
 def pseudo_figures(truth: Truth, pseudo_gt: Detections, geometry: Literal["boxes", "masks"] = "boxes") -> Figures:
-    """Precision, recall and number of pseudo boxes or pseudo masks."""
-    return pseudo_gt_quality(truth.instances, truth.only(pseudo_gt), truth.num_classes, geometry=geometry).as_dict()
+    """Precision, recall and number of pseudo boxes or pseudo masks, per photo too; of boxes also their kinds."""
+    arguments = (truth.instances, truth.only(pseudo_gt), truth.num_classes)
+    figures = pseudo_gt_quality(*arguments, geometry=geometry).as_dict()
+    figures["per_photo"] = figures["number"] / len(truth.instances)
+    return figures if geometry == "masks" else {**figures, "kinds": count_kinds(*arguments).as_dict()}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from weaksam.evaluation.clue_figures import ALL, ClueFigures
 from weaksam.evaluation.clues import ClueResult
 from weaksam.evaluation.protocol import AP_IOUS
+from weaksam.evaluation.pseudo_gt import PseudoGtResult
+from weaksam.evaluation.pseudo_gt_figures import PseudoGtFigures
+from weaksam.evaluation.pseudo_gt_kinds import BOX_KINDS, OBJECT_KINDS, KindCounts
 from weaksam.evaluation.recall import RecallResult
 from weaksam.evaluation.recall_files import AR_COUNTS, IOUS, RecallReport
 from weaksam.evaluation.voc import MASK_IOUS
@@ -161,3 +164,49 @@ def clue_text(figures: ClueFigures, classes: Sequence[str]) -> str:
 def _point_cells(result: ClueResult) -> tuple[str, ...]:
     shares = (result.inside, result.top_inside, result.points_per_object, result.hit)
     return (str(result.num_points), *map(number, shares))
+
+
+# weaksam pseudo-gt eval
+
+
+def pseudo_gt_text(figures: PseudoGtFigures) -> str:
+    """How many boxes there are, and a row per class and for all: counts and, with a truth, quality and kinds."""
+    num_full = figures.num_photos - figures.num_empty
+    number_of = sum(figures.num_boxes)
+    lines = [
+        f"{number_of} boxes on {num_full} of {figures.num_photos} photos, {number(figures.per_photo)} a photo; "
+        f"{figures.num_empty} photos without any",
+        "",
+    ]
+    header = ["class", "boxes", "a photo with some"]
+    rows = [
+        [class_name, str(figures.num_boxes[label]), number(figures.per_photo_of(label))]
+        for label, class_name in enumerate(figures.classes)
+    ]
+    rows.append(["all", str(number_of), number(number_of / num_full if num_full else None)])
+    if figures.quality is not None and figures.kinds is not None:
+        header += ["precision", "recall", "IoU", *(kind.replace("_", " ") for kind in BOX_KINDS)]
+        header += ["objects:", *OBJECT_KINDS]
+        columns = _truth_columns(figures.quality, figures.kinds, len(figures.classes))
+        rows = [[*row, *more] for row, more in zip(rows, columns, strict=True)]
+    lines += [*table_lines(header, rows), "", *figures.notes]
+    if figures.quality is not None and figures.kinds is not None:
+        lines += [f"protocol: {figures.quality.protocol}", f"kinds: {figures.kinds.rules}"]
+    return "\n".join(lines)
+
+
+def _truth_columns(quality: PseudoGtResult, kinds: KindCounts, num_classes: int) -> list[list[str]]:
+    """Precision, recall, mean IoU and the counts of each kind, of every class and then of all."""
+
+    def counts(pick: Callable[[Sequence[int]], int]) -> list[str]:
+        of_objects = [pick(values) for values in kinds.objects.values()]
+        boxes = [pick(values) for values in kinds.boxes.values()]
+        return list(map(str, [*boxes, sum(of_objects), *of_objects]))
+
+    rows = [
+        [number(values[label]) for values in (quality.precision, quality.recall, quality.overlap)]
+        + counts(lambda values, label=label: values[label])
+        for label in range(num_classes)
+    ]
+    precision, recall, _ = quality.total()
+    return [*rows, [number(precision), number(recall), number(quality.mean_overlap()), *counts(sum)]]

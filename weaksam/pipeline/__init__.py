@@ -1,7 +1,18 @@
 """Run the stages of the method in order."""
 
 from weaksam.pipeline.plan import CEILINGS, STAGES, Stage
+from weaksam.pipeline.pseudo_gt import export_pseudo_gt, measure_pseudo_gt
 from weaksam.pipeline.running import measure_clues, rewrite_report, run
 from weaksam.pipeline.verifying import verify_run
 
-__all__ = ["CEILINGS", "STAGES", "Stage", "measure_clues", "rewrite_report", "run", "verify_run"]
+__all__ = [
+    "CEILINGS",
+    "STAGES",
+    "Stage",
+    "export_pseudo_gt",
+    "measure_clues",
+    "measure_pseudo_gt",
+    "rewrite_report",
+    "run",
+    "verify_run",
+]

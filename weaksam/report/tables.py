@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weaksam.evaluation.protocol import AP_IOUS
+from weaksam.evaluation.pseudo_gt_kinds import BOX_KINDS
 from weaksam.evaluation.text import ap_by_iou, headline_ious, number
 
 DETECTORS = (
@@ -120,7 +121,7 @@ def corloc_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def pseudo_gt_table(metrics: Mapping[str, Any]) -> Table:
-    """Precision, recall and number of the pseudo ground truth: adaptive, top-1, and their masks."""
+    """Precision, recall, number and kinds of the pseudo ground truth: as trained on, top-1, and their masks."""
     figures = {**figures_of(metrics, "pseudo_gt"), **figures_of(metrics, "wsis")}
     names = (("as trained on", "train_chosen"), ("top-1", "train_top1"), ("as masks", "train_pseudo_masks"))
     rows = [
@@ -129,14 +130,24 @@ def pseudo_gt_table(metrics: Mapping[str, Any]) -> Table:
             number(figures[name]["precision"]),
             number(figures[name]["recall"]),
             str(figures[name]["number"]),
+            number(figures[name].get("per_photo")),
+            *_kind_cells(figures[name].get("kinds")),
             str(sum(of_class["num_truths"] for of_class in figures[name]["per_class"])),
         ]
         for label, name in names
         if figures.get(name)
     ]
-    return Table(
-        "Pseudo ground truth", ["chosen", "precision", "recall", "number", "true objects"], rows, "At IoU 0.5, train."
-    )
+    columns = ["chosen", "precision", "recall", "number", "a photo"]
+    columns += [*(kind.replace("_", " ") for kind in BOX_KINDS), "missed objects", "true objects"]
+    text = "On the training photos at IoU 0.5; every box and every object is of one kind."
+    return Table("Pseudo ground truth", columns, rows, text)
+
+
+def _kind_cells(kinds: Mapping[str, Any] | None) -> list[str]:
+    """Number of boxes of each kind, and of missed objects; dashes for masks, which are not sorted."""
+    if kinds is None:
+        return ["-"] * (len(BOX_KINDS) + 1)
+    return [*(str(kinds["boxes"][kind]) for kind in BOX_KINDS), str(kinds["objects"]["missed"])]
 
 
 def class_table(metrics: Mapping[str, Any]) -> Table:

@@ -71,11 +71,16 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
+    digest = hashlib.sha256()
+    hash_file(digest, path)
+    return digest.hexdigest()
+
+
+def hash_file(digest: hashlib._Hash, path: Path) -> None:
+    """Add a file's bytes to ``digest``, a MiB at a time."""
     with open(path, "rb") as file:
-        digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return digest.hexdigest()
 
 
 class ChangedFile(UserError):

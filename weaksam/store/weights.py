@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from weaksam.config import UserError
+from weaksam.regular_files import open_regular
 from weaksam.store.files import atomic_file, same_bytes
+from weaksam.store.weight_headers import refuse_claims, refuse_wild_header, refuse_zip_bomb
 
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02")
 """First bytes of torch's zip file, and of its older format."""
@@ -91,7 +93,8 @@ def _checked_state(path: Path, what: str) -> dict[str, Tensor]:
     head = check_weights(path, what)
     is_torch = head.startswith(_TORCH_STARTS)
     try:
-        state = _read_torch(path) if is_torch else _read_safetensors(path)
+        state = _read_torch(path, head) if is_torch else _read_safetensors(path)
+        refuse_claims(state, path.stat().st_size)
     except Exception as error:  # torch and safetensors raise many kinds for a file that is not what it seems
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
         raise UserError(
@@ -135,7 +138,7 @@ def check_weights(path: Path, what: str) -> bytes:
     """
     if not path.is_file():
         raise UserError(f"The weights of {what} were looked for in {path}, which is not a file: correct the path.")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(512)
     problem = _not_weights(head)
     if problem is not None:
@@ -151,6 +154,8 @@ def _not_weights(head: bytes) -> str | None:
         return "is empty"
     if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", head, re.IGNORECASE):
         return "is a web page"
+    if head[257:262] == b"ustar":
+        return "is a tar file, as very old versions of torch wrote,"
     return "is a pointer of Git LFS" if head.startswith(b"version https://git-lfs") else None
 
 
@@ -212,11 +217,14 @@ def _named_by(key: str, names: Sequence[str]) -> bool:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    refuse_wild_header(path)
     with safe_open(path, framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path, head: bytes) -> dict[str, Tensor]:
+    if head.startswith(b"PK"):
+        refuse_zip_bomb(path)
     with torch.serialization.safe_globals(_PLAIN_RECORDS):
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     for key in _NESTED_KEYS:
@@ -224,4 +232,5 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     if not isinstance(loaded, dict):
         raise ValueError("it holds no dictionary of tensors")
-    return {str(key).removeprefix("module."): value for key, value in loaded.items() if isinstance(value, Tensor)}
+    named = {key: value for key, value in loaded.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return {key.removeprefix("module."): value.detach() for key, value in named.items()}

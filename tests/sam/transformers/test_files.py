@@ -240,7 +240,7 @@ def test_torch_files_are_read_as_tensors_only(copy_of):
     assert all(torch.equal(state_read[name], expected[name]) for name in expected)
     whole = (path / "pytorch_model.bin").read_bytes()
     (path / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
-    assert "could not be read" in refusal(path)
+    assert "not a readable torch file" in refusal(path)
     torch.save({"mask_decoder.iou_token.weight": Trap()}, path / "pytorch_model.bin")
     assert "could not be read" in refusal(path)
 
@@ -251,3 +251,14 @@ def test_edgetam_without_timm_says_what_to_install(copy_of, monkeypatch, tmp_pat
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     monkeypatch.setitem(sys.modules, "timm", None)
     assert "pip install timm" in refusal(tmp_path)
+
+
+def test_a_config_that_asks_for_far_more_than_its_weights_is_refused_unbuilt(copy_of):
+    path = copy_of("sam")
+    config = json.loads((path / "config.json").read_text())
+    config["vision_config"] |= {"mlp_dim": 900_000, "hidden_size": 12_000, "num_attention_heads": 2}
+    (path / "config.json").write_text(json.dumps(config))
+    assert "give weights and description of the same network" in refusal(path)
+    config["vision_config"]["num_hidden_layers"] = 10**6
+    (path / "config.json").write_text(json.dumps(config))
+    assert "'num_hidden_layers' in config.json" in refusal(path)

@@ -15,7 +15,9 @@ from weaksam.data.class_names import note_look_alikes
 from weaksam.data.findings import Findings
 from weaksam.data.formats.voc_xml import XmlImage, parse_xml
 from weaksam.data.image_entries import composed
+from weaksam.data.images import LIMITS
 from weaksam.data.sizes import size_problem
+from weaksam.regular_files import open_regular
 from weaksam.store.files import atomic_file
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
@@ -55,8 +57,14 @@ def read_annotations(folder: Path, findings: Findings | None = None) -> Annotati
 def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
     """Write one XML per image of ``dataset`` into ``folder``; an image that is not in ``instances`` gets no objects.
 
-    Corners are rounded to whole pixels, as VOC has no others; masks and scores are not written.
+    Corners are rounded to whole pixels, as VOC has no others; masks and scores are not written. Photos in sub-folders
+    get their XML in sub-folders. Raises `UserError` where two photos differ by their ending alone.
     """
+    paths = {sample.image_id: folder / Path(sample.image_id).with_suffix(".xml") for sample in dataset}
+    if len(set(paths.values())) < len(paths):
+        raise UserError(
+            f"wanted a name of its own for each XML in {folder}, found photos that differ by their ending: rename one"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for sample in dataset.samples:
         root = ElementTree.Element("annotation")
@@ -70,7 +78,8 @@ def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, In
             ElementTree.SubElement(obj, "difficult").text = str(int(difficult))
             _append_numbers(obj, "bndbox", {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2})
         ElementTree.indent(root)
-        with atomic_file(folder / Path(sample.image_id).with_suffix(".xml").name) as temporary:
+        paths[sample.image_id].parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(paths[sample.image_id]) as temporary:
             ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
 
 
@@ -152,7 +161,9 @@ def _append_numbers(parent: ElementTree.Element, tag: str, numbers: Mapping[str,
 def _indices(path: Path) -> np.ndarray:
     """Palette indices (or grey values) ``(H, W)`` of a label picture."""
     try:
-        with Image.open(path, formats=("PNG", "BMP")) as picture:
+        with open_regular(path) as file, Image.open(file, formats=("PNG", "BMP")) as picture:
+            if picture.width * picture.height > LIMITS.max_pixels:
+                raise ValueError(f"of {picture.width} x {picture.height} pixels, over {LIMITS.max_pixels:,}")
             indices = np.asarray(picture)
     except FileNotFoundError:
         raise UserError(f"wanted a label picture at {path}, found nothing there: check the path") from None

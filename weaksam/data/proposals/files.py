@@ -46,6 +46,9 @@ _TABLE_SCHEMA = pa.schema(
 """Columns of a flat table, one line per box."""
 _IMAGES_KEY = b"weaksam_images"
 """Where a flat table's metadata names all its images, as JSON."""
+MOST_LINES = 20_000_000
+"""Lines of a flat table that are read; its boxes are all in memory at once, 150 bytes each."""
+MOST_TABLE_BYTES = 1 << 30
 _ROWS_AT_ONCE = 65536
 """Lines of a flat table that are written together."""
 
@@ -237,7 +240,9 @@ def read_flat_table(path: Path, findings: Findings | None = None) -> ProposalsBy
     """
     try:
         with open_regular(path) as file:
-            table = pq.read_table(file)
+            parquet = pq.ParquetFile(file)
+            _refuse_large_table(parquet.metadata, path)
+            table = parquet.read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
@@ -259,6 +264,17 @@ def read_flat_table(path: Path, findings: Findings | None = None) -> ProposalsBy
     for name, lines in _lines_by_image(_image_ids(table, path)).items():
         proposals[name] = _flat_rows(numbers, lines)
     return proposals
+
+
+def _refuse_large_table(metadata: pq.FileMetaData, path: Path) -> None:
+    """`UserError` for a flat table that says to have more lines, columns or bytes than are read."""
+    num_bytes = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    sizes = ((metadata.num_rows, MOST_LINES, "lines"), (metadata.num_columns, 1000, "columns"))
+    for number, most, noun in (*sizes, (num_bytes, MOST_TABLE_BYTES, "bytes once unpacked")):
+        if number > most or number < 0:
+            raise UserError(
+                f"wanted a table of at most {most:,} {noun} at {path}, found {number:,}: split it, or give a store"
+            )
 
 
 def _numbers_in(table: pa.Table, name: str, path: Path) -> np.ndarray:

@@ -29,6 +29,8 @@ INCLUSIVE_LAYOUTS = frozenset({"wetectron", "detectron"})
 """Layouts whose own code computes widths as ``x2 - x1 + 1``."""
 _ID_KEYS = ("indexes", "ids")
 _SCORE_KEYS = ("scores", "objectness_logits")
+MOST_BOXES = 20_000_000
+"""Boxes of one file that are read."""
 _WANTED = "a proposal pickle of wetectron, mmdet or detectron"
 
 
@@ -81,9 +83,12 @@ def read_foreign_proposals(path: Path, layout: Layout | None = None, corners: Co
     inclusive = corners == "inclusive" or (corners == "auto" and content_layout in INCLUSIVE_LAYOUTS and not modern)
     xywh = isinstance(content, Mapping) and _is_xywh(content, path)
     images: list[tuple[Key | None, Proposals]] = []
-    num_dropped = 0
+    num_dropped, num_boxes = 0, 0
     for key, image_boxes, image_scores in zip(keys, boxes, scores, strict=True):
         where = f"image {len(images) if key is None else key} of {path}"
+        num_boxes += len(image_boxes) if isinstance(image_boxes, (np.ndarray, list, tuple)) else 0
+        if num_boxes > MOST_BOXES:
+            raise UserError(f"wanted at most {MOST_BOXES:,} boxes in {path}, found more: split the file")
         proposals, num_bad = _proposals(image_boxes, image_scores, inclusive, xywh, where)
         images.append((key, proposals))
         num_dropped += num_bad
@@ -178,8 +183,15 @@ def _proposals(boxes: Any, scores: Any, inclusive: bool, xywh: bool, where: str)
     return Proposals.of(corners[good], score[good]), int((~good).sum())
 
 
+def _is_nested(row: Any) -> bool:
+    """Whether a row of a table is long or holds lists: shared ones may unfold to more than fits into memory."""
+    return isinstance(row, (list, tuple)) and (len(row) > 64 or any(isinstance(item, (list, tuple)) for item in row))
+
+
 def _numbers(value: Any, where: str) -> np.ndarray:
     """The value as float64, so that uint16 cannot overflow."""
+    if isinstance(value, (list, tuple)) and any(map(_is_nested, value)):
+        raise UserError(f"wanted a table of numbers for {where}, found lists nested deeper: the file is broken")
     try:
         return np.array(value, dtype=np.float64)
     except (TypeError, ValueError):

@@ -13,6 +13,7 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.models.backbones.colours import IMAGENET, ColourSettings, ColoursOfWeights, ImageNetColours, levels
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.sam.nano.segmenter import BUNDLED
+from weaksam.store.files import hash_file
 from weaksam.store.listed_files import listed_bytes
 from weaksam.store.weights import load_state
 
@@ -31,7 +32,7 @@ def backbone_fingerprint(settings: BackboneSettings) -> str:
         path = Path(settings.weights)
         if not path.is_file():
             raise UserError(f"The weights of backbone {settings.name} were looked for in {path}, which is not a file.")
-        digest.update(path.read_bytes())
+        hash_file(digest, path)
     if settings.adapted is not None:
         digest.update(listed_bytes(settings.adapted))
     colours = input_colours(settings)

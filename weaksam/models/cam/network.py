@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from weaksam.config import UserError, nearest
 from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.weights import published_colours
+from weaksam.store.files import hash_file
 from weaksam.store.weights import load_into, load_state
 
 _TRANSFORMERS = ("vit_", "swin_", "maxvit_")
@@ -62,7 +63,7 @@ def cam_network_fingerprint(name: str, weights: str) -> str:
         path = Path(weights)
         if not path.is_file():
             raise UserError(f"The weights of {name} were looked for in {path}, which is not a file: correct the path.")
-        digest.update(path.read_bytes())
+        hash_file(digest, path)
     return digest.hexdigest()
 
 

@@ -21,11 +21,14 @@ from weaksam.models.weaktr.transformer_files import (
     transformer_files,
 )
 from weaksam.models.weaktr.vit import VitShape
-from weaksam.sam.transformers.files import names_transformers_model
+from weaksam.sam.transformers.files import first_line, names_transformers_model
+from weaksam.store.files import hash_file
+from weaksam.store.weight_headers import described_numbers, refuse_larger_network
 from weaksam.store.weights import load_into, load_state, read_metadata, save_weights
 
 _FUSION = "adaptive_attention_fusion."
 _HEADS = ("head.", "head_dist.")
+_MOST_BLOCKS = 1000
 _UNUSED_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 """Numbers between 1 and 90 that no category of COCO has."""
 
@@ -37,6 +40,19 @@ def load_weaktr(settings: WeakTrSettings, num_classes: int, *, trained: bool = F
         UserError: the weights cannot be read, are of no vision transformer, or of a WeakTr with another fusion or
             another number of classes.
     """
+    try:
+        return _loaded(settings, num_classes, trained)
+    except UserError:
+        raise
+    except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        raise UserError(
+            f"wanted a plain vision transformer (DeiT or WeakTr) in {settings.weights}, found tensors of other names "
+            f"or shapes ({first_line(error)}): give another file, or the folder of a model of transformers"
+        ) from error
+
+
+def _loaded(settings: WeakTrSettings, num_classes: int, trained: bool) -> WeakTr:
+    """`load_weaktr`, for weights whose tensors have the number of axes that they should."""
     path = Path(settings.weights)
     is_model = names_transformers_model(path)
     state = {} if is_model or settings.weights == "none" else load_state(path, "WeakTr")
@@ -80,7 +96,10 @@ def weaktr_fingerprint(settings: WeakTrSettings) -> str:
     if settings.weights != "none":
         path = Path(settings.weights)
         for file in transformer_files(path) if names_transformers_model(path) else (path,):
-            digest.update(file.read_bytes() if file.is_file() else str(file).encode())
+            if file.is_file():
+                hash_file(digest, file)
+            else:
+                digest.update(str(file).encode())
     return digest.hexdigest()
 
 
@@ -107,9 +126,21 @@ def _whole_network(
     shape = saved or _shape_of(state, num_classes, _heads_of_fusion(state, settings))
     if "reg_token" in state:
         shape = replace(shape, num_registers=state["reg_token"].shape[1])
-    model = WeakTr(shape, num_classes, fusion, settings.drop_path)
+    model = _built(shape, num_classes, fusion, settings, state)
     load_into(model, state, f"WeakTr with {num_classes} classes")
     return model
+
+
+def _built(
+    shape: VitShape, num_classes: int, fusion: FusionShape, settings: WeakTrSettings, state: Mapping[str, Tensor]
+) -> WeakTr:
+    """The network with random weights; `UserError` where it would be far larger than the weights given, ``state``."""
+    if shape.depth > _MOST_BLOCKS:
+        raise UserError(f"wanted at most {_MOST_BLOCKS} blocks in {settings.weights}, found {shape.depth}: give a ViT")
+    num_held = sum(tensor.numel() for tensor in state.values())
+    num_described = described_numbers(lambda: WeakTr(shape, num_classes, fusion, settings.drop_path))
+    refuse_larger_network(num_described, num_held, "WeakTr", f"the shape in {settings.weights}")
+    return WeakTr(shape, num_classes, fusion, settings.drop_path)
 
 
 def _with_slots(settings: WeakTrSettings, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -187,7 +218,7 @@ def _around_transformer(
 ) -> WeakTr:
     """A network whose transformer is ``state`` of one class token, repeated for every class as published."""
     fusion = FusionShape.of(settings.fusion, shape, settings.reduction, settings.feature_reduction)
-    model = WeakTr(shape, num_classes, fusion, settings.drop_path)
+    model = _built(shape, num_classes, fusion, settings, state)
     state = dict(state)
     state["cls_token"] = state["cls_token"].repeat(1, num_classes, 1)
     if shape.grid:

@@ -15,6 +15,7 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.models.backbones.colours import IMAGENET_MEAN, IMAGENET_STD
 from weaksam.models.weaktr.vit import VitShape
+from weaksam.sam.transformers.bounds import refuse_larger_config, refuse_wild_config
 from weaksam.sam.transformers.files import ModelSource, first_line, read_json, weight_files
 from weaksam.sam.transformers.models import quiet_transformers
 
@@ -73,8 +74,11 @@ def read_transformer(weights: Path) -> tuple[dict[str, Tensor], VitShape]:
             f"wanted a plain vision transformer ({', '.join(CLASSES)}) in {source.name}, found model_type "
             f"{model_type!r} in its config.json: give another model"
         )
-    weight_files(source)
+    refuse_wild_config(config, source)
+    paths = weight_files(source)
     with quiet_transformers():
+        class_ = getattr(import_module("transformers"), CLASSES[model_type])
+        refuse_larger_config(class_, source, paths, model_type)
         network = _read_network(source, CLASSES[model_type])
     shape = _shape(network.config, source)
     state = _own_names(network.state_dict(), shape)

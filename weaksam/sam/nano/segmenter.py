@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,11 +19,14 @@ from weaksam.sam.nano.frame import FRAME_SIZE, areas, frame_size, framed, stabil
 from weaksam.sam.nano.model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid, folded
 from weaksam.sam.prompts import PADDING, Prompts
 from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, boxes_in_photo
+from weaksam.store.files import file_sha256
+from weaksam.store.weight_headers import described_numbers, refuse_larger_network
 from weaksam.store.weights import load_into, load_state, read_metadata
 
 BUNDLED = Path(__file__).parents[1] / "weights" / "sam_nano.safetensors"
 PROMPTS_AT_ONCE = 64  # decoded
 MASKS_AT_ONCE = 24  # enlarged and measured: 1.5 MiB of logits
+_MOST_BLOCKS = 64
 MIN_SLOTS = 3  # the decoder was trained with three prompt slots
 
 
@@ -67,9 +69,14 @@ class SamNano:
         """
         path = BUNDLED if weights is None else Path(weights)
         state = load_state(path, "sam_nano")
-        model = NanoSam(read_architecture(path))
+        architecture = read_architecture(path)
+        num_held = sum(tensor.numel() for tensor in state.values())
+        refuse_larger_network(
+            described_numbers(lambda: NanoSam(architecture)), num_held, "sam_nano", "its architecture"
+        )
+        model = NanoSam(architecture)
         load_into(model, state, "sam_nano", allow_missing=(".num_batches_tracked",))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_sha256(path)
         fingerprint = fingerprint_of({"algorithm": "sam_nano-1", "weights": digest, "frame": FRAME_SIZE})
         return cls(model, fingerprint, device, fast=fast)
 
@@ -175,7 +182,11 @@ def read_architecture(path: Path) -> Architecture:
     """The architecture stored in a sam_nano weights file; a file without one is a ``UserError``."""
     stored = read_metadata(path).get("architecture")
     if isinstance(stored, dict) and set(stored) <= {field.name for field in fields(Architecture)}:
-        return Architecture(**stored)
+        architecture = Architecture(**stored)
+        encoder, *sizes = astuple(architecture)
+        sound = encoder in ("conv", "vit") and all(isinstance(size, int) and 0 < size <= 4096 for size in sizes)
+        if sound and architecture.depth <= _MOST_BLOCKS:
+            return architecture
     raise UserError(
         f"sam_nano wants weights that tools/train_sam_nano.py wrote, but {path} holds those of another model: give "
         "its sam_nano.safetensors, or set segmenter.family=segment_anything for SAM's own weights."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 
 from weaksam.config import UserError
+from weaksam.store.weight_headers import refuse_larger_network
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 DECODER_HEADS = 8  # the one number of the architecture that no tensor shape tells
@@ -56,6 +58,11 @@ def infer_architecture(state: Mapping[str, Tensor], path: Path) -> SamArchitectu
             f"segment-anything weights were wanted in {path}, but among its {len(state)} tensors there is no "
             f"{error.args[0]!r}: give an official sam_vit_b, sam_vit_l or sam_vit_h .pth file."
         ) from None
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise UserError(
+            f"segment-anything weights were wanted in {path}, but its tensors have the shapes of no such model: give "
+            "an official sam_vit_b, sam_vit_l or sam_vit_h .pth file."
+        ) from None
 
 
 def _infer(state: Mapping[str, Tensor]) -> SamArchitecture:
@@ -91,8 +98,11 @@ def _count(state: Mapping[str, Tensor], prefix: str) -> int:
     return len(modules)
 
 
-def build_sam(architecture: SamArchitecture) -> Sam:
-    """segment-anything's own classes at this size, on the CPU, with memory but without values for the weights."""
+def build_sam(architecture: SamArchitecture, num_held: int | None = None) -> Sam:
+    """segment-anything's own classes at this size, on the CPU, with memory but without values for the weights.
+
+    Raises `UserError` where that is far more memory than for the ``num_held`` numbers of a checkpoint.
+    """
     a = architecture
     grid = a.image_size // a.patch_size
     with torch.device("meta"):
@@ -116,6 +126,10 @@ def build_sam(architecture: SamArchitecture) -> Sam:
             iou_head_depth=a.iou_depth,
             iou_head_hidden_dim=a.iou_hidden,
         )
+    if num_held is not None:
+        parameters = itertools.chain(*(part.parameters() for part in (encoder, prompts, decoder)))
+        num_described = sum(parameter.numel() for parameter in parameters)
+        refuse_larger_network(num_described, num_held, architecture.name, "the shape of its tensors")
     for part in (encoder, prompts, decoder):
         part.to_empty(device="cpu")
     return Sam(encoder, prompts, decoder, list(PIXEL_MEAN), list(PIXEL_STD))

@@ -105,7 +105,7 @@ class SegmentAnything:
         """
         state = load_state(path, "segment-anything")
         architecture = infer_architecture(state, path)
-        sam = build_sam(architecture)
+        sam = build_sam(architecture, sum(tensor.numel() for tensor in state.values()))
         load_into(sam, state, architecture.name)
         fingerprint = f"{architecture.name}-{file_sha256(path)}"
         return cls(sam.to(device), architecture.name, fingerprint, decoding, precision, compiled=compiled)

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import safe_open
 
 from weaksam.config import UserError
+from weaksam.store.weight_headers import refuse_wild_header, refuse_zip_bomb
 from weaksam.store.weights import check_weights
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
@@ -120,15 +121,29 @@ def _listed(source: ModelSource, name: str) -> tuple[Path, ...]:
 
 
 def _check(path: Path, source: ModelSource) -> None:
-    check_weights(path, source.name)
+    head = check_weights(path, source.name)
     if path.suffix != ".safetensors":
+        _check_torch(path, head, source)
         return
     try:
+        refuse_wild_header(path)
         with safe_open(path, framework="pt") as file:  # compares the header with the length of the file
             file.keys()
     except Exception as error:  # safetensors' own kind, which is no ValueError
         raise UserError(
             f"The weights of {source.name} were looked for in {path}, which is not a readable safetensors file "
+            f"({first_line(error)}): download it again."
+        ) from None
+
+
+def _check_torch(path: Path, head: bytes, source: ModelSource) -> None:
+    """`UserError` for a torch file that would unpack to more than it is; torch checks the rest itself."""
+    try:
+        if head.startswith(b"PK"):
+            refuse_zip_bomb(path)
+    except Exception as error:  # zipfile raises its own kind, and others for broken tables
+        raise UserError(
+            f"The weights of {source.name} were looked for in {path}, which is not a readable torch file "
             f"({first_line(error)}): download it again."
         ) from None
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from weaksam.config import UserError, fingerprint_of
 from weaksam.sam.protocol import NUM_MASKS
+from weaksam.sam.transformers.bounds import refuse_larger_config, refuse_wild_config
 from weaksam.sam.transformers.files import ModelSource, first_line, read_json, weight_files
 from weaksam.sam.transformers.sam_hq import repair_sam_hq
 from weaksam.store.files import file_sha256
@@ -85,8 +86,10 @@ def load_model(source: ModelSource) -> HfModel:
     config = read_json(source, "config.json")
     family = family_of(config, source)
     preprocessing = read_preprocessing(source)
+    refuse_wild_config(config, source)
     paths = weight_files(source)
     with quiet_transformers():
+        refuse_larger_config(_class(family.network, source), source, paths, family.name)
         network = _read_network(family, source)
         processor = _read_processor(family, source, preprocessing)
     image_size = _check_sizes(network.config, processor, family, source)

@@ -1,0 +1,93 @@
+"""Measure and export pseudo ground truth: that of a run, or of a file of any tool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weaksam.config import UserError
+from weaksam.data.formats.coco import write_instances
+from weaksam.data.formats.voc import write_annotations
+from weaksam.data.given_boxes import read_given_boxes
+from weaksam.evaluation.file_inputs import truth_dataset
+from weaksam.evaluation.pseudo_gt_figures import PseudoGtFigures, pseudo_gt_figures
+from weaksam.pipeline.running import reopen_run
+from weaksam.pipeline.state import require_finished
+from weaksam.structures.dataset import Dataset
+from weaksam.structures.instances import Instances
+
+
+@dataclass(frozen=True)
+class BoxSource:
+    """Pseudo boxes by image id, the photos they are of, and their true objects where these are known."""
+
+    dataset: Dataset
+    boxes: Mapping[str, Instances]
+    truths: Mapping[str, Instances]
+    image_ids: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def open_boxes(
+    source: Path, truth: Path | None = None, images: Path | None = None, classes: Sequence[str] | None = None
+) -> BoxSource:
+    """The pseudo ground truth of the run in the folder ``source``, or of a file or folder in a format of annotations.
+
+    ``truth``: true boxes; a run's own where it is None. ``images``, ``classes``: as for `truth_dataset`; a run has its
+    own. Raises `UserError`, also where the run's pseudo ground truth is not finished.
+    """
+    if (source / "run.json").is_file() or (source / "pseudo_gt").is_dir():
+        return _of_run(source, truth)
+    dataset, counted, notes = truth_dataset(source if truth is None else truth, images, classes=classes)
+    if truth is None:
+        return BoxSource(dataset, dataset.truths, {}, counted, notes)
+    truths = {image_id: dataset.truths[image_id] for image_id in counted}
+    return BoxSource(dataset, read_given_boxes(source, dataset), truths, counted, notes)
+
+
+def _of_run(out: Path, truth: Path | None) -> BoxSource:
+    """The pseudo ground truth of a run's training photos, from the file that its stage wrote."""
+    run = reopen_run(out)
+    require_finished(run, ["pseudo_gt"])
+    dataset = run.context.train
+    boxes = read_given_boxes(out / "pseudo_gt" / "train.json", dataset)
+    truths = run.true_train.truths if truth is None else read_given_boxes(truth, dataset)
+    return BoxSource(dataset, boxes, truths, dataset.image_ids)
+
+
+def measure_pseudo_gt(
+    source: Path,
+    truth: Path | None = None,
+    images: Path | None = None,
+    classes: Sequence[str] | None = None,
+    iou: float = 0.5,
+) -> PseudoGtFigures:
+    """Figures of pseudo ground truth, see `open_boxes`; without any true boxes the counts alone."""
+    opened = open_boxes(source, truth, images, classes)
+    arguments = (opened.boxes, opened.image_ids, opened.dataset.classes, opened.truths)
+    return pseudo_gt_figures(*arguments, iou=iou, notes=opened.notes)
+
+
+def export_pseudo_gt(source: Path, out: Path, images: Path | None = None) -> str:
+    """Write pseudo ground truth as COCO JSON (``out`` ends in .json) or as a folder of VOC XML; says what it wrote.
+
+    Every photo is in it, one without a box too. Raises `UserError` where ``out`` is a file of another kind, and for
+    photos of unknown size, which VOC and COCO both state.
+    """
+    as_json = out.suffix.lower() == ".json"
+    if not as_json and (out.suffix or out.is_file()):
+        raise UserError(f"wanted a .json file (COCO) or a folder (VOC XML) to write, found {out}: name one of these")
+    opened = open_boxes(source, None, images)
+    unsized = [sample.image_id for sample in opened.dataset if 0 in sample.size]
+    if unsized:
+        raise UserError(
+            f"wanted the sizes of all {len(opened.dataset)} photos of {source}, found none for {unsized[0]}: give "
+            "--images DIR"
+        )
+    write = write_instances if as_json else write_annotations
+    write(out, opened.dataset, opened.boxes)
+    num_boxes = sum(map(len, opened.boxes.values()))
+    num_empty = sum(len(opened.boxes.get(image_id, ())) == 0 for image_id in opened.dataset.image_ids)
+    form = "COCO JSON" if as_json else "VOC XML, corners rounded to pixels and without scores"
+    return f"{out}: {num_boxes} boxes on {len(opened.dataset)} photos, {num_empty} of them without any ({form})"
