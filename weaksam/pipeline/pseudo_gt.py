@@ -12,8 +12,8 @@ from weaksam.data.formats.voc import write_annotations
 from weaksam.data.given_boxes import read_given_boxes
 from weaksam.evaluation.file_inputs import truth_dataset
 from weaksam.evaluation.pseudo_gt_figures import PseudoGtFigures, pseudo_gt_figures
-from weaksam.pipeline.running import reopen_run
-from weaksam.pipeline.state import require_finished
+from weaksam.pipeline.running import recorded_settings
+from weaksam.pipeline.state import open_run, require_finished
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
@@ -48,7 +48,7 @@ def open_boxes(
 
 def _of_run(out: Path, truth: Path | None) -> BoxSource:
     """The pseudo ground truth of a run's training photos, from the file that its stage wrote."""
-    run = reopen_run(out)
+    run = open_run(recorded_settings(out))
     require_finished(run, ["pseudo_gt"])
     dataset = run.context.train
     boxes = read_given_boxes(out / "pseudo_gt" / "train.json", dataset)
