@@ -24,7 +24,7 @@ LAYERS = [
     {"sam", "scenes"},
     {"structures"},
     {"store"},
-    {"config", "regular_files", "json_text", "yaml_text", "terminal", "__init__"},
+    {"config", "regular_files", "json_text", "yaml_text", "terminal", "likeness", "__init__"},
 ]
 """From the top down; a module imports from layers below its own, and inside its own package."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -115,15 +115,30 @@ def type_checking_uses(source: str) -> list[int]:
     return [node.lineno for node in nodes if getattr(node, named[type(node)]) == "TYPE_CHECKING"]
 
 
+def _runs_a_text(call: ast.Call, name: str) -> bool:
+    """Whether a call of ``subprocess`` takes a program as one text, which a shell or a name with blanks may turn."""
+    if name not in {f"subprocess.{function}" for function in ("run", "Popen", "call", "check_call", "check_output")}:
+        return False
+    program = call.args[0] if call.args else next((k.value for k in call.keywords if k.arg == "args"), None)
+    is_text = isinstance(program, ast.Constant | ast.JoinedStr)
+    is_text |= isinstance(program, ast.BinOp) and not isinstance(program.left, ast.List | ast.BinOp | ast.Name)
+    is_text |= isinstance(program, ast.Call) and ast.unparse(program.func).split(".")[-1] in {"join", "format", "str"}
+    return program is None or is_text
+
+
 def unsafe_calls(source: str, module: str) -> list[str]:
-    """Where a source could run code from a file or a text: pickle, yaml.load, eval, torch.load, numpy.load."""
+    """Where a source could run code from a file or a text: pickle, yaml.load, eval, torch.load, a shell, os.system."""
     faults = []
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+            hidden = [alias.name for alias in node.names if alias.asname and alias.name in {"os", "subprocess"}]
+            faults += [f"{module}:{node.lineno} {name} under another name" for name in hidden]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if node.module == "subprocess":
+                faults.append(f"{module}:{node.lineno} subprocess by parts: import it whole")
         elif isinstance(node, ast.Call):
             names = [ast.unparse(node.func)]
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
@@ -131,11 +146,15 @@ def unsafe_calls(source: str, module: str) -> list[str]:
                 faults.append(f"{module}:{node.lineno} torch.load without weights_only=True")
             if keywords.get("allow_pickle", "False") != "False":
                 faults.append(f"{module}:{node.lineno} allow_pickle")
+            if keywords.get("shell", "False") != "False" or _runs_a_text(node, names[0]):
+                faults.append(f"{module}:{node.lineno} a program in a text: give its arguments as a list")
         for name in names:
             if name.split(".")[0] in {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}:
                 imports_it = name == "pickle" and isinstance(node, ast.Import)
                 if module not in PICKLE_WRITERS and not (module == PICKLE_READER and imports_it):
                     faults.append(f"{module}:{node.lineno} {name}")
+            if re.fullmatch(r"os\.(system|popen|exec\w+|spawn\w+)|subprocess\.get(status)?output", name):
+                faults.append(f"{module}:{node.lineno} {name}")
             if name in {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"}:
                 faults.append(f"{module}:{node.lineno} {name}")
     return faults
@@ -267,6 +286,20 @@ def test_a_right_import_is_not(module, source):
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "np.load(path, allow_pickle=True)",
+        "subprocess.run(command, shell=True)",
+        "subprocess.run('ls -l')",
+        "subprocess.check_output(f'ls {folder}')",
+        "subprocess.Popen('ls ' + folder)",
+        "subprocess.call(' '.join(parts))",
+        "subprocess.run(args='ls')",
+        "subprocess.getoutput('ls')",
+        "os.system('ls')",
+        "os.popen('ls')",
+        "os.execvp('ls', ['ls'])",
+        "from os import system",
+        "from subprocess import run",
+        "import subprocess as sp",
+        "import os as o",
     ],
 )
 def test_an_unsafe_call_is_found(source):
@@ -282,7 +315,8 @@ def test_only_one_module_may_read_pickles():
 
 def test_a_safe_call_is_not():
     source = (
-        "torch.load(p, weights_only=True); np.load(p); np.load(p, allow_pickle=False); model.eval(); yaml.safe_load(t)"
+        "torch.load(p, weights_only=True); np.load(p); np.load(p, allow_pickle=False); model.eval(); yaml.safe_load(t);"
+        "subprocess.run([sys.executable, '-c', code]); subprocess.Popen(command, shell=False); os.path.join('a', 'b')"
     )
     assert unsafe_calls(source, "m") == []
 

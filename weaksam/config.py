@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from weaksam.likeness import did_you_mean, nearest
 from weaksam.regular_files import read_regular
 from weaksam.yaml_text import YamlError, parse_yaml
 
@@ -358,22 +358,6 @@ def _kind(value: Any) -> str:
 def _short(value: object, length: int = 80) -> str:
     text = " ".join(str(value).split())
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The name in ``known`` most like ``name``, in any case; None where none reaches the likeness ``cutoff`` (0 to 1).
-
-    The likeness is `difflib.SequenceMatcher.ratio`: 1 for equal names, 0 for names without a letter in common.
-    """
-    by_lower = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
-    return by_lower[near[0]] if near else None
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'apple'?)"`` where a known name is near, else nothing."""
-    near = nearest(name, known)
-    return "" if near is None else f" (did you mean {near!r}?)"
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:

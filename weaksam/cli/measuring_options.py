@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from weaksam.config import UserError, listed
+from weaksam.data.text_files import read_text
 
 
 def parse_classes(text: str | None) -> tuple[str, ...] | None:
     """Class names of ``a,b,c`` or of a file with one a line; None for None. Raises `UserError` for repeated ones."""
     if text is None:
         return None
-    lines = Path(text).read_text(encoding="utf-8").splitlines() if Path(text).is_file() else text.split(",")
+    is_file = os.path.exists(text) and not os.path.isdir(text)
+    lines = read_text(Path(text), "class names (one a line)").splitlines() if is_file else text.split(",")
     names = tuple(name.strip() for name in lines if name.strip())
     if not names or len(set(names)) < len(names):
         raise UserError(f"wanted class names, each once, in {text!r}, found {listed(names) or 'none'}: mend the list")

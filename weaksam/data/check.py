@@ -23,7 +23,10 @@ from weaksam.data.tag_matching import match_rows
 from weaksam.data.tag_signal import MIN_PHOTOS, is_almost_constant
 from weaksam.data.truth import read_truth, refuse_other_names, truth_classes
 from weaksam.data.truth_photos import reaching_out
+from weaksam.likeness import Hints
 
+_MOST_COMPARED = 100
+"""Most rare classes that are compared with the frequent ones, which takes long."""
 _MAGIC = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
 """First bytes of each format of photos, and its usual ending."""
 _ALIASES = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg"}
@@ -199,21 +202,24 @@ def _in_forms_of(names: Iterable[str], known: tuple[str, ...]) -> set[str]:
 
 def _unknown_classes(names: Iterable[str], known: tuple[str, ...]) -> dict[str, str]:
     """What to say of each of ``names`` that is none of the classes ``known``, in any Unicode form."""
-    labels = ClassLabels(known)
+    labels, hint = ClassLabels(known), Hints(known)
     unknown = [name for name in names if labels.find(name) is None]
-    return {name: f"has the unknown class {name!r}{did_you_mean(name, known)}" for name in unknown}
+    return {name: f"has the unknown class {name!r}{hint(name)}" for name in unknown}
 
 
 def _check_balance(state: _SplitCheck, tagged: Mapping[str, set[str]], classes: tuple[str, ...]) -> None:
     """Say which classes are on nearly all photos, on very few, or look like a misspelling of a frequent one."""
     counts = Counter(name for names in tagged.values() for name in names)
+    most, num_compared = max(counts.values(), default=0), 0
     for name in classes:
         if is_almost_constant(counts[name], len(tagged)):
             state.say(f"class {name!r}: is tagged in {counts[name]} of {len(tagged)} photos, almost constant")
         elif counts[name] < MIN_PHOTOS:
             state.say(f"class {name!r}: is tagged in only {counts[name]} of {len(tagged)} photos")
-        frequent = [other for other in classes if counts[other] > 10 * counts[name]]
-        hint = did_you_mean(name, frequent) if counts[name] else ""
+        num_compared += 0 < counts[name] < most / 10
+        if not 0 < counts[name] < most / 10 or num_compared > _MOST_COMPARED:
+            continue
+        hint = did_you_mean(name, [other for other in classes if counts[other] > 10 * counts[name]])
         if hint:
             state.say(f"class {name!r}: is in {counts[name]} photos and looks like another{hint}")
 

@@ -30,7 +30,7 @@ class ClassLabels:
 
 def check_name(name: str, place: str) -> None:
     """Raise `UserError`, naming ``place``, for an empty name and for one that is a fraction or a missing value."""
-    if not name or _FRACTION.fullmatch(name) or name.lower() in _NO_NAMES:
+    if not name or _FRACTION.fullmatch(name) or name.lower() in _NO_NAMES or printable(name) != name:
         state = repr(printable(name)) if name else "none"
         raise UserError(f"wanted the name of a class as {place}, found {state}: write the class's name there")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from weaksam.config import UserError, did_you_mean, listed
+from weaksam.config import UserError, listed
 from weaksam.data.annotations import ObjectRows
 from weaksam.data.class_names import ClassLabels
 from weaksam.data.detection_stores import DETECTION_COLUMNS, row_instances
@@ -21,6 +21,7 @@ from weaksam.data.result_lists import count_detections, say_score_range
 from weaksam.data.sizes import mask_size_problems
 from weaksam.data.text_files import read_json
 from weaksam.data.truth_photos import reaching_out
+from weaksam.likeness import Hints
 from weaksam.store.sealed import open_sealed
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
@@ -173,13 +174,13 @@ def _labels_in(names: Sequence[str], classes: Sequence[str], source: str) -> lis
     labels = ClassLabels(classes)
     label_of = {name: labels.find(name) for name in names}
     unknown = [name for name, label in label_of.items() if label is None]
-    free = [name for label, name in enumerate(classes) if label not in label_of.values()]
-    near = next((name for name in unknown if did_you_mean(name, free)), None)
+    used = set(label_of.values())
+    hint = Hints(name for label, name in enumerate(classes) if label not in used)
+    near = next((name for name in unknown if hint(name)), None)
     if near is not None or (names and len(unknown) == len(names)):
         name = near or unknown[0]
         raise UserError(
-            f"wanted the classes {listed(classes)} in {source}, found {name!r}{did_you_mean(name, free)}: use the same "
-            "names"
+            f"wanted the classes {listed(classes)} in {source}, found {name!r}{hint(name)}: use the same names"
         )
     return [-1 if (label := label_of[name]) is None else label for name in names]
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from weaksam.data.findings import Findings
+from weaksam.data.images import MAX_PIXELS
 from weaksam.data.json_entries import FileId, JsonEntry, attempt, json_entries
 from weaksam.data.key_index import KeyIndex, repeated
 
@@ -153,7 +154,10 @@ def _repeats(
 
 def _image_entry(entry: JsonEntry) -> ImageEntry:
     """The image that an entry states; `UserError` where it states none."""
-    return ImageEntry(entry.file_id("id"), entry.text("file_name"), entry.size())
+    size = entry.size()
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        raise entry.refusal("width", f"an image of at most {MAX_PIXELS} pixels")
+    return ImageEntry(entry.file_id("id"), entry.text("file_name"), size)
 
 
 def composed(text: str) -> str:

@@ -43,7 +43,7 @@ def read_text(path: Path, wanted: str) -> str:
     is missing, unreadable or in another encoding.
     """
     with opened_text(path, wanted) as (file, encoding):
-        data = file.read(MAX_BYTES)
+        data = file.read()
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:

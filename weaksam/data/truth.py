@@ -109,7 +109,9 @@ def read_measured_truth(
     photo_of = match_photos(entries, ImageNames(list(photos)), truth, findings, images).photo_of
     paths = {entry: photos[photo] for entry, photo in photo_of.items()}
     if not paths:
-        raise UserError(f"wanted photos of the {len(entries)} images of the truth in {images}, found none of them")
+        raise UserError(
+            f"wanted photos of the {len(entries)} images of the truth {truth} in {images}, found none of them"
+        )
     fitted = {entry: _fitted(entries[entry], path, truth, findings) for entry, path in paths.items()}
     num_lost = len(entries) - len(paths)
     if num_lost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +96,15 @@ def coco_ap(
         if image_id in detections
         for row in _result_rows(keep_detections(detections[image_id], keep), number, geometry)
     ]
-    evaluation = _evaluate(_dataset(truths, numbers, num_classes, geometry), results, geometry)
+    # Classes without a truth have no AP; with them the tables of tens of thousands of classes take gigabytes
+    labels = sorted({label for truth in truths.values() for label in truth.labels.tolist()}) or [0]
+    evaluation = _evaluate(_dataset(truths, numbers, labels, geometry), results, geometry)
     figures = {name: _or_nan(value) for name, value in zip(FIGURES, evaluation.stats, strict=False)}
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class), all sizes
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class with a truth), all sizes
+    per_label = {label: _or_nan(precision[:, :, row].mean()) for row, label in enumerate(labels)}
     return CocoResult(
         **figures,
-        per_class=tuple(_or_nan(precision[:, :, label].mean()) for label in range(num_classes)),
+        per_class=tuple(per_label.get(label, math.nan) for label in range(num_classes)),
         by_iou={iou: _mean_precision(of_iou) for iou, of_iou in zip(AP_IOUS, precision, strict=True)},
         protocol=Protocol(
             metric=f"COCO AP of {geometry}",
@@ -129,16 +132,16 @@ def _evaluate(truth: dict[str, Any], results: list[dict[str, Any]], geometry: Ge
 
 
 def _dataset(
-    truths: Mapping[str, Instances], numbers: Mapping[str, int], num_classes: int, geometry: Geometry
+    truths: Mapping[str, Instances], numbers: Mapping[str, int], labels: Sequence[int], geometry: Geometry
 ) -> dict[str, Any]:
-    """The truths as one COCO dictionary; category ids are label + 1, image ids count from 1."""
+    """The truths as one COCO dictionary of the classes ``labels``; ids are label + 1, those of images count from 1."""
     annotations = [
         row for image_id, number in numbers.items() for row in _truth_rows(truths[image_id], number, geometry)
     ]
     return {
         "images": [_image_row(truths[image_id], number) for image_id, number in numbers.items()],
         "annotations": [{**row, "id": index} for index, row in enumerate(annotations, start=1)],
-        "categories": [{"id": label + 1, "name": str(label)} for label in range(num_classes)],
+        "categories": [{"id": label + 1, "name": str(label)} for label in labels],
     }
 
 

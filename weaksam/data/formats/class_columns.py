@@ -51,7 +51,7 @@ def _is_present(cell: str, name: str, table: TagTable, place: str, findings: Fin
             _note_once("-1 under a class was read as absent", table, findings)
         return bool(flag)
     number = float(cell)
-    if number < 0 or number != int(number):
+    if number < 0 or not number.is_integer():
         raise UserError(
             f"wanted 0 or 1, or a count, under each class in {table.path}, found {cell} under {name!r} in {place}: "
             "make scores flags first, such as 1 where the score is 0.5 or more and else 0"

@@ -31,6 +31,7 @@ from weaksam.structures.boxes import area
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_area
+from weaksam.terminal import printable
 
 Entry = dict[str, Any]
 """One annotation or result of a COCO file."""
@@ -137,6 +138,7 @@ def _refuse_content(path: Path) -> NoReturn:
 def _read_categories(content: Iterable[Any], path: Path, findings: Findings) -> dict[int, str]:
     """Class names by id, in the order of the ids; an id or a name of two categories is a fault."""
     names: dict[int, str] = {}
+    seen: set[str] = set()
     for entry in json_entries(content, "category", path, findings):
         category = attempt(findings, _category, entry)
         if category is None:
@@ -147,10 +149,11 @@ def _read_categories(content: Iterable[Any], path: Path, findings: Findings) -> 
         elif number in names:
             state = f"{number} for {names[number]!r} and {name!r}"
             findings.fault(f"wanted every category id of {path} once, found {state}: give each its own")
-        elif composed(name) in map(composed, names.values()):
+        elif composed(name) in seen:
             findings.fault(f"wanted every category of {path} once, found {name!r} twice: merge the two")
         else:
             names[number] = name
+            seen.add(composed(name))
     return dict(sorted(names.items()))
 
 
@@ -159,7 +162,10 @@ def _category(entry: JsonEntry) -> tuple[int, str]:
     number = as_file_id(entry.get("id"))
     if not isinstance(number, int):
         raise entry.refusal("id", "a whole number")
-    return number, entry.text("name").strip()
+    name = entry.text("name").strip()
+    if printable(name) != name:
+        raise entry.refusal("name", "a name without control characters")
+    return number, name
 
 
 class _AnnotationReader:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from weaksam.config import did_you_mean
 from weaksam.data.annotations import ObjectRows
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_masks import read_mask
 from weaksam.data.image_entries import composed
-from weaksam.data.json_entries import LARGEST, JsonEntry, as_file_id, is_number
+from weaksam.data.json_entries import LARGEST, JsonEntry, as_file_id, is_number, shown
 from weaksam.data.truth_table import ObjectColumns
+from weaksam.likeness import Hints
 from weaksam.structures.masks import box_from_rle
 
 Size = tuple[int, int]
@@ -36,6 +37,10 @@ class CategoryLabels:
     by_id: Mapping[int, int]
     by_name: Mapping[str, int]
 
+    @cached_property
+    def _hints(self) -> Hints:
+        return Hints(map(str, (*self.by_id, *self.by_name)))
+
     def label(self, entry: JsonEntry) -> int:
         """The label of an entry's ``category_id``, an id or a class's name; `UserError` where it is neither."""
         category = entry.values.get("category_id")
@@ -49,7 +54,7 @@ class CategoryLabels:
         if isinstance(category, str) and category in self.by_name:
             entry.findings.guess("a class's name was taken for its category_id", entry.place)
             return self.by_name[category]
-        hint = did_you_mean(str(category), map(str, (*self.by_id, *self.by_name)))
+        hint = self._hints(str(category) if isinstance(category, str) else shown(category))
         if category == 0 and set(self.by_id) == set(range(1, len(self.by_id) + 1)):
             hint = " (ids that count from 0? add 1 to each)"
         raise entry.refusal("category_id", f"a category id of the dataset{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -64,5 +65,6 @@ def _part_names(joint: set[str], names: set[str], mark: str, plural: bool) -> bo
     words = {part for of_name in parts.values() for part in of_name}
     if words <= names - joint:
         return True
-    shared = all(sum(word in of_name for of_name in parts.values()) + (word in names) > 1 for word in words)
+    num_uses = Counter(word for of_name in parts.values() for word in set(of_name))
+    shared = all(num_uses[word] + (word in names) > 1 for word in words)
     return plural and shared and len(joint) > len(words)

@@ -130,7 +130,7 @@ def _headed_layout(table: TagTable, file: int) -> _Layout:
         classes = numeric
     else:
         classes = [column for column in numeric if not columns.names_size(table.name(column))]
-    texts = [column for column in others if column not in numeric]
+    texts = sorted(set(others) - set(numeric))
     if texts and (not classes or not any(map(table.cells, classes))):
         return _Layout(file, texts)
     if classes and not texts:

@@ -89,10 +89,11 @@ def read_class_folders(folder: Path, findings: Findings | None = None) -> TagRow
     rows = {path.as_posix(): (path.parts[0],) for path in photos if len(path.parts) > 1}
     if not rows:
         raise UserError(f"wanted one folder of photos per class (or ImageSets/Main lists) in {folder}, found neither")
-    classes = tuple(sorted({names[0] for names in rows.values()}))
+    known = {names[0] for names in rows.values()}
+    classes = tuple(sorted(known))
     if findings is not None:
         bare = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
-        bare = [printable(name) for name in bare if name not in classes]
+        bare = [printable(name) for name in bare if name not in known]
         left_out = f"; folders without photos: {listed(bare)}" if bare else ""
         findings.count(f"{folder}: {len(rows)} photos in {len(classes)} folders named after classes{left_out}")
     return TagRows(rows, classes)
