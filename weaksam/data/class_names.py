@@ -13,6 +13,13 @@ from weaksam.data.text_files import printable
 _FRACTION = re.compile(r"[+-]?\d*[.,]\d+([eE][+-]?\d+)?", re.ASCII)
 """A score or a coordinate; whole numbers may be names, as of digits."""
 _NO_NAMES = frozenset({"nan"})
+LONGEST = 500
+"""Most letters of a class's name."""
+
+
+def is_plain(name: str) -> bool:
+    """Whether ``name`` can stand in any line of text: it has no control characters and at most `LONGEST` letters."""
+    return len(name) <= LONGEST and printable(name) == name
 
 
 class ClassLabels:
@@ -29,9 +36,9 @@ class ClassLabels:
 
 
 def check_name(name: str, place: str) -> None:
-    """Raise `UserError`, naming ``place``, for an empty name and for one that is a fraction or a missing value."""
-    if not name or _FRACTION.fullmatch(name) or name.lower() in _NO_NAMES or printable(name) != name:
-        state = repr(printable(name)) if name else "none"
+    """Raise `UserError`, naming ``place``, for an empty name, a fraction, a missing value and what `is_plain` refuses."""
+    if not name or _FRACTION.fullmatch(name) or name.lower() in _NO_NAMES or not is_plain(name):
+        state = repr(printable(name[:60])) if name else "none"
         raise UserError(f"wanted the name of a class as {place}, found {state}: write the class's name there")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from weaksam.config import UserError
 from weaksam.data.annotations import Annotations
+from weaksam.data.class_names import LONGEST, is_plain
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_entries import CategoryLabels, ObjectReader
 from weaksam.data.image_entries import ImageEntries, composed, read_image_entries
@@ -31,7 +32,6 @@ from weaksam.structures.boxes import area
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_area
-from weaksam.terminal import printable
 
 Entry = dict[str, Any]
 """One annotation or result of a COCO file."""
@@ -163,8 +163,8 @@ def _category(entry: JsonEntry) -> tuple[int, str]:
     if not isinstance(number, int):
         raise entry.refusal("id", "a whole number")
     name = entry.text("name").strip()
-    if printable(name) != name:
-        raise entry.refusal("name", "a name without control characters")
+    if not is_plain(name):
+        raise entry.refusal("name", f"a name of at most {LONGEST} letters, without control characters,")
     return number, name
 
 

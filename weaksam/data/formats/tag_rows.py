@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from weaksam.data.class_names import LONGEST
 from weaksam.data.findings import Findings
 from weaksam.data.image_names import composed
 from weaksam.data.photos import is_photo_name
@@ -24,6 +25,7 @@ _ADVICE = {
     "a photo's name": "write the photo first and then its classes",
     "JSON": "write names with ';' between them",
     "control characters": "write it in UTF-8",
+    "a long text": f"write names of at most {LONGEST} letters, with ';' between them",
 }
 """What to do about a name that is no class, by what is wrong with it."""
 
@@ -125,6 +127,8 @@ class _NameReader:
 
 def class_problem(name: str) -> str:
     """What makes ``name`` no class, a noun; empty where it may be one. Whole numbers may be."""
+    if len(name) > LONGEST:
+        return "a long text"
     if _DECIMAL.fullmatch(name):
         return "a number"
     if is_photo_name(name):

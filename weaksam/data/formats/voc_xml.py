@@ -30,6 +30,8 @@ LARGEST = 1e7
 """No corner or side is larger, in pixels."""
 _MOST_BYTES = 64 << 20
 """No file of one photo is larger."""
+_MAX_DEPTH = 100
+"""Most elements in each other; VOC has four."""
 _NO_ENCODINGS = frozenset({"idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape"})
 """What Python can decode and no file is in; some take hours for a megabyte."""
 
@@ -73,13 +75,37 @@ def parse_xml(path: Path, findings: Findings) -> XmlImage | None:
     return XmlImage(objects, size, (root.findtext("filename") or "").strip())
 
 
+class _BoundedBuilder(ElementTree.TreeBuilder):
+    """Builds the tree of the file at ``path``; `UserError` for elements too deep in each other."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path, self._depth = path, 0
+
+    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
+        """Open an element."""
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise UserError(f"wanted VOC XML in {self._path}, found elements more than {_MAX_DEPTH} deep: mend it")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str) -> ElementTree.Element:
+        """Close an element."""
+        self._depth -= 1
+        return super().end(tag)
+
+
 def _root(path: Path, findings: Findings) -> ElementTree.Element:
     """The root of an XML file, with plain tags in small letters; raises `UserError` for any other file."""
     text = _decoded(path, findings)
     if "<!ENTITY" in text:
         raise UserError(f"wanted VOC XML in {path}, found declarations of entities, which are not read: remove them")
     try:
-        root = ElementTree.fromstring(text)
+        parser = ElementTree.XMLParser(target=_BoundedBuilder(path))
+        parser.feed(text)
+        root = parser.close()
+    except UserError:
+        raise
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
         raise UserError(f"wanted VOC XML in {path}, found an error ({error}): mend or remove the file") from None
     for element in root.iter():
