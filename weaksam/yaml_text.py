@@ -13,7 +13,7 @@ MAX_DEPTH = 100
 MAX_VALUES = 500_000
 """Most keys and values of a text, those that aliases (``*name``) stand for counted each time."""
 _LONGEST_NUMBER = 1000
-_NUMBER = re.compile(r"[-+0-9a-fA-FxXoO_:.]+")
+_NUMBER = re.compile(r"[-+.]?[0-9][0-9a-fA-FxXoO_:.]*")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's parser is ten times as fast
 
 

@@ -18,9 +18,7 @@ def parse_classes(text: str | None) -> tuple[str, ...] | None:
     lines = read_text(Path(text), "class names (one a line)").splitlines() if is_file else text.split(",")
     names = tuple(name.strip() for name in lines if name.strip())
     if not names or len(set(names)) < len(names):
-        raise UserError(
-            f"wanted class names, each once, in {text[:200]!r}, found {listed(names) or 'none'}: mend the list"
-        )
+        raise UserError(f"wanted class names, each once, in {text[:200]!r}, found {listed(names) or 'none'}: mend it")
     return names
 
 

@@ -36,7 +36,7 @@ class ClassLabels:
 
 
 def check_name(name: str, place: str) -> None:
-    """Raise `UserError`, naming ``place``, for an empty name, a fraction, a missing value and what `is_plain` refuses."""
+    """Raise `UserError`, naming ``place``, for an empty name, a fraction, a missing value and what is not plain."""
     if not name or _FRACTION.fullmatch(name) or name.lower() in _NO_NAMES or not is_plain(name):
         state = repr(printable(name[:60])) if name else "none"
         raise UserError(f"wanted the name of a class as {place}, found {state}: write the class's name there")
