@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from weaksam.data.findings import Findings
-from weaksam.data.images import MAX_PIXELS
 from weaksam.data.json_entries import FileId, JsonEntry, attempt, json_entries
 from weaksam.data.key_index import KeyIndex, repeated
+from weaksam.data.photo_limits import MOST_PIXELS
 
 _LARGEST = 2**63
 
@@ -155,8 +155,8 @@ def _repeats(
 def _image_entry(entry: JsonEntry) -> ImageEntry:
     """The image that an entry states; `UserError` where it states none."""
     size = entry.size()
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        raise entry.refusal("width", f"an image of at most {MAX_PIXELS} pixels")
+    if size is not None and size[0] * size[1] > MOST_PIXELS:
+        raise entry.refusal("width", f"an image of at most {MOST_PIXELS} pixels")
     return ImageEntry(entry.file_id("id"), entry.text("file_name"), size)
 
 

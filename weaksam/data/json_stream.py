@@ -12,7 +12,7 @@ from typing import Any
 
 from weaksam.config import UserError
 from weaksam.data.text_files import opened_text, read_json
-from weaksam.json_text import object_of_pairs
+from weaksam.json_text import MAX_DEPTH, is_deeper, object_of_pairs
 
 Part = tuple[str | None, int | None, Any]
 """The key of a member of the file's object (None in a list), the number of an entry in its list, and the value."""
@@ -43,6 +43,12 @@ def stream_json(path: Path, wanted: str, lists: Collection[str] = ()) -> Iterato
     except (OSError, ValueError, RecursionError) as error:
         read_json(path, wanted)  # says what is wrong
         raise UserError(f"wanted {wanted} at {path}, found text that is not JSON ({error}): mend it") from None
+
+
+def _check_depth(text: str) -> None:
+    """`RecursionError` for brackets deeper than whoever walks through the value should have to go."""
+    if is_deeper(text, MAX_DEPTH):
+        raise RecursionError(f"brackets more than {MAX_DEPTH} deep")
 
 
 class _Scanner:
@@ -124,6 +130,7 @@ class _Scanner:
                 break
             with contextlib.suppress(StopIteration, ValueError):
                 values, length = _SCAN(f"[{self._text[self._at : end + 1]}]", 0)
+                _check_depth(self._text[self._at : end + 1])
                 self._at += length - 2
                 return values
         return [self._value()]
@@ -136,6 +143,7 @@ class _Scanner:
             try:
                 value, end = _SCAN(self._text, self._at)
                 if self._text[end : end + 1] in _AFTER or not self._read():  # a number may go on
+                    _check_depth(self._text[self._at : end])
                     self._at = end
                     return value
             except (StopIteration, ValueError) as error:
