@@ -176,8 +176,8 @@ def _split_lines(lines: Iterator[str], delimiter: str | None, path: Path) -> Ite
     except csv.Error as error:
         if "field limit" in str(error):
             raise UserError(
-                f"wanted cells of at most {csv.field_size_limit():,} characters in {path}, found a longer one in the "
-                f"row of line {line}: mend it (a quote that is never closed makes one cell of all that follows)"
+                f"wanted each quote closed and cells of at most {csv.field_size_limit():,} characters in {path}, "
+                f"found a longer one in the row of line {line}: mend it (an open quote makes one cell of the rest)"
             ) from None
         raise UserError(
             f"wanted each quote closed before the next column in {path}, found another one in the row of line {line}: "
