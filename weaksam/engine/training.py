@@ -35,10 +35,10 @@ class Objective:
     """Holds parameters of the trained model, and only those."""
     lr_factor: Callable[[int, int], float]
     """``(step, total)`` to the factor of the optimizer's learning rates; ``step`` is 0-based."""
-    begin_step: Callable[[int, int], None] | None = None
-    """Called with ``(step, total)`` before the losses of each step."""
     clip_norm: float | None = None
     """Cut the gradient over the optimizer's parameters to this norm; None: it is left as it is."""
+    begin_step: Callable[[int, int], None] | None = None
+    """Called with ``(step, total)`` before the losses of each step."""
 
 
 def fit(
