@@ -27,7 +27,7 @@ from weaksam.engine.distributed import MOST_WORKERS, own_device, processors, wor
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import seed_everything
 from weaksam.evaluation.truth import Truth
-from weaksam.models.backbones.weights import backbone_fingerprint, colours_note
+from weaksam.models.backbones.weights import backbone_fingerprint, colours_note, pinned_backbone
 from weaksam.pipeline.settings import RunSettings
 from weaksam.sam.build import build_segmenter
 from weaksam.sam.embedding_cache import with_cache
@@ -131,7 +131,7 @@ class Run:
             fingerprints[f"given proposals of {split}"] = given.fingerprint
         if self.settings.data.without_tags:  # nothing else is loaded where only proposals are made
             return fingerprints
-        backbone = backbone_fingerprint(self.settings.backbone)
+        backbone = backbone_fingerprint(self.context.backbone)
         return {**fingerprints, "backbone": backbone, "mask segmenter": self.mask_segmenter.fingerprint}
 
     def key(self, stage: str) -> str:
@@ -220,7 +220,7 @@ def open_run(settings: RunSettings) -> Run:
         train=without_truth(train),
         test=without_truth(test, tags=False) if test is not None else None,
         log=log,
-        backbone=settings.backbone,
+        backbone=settings.backbone if settings.data.without_tags else pinned_backbone(settings.backbone),
     )
     truths = {"train": Truth.of(train), "test": Truth.of(test)}
     rule = settings.pseudo_gt

@@ -83,6 +83,13 @@ def hash_file(digest: hashlib._Hash, path: Path) -> None:
             digest.update(chunk)
 
 
+GIVEN_AGAIN = (
+    "put the file back and rerun, which keeps all that is finished, or rerun with it as it is now, which makes "
+    "everything that depends on it again"
+)
+"""What to do about a file that a user gave and that changed since its fingerprint was taken."""
+
+
 class ChangedFile(UserError):
     """A file whose bytes are not those that a fingerprint or a manifest names."""
 
@@ -93,27 +100,30 @@ def same_bytes(path: Path, sha256: str, remedy: str = "") -> Iterator[None]:
 
     Raises `ChangedFile` otherwise, with ``remedy`` as what to do; by default that for a file that the user gave.
     """
-    remedy = remedy or (
-        "put the file back and rerun, which keeps all that is finished, or rerun with it as it is now, which makes "
-        "everything that depends on it again"
-    )
-    state = ""
-    try:
-        before = _state_of(path)
+    remedy = remedy or GIVEN_AGAIN
+    with unchanged_files(path, remedy=remedy):
         if file_sha256(path) != sha256:
-            state = "other bytes (another SHA-256)"
+            raise ChangedFile(f"wanted the file {path} as it was, found other bytes (another SHA-256): {remedy}")
+        yield
+
+
+@contextlib.contextmanager
+def unchanged_files(*paths: Path, remedy: str = GIVEN_AGAIN) -> Iterator[None]:
+    """Let a block read files several times, to hash and to load them: `ChangedFile` where one changes meanwhile."""
+    before = [_state_of(path, remedy) for path in paths]
+    yield
+    for path, state in zip(paths, before, strict=True):
+        if _state_of(path, remedy) != state:
+            raise ChangedFile(f"wanted the file {path} as it was, found that it changed while it was read: {remedy}")
+
+
+def _state_of(path: Path, remedy: str) -> tuple[int, ...]:
+    """What the system changes of a file whenever it is replaced or written to."""
+    try:
+        stat = os.stat(path)
     except OSError as error:
         state = f"none that can be opened ({error.strerror or error})"
-    if state:
-        raise ChangedFile(f"wanted the file {path} as it was, found {state}: {remedy}")
-    yield
-    if _state_of(path) != before:
-        raise ChangedFile(f"wanted the file {path} as it was, found that it changed while it was read: {remedy}")
-
-
-def _state_of(path: Path) -> tuple[int, ...]:
-    """What the system changes of a file whenever it is replaced or written to."""
-    stat = os.stat(path)
+        raise ChangedFile(f"wanted the file {path} as it was, found {state}: {remedy}") from None
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 

@@ -69,7 +69,8 @@ def content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        if value.numel():  # an empty tensor may have no stride to view it by
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

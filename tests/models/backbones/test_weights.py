@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torchvision.models import mobilenet_v2
 
 from weaksam.config import UserError
 from weaksam.models.backbones.colours import IMAGENET, CaffeColours
+from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.settings import BackboneSettings
-from weaksam.models.backbones.weights import backbone_fingerprint, colours_note, input_colours
+from weaksam.models.backbones.weights import backbone_fingerprint, colours_note, input_colours, pinned_backbone
+from weaksam.store.files import ChangedFile, file_sha256
 from weaksam.store.weights import save_weights
 
 
@@ -70,3 +73,20 @@ def test_other_colours_are_another_backbone(tmp_path):
         for colours in ("auto", "imagenet", "caffe", {"kind": "caffe", "mean": (124, 117, 104)})
     ]
     assert prints[0] == prints[1] and len(set(prints)) == 3
+
+
+def test_a_file_of_weights_that_changes_under_a_run_is_refused(tmp_path):
+    path = tmp_path / "mobilenet.safetensors"
+    save_weights(path, mobilenet_v2(weights=None).state_dict())
+    given = BackboneSettings(weights=str(path))
+    pinned = pinned_backbone(given)
+    assert pinned.weights_sha256 == file_sha256(path) and backbone_fingerprint(pinned) == backbone_fingerprint(given)
+    whole = path.read_bytes()
+    save_weights(path, mobilenet_v2(weights=None).state_dict())
+    for read in (backbone_fingerprint, build_features):
+        with pytest.raises(ChangedFile, match=r"mobilenet\.safetensors as it was, found other bytes"):
+            read(pinned)
+    path.write_bytes(whole)
+    assert build_features(pinned).channels == build_features(given).channels
+    for untouched in (BackboneSettings(weights="none"), BackboneSettings(), BackboneSettings(name="sam_nano")):
+        assert pinned_backbone(untouched) is untouched

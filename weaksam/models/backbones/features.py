@@ -91,7 +91,7 @@ def build_features(
 def _load_network(settings: BackboneSettings, dilate: bool) -> nn.Module:
     """Torchvision's network without classifier, with its weights; every key of a file is accounted for."""
     if settings.name == "sam_nano":
-        return nano_encoder(settings.weights)
+        return nano_encoder(settings.weights, settings.weights_sha256)
     network = _random_network(settings.name, dilate)
     state = published_state(settings)
     if state is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -10,15 +11,20 @@ from weaksam.config import UserError
 from weaksam.models.backbones.batch_norm import calibrate
 from weaksam.sam.nano.model import Architecture, ConvTrunk, NanoEncoder
 from weaksam.sam.nano.segmenter import SamNano
+from weaksam.store.files import same_bytes
 
 
-def nano_encoder(weights: str) -> nn.Module:
-    """The convolutional image encoder of sam_nano, without the neck that only its decoder wants."""
+def nano_encoder(weights: str, sha256: str | None = None) -> nn.Module:
+    """The convolutional image encoder of sam_nano, without the neck that only its decoder wants.
+
+    ``sha256``: the hash of the file that ``weights`` names, where it must have that one.
+    """
     if weights == "none":
         network: nn.Module = NanoEncoder(Architecture())
         calibrate(network)
         return network
-    model = SamNano.load(None if weights == "imagenet" else Path(weights)).model
+    with same_bytes(Path(weights), sha256) if sha256 is not None else nullcontext():
+        model = SamNano.load(None if weights == "imagenet" else Path(weights)).model
     return model.image_encoder.requires_grad_(True)  # a segmenter is frozen, a backbone is not
 
 

@@ -26,5 +26,7 @@ class BackboneSettings(Settings):
         description="how pixels become this network's numbers, in every stage: imagenet, caffe (blue first, 0..255) or "
         "auto, what torchvision states for its weights and ImageNet's for any other file",
     )
+    weights_sha256: str | None = None
+    """SHA-256 of the file that ``weights`` names, of the bytes that the run began with; set by the pipeline."""
     adapted: Path | None = None
     """Weights that the clue stage trained on the tags of this very backbone; set by the pipeline."""

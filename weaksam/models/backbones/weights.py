@@ -13,7 +13,7 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.models.backbones.colours import IMAGENET, ColourSettings, ColoursOfWeights, ImageNetColours, levels
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.sam.nano.segmenter import BUNDLED
-from weaksam.store.files import hash_file
+from weaksam.store.files import file_sha256, hash_file, same_bytes
 from weaksam.store.listed_files import listed_bytes
 from weaksam.store.weights import load_state
 
@@ -32,13 +32,27 @@ def backbone_fingerprint(settings: BackboneSettings) -> str:
         path = Path(settings.weights)
         if not path.is_file():
             raise UserError(f"The weights of backbone {settings.name} were looked for in {path}, which is not a file.")
-        hash_file(digest, path)
+        with same_bytes(path, settings.weights_sha256 or file_sha256(path)):
+            hash_file(digest, path)
     if settings.adapted is not None:
         digest.update(listed_bytes(settings.adapted))
     colours = input_colours(settings)
     if colours != IMAGENET:
         digest.update(fingerprint_of(colours).encode())
     return digest.hexdigest()
+
+
+def pinned_backbone(settings: BackboneSettings) -> BackboneSettings:
+    """The same settings, bound to the bytes that a file of weights has now: later ones are refused as `ChangedFile`.
+
+    Weights that are torchvision's, bundled or none are left as they are, and so is a file that is not there.
+    """
+    bundled = settings.name == "sam_nano" and settings.weights == "imagenet"
+    named = settings.weights == "none" or bundled or _torchvision_weights(settings) is not None
+    path = Path(settings.weights)
+    if named or not path.is_file():
+        return settings
+    return settings.model_copy(update={"weights_sha256": file_sha256(path)})
 
 
 def input_colours(settings: BackboneSettings) -> ColourSettings:
@@ -80,12 +94,14 @@ def published_state(settings: BackboneSettings) -> dict[str, Tensor] | None:
         return None
     published = _torchvision_weights(settings)
     if published is None:
-        return load_state(settings.weights, f"backbone {settings.name}")
+        return load_state(settings.weights, f"backbone {settings.name}", settings.weights_sha256)
     return _download(settings.name, published)
 
 
 def _torchvision_weights(settings: BackboneSettings) -> torchvision.models.WeightsEnum | None:
-    """Torchvision's weights that ``settings`` name; None where they name a file."""
+    """Torchvision's weights that ``settings`` name; None where they name a file or the network is none of its own."""
+    if settings.name == "sam_nano":
+        return None
     name = "IMAGENET1K_V1" if settings.weights == "imagenet" else settings.weights.upper()
     return torchvision.models.get_model_weights(settings.name).__members__.get(name)
 

@@ -19,9 +19,9 @@ from weaksam.sam.nano.frame import FRAME_SIZE, areas, frame_size, framed, stabil
 from weaksam.sam.nano.model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid, folded
 from weaksam.sam.prompts import PADDING, Prompts
 from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, boxes_in_photo
-from weaksam.store.files import file_sha256
+from weaksam.store.files import file_sha256, unchanged_files
 from weaksam.store.weight_headers import described_numbers, refuse_larger_network
-from weaksam.store.weights import load_into, load_state, read_metadata
+from weaksam.store.weights import check_weights, load_into, load_state, read_metadata
 
 BUNDLED = Path(__file__).parents[1] / "weights" / "sam_nano.safetensors"
 PROMPTS_AT_ONCE = 64  # decoded
@@ -68,15 +68,16 @@ class SamNano:
             UserError: the file is missing, is not safetensors, or belongs to another architecture.
         """
         path = BUNDLED if weights is None else Path(weights)
-        state = load_state(path, "sam_nano")
-        architecture = read_architecture(path)
+        check_weights(path, "sam_nano")
+        with unchanged_files(path):
+            digest, state = file_sha256(path), load_state(path, "sam_nano")
+            architecture = read_architecture(path)
         num_held = sum(tensor.numel() for tensor in state.values())
         refuse_larger_network(
             described_numbers(lambda: NanoSam(architecture)), num_held, "sam_nano", "its architecture"
         )
         model = NanoSam(architecture)
         load_into(model, state, "sam_nano", allow_missing=(".num_batches_tracked",))
-        digest = file_sha256(path)
         fingerprint = fingerprint_of({"algorithm": "sam_nano-1", "weights": digest, "frame": FRAME_SIZE})
         return cls(model, fingerprint, device, fast=fast)
 

@@ -21,8 +21,8 @@ from weaksam.sam.official.decoder import MAX_TOKENS, FastDecoder, PhotoSide
 from weaksam.sam.official.encoder import FusedEncoder
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Embedding, EncoderPrecision, Masks
-from weaksam.store.files import file_sha256
-from weaksam.store.weights import load_into, load_state
+from weaksam.store.files import file_sha256, unchanged_files
+from weaksam.store.weights import check_weights, load_into, load_state
 from weaksam.structures.boxes import inclusive_from_xyxy
 
 PROMPTS_ON_CPU, PROMPTS_ELSEWHERE = 4, 64  # decoded at once: few stay in a CPU's cache
@@ -103,11 +103,13 @@ class SegmentAnything:
         Raises:
             UserError: the file is missing, cut short, a web page, or no segment-anything checkpoint.
         """
-        state = load_state(path, "segment-anything")
+        check_weights(Path(path), "segment-anything")
+        with unchanged_files(Path(path)):
+            sha256, state = file_sha256(path), load_state(path, "segment-anything")
         architecture = infer_architecture(state, path)
         sam = build_sam(architecture, sum(tensor.numel() for tensor in state.values()))
         load_into(sam, state, architecture.name)
-        fingerprint = f"{architecture.name}-{file_sha256(path)}"
+        fingerprint = f"{architecture.name}-{sha256}"
         return cls(sam.to(device), architecture.name, fingerprint, decoding, precision, compiled=compiled)
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ from weaksam.sam.protocol import NUM_MASKS
 from weaksam.sam.transformers.bounds import refuse_larger_config, refuse_wild_config
 from weaksam.sam.transformers.files import ModelSource, first_line, read_json, weight_files
 from weaksam.sam.transformers.sam_hq import repair_sam_hq
-from weaksam.store.files import file_sha256
+from weaksam.store.files import file_sha256, unchanged_files
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def load_model(source: ModelSource) -> HfModel:
     preprocessing = read_preprocessing(source)
     refuse_wild_config(config, source)
     paths = weight_files(source)
-    with quiet_transformers():
+    with unchanged_files(*paths), quiet_transformers():
+        hashes = {path.name: file_sha256(path) for path in paths}
         refuse_larger_config(_class(family.network, source), source, paths, family.name)
         network = _read_network(family, source)
         processor = _read_processor(family, source, preprocessing)
@@ -100,7 +101,7 @@ def load_model(source: ModelSource) -> HfModel:
         "family": family.name,
         "config": {key: value for key, value in config.items() if key not in ("transformers_version", "_name_or_path")},
         "preprocessing": preprocessing,
-        "weights": {path.name: file_sha256(path) for path in paths},
+        "weights": hashes,
     }
     frozen = network.eval().requires_grad_(False)
     return HfModel(frozen, processor, family, image_size, _name(family, network.config), fingerprint_of(facts))
