@@ -58,8 +58,14 @@ def save_weights(
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The ``metadata`` that `save_weights` wrote with the tensors; empty if there is none."""
-    metadata = _whole_metadata(path)
+    """The ``metadata`` that `save_weights` wrote with the tensors; empty if there is none.
+
+    Raises `UserError` where it was damaged since, and ``SafetensorError`` for another file.
+    """
+    try:
+        metadata = _whole_metadata(path)
+    except ValueError:
+        raise UserError(f"wanted what {path} says of its weights, found damaged text: make or copy it again") from None
     return {key: value for key, value in metadata.items() if key != _HASH_KEY}
 
 

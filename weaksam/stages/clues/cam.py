@@ -24,7 +24,7 @@ from weaksam.stages.clues.maps import ClassMaps
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import classes_to_map
 from weaksam.store.progress import progress
-from weaksam.store.weights import load_state, read_metadata, save_weights
+from weaksam.store.weights import load_state, save_weights
 from weaksam.structures.clue_points import COARSE
 from weaksam.structures.dataset import Dataset
 
@@ -67,7 +67,7 @@ class CamSource:
             network = build_features(backbone, maps=(map_name,))
         self.features = FeatureReader(network, colours, map_name, self.context.device, self.settings)
         kept = folder / "classifier.safetensors"
-        if not kept.is_file() or read_metadata(kept).get("fingerprint") != fingerprint:
+        if not kept.is_file():
             save_weights(kept, self._learnt_classifier(backbone).state(), {"fingerprint": fingerprint})
         self.classifier = TagClassifier(**load_state(kept, "the tag classifier"))
 
