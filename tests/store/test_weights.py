@@ -54,6 +54,10 @@ def test_a_flipped_bit_in_our_own_weights_is_seen_and_files_of_others_are_taken(
             with contextlib.suppress(UserError):
                 assert all(torch.equal(value, wanted[name]) for name, value in load_state(path).items())
         path.write_bytes(whole)
+    flip(path, whole.index(b'"weaksam"') + 2)  # the key of all our metadata, which would be lost without a word
+    for read in (load_state, read_metadata):
+        with pytest.raises(UserError, match=r"damaged"):
+            read(path)
     save_file(small().state_dict(), path)
     assert set(load_state(path)) == set(small().state_dict())
 

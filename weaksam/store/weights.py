@@ -131,9 +131,15 @@ def _has_its_content(path: Path, state: Mapping[str, Tensor]) -> bool:
 
 
 def _whole_metadata(path: Path) -> dict[str, Any]:
-    """Our metadata in the header with the hash of the content; empty for a file of others."""
+    """Our metadata in the header with the hash of the content; empty for a file of others.
+
+    Raises ``ValueError`` where it is no JSON any more, or stands under another key than ours.
+    """
     with safe_open(path, framework="pt") as file:
-        metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+        texts = file.metadata() or {}
+    if _METADATA_KEY not in texts and any(_HASH_KEY in text for text in texts.values()):
+        raise ValueError(f"our metadata are not under '{_METADATA_KEY}'")
+    metadata = json.loads(texts.get(_METADATA_KEY, "{}"))
     return metadata if isinstance(metadata, dict) else {}
 
 
