@@ -22,7 +22,7 @@ from weaksam.data.sizes import truth_size_problems
 from weaksam.data.tag_matching import match_rows
 from weaksam.data.tag_signal import MIN_PHOTOS, is_almost_constant
 from weaksam.data.truth import read_truth, refuse_other_names, truth_classes
-from weaksam.data.truth_photos import reaching_out
+from weaksam.data.truth_photos import num_repeats, reaching_out
 from weaksam.likeness import Hints
 
 _MOST_COMPARED = 100
@@ -254,6 +254,9 @@ def _truth_problems(image: ImageTruth, photo: Photo, classes: tuple[str, ...]) -
     outside = reaching_out(objects.boxes, photo.size)
     # VOC's inclusive corners make a box of no extent one pixel wide
     degenerate = ((objects.boxes[:, 2:] - objects.boxes[:, :2]) <= 1).any(1)
+    repeats = num_repeats(image)
+    if repeats:
+        yield f"has {repeats} of {len(objects)} objects with the box and the class of another"
     for rows, problem in ((outside, "outside the photo"), (degenerate, "no more than one pixel wide or high")):
         for row in rows.nonzero()[:, 0].tolist():
             corners = ", ".join(f"{value:g}" for value in objects.boxes[row].tolist())

@@ -13,13 +13,20 @@ from weaksam.data.text_files import printable
 _FRACTION = re.compile(r"[+-]?\d*[.,]\d+([eE][+-]?\d+)?", re.ASCII)
 """A score or a coordinate; whole numbers may be names, as of digits."""
 _NO_NAMES = frozenset({"nan"})
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
+"""Marks that nobody sees (soft hyphen, blanks without width): a name with one looks like another class."""
 LONGEST = 500
 """Most letters of a class's name."""
 
 
 def is_plain(name: str) -> bool:
-    """Whether ``name`` can stand in any line of text: it has no control characters and at most `LONGEST` letters."""
-    return len(name) <= LONGEST and printable(name) == name
+    """Whether ``name`` can stand in any line of text: no control or invisible characters, at most `LONGEST` letters."""
+    return len(name) <= LONGEST and printable(name) == name and not is_veiled(name)
+
+
+def is_veiled(name: str) -> bool:
+    """Whether ``name`` has a character that nobody sees, with which it looks like another name."""
+    return _INVISIBLE.search(name) is not None
 
 
 class ClassLabels:

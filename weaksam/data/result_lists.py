@@ -96,11 +96,11 @@ def count_detections(path: Path, detections: Mapping[str, Instances]) -> str:
     num_images = sum(len(of_image) > 0 for of_image in detections.values())
     num = sum(map(len, detections.values()))
     text = f"{path}: {num} detections on {num_images} of {len(detections)} images"
-    num_repeats = num - sum(map(_num_different, detections.values()))
+    num_repeats = num - sum(map(num_different, detections.values()))
     return f"{text} ({num_repeats} repeat another)" if num_repeats else text
 
 
-def _num_different(detections: Instances) -> int:
-    """How many of the detections of an image differ in label, score or box."""
-    scores = [] if detections.scores is None else detections.scores.tolist()
+def num_different(detections: Instances) -> int:
+    """How many of the detections or true objects of an image differ in label, score or box."""
+    scores = [0.0] * len(detections) if detections.scores is None else detections.scores.tolist()
     return len(set(zip(detections.labels.tolist(), scores, map(tuple, detections.boxes.tolist()), strict=True)))

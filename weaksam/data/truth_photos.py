@@ -10,6 +10,7 @@ from torch import Tensor
 
 from weaksam.data.annotations import ImageTruth
 from weaksam.data.findings import Findings
+from weaksam.data.result_lists import num_different
 from weaksam.data.sizes import Size, truth_size_problems
 from weaksam.structures.boxes import area, clip
 
@@ -38,8 +39,16 @@ def fit_to_photo(truth: ImageTruth, image_id: str, size: Size, path: Path, findi
         )
     for _ in range(int(reaching.sum())):
         findings.guess("a box that reaches out of its photo was clipped to it", f"{path}, {image_id}")
+    for _ in range(num_repeats(truth)):
+        findings.guess("an object that repeats another of its photo, box and class, counts too", f"{path}, {image_id}")
     boxes = torch.where(reaching[:, None], clipped, boxes)
     return replace(truth, instances=truth.instances.replace(boxes=boxes), size=size)
+
+
+def num_repeats(truth: ImageTruth) -> int:
+    """How many objects of an image have the box and the class of another before them."""
+    objects = truth.instances
+    return len(objects) - num_different(objects) if len(objects) > 1 else 0
 
 
 def reaching_out(boxes: Tensor, size: Size) -> Tensor:

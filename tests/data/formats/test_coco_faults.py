@@ -176,6 +176,7 @@ def test_image_ids_that_are_none(photos, wrong) -> None:
         ({"image_id": None}, "the id of an image of the file as 'image_id'"),
         ({"iscrowd": "yes"}, "0 or 1 as 'iscrowd'"),
         ({"score": "high"}, "a finite number as 'score'"),
+        ({"bbox_mode": 0}, r"wanted 1 \(x, y, width, height\) as 'bbox_mode' of annotation 1"),
         ({"segmentation": "none"}, "polygons .* as 'segmentation' of annotation 1"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "polygons of finite numbers"),
         ({"segmentation": [[1, 2, 3, 4, 5, "x"]]}, "polygons of finite numbers"),
@@ -210,6 +211,8 @@ def test_values_of_annotations_that_cannot_be_meant(photos, more, sentence) -> N
         ({"annotations": [[1, 1, 10, 10, 20, 20]]}, "wanted an object with keys as annotation 1"),
         ({"categories": [{"id": "first", "name": "cup"}]}, "a whole number as 'id' of category 1"),
         ({"categories": [{"id": 1, "name": None}]}, "a text as 'name' of category 1"),
+        ({"categories": [{"id": 1, "name": "0.93"}]}, "the name of a class as 'name' of category 1 .*found '0.93'"),
+        ({"categories": [{"id": 1, "name": "cup\u200b"}]}, "a name of at most .* as 'name' of category 1"),
         ({"categories": ["cup"]}, "wanted an object with keys as category 1"),
     ],
 )
@@ -307,6 +310,14 @@ def test_a_box_that_reaches_out_is_clipped_and_said(photos) -> None:
     assert ap == 1
     assert "clipped" in protocol
     assert "a.png: has a box of 'cup' outside the photo (50, 30, 70, 50)" in check(photos, truth)
+
+
+def test_an_object_that_is_there_twice_counts_and_is_said(photos) -> None:
+    truth = truth_file(photos.parent, annotations=[annotation(1, 1), annotation(2, 1), annotation(3, 2)])
+    said = "an object that repeats another of its photo, box and class, counts too"
+    assert any(said in note for note in load_dataset(SplitSettings(images=photos, truth=truth), name="test").notes)
+    assert said in measure(truth, [], images=photos)[1]
+    assert "a.png: has 1 of 2 objects with the box and the class of another" in check(photos, truth)
 
 
 # Names as labelling servers write them

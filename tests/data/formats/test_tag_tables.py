@@ -140,6 +140,8 @@ def test_what_cannot_be_meant_is_one_sentence_with_its_line(tmp_path, text, mess
         ('{"a.jpg": {"apple": 0.93}}', r"found \{\"apple\": 0\.93\} at entry 'a\.jpg'"),
         ('{"a.jpg": true}', "found true at entry 'a.jpg'"),
         ('{"apple": ["a.jpg"]}', r"found 'a\.jpg' \(a photo's name\) for 'apple'"),
+        ('{"a.jpg": [1, 0]}', r"found \[1, 0\] at entry 'a\.jpg', which may be a flag for each class"),
+        ('{"a.jpg": ["\\u200bapple"]}', r"found '.*apple' \(an invisible character\)"),
         ('{"a.jpg": ["caf\\udce9"]}', r"found 'caf\\xe9' \(control characters\)"),
     ],
 )
@@ -147,6 +149,15 @@ def test_json_of_another_shape_is_one_sentence_with_its_entry(tmp_path, text, me
     (tmp_path / "tags.json").write_text(text)
     with pytest.raises(UserError, match=message):
         read_tags(tmp_path / "tags.json")
+
+
+@pytest.mark.parametrize("text", ['{"a.jpg": [2, 5], "b.jpg": [1]}', '[{"file": "a.jpg", "label": 3}]'])
+def test_numbers_as_names_in_json_are_said(tmp_path, text) -> None:
+    (tmp_path / "tags.json").write_text(text)
+    findings = Findings()
+    rows = read_tags(tmp_path / "tags.json", findings=findings).rows
+    assert rows["a.jpg"] in (("2", "5"), ("3",))
+    assert f"{tmp_path / 'tags.json'}: whole numbers were read as names of classes" in findings.notes
 
 
 def test_json_with_an_id_first_counts_and_null(tmp_path) -> None:

@@ -81,6 +81,11 @@ def test_names_that_cannot_be_meant_are_one_sentence(tmp_path, names, number, me
         read(tmp_path, {"data.yaml": names, "labels/a.txt": f"{number} {BOX}\n"})
 
 
+def test_a_remark_among_the_names_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"found a remark in line 1, which would be a class of its own: remove it"):
+        read(tmp_path, {"labels/classes.txt": "# my classes\napple\n", "labels/a.txt": f"0 {BOX}\n"})
+
+
 def test_lines_of_a_text_file_count_blank_ones_too(tmp_path):
     findings = Findings()
     files = {"labels/classes.txt": "apple\n\npear\n\n", "labels/a.txt": f"2 {BOX}\n"}

@@ -17,7 +17,7 @@ import numpy as np
 
 from weaksam.config import UserError
 from weaksam.data.annotations import Annotations
-from weaksam.data.class_names import LONGEST, is_plain
+from weaksam.data.class_names import LONGEST, check_name, is_plain
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_entries import CategoryLabels, ObjectReader
 from weaksam.data.image_entries import ImageEntries, composed, read_image_entries
@@ -165,6 +165,7 @@ def _category(entry: JsonEntry) -> tuple[int, str]:
     name = entry.text("name").strip()
     if not is_plain(name):
         raise entry.refusal("name", f"a name of at most {LONGEST} letters, without control characters,")
+    check_name(name, f"'name' of {entry.place}")
     return number, name
 
 

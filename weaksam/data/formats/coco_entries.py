@@ -20,6 +20,8 @@ from weaksam.likeness import Hints
 from weaksam.structures.masks import box_from_rle
 
 Size = tuple[int, int]
+_XYWH_MODES = (None, 1, "1", "XYWH_ABS", "BoxMode.XYWH_ABS")
+"""What ``bbox_mode``, a key of detectron2's entries, may say of a box: x, y, width, height in pixels."""
 CORNERS_SHARE = 0.95
 """Boxes are corners if at least this share of them would lie in their photos as corners ..."""
 OUTSIDE_SHARE = 0.1
@@ -129,6 +131,8 @@ class ObjectReader:
         Without a box the mask gives one. Raises `UserError`, and then nothing was appended.
         """
         label = self.labels.label(entry)
+        if entry.get("bbox_mode") not in _XYWH_MODES:
+            raise entry.refusal("bbox_mode", "1 (x, y, width, height)")
         mask = read_mask(entry, size)
         if mask is not None and size is None:
             size = (int(mask["size"][0]), int(mask["size"][1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,12 @@ def _names(value: Any, place: str, path: Path, findings: Findings, *, may_be_num
     if isinstance(value, str):
         return split_cell(value)
     if isinstance(value, int) and may_be_number and not isinstance(value, bool):
+        _note_numbers(path, findings)
         return [str(value)]
-    if isinstance(value, list) and all(isinstance(name, str | int | None) and name is not True for name in value):
-        return [str(name).strip() for name in value if name is not None]
+    if isinstance(value, list) and all(
+        isinstance(name, str | int | None) and not isinstance(name, bool) for name in value
+    ):
+        return _listed_names(value, place, path, findings)
     if isinstance(value, dict):
         tag_key = next((key for key in value if columns.names_tags(key) and isinstance(value[key], str | list)), None)
         if tag_key is not None:
@@ -95,6 +98,26 @@ def _names(value: Any, place: str, path: Path, findings: Findings, *, may_be_num
         "write names, and of scores only those over a threshold"
     )
     return None
+
+
+def _listed_names(names: Sequence[str | int | None], place: str, path: Path, findings: Findings) -> list[str] | None:
+    """The names in a list; whole numbers are names too, but several 0 and 1 alone may be flags, which is a fault."""
+    if len(names) > 1 and all(name in (0, 1) for name in names):
+        findings.fault(
+            f"wanted names of classes in {path}, found {_shown(names)} at {place}, which may be a flag for each class "
+            "or class numbers: write names"
+        )
+        return None
+    if any(isinstance(name, int) for name in names):
+        _note_numbers(path, findings)
+    return [str(name).strip() for name in names if name is not None]
+
+
+def _note_numbers(path: Path, findings: Findings) -> None:
+    """Say once that numbers were read as names."""
+    line = f"{path}: whole numbers were read as names of classes"
+    if line not in findings.counts:
+        findings.count(line)
 
 
 def _is_count(flag: Any) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from weaksam.data.class_names import LONGEST
+from weaksam.data.class_names import LONGEST, is_veiled
 from weaksam.data.findings import Findings
 from weaksam.data.image_names import composed
 from weaksam.data.photos import is_photo_name
@@ -17,13 +17,14 @@ from weaksam.data.text_files import printable, quoted
 FLAGS = {"": 0, "0": 0, "-1": 0, "0.0": 0, "-1.0": 0, "false": 0, "no": 0, "-": 0}
 FLAGS |= {"1": 1, "1.0": 1, "true": 1, "yes": 1, "x": 1}
 """What a cell or value under a class may say, in small letters: whether the class is in the photo."""
-_BLANKS = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "-", "--"})
+_BLANKS = frozenset({"nan", "none", "null", "na", "n/a", "<na>", "-", "--", "?"})
 """Words, in small letters, that stand for an empty cell."""
 _DECIMAL = re.compile(r"[-+]?(\d*\.\d+|\d+\.)(e[-+]?\d+)?%?|[-+]?\d+e[-+]?\d+|-\d+|\d+ ?%", re.IGNORECASE)
 _ADVICE = {
     "a number": "write names, and of scores only those over a threshold",
     "a photo's name": "write the photo first and then its classes",
     "JSON": "write names with ';' between them",
+    "an invisible character": "remove it",
     "control characters": "write it in UTF-8",
     "a long text": f"write names of at most {LONGEST} letters, with ';' between them",
 }
@@ -135,6 +136,8 @@ def class_problem(name: str) -> str:
         return "a photo's name"
     if name.startswith(("{", "[", '"')):
         return "JSON"
+    if is_veiled(name):
+        return "an invisible character"
     return "" if printable(name) == name else "control characters"
 
 

@@ -106,6 +106,12 @@ def _text_names(path: Path, findings: Findings) -> dict[int, str]:
     if len(pairs) == len(lines) and [number for number, _ in pairs] == list(range(len(lines))):
         findings.guess("numbers before the class names were left out of them", str(path))
         return dict(pairs)
+    remark = next((number for number, line in enumerate(lines, start=1) if line.startswith("# ")), None)
+    if remark is not None:
+        raise UserError(
+            f"wanted one class name a line in {path}, found a remark in line {remark}, which would be a class of its "
+            "own: remove it"
+        )
     if len(lines) == 1 and "," in lines[0]:
         raise UserError(f"wanted one class name a line in {path}, found {lines[0][:60]!r}: write each on its own line")
     blank = [number for number, line in enumerate(lines) if not line]
