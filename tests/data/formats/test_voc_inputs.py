@@ -78,6 +78,7 @@ def test_other_spellings_of_one_object(tmp_path, content):
     ("corners", "wanted", "text"),
     [
         (box("60", "60", "21", "21"), [20, 20, 60, 60], "wrong way round were swapped"),
+        (box("-5", "21", "60", "60"), [0, 20, 60, 60], "before the photo's first pixel were moved"),
         (
             "<polygon><x1>20</x1><y1>20</y1><x2>60</x2><y2>60</y2></polygon>",
             [20, 20, 60, 60],

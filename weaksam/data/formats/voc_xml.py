@@ -217,6 +217,8 @@ def _corners(bndbox: ElementTree.Element, place: str, findings: Findings) -> lis
         findings.guess("corners the wrong way round were swapped", place)
         x1, x2 = (x2, x1) if x2 < x1 - 1 else (x1, x2)
         y1, y2 = (y2, y1) if y2 < y1 - 1 else (y1, y2)
+    if min(x1, y1) < 0:
+        findings.guess("corners before the photo's first pixel were moved to it", place)
     # VOC's first pixel is 1; files of other tools that start at 0 stay inside the photo
     from_zero = torch.tensor([[x1, y1, x2, y2]], dtype=torch.float64) - 1
     return xyxy_from_inclusive(from_zero)[0].clamp(min=0).tolist()
