@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,9 @@ YOLO = [
     yolo_case("a line of a million letters", "0 " + "x" * 1_000_000 + "\n"),
     yolo_case("no text", b"\x89PNG\r\n\x1a\n\0\0\0\xff"),
     yolo_case("zeros", b"\0" * 100_000),
-    sound(yolo_case("50,000 names", SOUND_LINE, MANY_KEYS, "data.yaml", "yolo")),
+    replace(
+        sound(yolo_case("50,000 names", SOUND_LINE, MANY_KEYS, "data.yaml", "yolo")), commands=on_truth("yolo")[:1]
+    ),
     yolo_case("names of laughs", SOUND_LINE, LAUGHS + "names: *j\n", "data.yaml"),
     yolo_case("names of themselves", SOUND_LINE, "names: &n [*n, *n]\n", "data.yaml"),
     yolo_case("names of brackets", SOUND_LINE, "names: " + "[" * 10_000, "data.yaml"),
