@@ -50,6 +50,8 @@ from weaksam.structures.instances import Instances
 from weaksam.structures.masks import rle_from_mask
 
 CPU = torch.device("cpu")
+BATCHES_SORTED = 8
+"""How many batches are sorted together in the last way."""
 _PYRAMID = {"6": "0", "13": "1", "17": "2"}
 """Modules of torchvision's MobileNetV2 that give the pyramid's levels; the first four modules stay frozen."""
 
@@ -186,7 +188,7 @@ def main() -> None:
     settings: Any = WsisSettings() if masks else RetrainSettings()
     dataset, objects = trained_photos(options.data, options.photos, masks)
     photos = TrainingPhotos(dataset, objects, settings.short_side, settings.long_side, "photos")
-    drawn, in_order = (list(photos.epoch(0, settings.batch_size, settings, 0, n)) for n in (1, settings.batches_sorted))
+    drawn, in_order = (list(photos.epoch(0, settings.batch_size, settings, 0, n)) for n in (1, BATCHES_SORTED))
     backbone, num_classes = BackboneSettings(weights=str(options.weights)), len(dataset.classes)
     build: Any = build_mask_rcnn if masks else build_faster_rcnn
     ours, plain = build(backbone, settings, num_classes), build(backbone, settings, num_classes, plain=True)

@@ -42,9 +42,9 @@ class TrainableSettings(DetectorSettings, AugmentSettings):
     """Steps of the whole training, instead of ``num_epochs``."""
     batch_size: int = Field(4, ge=1)
     """Photos per step."""
-    batches_sorted: int = Field(8, ge=1)
+    batches_sorted: int = Field(1, ge=1)
     """The photos of so many batches are sorted by the width of their views before they are divided, which leaves less
-    padding to compute; 1: batches as drawn."""
+    padding to compute but changes which photos share a batch; 1: batches as drawn."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with momentum 0.9."""
     lr: float = Field(4e-4, gt=0)
