@@ -119,11 +119,17 @@ def run_command(function: Callable[[Path], None], marker: Path) -> None:
     """Body of a forked process: ``function`` as a command of its own, its streams in files beside ``marker``."""
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(marker.parent / name, os.O_CREAT | os.O_WRONLY), descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background, where it is ignored
     interrupts.catch_signals()
     try:
         guarded(function)(marker)
     except BaseException as end:  # as typer does with its Exit
         interrupts.leave(SystemExit(getattr(end, "exit_code", 1)))
+
+
+def heed_ctrl_c() -> None:
+    """Give a new process the default answer to Ctrl-C, as a terminal does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -183,7 +189,9 @@ def test_ctrl_c_while_everything_is_imported(tmp_path):
     """A real start: the first line that tells of an import of torch is answered with a Ctrl-C."""
     command = [sys.executable, "-X", "importtime", "-m", "weaksam", "run", "configs/no_such.yaml"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, env=environment, preexec_fn=heed_ctrl_c
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.rstrip().endswith(b" torch._utils"):
@@ -199,7 +207,7 @@ def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
     code = "import signal; from weaksam.cli import interrupts; interrupts.catch_signals(); signal.raise_signal(2)"
     ignored = "import signal; signal.signal(2, signal.SIG_IGN); "
     assert subprocess.run([sys.executable, "-c", ignored + code], cwd=ROOT).returncode == 0
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, preexec_fn=heed_ctrl_c)
     assert (done.returncode, done.stderr) == (130, SENTENCE)
 
 
