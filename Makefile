@@ -17,11 +17,12 @@ DIST ?= dist
 # An environment with the built wheel alone, which borrows its dependencies from .venv
 WHEEL_VENV ?= build/wheel-venv
 
-.PHONY: help install dev demo test lint types dist wheel clean
+.PHONY: help install dev demo test test-slow lint types dist wheel clean
 
 help:
 	@echo "make demo   the whole pipeline, offline, on synthetic scenes (six to nine minutes on two cores, after installation)"
-	@echo "make test   the test suite, in two processes"
+	@echo "make test   the test suite, in two processes, but for its slow tests"
+	@echo "make test-slow   the slow tests: hostile files, each read by commands in a process of its own"
 	@echo "make lint   ruff check and ruff format --check"
 	@echo "make types  mypy, strict where pyproject.toml says so"
 	@echo "make dist   the source distribution, and from it the wheel, in dist/"
@@ -51,7 +52,10 @@ demo: install
 	  data.test.truth=$(DEMO_DATA)/instances_test.json out=$(DEMO_OUT) $(DEMO_ARGS)
 
 test: dev
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slow" $(TEST_ARGS)
+
+test-slow: dev
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist load -m slow $(TEST_ARGS)
 
 lint: dev
 	$(BIN)/ruff check .

@@ -12,6 +12,8 @@ import pytest
 from tests.hostile.commands import on_results, on_truth
 from tests.hostile.harness import Case, check, coco_results, coco_truth, sound, written
 
+pytestmark = pytest.mark.slow
+
 RING = [4, 4, 24, 4, 24, 24, 4, 24]
 HUGE = {"1e9": 1e9, "1e308": 1e308, "minus 1e9": -1e9, "1e6": 1e6, "1e400": float("inf"), "nan": float("nan")}
 NUMBERS = {name: value for name, value in HUGE.items() if name != "1e6"}

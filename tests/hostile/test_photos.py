@@ -14,6 +14,8 @@ from PIL import Image
 
 from tests.hostile.harness import Case, check, sparse
 
+pytestmark = pytest.mark.slow
+
 CHECK = [("data", "check", "--images", "photos", "--tags", "tags.csv")]
 
 

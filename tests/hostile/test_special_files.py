@@ -12,6 +12,8 @@ import pytest
 from tests.hostile.commands import on_results, on_settings, on_tags, on_truth
 from tests.hostile.harness import Case, check, outcomes_of, write_dataset, written
 
+pytestmark = pytest.mark.slow
+
 DEEP = "[" * 900 + "]" * 900
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.hostile.commands import IMAGES, on_tags
 from tests.hostile.harness import Case, check, written
 
+pytestmark = pytest.mark.slow
+
 MANY = 100_000
 DEEP = "[" * 900 + "]" * 900
 ROWS = "a.png,cat\nb.png,dog\n"

@@ -20,6 +20,8 @@ from safetensors.torch import save
 from tests.helpers import pickled
 from tests.hostile.harness import Case, check, sparse
 
+pytestmark = pytest.mark.slow
+
 SAM = ("proposals", "--images", "photos", "--out", "out", "--sam")
 NANO = ("proposals", "--images", "photos", "--out", "out", "segmenter.family=nano", "segmenter.weights=odd.safetensors")
 BACKBONE = ("run", "--images", "photos", "--tags", "tags.csv", "--out", "out", "backbone.name=mobilenet_v2")
