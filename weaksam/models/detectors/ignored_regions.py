@@ -10,6 +10,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.devices import reading_is_free
 
 IGNORED = -1
 """Label of an ignored box in a target, whose other labels count from 1; torchvision's samplers leave out -1, too."""
@@ -21,11 +22,11 @@ def nearest_is_ignored(regions: Tensor, boxes: Tensor, labels: Tensor) -> Tensor
     ``labels`` (N,). At equal overlap the other box counts; a region that meets no box is not ignored.
     """
     ignored = labels == IGNORED
-    if not bool(ignored.any()):
+    if len(boxes) == 0 or (reading_is_free(labels.device) and not bool(ignored.any())):
         return torch.zeros(len(regions), dtype=torch.bool, device=regions.device)
     iou = pairwise_iou(boxes, regions)  # (N, R)
-    nearest_other = iou[~ignored].amax(dim=0) if bool((~ignored).any()) else iou.new_zeros(len(regions))
-    return iou[ignored].amax(dim=0) > nearest_other
+    nearest_other = iou.masked_fill(ignored[:, None], 0.0).amax(dim=0)
+    return iou.masked_fill(~ignored[:, None], 0.0).amax(dim=0) > nearest_other
 
 
 class IgnoringProposalNetwork(RegionProposalNetwork):
