@@ -22,7 +22,7 @@ WHEEL_VENV ?= build/wheel-venv
 help:
 	@echo "make demo   the whole pipeline, offline, on synthetic scenes (six to nine minutes on two cores, after installation)"
 	@echo "make test   the test suite, in two processes, but for its slow tests"
-	@echo "make test-slow   the slow tests: hostile files, each read by commands in a process of its own"
+	@echo "make test-slow   the slow tests: hostile files, kills, helper processes, published recipes"
 	@echo "make lint   ruff check and ruff format --check"
 	@echo "make types  mypy, strict where pyproject.toml says so"
 	@echo "make dist   the source distribution, and from it the wheel, in dist/"

@@ -29,6 +29,8 @@ from weaksam.stages import STAGE_NAMES
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = ROOT / "configs"
 PUBLISHED = ("voc07_oicr", "voc07_mist", "voc12_oicr", "voc12_mist", "coco14_oicr", "coco14_mist")
 COVERED = {*PUBLISHED, "weaktr_voc", "weaktr_coco", "scenes_vit", "demo", "custom"}

@@ -12,6 +12,8 @@ from tests.helpers import PROCESSES
 from weaksam.engine import distributed
 from weaksam.engine.distributed import helped_by, own_device, started_together, worker_rank
 
+pytestmark = pytest.mark.slow
+
 
 def leave_a_file(folder):
     rank = os.environ["RANK"]

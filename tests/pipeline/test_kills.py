@@ -10,6 +10,8 @@ import torch
 
 from tests.helpers import PROCESSES, ROOT
 
+pytestmark = pytest.mark.slow
+
 OPERATIONS = (3, 9, 17, 24, 31, 38, 45, 52, 59)
 """File operations from the start of a process, the next of which is prevented by SIGKILL: one process each."""
 

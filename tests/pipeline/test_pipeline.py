@@ -172,6 +172,7 @@ def test_rerun_computes_nothing_and_keeps_the_times(scenes, unbroken):
     assert json.loads((unbroken / "metrics.json").read_text())["stages"] == times
 
 
+@pytest.mark.slow
 def test_own_photos_without_truth_give_the_same_labels(scenes, unbroken, tmp_path, capsys):
     out = tmp_path / "own"
     pipeline.run(toy_settings(scenes, out, truth=False))
@@ -230,6 +231,7 @@ def test_several_processes_share_the_proposals(scenes, unbroken, tmp_path):
     assert made_files(settings.out) == files_up_to_proposals(unbroken)
 
 
+@pytest.mark.slow
 def test_helpers_share_the_proposals_and_change_nothing(scenes, unbroken, tmp_path, monkeypatch):
     for name in ("RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)

@@ -88,8 +88,8 @@ class EmbeddingCache:
         try:
             metadata, tensors = read_metadata(path), load_state(path, "an embedding")
             sound = metadata == _metadata(key)
-        except (OSError, ValueError, SafetensorError):
-            sound = False
+        except (OSError, ValueError, SafetensorError, RuntimeError):
+            sound = False  # safetensors has a RuntimeError for a file that another process has just removed
         with contextlib.suppress(OSError):  # another process may have removed it
             if sound:
                 os.utime(path, (time.time(),) * 2)
