@@ -20,6 +20,6 @@ class PhotoLimits(Settings):
         120_000_000,
         ge=1,
         le=MOST_PIXELS,
-        description="width times height as the header says; reading a photo takes up to about 16 bytes per pixel",
+        description="width times height as the header says",
     )
     max_bytes: int = Field(512 << 20, ge=1, description="size of the file")

@@ -47,7 +47,7 @@ _TABLE_SCHEMA = pa.schema(
 _IMAGES_KEY = b"weaksam_images"
 """Where a flat table's metadata names all its images, as JSON."""
 MOST_LINES = 20_000_000
-"""Lines of a flat table that are read; its boxes are all in memory at once, 150 bytes each."""
+"""Lines of a flat table that are read; its boxes are all in memory at once."""
 MOST_TABLE_BYTES = 1 << 30
 _ROWS_AT_ONCE = 65536
 """Lines of a flat table that are written together."""
