@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from scipy.ndimage import binary_dilation
 
 from weaksam.config import UserError
+from weaksam.scenes.kinds import KINDS
 from weaksam.scenes.painting import Light, coverage, paint, random_outline, random_skin, texture_tile
 from weaksam.scenes.part_prompts import nested_regions, sample_prompts
 from weaksam.scenes.part_scenes import render_part_scene
+from weaksam.scenes.placing import Room, place_against, place_apart
 from weaksam.scenes.synthetic import SceneSettings, render_scene, write_dataset
 
 SMALL = SceneSettings(size=96, num_classes=3)
@@ -47,6 +50,62 @@ def test_without_distractors_clutter_and_overlap_objects_stay_apart():
     for seed in range(6):
         scene = render_scene(settings, seed)
         assert all(mask.any() for mask in scene.masks)
+
+
+def test_few_objects_lie_where_they_always_lay():
+    """Places and classes of scenes as they were before there were crowds: settings of crowds change no other scene."""
+    known = {
+        0: ([0, 0, 0, 0], [[28, 41, 75, 74], [6, 19, 45, 39], [24, 71, 59, 93], [2, 55, 51, 77]]),
+        1: ([1, 1, 1, 1], [[34, 16, 76, 54], [38, 48, 70, 78], [69, 3, 93, 26], [0, 45, 30, 75]]),
+        2: ([0, 0, 1, 0], [[74, 58, 96, 72], [30, 16, 67, 42], [48, 30, 84, 71], [21, 47, 48, 62]]),
+    }
+    for seed, (labels, boxes) in known.items():
+        scene = render_scene(SMALL, seed)
+        assert scene.labels.tolist() == labels and scene.boxes.tolist() == boxes
+
+
+CROWD = {"size": 128, "min_radius": 0.08, "max_radius": 0.14, "instances_per_class": (3, 5), "max_distractors": 0}
+
+
+@pytest.mark.parametrize("touching", [0.0, 1.0])
+def test_crowds_have_so_many_of_each_class_apart_or_touching(touching):
+    settings = SceneSettings(**CROWD, touching=touching)
+    gap = settings.room.gap
+    for seed in range(8):
+        scene, again = render_scene(settings, seed), render_scene(settings, seed)
+        assert scene.image.tobytes() == again.image.tobytes() and scene.masks.tobytes() == again.masks.tobytes()
+        counts = np.bincount(scene.labels)
+        assert set(counts[counts > 0]) <= {3, 4, 5} and 1 <= np.count_nonzero(counts) <= 2
+        touched = [
+            any(binary_dilation(mask, iterations=gap)[other].any() for other in np.delete(scene.masks, number, axis=0))
+            for number, mask in enumerate(scene.masks)
+        ]
+        if touching:
+            assert all(touched)  # the first of a class is touched by the second
+        else:
+            assert not any(touched)
+
+
+def test_an_object_slides_until_it_meets_its_neighbour():
+    room = Room(128, (0.1, 0.1), 0.1)
+    rng = np.random.default_rng(0)
+    neighbour = place_apart(KINDS[5], [], room, rng)
+    place = place_against(KINDS[5], [neighbour], [neighbour.solid], room, rng)
+    assert (binary_dilation(place.solid) & neighbour.solid).any()
+    hidden = np.count_nonzero(place.solid & neighbour.solid) / np.count_nonzero(neighbour.solid)
+    assert hidden <= 0.1 and room.holds(place.center, place.radius)
+    full = [np.ones((128, 128), bool)]
+    assert place_apart(KINDS[5], full, room, rng) is None  # no room for a gap
+    # Where nothing at all may be hidden, nothing can lie against it
+    around = binary_dilation(neighbour.solid, iterations=60) & ~neighbour.solid
+    assert place_against(KINDS[5], [neighbour], [around], Room(128, (0.1, 0.1), 0.0), rng) is None
+
+
+def test_crowd_settings_that_cannot_be_are_one_sentence():
+    with pytest.raises(ValueError, match=r"1 to 12, found \[5,2\]"):
+        SceneSettings(instances_per_class=(5, 2))
+    with pytest.raises(ValueError, match="touching wants instances_per_class, found none"):
+        SceneSettings(touching=0.5)
 
 
 def test_written_dataset_is_coco_with_exact_masks_and_tags_that_follow(tmp_path):

@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from weaksam.config import Settings, UserError
+from weaksam.scenes.kinds import BODY, KINDS, TELLING, TRIM, Kind
 from weaksam.scenes.painting import (
     Light,
     Skin,
@@ -27,104 +28,10 @@ from weaksam.scenes.painting import (
     random_outline,
     random_skin,
 )
+from weaksam.scenes.placing import Placement, Room, free_place, hides_too_much, place_against, place_apart
 from weaksam.structures.masks import rle_area, rle_from_mask
 
-BODY, TELLING, TRIM = "body", "telling", "trim"
 SOFT_KINDS = ("cloud", "grain", "fur", "plain", "cells")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One piece of an object: outline kind, centre and half axes in units of the object's radius, turn, role."""
-
-    outline: str
-    x: float
-    y: float
-    width: float
-    height: float
-    turn: float = 0.0
-    role: str = BODY
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A class of objects: pieces in painting order, hue and texture of its telling part."""
-
-    name: str
-    hue: float
-    texture: str
-    pieces: tuple[Piece, ...]
-
-
-KINDS = (
-    Kind(
-        "fish",
-        0.08,
-        "stripes",
-        (
-            Piece("polygon3", -0.85, 0.0, 0.35, 0.4, 0.0, TRIM),
-            Piece("polygon3", -0.05, -0.38, 0.3, 0.22, 1.6, TRIM),
-            Piece("ellipse", 0.05, 0.0, 0.8, 0.42),
-            Piece("ellipse", 0.55, -0.03, 0.23, 0.23, 0.0, TELLING),
-        ),
-    ),
-    Kind(
-        "kettle",
-        0.60,
-        "checker",
-        (
-            Piece("ring", 0.0, -0.4, 0.42, 0.4, 0.0, TRIM),
-            Piece("capsule", -0.62, 0.05, 0.42, 0.42, 0.7, TRIM),
-            Piece("box", 0.0, 0.25, 0.62, 0.55),
-            Piece("box", 0.02, 0.2, 0.26, 0.2, 0.0, TELLING),
-        ),
-    ),
-    Kind(
-        "cactus",
-        0.86,
-        "spots",
-        (
-            Piece("capsule", -0.4, 0.05, 0.3, 0.5, 0.5, TRIM),
-            Piece("capsule", 0.4, 0.25, 0.3, 0.5, -0.5, TRIM),
-            Piece("box", 0.0, 0.15, 0.27, 0.82),
-            Piece("star", 0.0, -0.68, 0.3, 0.3, 0.0, TELLING),
-        ),
-    ),
-    Kind(
-        "beetle",
-        0.33,
-        "cells",
-        (
-            Piece("capsule", 0.0, -0.15, 0.75, 0.3, 0.35, TRIM),
-            Piece("capsule", 0.0, 0.15, 0.78, 0.3, 0.0, TRIM),
-            Piece("capsule", 0.0, 0.4, 0.75, 0.3, -0.35, TRIM),
-            Piece("ellipse", 0.0, 0.2, 0.5, 0.7),
-            Piece("ellipse", 0.0, -0.58, 0.26, 0.22, 0.0, TELLING),
-        ),
-    ),
-    Kind(
-        "rocket",
-        0.0,
-        "stripes",
-        (
-            Piece("polygon3", -0.3, 0.7, 0.35, 0.3, -0.8, TRIM),
-            Piece("polygon3", 0.3, 0.7, 0.35, 0.3, 0.8, TRIM),
-            Piece("ellipse", 0.0, 0.0, 0.36, 0.92),
-            Piece("ring", 0.0, -0.25, 0.22, 0.22, 0.0, TELLING),
-        ),
-    ),
-    Kind(
-        "clock",
-        0.48,
-        "cells",
-        (
-            Piece("ellipse", -0.45, 0.75, 0.18, 0.2, 0.0, TRIM),
-            Piece("ellipse", 0.45, 0.75, 0.18, 0.2, 0.0, TRIM),
-            Piece("box", 0.0, 0.0, 0.7, 0.72),
-            Piece("star", 0.0, -0.1, 0.3, 0.3, 0.0, TELLING),
-        ),
-    ),
-)
 
 
 class SceneSettings(Settings):
@@ -134,6 +41,18 @@ class SceneSettings(Settings):
     num_classes: int = Field(4, ge=1, le=len(KINDS), description="how many of the built-in classes are used")
     min_objects: int = Field(1, ge=1, le=12, description="fewest objects in a scene")
     max_objects: int = Field(4, ge=1, le=12, description="most objects in a scene")
+    instances_per_class: tuple[int, int] | None = Field(
+        None,
+        description="fewest and most objects of each of a scene's one or two classes, such as [3,6]; then min_objects "
+        "and max_objects mean nothing, and there are fewer where no room is left",
+    )
+    touching: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="with instances_per_class: share of the objects that lie against another of their class; the "
+        "others keep a gap",
+    )
     min_radius: float = Field(0.12, gt=0.04, le=0.5, description="smallest object radius, share of the side")
     max_radius: float = Field(0.30, gt=0.04, le=0.5, description="largest object radius, share of the side")
     max_distractors: int = Field(4, ge=0, le=20, description="most objects of no class")
@@ -149,12 +68,27 @@ class SceneSettings(Settings):
                 raise UserError(
                     f"{low} must not exceed {high}, found {getattr(self, low)} and {getattr(self, high)}: lower {low}."
                 )
+        fewest, most = self.instances_per_class or (1, 1)
+        if not 1 <= fewest <= most <= 12:
+            raise UserError(
+                "instances_per_class wants the fewest and the most objects of a class, 1 to 12, found "
+                f"[{fewest},{most}]: write for example instances_per_class=[3,6]."
+            )
+        if self.touching and self.instances_per_class is None:
+            raise UserError(
+                "touching wants instances_per_class, found none: add for example instances_per_class=[3,6]."
+            )
         return self
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, label 0 first."""
         return tuple(kind.name for kind in KINDS[: self.num_classes])
+
+    @property
+    def room(self) -> Room:
+        """What the objects are placed in."""
+        return Room(self.size, (self.min_radius, self.max_radius), self.max_overlap / 2)
 
 
 @dataclass(frozen=True)
@@ -185,12 +119,8 @@ def render_scene(settings: SceneSettings, seed: int) -> Scene:
         _paint_distractor(canvas, [], 0.0, rng, light)
     _fade(canvas, settings.background_colour)
     masks: list[np.ndarray] = []
-    labels: list[int] = []
-    favourites = rng.integers(settings.num_classes, size=2)
-    for _ in range(int(rng.integers(settings.min_objects, settings.max_objects + 1))):
-        label = int(favourites[rng.integers(2)])
-        if _paint_object(canvas, masks, KINDS[label], settings, rng, light):
-            labels.append(label)
+    paint_objects = _paint_few if settings.instances_per_class is None else _paint_crowds
+    labels = paint_objects(canvas, masks, settings, rng, light)
     for _ in range(in_front):
         _paint_distractor(canvas, masks, settings.max_overlap / 2, rng, light)
     stack = np.stack(masks)
@@ -211,66 +141,71 @@ def _boxes(masks: np.ndarray) -> np.ndarray:
     return np.stack([*starts, *stops], axis=1).astype(np.float32)
 
 
-def _hides_too_much(solid: np.ndarray, masks: list[np.ndarray], limit: float) -> bool:
-    """Whether painting ``solid (H, W)`` would hide more than ``limit`` of what is visible of any of ``masks``."""
-    return any(np.count_nonzero(mask & solid) > limit * np.count_nonzero(mask) for mask in masks)
+def _paint_few(
+    canvas: np.ndarray, masks: list[np.ndarray], settings: SceneSettings, rng: np.random.Generator, light: Light
+) -> list[int]:
+    """Paint ``min_objects`` to ``max_objects`` of one or two classes anywhere, update ``masks``; returns the labels."""
+    labels: list[int] = []
+    favourites = rng.integers(settings.num_classes, size=2)
+    for _ in range(int(rng.integers(settings.min_objects, settings.max_objects + 1))):
+        label = int(favourites[rng.integers(2)])
+        body = _body_skin(KINDS[label], settings, rng)
+        place = free_place(KINDS[label], masks, settings.room, rng)
+        if place is not None:
+            _paint_object(canvas, masks, KINDS[label], place, body, rng, light)
+            labels.append(label)
+    return labels
+
+
+def _paint_crowds(
+    canvas: np.ndarray, masks: list[np.ndarray], settings: SceneSettings, rng: np.random.Generator, light: Light
+) -> list[int]:
+    """Paint ``instances_per_class`` objects of each of one or two classes, update ``masks``; returns the labels."""
+    assert settings.instances_per_class is not None
+    fewest, most = settings.instances_per_class
+    labels: list[int] = []
+    for label in dict.fromkeys(rng.integers(settings.num_classes, size=2).tolist()):
+        of_class: list[Placement] = []
+        for _ in range(int(rng.integers(fewest, most + 1))):
+            body = _body_skin(KINDS[label], settings, rng)
+            if of_class and rng.random() < settings.touching:
+                place = place_against(KINDS[label], of_class, masks, settings.room, rng)
+            else:
+                place = place_apart(KINDS[label], masks, settings.room, rng)
+            if place is not None:
+                _paint_object(canvas, masks, KINDS[label], place, body, rng, light)
+                of_class.append(place)
+                labels.append(label)
+    return labels
 
 
 def _paint_object(
     canvas: np.ndarray,
     masks: list[np.ndarray],
     kind: Kind,
-    settings: SceneSettings,
+    place: Placement,
+    body: Skin,
     rng: np.random.Generator,
     light: Light,
-) -> bool:
-    """Paint one object where it hides little of the others, update ``masks``; False where no room was found."""
-    size = (canvas.shape[0], canvas.shape[1])
-    body = _body_skin(kind, settings, rng)
-    for _ in range(12):
-        radius = settings.size * rng.uniform(settings.min_radius, settings.max_radius)
-        center = rng.uniform(0.8 * radius, settings.size - 0.8 * radius, 2)
-        outlines = _outlines(kind, center, radius, rng)
-        covers = [coverage(rings, size) for rings in outlines]
-        solid = np.zeros(size, bool)
-        for window, cover in covers:
-            solid[window] |= cover > 0.5
-        if not _hides_too_much(solid, masks, settings.max_overlap / 2):
-            break
-    else:
-        return False
-    everywhere = (slice(0, size[0]), slice(0, size[1]))
-    cast_shadow(canvas, everywhere, solid, light, reach=int(radius * 0.3), strength=float(rng.uniform(0.15, 0.5)))
+) -> None:
+    """Paint one object with its shadow over what is there, and update ``masks``."""
+    everywhere = (slice(0, canvas.shape[0]), slice(0, canvas.shape[1]))
+    reach, strength = int(place.radius * 0.3), float(rng.uniform(0.15, 0.5))
+    cast_shadow(canvas, everywhere, place.solid, light, reach=reach, strength=strength)
     trim = random_skin(rng, SOFT_KINDS, contrast=0.4)
     telling = random_skin(rng, (kind.texture,), color=random_color(rng, kind.hue, (0.75, 1.0)), contrast=0.9)
-    for piece, (window, cover) in zip(kind.pieces, covers, strict=True):
+    for piece, (window, cover) in zip(kind.pieces, place.covers, strict=True):
         skin = {BODY: body, TELLING: telling, TRIM: trim}[piece.role]
-        paint(canvas, window, cover, skin, light, depth=max(2, int(radius * 0.15)))
+        paint(canvas, window, cover, skin, light, depth=max(2, int(place.radius * 0.15)))
     for number, mask in enumerate(masks):
-        masks[number] = mask & ~solid
-    masks.append(solid)
-    return True
+        masks[number] = mask & ~place.solid
+    masks.append(place.solid)
 
 
 def _body_skin(kind: Kind, settings: SceneSettings, rng: np.random.Generator) -> Skin:
     """A body's surface: duller than the telling part, its hue spread around the class's second hue."""
     hue = (kind.hue + 0.45 + rng.normal(0, 0.3 * settings.body_variety)) % 1.0
     return random_skin(rng, SOFT_KINDS, color=random_color(rng, hue, (0.15, 0.65)), contrast=0.5)
-
-
-def _outlines(kind: Kind, center: np.ndarray, radius: float, rng: np.random.Generator) -> list[list[np.ndarray]]:
-    """The rings of every piece in pixels: leaning up to 25 degrees, stretched a little, mirrored or not."""
-    lean, mirror = rng.uniform(-0.45, 0.45), rng.choice([-1.0, 1.0])
-    stretch = np.array([mirror * rng.uniform(0.85, 1.15), rng.uniform(0.85, 1.15)]) * radius
-    rings = []
-    for piece in kind.pieces:
-        if piece.outline == "polygon3":
-            outline = [np.array([[-1.0, -1.0], [1.0, 0.0], [-1.0, 1.0]])]
-        else:
-            outline = random_outline(rng, piece.outline)
-        own = placed(outline, np.array([piece.x, piece.y]), np.array([piece.width, piece.height]), piece.turn)
-        rings.append(placed(own, center, stretch, lean))
-    return rings
 
 
 def _scatter_clutter(canvas: np.ndarray, num: int, rng: np.random.Generator, light: Light) -> None:
@@ -295,7 +230,7 @@ def _paint_distractor(
     window, cover = coverage(rings, size)
     solid = np.zeros(size, bool)
     solid[window] = cover > 0.5
-    if _hides_too_much(solid, masks, limit):
+    if hides_too_much(solid, masks, limit):
         return
     cast_shadow(canvas, window, cover, light, reach=int(radius * 0.4), strength=0.3)
     skin = random_skin(rng, color=random_color(rng, saturation=(0.0, 0.5)), contrast=rng.random())
