@@ -1,0 +1,1 @@
+"""What detectors of object queries share: deformable attention, matching and losses of queries."""
