@@ -24,7 +24,8 @@ def test_values_and_gradients_are_those_of_the_direct_convolution(size, bounds):
 
 
 def test_it_pays_off_on_wide_and_large_maps_that_its_tiles_fit():
-    assert pays_off(torch.empty(4, 128, 40, 56), 128)
-    assert not pays_off(torch.empty(4, 32, 40, 56), 128)
+    assert pays_off(torch.empty(4, 128, 80, 112), 128)
+    assert not pays_off(torch.empty(4, 128, 20, 28), 128)
+    assert not pays_off(torch.empty(4, 32, 80, 112), 128)
     assert not pays_off(torch.empty(1, 128, 8, 8), 128)
-    assert not pays_off(torch.empty(64, 128, 14, 14), 128)  # tiles cover 16 x 16
+    assert not pays_off(torch.empty(256, 128, 14, 14), 128)  # tiles cover 16 x 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from weaksam.models.backbones import winograd
 from weaksam.models.backbones.clamping import NO_BOUNDS, RELU, RELU6, Bounds, clamped, of_clamped
+from weaksam.models.backbones.products import FastLinear, product, product_gradients
 
 _BOUNDS: dict[type[nn.Module], Bounds] = {nn.ReLU: RELU, nn.ReLU6: RELU6}
 
@@ -76,15 +78,7 @@ class _Pointwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, bounds: Bounds) -> Tensor:
         """Map ``(B, K, h, w)``, channels last, of ``x`` (B, C, h, w), ``weight`` (K, C) and ``bias`` (K,)."""
         rows = _rows_of(x)
-        # Not a view of a matrix, so that an activation outside may change it in place
-        shape = (x.shape[0], weight.shape[0], *x.shape[2:])
-        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        out_rows = out.permute(0, 2, 3, 1).view(len(rows), -1) if len(rows) else rows.new_empty(0, weight.shape[0])
-        if bias is None:
-            torch.mm(rows, weight.t(), out=out_rows)
-        else:
-            torch.addmm(bias, rows, weight.t(), out=out_rows)
-        clamped(out, bounds)
+        out = _map_of(product(rows, weight, bias, bounds), x.shape)
         ctx.bounds = bounds
         ctx.save_for_backward(rows, weight, *([] if bounds == NO_BOUNDS else [out]))
         return out
@@ -95,13 +89,8 @@ class _Pointwise(torch.autograd.Function):
         (gradient,) = gradients
         rows, weight, *outputs = ctx.saved_tensors
         of_rows = _rows_of(of_clamped(gradient, outputs, ctx.bounds))
-        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        of_x = None
-        if wants_x:
-            batch, _, height, width = gradient.shape
-            of_x = (of_rows @ weight).view(batch, height, width, weight.shape[1]).permute(0, 3, 1, 2)
-        of_weight = of_rows.t() @ rows if wants_weight else None
-        return of_x, of_weight, of_rows.sum(0) if wants_bias else None, None
+        of_x, of_weight, of_bias = product_gradients(of_rows, rows, weight, ctx.needs_input_grad)
+        return None if of_x is None else _map_of(of_x, gradient.shape), of_weight, of_bias, None
 
 
 def _rows_of(x: Tensor) -> Tensor:
@@ -109,10 +98,23 @@ def _rows_of(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
+def _map_of(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """The map ``(B, K, h, w)``, channels last, of its ``rows`` (B * h * w, K), in the same memory; ``shape`` (B, ...).
+
+    No view for autograd, so that an activation outside may change it in place.
+    """
+    batch, _, height, width = shape
+    channels = rows.shape[1]
+    steps = (height * width * channels, 1, width * channels, channels)
+    memory, begin = rows.untyped_storage(), rows.storage_offset()
+    return rows.new_empty(0).set_(memory, begin, (batch, channels, height, width), steps)
+
+
 def fuse_convolutions(module: nn.Module) -> nn.Module:
     """Let every convolution in ``module`` fold the frozen batch-norm that follows it, and in a sequence its activation.
 
-    In place. The outputs and gradients stay the same to rounding, the state dict to the letter.
+    In place; linear layers become `FastLinear`. The outputs and gradients stay the same to rounding, the state dict to
+    the letter.
     """
     children = [(name, child) for name, child in module.named_children() if not isinstance(child, nn.Identity)]
     in_sequence = isinstance(module, nn.Sequential)
@@ -120,6 +122,8 @@ def fuse_convolutions(module: nn.Module) -> nn.Module:
         if type(child) is nn.Conv2d:
             following = [*children[place + 1 : place + 3], ("", None), ("", None)]
             _fuse(module, child, following, in_sequence)
+        elif type(child) is nn.Linear:
+            child.__class__ = FastLinear
         else:
             fuse_convolutions(child)
     return module

@@ -10,11 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weaksam.models.backbones.clamping import NO_BOUNDS, Bounds, clamped, of_clamped
+from weaksam.models.backbones.products import products
 
 _OUT, _IN = 4, 6
 """Side of a tile of the output, and of the input cells that it reads."""
-_FEWEST_CHANNELS, _FEWEST_TILES, _MOST_COVERED = 64, 256, 1.15
-"""The transforms cost more than the products they save below the first two, and where tiles cover a larger share."""
+_FEWEST_CHANNELS, _MOST_COVERED = 64, 1.15
+"""The transforms cost more than the products they save below the first, and where tiles cover a larger share."""
+_FEWEST_TILES, _FEWEST_TILES_OF_WIDE = 256, 1024
+"""So they do below this number of tiles; the second where vectors of 512 bits speed up the direct sum."""
 
 # Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016), section 4.3
 _OF_INPUT = (
@@ -41,7 +44,8 @@ def pays_off(x: Tensor, num_outputs: int) -> bool:
     batch, channels, height, width = x.shape
     rows, columns = _num_tiles(x.shape)
     fits = x.device.type == "cpu" and x.dtype == torch.float32 and min(channels, num_outputs) >= _FEWEST_CHANNELS
-    many = batch * rows * columns >= _FEWEST_TILES
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    many = batch * rows * columns >= (_FEWEST_TILES_OF_WIDE if wide else _FEWEST_TILES)
     return fits and many and rows * columns * _OUT**2 <= _MOST_COVERED * height * width
 
 
@@ -65,8 +69,8 @@ class _Winograd(torch.autograd.Function):
         num_outputs, channels = weight.shape[:2]
         kernel = (of_kernel @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(_IN**2, channels, num_outputs)
         tiles = (of_input @ _input_tiles(x)).view(_IN**2, -1, channels)  # (36, tiles, C)
-        products = torch.bmm(tiles, kernel).view(_IN**2, -1)
-        out = _assembled(of_output @ products, x.shape, num_outputs)
+        of_products = products(tiles, kernel.transpose(1, 2)).view(_IN**2, -1)
+        out = _assembled(of_output @ of_products, x.shape, num_outputs)
         out = clamped(out if bias is None else out.add_(bias[:, None, None]), bounds)
         ctx.shape, ctx.bounds = x.shape, bounds
         if any(ctx.needs_input_grad):
@@ -83,10 +87,10 @@ class _Winograd(torch.autograd.Function):
         of_products = (of_output.t() @ _output_tiles(gradient)).view(_IN**2, -1, num_outputs)  # (36, tiles, K)
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_tiles = torch.bmm(of_products, kernel.transpose(1, 2))
+            of_tiles = products(of_products, kernel)
             of_x = _added_up(of_input.t() @ of_tiles.view(_IN**2, -1), ctx.shape)
         if ctx.needs_input_grad[1]:
-            of_weight = of_kernel.t() @ torch.bmm(tiles.transpose(1, 2), of_products).view(_IN**2, -1)
+            of_weight = of_kernel.t() @ products(tiles.transpose(1, 2), of_products.transpose(1, 2)).view(_IN**2, -1)
             of_weight = of_weight.view(3, 3, -1, num_outputs).permute(3, 2, 0, 1)
         return of_x, of_weight, gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None, None
 

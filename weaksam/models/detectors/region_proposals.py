@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+from weaksam.models.backbones.clamping import RELU
+from weaksam.models.backbones.products import linear
 from weaksam.models.detectors.ignored_regions import IgnoringProposalNetwork
 
 
@@ -57,11 +59,11 @@ class SampledProposals(IgnoringProposalNetwork):
         num_anchors = self.head.cls_logits.out_channels
         (block,) = self.head.conv  # the 3x3 convolution and its activation
         weight = block[0].weight.permute(0, 2, 3, 1).flatten(1)
-        hidden = F.relu(F.linear(neighbourhoods(maps, sampled // num_anchors), weight, block[0].bias))
+        hidden = linear(neighbourhoods(maps, sampled // num_anchors), weight, block[0].bias, RELU)
         every = torch.arange(len(sampled), device=sampled.device)
         which = sampled % num_anchors
-        objectness = F.linear(hidden, self.head.cls_logits.weight.flatten(1), self.head.cls_logits.bias)
-        deltas = F.linear(hidden, self.head.bbox_pred.weight.flatten(1), self.head.bbox_pred.bias)
+        objectness = linear(hidden, self.head.cls_logits.weight.flatten(1), self.head.cls_logits.bias)
+        deltas = linear(hidden, self.head.bbox_pred.weight.flatten(1), self.head.bbox_pred.bias)
         return objectness[every, which], deltas.unflatten(1, (num_anchors, 4))[every, which]
 
 

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from torchvision.models.detection.mask_rcnn import MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
+from weaksam.models.backbones.clamping import RELU
+from weaksam.models.backbones.products import linear
 from weaksam.models.detectors.ignored_regions import IgnoringRoIHeads
 from weaksam.models.roi.roi_drop import RoiDropSettings, dropped_regions, mean_of_kept
 
@@ -156,8 +158,9 @@ def mask_logits_of(predictor: MaskRCNNPredictor, hidden: Tensor, labels: Tensor)
     """
     weight, bias = predictor.conv5_mask.weight, predictor.conv5_mask.bias  # (C, D, 2, 2), (D,)
     depth, (num, _, rows, columns) = weight.shape[1], hidden.shape
-    upscaled = hidden.permute(0, 2, 3, 1) @ weight.permute(0, 2, 3, 1).flatten(1)  # (F, M, M, 4 * D)
-    upscaled = F.relu(upscaled.view(num, rows * columns * 4, depth) + bias, inplace=True)
+    of_outputs = weight.permute(2, 3, 1, 0).flatten(0, 2)  # (4 * D, C)
+    upscaled = linear(hidden.permute(0, 2, 3, 1), of_outputs, bias.repeat(4), RELU)  # (F, M, M, 4 * D)
+    upscaled = upscaled.view(num, rows * columns * 4, depth)
     of_class = predictor.mask_fcn_logits.weight.flatten(1)[labels]  # (F, D)
     logits = torch.bmm(upscaled, of_class[:, :, None])[..., 0] + predictor.mask_fcn_logits.bias[labels, None]
     return logits.view(num, rows, columns, 2, 2).permute(0, 1, 3, 2, 4).reshape(num, 2 * rows, 2 * columns)
