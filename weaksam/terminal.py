@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, marks that turn the direction of writing, and bytes that are no UTF-8."""
+_BLOCK = 4096
+"""Texts that are looked at together."""
 
 
 def printable(text: str) -> str:
     r"""``text`` that any terminal, log or page can take: what is not plain text is escaped, as in ``caf\xe9.jpg``."""
     return _UNPRINTABLE.sub(lambda match: _escaped(match.group()), text)
+
+
+def all_printable(texts: Iterable[str]) -> Iterator[str]:
+    """`printable` of each of ``texts``, of which there may be millions; no texts give none."""
+    waiting = iter(texts)
+    while block := list(islice(waiting, _BLOCK)):
+        yield from block if "".join(block).isprintable() else map(printable, block)
 
 
 def quoted(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from weaksam.cli.arguments import Arguments, Images, Tags, load_run_settings
-from weaksam.terminal import printable, say
+from weaksam.terminal import all_printable, say
 
 
 def check(
@@ -33,7 +33,8 @@ def check(
 
 def print_problems(counts: Sequence[str], problems: Sequence[str]) -> None:
     """Print how much was read and what is wrong, line by line, since there may be a million lines."""
-    sys.stdout.writelines(f"{printable(line)}\n" for line in chain(counts, problems or ["nothing wrong was found"]))
+    lines = all_printable(chain(counts, problems or ["nothing wrong was found"]))
+    sys.stdout.writelines(f"{line}\n" for line in lines)
 
 
 def synth(

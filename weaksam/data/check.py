@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +55,10 @@ class _SplitCheck:
     def say_about(self, name: str, phrase: str) -> None:
         """Add a line about a photo or a row."""
         self.lines.add_about(f"{self.name}: ", name, f": {phrase}")
+
+    def say_about_all(self, names: Sequence[str], phrase: str) -> None:
+        """Add the same line about each of many photos or rows."""
+        self.lines.add_about_all(f"{self.name}: ", names, f": {phrase}")
 
     def take(self, findings: Findings) -> None:
         """Add a line for each problem that a reader gathered, and keep its counts."""
@@ -173,16 +177,19 @@ def _check_tags(
     matched = match_rows(tags, state.photo_names, source, findings)
     state.take(findings)
     unknown = {} if known is None else _unknown_classes(tags.class_names, known)
-    missing = f"is named in {source} but not in {state.folder}"
+    missing, without_photo = f"is named in {source} but not in {state.folder}", list[str]()
     for row, names in tags.rows.items():
         image_id = matched.photo_of.get(row)
         if image_id is not None:
             tagged[image_id] |= set(names)
         elif row not in matched.ambiguous:
-            state.say_about(row, missing)
+            without_photo.append(row)
         for name in names if unknown else ():
             if name in unknown:
+                state.say_about_all(without_photo, missing)
+                without_photo = []
                 state.say_about(row, unknown[name])
+    state.say_about_all(without_photo, missing)
     if tags.complete:
         for image_id in sorted(on_disk - set(tagged)):
             state.say_about(image_id, f"has no row in {source}")
@@ -233,8 +240,7 @@ def _check_truth(
     matched = match_photos(truth.images, state.photo_names, source, findings, state.folder)
     state.take(findings)
     missing = f"is in {source} but not in {state.folder}"
-    for entry in () if listed_only else matched.strays:
-        state.say_about(entry, missing)
+    state.say_about_all(() if listed_only else matched.strays, missing)
     for entry, image_id in matched.photo_of.items():
         image = truth.images[entry]
         seen.add(image_id)

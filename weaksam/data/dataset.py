@@ -20,6 +20,7 @@ from weaksam.data.text_files import printable
 from weaksam.data.truth import SplitTruth, read_split_truth, truth_classes
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.set_aside import SetAside, names_file
+from weaksam.terminal import all_printable
 
 
 class SplitSettings(Settings):
@@ -243,7 +244,7 @@ def _labels(tagged: Mapping[str, tuple[str, ...]], classes: Sequence[str], sourc
 
 def _set_aside(bad: Mapping[str, str], without: Mapping[str, Sequence[str]]) -> SetAside:
     """What was set aside, reasons by name and names by reason, in words that every log and page can take."""
-    by_reason = {printable(reason): list(map(printable, names)) for reason, names in without.items()}
+    by_reason = {printable(reason): list(all_printable(names)) for reason, names in without.items()}
     for image_id, reason in bad.items():
         by_reason.setdefault(printable(reason), []).append(printable(image_id))
     return SetAside(by_reason)

@@ -26,6 +26,12 @@ Key = str | int
 _FOREIGN_START = re.compile(r"/|[A-Za-z]:/|[A-Za-z][A-Za-z0-9+.-]*:/")
 """An absolute path, one on a drive, or an address."""
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
+_ODD_PARTS = ("\\", "%", ":", "..", "\n/", "\n.", "/\n", "/.\n")
+"""What a name has that is not plain, of names with an end of line before and behind each."""
+_BLANK_ENDS = re.compile(r"\n\s|\s\n")
+"""Blanks around one of these names, or nothing else."""
+_UPLOADED = re.compile(r"^(?:.*/)?[^/\n]{8}-", re.MULTILINE)
+"""A name with what may be the prefix of an upload."""
 
 
 class ImageNames:
@@ -96,6 +102,16 @@ class ImageNames:
             )
         return fits[0] if fits else None
 
+    def may_be_known(self, names: Sequence[str]) -> list[bool]:
+        """Which of ``names`` may mean an image in any way, see `weaksam.data.name_matching`, found soon for many names.
+
+        The others surely mean none: not without ending or folders, and not as a labelling server may have changed them.
+        """
+        words = _plain_words(names)
+        if words is None:
+            return [True] * len(names)
+        return [word in self._by_word or word.rpartition(".")[0] in self._by_word for word in words]
+
     def may_mean(self, name: str) -> bool:
         """Whether there is an image of this file name, whatever its folder."""
         return _word(last_part(file_part(name))) in self._by_word
@@ -150,6 +166,22 @@ def _folders_agree(folders1: Sequence[str], folders2: Sequence[str]) -> bool:
     """Whether the innermost folders are the same, as many as both have."""
     count = min(len(folders1), len(folders2))
     return count == 0 or list(map(composed, folders1[-count:])) == list(map(composed, folders2[-count:]))
+
+
+def _plain_words(names: Sequence[str]) -> list[str] | None:
+    """`_word` of the last part of each of ``names``, where none of them has anything that needs a closer look.
+
+    That is what `file_part`, `last_part` and `may_be_respelt` look for; None where any has it.
+    """
+    text = "\n".join(("", *names, ""))
+    if not text.isascii() or any(part in text for part in _ODD_PARTS):
+        return None
+    if text.count("\n") != len(names) + 1 or ("\n".join(text.split()) != text[1:-1] and _BLANK_ENDS.search(text)):
+        return None
+    if "-" in text and _UPLOADED.search(text):
+        return None
+    words = text[1:-1].lower().split("\n") if names else []
+    return [word.rpartition("/")[2] for word in words] if "/" in text else words
 
 
 def _word(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import overload
 
-from weaksam.data.text_files import printable
+from weaksam.terminal import all_printable
 
 
 class Lines(Sequence[str]):
@@ -30,12 +30,18 @@ class Lines(Sequence[str]):
             self._parts.append((before, [], after))
         self._parts[-1][1].append(name)
 
+    def add_about_all(self, before: str, names: Sequence[str], after: str) -> None:
+        """Append the line of each of ``names``, see `add_about`; no names give no line."""
+        if names:
+            self.add_about(before, names[0], after)
+            self._parts[-1][1].extend(names[1:])
+
     def extend(self, lines: Lines) -> None:
         """Append ``lines``."""
         self._parts += lines._parts
 
     def __iter__(self) -> Iterator[str]:
-        return (printable(f"{before}{name}{after}") for before, names, after in self._parts for name in names)
+        return all_printable(f"{before}{name}{after}" for before, names, after in self._parts for name in names)
 
     def __len__(self) -> int:
         return sum(len(names) for _, names, _ in self._parts)

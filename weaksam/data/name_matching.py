@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from weaksam.config import UserError
@@ -13,6 +15,8 @@ from weaksam.data.image_names import ImageNames, file_part, last_part, may_be_re
 
 _KIND_FOLDERS = frozenset({"images", "labels", "annotations", "jpegimages", "imgs", "xml", "xmls", "obj_train_data"})
 """Folders that say what the files are and not of which photos, in small letters."""
+_BLOCK = 4096
+"""Names that are looked at together."""
 
 
 @dataclass
@@ -35,35 +39,37 @@ def match_names(
     is a fault, or two names of one photo.
     """
     matched = MatchedNames()
-    lost: list[str] = []
-    for name in names:
-        try:
-            image_id = photo_names.find_name(name, str(source))
-        except UserError as error:
-            findings.fault(str(error))
-            matched.ambiguous.add(name)
-            continue
-        if image_id is None:
-            lost.append(name)
-        else:
-            matched.photo_of[name] = image_id
-    bare = _BareNames(photo_names.names) if lost else None
-    for name in lost:
-        image_id = None if bare is None else bare.find(name)
-        if image_id is None:
-            matched.without_photo.append(name)
-        else:
-            matched.photo_of[name] = image_id
-    _match_respelt(matched, photo_names, source, findings, strict)
+    bare, of_bare, lost = _BareNames(photo_names.names), dict[str, str](), list[str]()
+    waiting = iter(names)
+    while block := list(islice(waiting, _BLOCK)):
+        for name, may_be_known in zip(block, photo_names.may_be_known(block), strict=True):
+            if not may_be_known:
+                matched.without_photo.append(name)
+                continue
+            try:
+                image_id = photo_names.find_name(name, str(source))
+            except UserError as error:
+                findings.fault(str(error))
+                matched.ambiguous.add(name)
+                continue
+            if image_id is not None:
+                matched.photo_of[name] = image_id
+            elif (image_id := bare.find(name)) is not None:
+                of_bare[name] = image_id
+            else:
+                matched.without_photo.append(name)
+                lost.append(name)
+    matched.photo_of |= of_bare
+    _match_respelt(matched, lost, photo_names, source, findings, strict)
     return matched
 
 
 def _match_respelt(
-    matched: MatchedNames, photo_names: ImageNames, source: Path, findings: Findings, strict: bool
+    matched: MatchedNames, lost: Iterable[str], photo_names: ImageNames, source: Path, findings: Findings, strict: bool
 ) -> None:
-    """Move names without a photo to the one of their last part, where that is unique on both sides."""
+    """Move those of the names ``lost`` to the photo of their last part, where that is unique on both sides."""
     fits: list[tuple[str, str, Findings]] = []
-    for name in filter(may_be_respelt, matched.without_photo):
+    for name in filter(may_be_respelt, lost):
         guessed = Findings()
         try:
             image_id = photo_names.find_name(name, str(source), guessed)
@@ -92,10 +98,18 @@ class _BareNames:
     """Photos by their names without ending and without folders such as ``images``, see `photo_name`."""
 
     def __init__(self, image_ids: Sequence[str]) -> None:
-        self._ids: dict[str, list[str]] = defaultdict(list)
-        for image_id in image_ids:
-            self._ids[photo_name(image_id)].append(image_id)
-        self._stems = {last_part(name) for name in self._ids}
+        self._image_ids = image_ids
+
+    @cached_property
+    def _ids(self) -> dict[str, list[str]]:
+        ids: dict[str, list[str]] = defaultdict(list)
+        for image_id in self._image_ids:
+            ids[photo_name(image_id)].append(image_id)
+        return ids
+
+    @cached_property
+    def _stems(self) -> set[str]:
+        return {last_part(name) for name in self._ids}
 
     def find(self, name: str) -> str | None:
         """The only photo of that name, with its folders; None without one."""

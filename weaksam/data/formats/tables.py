@@ -8,7 +8,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import overload
 
@@ -25,6 +25,10 @@ _SAMPLE_LINES = 50
 """Lines at the beginning of a table that show its delimiter."""
 _KNOWN_CELLS = 10_000
 """Cells that are remembered while a table is read, so that one that comes again is not kept twice."""
+_BLOCK_CELLS = 16_384
+"""Cells that are read at once, of a table whose rows are short."""
+_FIRST_ROWS = 64
+"""Rows that are read at once while nobody knows how long they are."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,17 @@ class TableRows(Sequence[TableRow]):
 
     def add(self, line: int, cells: Sequence[str]) -> None:
         """Append the row that begins in ``line``."""
+        self.add_all((line,), cells, len(cells))
+
+    def add_all(self, lines: Sequence[int], cells: Iterable[str], width: int) -> None:
+        """Append the rows that begin in ``lines``, of ``width`` cells each, all of them in ``cells``."""
         if len(self._known) > _KNOWN_CELLS:
             self._known.clear()
-        known = self._known.setdefault
+        known, start = self._known.setdefault, len(self._cells)
         self._cells += [known(cell, cell) for cell in cells]
-        self._even_width = len(cells) if self._even_width in (None, len(cells)) else 0
-        self._starts.append(len(self._cells))
-        self._lines.append(line)
+        self._even_width = width if self._even_width in (None, width) else 0
+        self._starts.extend(range(start + width, len(self._cells) + 1, width) if width else [start] * len(lines))
+        self._lines.extend(lines)
         self._index = range(len(self._lines))
 
     def chosen(self, rows: Iterable[int]) -> TableRows:
@@ -65,12 +73,18 @@ class TableRows(Sequence[TableRow]):
 
     def column(self, column: int) -> list[str]:
         """What is in a column, without empty cells and rows that are too short."""
+        return list(filter(None, self.padded_column(column)))
+
+    def padded_column(self, column: int) -> list[str]:
+        """What is in a column, a cell for each row; empty where the row is too short."""
         width, index, starts, cells = self._even_width, self._index, self._starts, self._cells
-        if width and isinstance(index, range):
-            in_column = cells[index.start * width + column : index.stop * width : width] if column < width else []
-            return [cell for cell in in_column if cell]
-        firsts = (starts[row] + column for row in index if starts[row] + column < starts[row + 1])
-        return [cells[first] for first in firsts if cells[first]]
+        if width and column < width and isinstance(index, range):
+            return cells[index.start * width + column : index.stop * width : width]
+        return [cells[starts[row] + column] if starts[row] + column < starts[row + 1] else "" for row in index]
+
+    def line(self, row: int) -> int:
+        """The line in which the row of this number, from 0, begins."""
+        return self._lines[self._index[row]]
 
     @property
     def even_width(self) -> int:
@@ -142,11 +156,23 @@ def read_cells(path: Path) -> TableRows:
         head += _up_to_sample(head[0], lines)
         delimiter = _delimiter([line.removesuffix("\n") for line in head if _is_sample(line)])
     rows = TableRows()
-    for line, cells in _split_lines(chain(head, lines), delimiter, path):
-        cells = [cell.strip() for cell in cells]
+    for numbers, block in _row_blocks(chain(head, lines), delimiter, path):
+        _add_block(rows, numbers, block)
+    return rows
+
+
+def _add_block(rows: TableRows, lines: Sequence[int], block: Sequence[Sequence[str]]) -> None:
+    """Append rows that begin in ``lines``, without those that are blank or a remark and blanks around cells."""
+    width = len(block[0])
+    if width > 1 and set(map(len, block)) == {width}:
+        cells = list(map(str.strip, chain.from_iterable(block)))
+        if all(cells[::width]):  # no row is blank, and none of several cells is a remark
+            rows.add_all(lines, cells, width)
+            return
+    for line, of_row in zip(lines, block, strict=True):
+        cells = [cell.strip() for cell in of_row]
         if any(cells) and not (len(cells) == 1 and _is_remark(cells[0])):
             rows.add(line, cells)
-    return rows
 
 
 def _up_to_sample(first: str, lines: Iterator[str]) -> Iterator[str]:
@@ -162,27 +188,46 @@ def _is_sample(line: str) -> bool:
     return bool(line.strip()) and not _is_remark(line)
 
 
-def _split_lines(lines: Iterator[str], delimiter: str | None, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row and the line in which it begins; without a ``delimiter`` a line's words are its cells."""
-    if delimiter is None:
-        yield from ((number, line.split()) for number, line in enumerate(lines, start=1))
-        return
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        if "field limit" in str(error):
-            raise UserError(
-                f"wanted each quote closed and cells of at most {csv.field_size_limit():,} characters in {path}, "
-                f"found a longer one in the row of line {line}: mend it (an open quote makes one cell of the rest)"
-            ) from None
-        raise UserError(
-            f"wanted each quote closed before the next column in {path}, found another one in the row of line {line}: "
-            'mend it, and write a quote inside of quotes twice ("")'
-        ) from None
+def _row_blocks(
+    lines: Iterator[str], delimiter: str | None, path: Path
+) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
+    """The lines in which rows begin, and the cells of these rows, many rows at a time, in order.
+
+    Without a ``delimiter`` a line's words are its cells.
+    """
+    reader: Iterator[list[str]] = (line.split() for line in lines)
+    if delimiter is not None:
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    line, num_rows = 1, _FIRST_ROWS
+    while True:
+        block: list[list[str]] = []
+        try:
+            block.extend(islice(reader, num_rows))
+        except csv.Error as error:
+            raise UserError(_table_fault(error, line + sum(map(_num_lines, block)), path)) from None
+        if not block:
+            return
+        ends = list(accumulate(map(_num_lines, block), initial=line))
+        yield ends[:-1], block
+        line, num_rows = ends[-1], max(1, _BLOCK_CELLS // max(1, *map(len, block[-2:])))
+
+
+def _num_lines(cells: Sequence[str]) -> int:
+    """How many lines a row takes: a cell in quotes may hold ends of lines."""
+    return 1 + "".join(cells).count("\n")
+
+
+def _table_fault(error: csv.Error, line: int, path: Path) -> str:
+    """What is wrong with the row that begins in ``line``."""
+    if "field limit" in str(error):
+        return (
+            f"wanted each quote closed and cells of at most {csv.field_size_limit():,} characters in {path}, "
+            f"found a longer one in the row of line {line}: mend it (an open quote makes one cell of the rest)"
+        )
+    return (
+        f"wanted each quote closed before the next column in {path}, found another one in the row of line {line}: "
+        'mend it, and write a quote inside of quotes twice ("")'
+    )
 
 
 def _is_remark(line: str) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import is_
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
 from weaksam.data.class_names import LONGEST, is_veiled
 from weaksam.data.findings import Findings
@@ -51,8 +52,7 @@ class TagRows:
         return tuple(sorted({name for names in set(self.rows.values()) for name in names}))
 
 
-@dataclass(frozen=True)
-class TagRow:
+class TagRow(NamedTuple):
     """One row of a file: the photo's name, the classes' names as written, and the ``place`` of it (``line 3``)."""
 
     place: str
@@ -68,25 +68,53 @@ def join_rows(
     ``about``: what the count says too, such as which columns were read. Classes in two Unicode forms are one, and a
     word such as ``nan`` is no class. Raises (or gathers) `UserError` for a name that is a number, a photo or JSON.
     """
-    reader = _NameReader(path, findings, classes or ())
-    joined: dict[str, tuple[str, ...] | dict[str, None]] = {}
-    num_rows = num_blank = 0
+    joiner = RowJoiner(path, findings, classes)
     for row in rows:
-        num_rows += 1
-        names = reader.read(row)
-        num_blank += not names
-        before = joined.setdefault(row.file, names)
-        if isinstance(before, dict):
-            before.update(dict.fromkeys(names))
-        elif before is not names:
-            joined[row.file] = dict.fromkeys((*before, *names))
-    blank = f", {num_blank} without a tag" if num_blank else ""
-    joint = ", joined by photo" if num_rows > len(joined) else ""
-    findings.count(f"{path}: {num_rows} rows of {len(joined)} photos{joint}{blank}{about}")
-    for file, of_file in joined.items():
-        if isinstance(of_file, dict):
-            joined[file] = tuple(of_file)
-    return TagRows(cast(dict[str, tuple[str, ...]], joined), classes)
+        joiner.add(row)
+    return joiner.tag_rows(about)
+
+
+class RowJoiner:
+    """Join the rows of a file one by one or many at a time, see `join_rows`."""
+
+    def __init__(self, path: Path, findings: Findings, classes: tuple[str, ...] | None = None) -> None:
+        self._path, self._findings, self._classes = path, findings, classes
+        self._reader = _NameReader(path, findings, classes or ())
+        self._tags: dict[str, tuple[str, ...]] = {}  # by photo, of its first row
+        self._joint: dict[str, dict[str, None]] = {}  # by photo, of all rows where they differ
+        self._num_rows = self._num_blank = 0
+
+    def add(self, row: TagRow) -> None:
+        """Take one row."""
+        self._join((row.file,), (self._reader.read(row),))
+
+    def add_all(self, files: Sequence[str], names: Sequence[tuple[str, ...]], place: Callable[[int], str]) -> None:
+        """Take the rows of ``files`` with their ``names``; ``place`` says where the row of a number, from 0, is."""
+        known = [self._reader.known.get(of_row) for of_row in names]
+        classes = [
+            self._reader.read(TagRow(place(row), files[row], names[row])) if of_row is None else of_row
+            for row, of_row in enumerate(known)
+        ]
+        self._join(files, classes)
+
+    def _join(self, files: Sequence[str], classes: Sequence[tuple[str, ...]]) -> None:
+        """Take rows with their classes, of which equal ones are one object."""
+        self._num_rows += len(files)
+        self._num_blank += classes.count(())
+        firsts = list(map(self._tags.setdefault, files, classes))
+        if not all(map(is_, firsts, classes)):
+            for file, first, of_row in zip(files, firsts, classes, strict=True):
+                if first is not of_row:
+                    self._joint.setdefault(file, dict.fromkeys(first)).update(dict.fromkeys(of_row))
+
+    def tag_rows(self, about: str = "") -> TagRows:
+        """All that was taken; how many rows there were is counted, and what the count says too is ``about``."""
+        blank = f", {self._num_blank} without a tag" if self._num_blank else ""
+        joint = ", joined by photo" if self._num_rows > len(self._tags) else ""
+        num_photos = f"{self._num_rows} rows of {len(self._tags)} photos"
+        self._findings.count(f"{self._path}: {num_photos}{joint}{blank}{about}")
+        self._tags.update({file: tuple(of_file) for file, of_file in self._joint.items()})
+        return TagRows(self._tags, self._classes)
 
 
 class _NameReader:
@@ -97,12 +125,17 @@ class _NameReader:
         self._spellings = {composed(name): name for name in classes}
         self._plain: dict[str, str] = {}  # of a name as written that needs no word, empty for none
         self._tuples: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.known: dict[tuple[str, ...], tuple[str, ...]] = {}
+        """The classes of all names of a row as written, where they need no word and came before in a tuple."""
 
     def read(self, row: TagRow) -> tuple[str, ...]:
         """The classes of a row, each once; equal ones are one object."""
         names = [self._plain[name] if name in self._plain else self._read_name(name, row) for name in row.names]
         classes = tuple(dict.fromkeys(name for name in names if name))
-        return self._tuples.setdefault(classes, classes)
+        classes = self._tuples.setdefault(classes, classes)
+        if isinstance(row.names, tuple) and all(name in self._plain for name in row.names):
+            self.known[row.names] = classes
+        return classes
 
     def _read_name(self, written: str, row: TagRow) -> str:
         """The class that a name means, without blanks around it; empty where it is none."""

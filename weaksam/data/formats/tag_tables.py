@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from weaksam.config import UserError, listed
@@ -13,11 +15,13 @@ from weaksam.data.formats import tag_columns as columns
 from weaksam.data.formats.class_columns import read_class_columns
 from weaksam.data.formats.tables import TableRow, TableRows, TagTable, read_cells
 from weaksam.data.formats.tag_cells import names_in_cells
-from weaksam.data.formats.tag_rows import FLAGS, TagRow, TagRows, join_rows
+from weaksam.data.formats.tag_rows import FLAGS, RowJoiner, TagRows, join_rows
 from weaksam.data.image_names import ImageNames, file_part
 from weaksam.data.photos import is_photo_name
 from weaksam.data.text_files import printable
 
+_BLOCK = 4096
+"""Rows or cells that are looked at together."""
 _MATCHED_ROWS = 200
 """Rows at the beginning of a table whose photos are looked for, to tell which column names them."""
 
@@ -56,17 +60,26 @@ def read_table(path: Path, findings: Findings, photo_names: ImageNames | None = 
     if layout.classes:
         classes, tag_rows = read_class_columns(table, file, layout.classes, findings)
         return join_rows(tag_rows, path, findings, about, classes)
-    return join_rows(_tag_rows(table, layout, findings), path, findings, about)
+    joiner = RowJoiner(path, findings)
+    _join_tags(joiner, table, layout, findings)
+    return joiner.tag_rows(about)
 
 
 def _photo_columns(rows: TableRows) -> list[int]:
     """The columns of which more than half of the cells are names of photos."""
-    chosen = []
-    for column in range(rows.width):
-        cells = rows.column(column)
-        if 2 * sum(is_photo_name(file_part(cell)) for cell in cells) > len(cells):
-            chosen.append(column)
-    return chosen
+    return [column for column in range(rows.width) if _are_photos(rows.column(column))]
+
+
+def _are_photos(cells: Sequence[str]) -> bool:
+    """Whether more than half of ``cells`` are names of photos; no cells are none. Ends once that is sure."""
+    num_photos, num_left = 0, len(cells)
+    for start in range(0, len(cells), _BLOCK):
+        block = cells[start : start + _BLOCK]
+        num_photos += sum(num for cell, num in Counter(block).items() if is_photo_name(file_part(cell)))
+        num_left -= len(block)
+        if 2 * num_photos > len(cells) or 2 * (num_photos + num_left) <= len(cells):
+            break
+    return 2 * num_photos > len(cells)
 
 
 def _is_header(rows: TableRows, photo_columns: Sequence[int]) -> bool:
@@ -249,8 +262,8 @@ def _check_length(table: TagTable, layout: _Layout, findings: Findings) -> None:
             )
 
 
-def _tag_rows(table: TagTable, layout: _Layout, findings: Findings) -> Iterator[TagRow]:
-    """Rows of class names; cells beyond the header belong to a last column of tags."""
+def _join_tags(joiner: RowJoiner, table: TagTable, layout: _Layout, findings: Findings) -> None:
+    """Take all rows of class names; cells beyond the header belong to a last column of tags."""
     longest = table.rows.width
     is_open = table.header is not None and bool(layout.tags) and max(layout.tags) == table.width - 1
     wanted = [*layout.tags, *(range(table.width, longest) if is_open else ())]
@@ -260,7 +273,11 @@ def _tag_rows(table: TagTable, layout: _Layout, findings: Findings) -> Iterator[
         findings.count(f"{table.path}: whole numbers were read as names of classes")
     cells = dict.fromkeys(cell for column in wanted for cell in table.cells(column))
     names_of = names_in_cells(cells, [table.label(column) for column in layout.tags], table.path, findings)
-    for row in table.rows:
-        of_row = [names_of.get(row.cells[column], ()) for column in wanted if column < len(row.cells)]
-        names = of_row[0] if len(of_row) == 1 else [name for of_cell in of_row for name in of_cell]
-        yield TagRow(f"line {row.line}", row.cells[layout.file], names)
+    for start in range(0, len(table.rows), _BLOCK):
+        rows = table.rows[start : start + _BLOCK]
+        of_columns = [[names_of.get(cell, ()) for cell in rows.padded_column(column)] for column in wanted]
+        names = (
+            of_columns[0] if len(wanted) == 1 else [tuple(chain(*of_row)) for of_row in zip(*of_columns, strict=True)]
+        )
+        names = names or [()] * len(rows)
+        joiner.add_all(rows.padded_column(layout.file), names, lambda row, rows=rows: f"line {rows.line(row)}")
