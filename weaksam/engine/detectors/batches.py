@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ _BATCHES_AHEAD = 4
 
 @dataclass(frozen=True)
 class DetectorBatch:
-    """Photos as float ``(3, h, w)`` in 0..1, their torchvision targets and ids."""
+    """Photos as float ``(3, h, w)`` in 0..1, their targets (torchvision's, or those of the detector) and ids."""
 
     image_ids: tuple[str, ...]
     images: list[Tensor]
@@ -35,7 +35,8 @@ class TrainingPhotos:
 
     A photo without a box and without a tag is a true negative. One with a tag but no box is left out, as nobody knows
     where its object is and training would call that place background; with ``boxless_as_background`` it is taught as
-    background all the same. Regions to ignore (``crowd``) are no boxes. ``label`` names the training in the progress.
+    background all the same. Regions to ignore (``crowd``) are no boxes. ``label`` names the training in the progress;
+    ``target`` makes a view's instances and masks ``(N, h, w)`` into what the losses are told.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class TrainingPhotos:
         max_cache_gib: float = 4.0,
         *,
         boxless_as_background: bool = False,
+        target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of,
     ) -> None:
+        self.target = target
         nothing = Instances.empty()
         self.samples = [
             sample
@@ -125,5 +128,5 @@ class TrainingPhotos:
             generator = self._generator(index, epoch, seed)
             image, instances, masks = vary(photo.image, self.instances[index], augment, generator)
             images.append(image)
-            targets.append(target_of(instances, masks))
+            targets.append(self.target(instances, masks))
         return DetectorBatch(tuple(self.samples[i].image_id for i in indices), images, targets)

@@ -1,4 +1,4 @@
-"""Detect on photos with a trained torchvision detector, into sealed stores and COCO files."""
+"""Detect on photos with a trained detector, into sealed stores and COCO files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
@@ -14,23 +14,29 @@ from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import write_results
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.photos import ResizedPhoto, load_scales
-from weaksam.engine.detectors.training import TrainableSettings
+from weaksam.engine.detectors.training import TrainableSettings, TrainingSettings
 from weaksam.models.detectors.faster_rcnn import detect, instances_from
 from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings, paste_masks, predict_masks
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.boxes import batched_nms
-from weaksam.structures.dataset import Dataset
+from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 
 
 def detect_splits(
-    context: RunContext, settings: TrainableSettings, model: GeneralizedRCNN, name: str, fingerprint: str
+    context: RunContext,
+    settings: TrainingSettings,
+    model: nn.Module,
+    name: str,
+    fingerprint: str,
+    detect_row: Callable[[Any, Sample, Any, torch.device], Instances] | None = None,
 ) -> dict[str, Store]:
     """Detect on the test photos (where there are any) and, if asked, the training photos.
 
-    ``fingerprint``: of the weights of ``model``. Each split gives a sealed store, with masks where the model gives
-    them, and ``OUT/<name>/detections_<split>.json`` (COCO results).
+    ``fingerprint``: of the weights of ``model``. ``detect_row(model, sample, settings, device)`` gives the detections
+    of a photo, with masks; None: as torchvision's detectors do. Each split gives a sealed store, with masks where the
+    model gives them, and ``OUT/<name>/detections_<split>.json`` (COCO results).
     """
     model.to(context.device).eval()
     splits = {"test": context.test} | ({"train": context.train} if settings.detect_train else {})
@@ -41,25 +47,37 @@ def detect_splits(
         inputs = {"weights": fingerprint, "photos": dataset.fingerprint}
         store_key = stage_fingerprint(f"{name} {split}", settings, inputs)
         folder = store_folder(context.out, name, split, store_key)
-        store = detection_store(folder, name, store_key, dataset, masks=isinstance(model, MaskRCNN))
-        stores[split] = store.fill(_row_of(model, dataset, settings, context.device), f"{name}: detect {split}")
+        has_masks = detect_row is not None or isinstance(model, MaskRCNN)
+        store = detection_store(folder, name, store_key, dataset, masks=has_masks)
+        row = _row_of(model, dataset, settings, context.device, detect_row or detect_sample)
+        stores[split] = store.fill(row, f"{name}: detect {split}")
         write_results(context.out / name / f"detections_{split}.json", dataset, instances_of(store))
     return stores
 
 
 def _row_of(
-    model: GeneralizedRCNN, dataset: Dataset, settings: TrainableSettings, device: torch.device
+    model: nn.Module,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    device: torch.device,
+    detect_row: Callable[[Any, Sample, Any, torch.device], Instances],
 ) -> Callable[[str], dict[str, Any]]:
     """The function that detects on a photo and gives its row of the store."""
 
     def row(image_id: str) -> dict[str, Any]:
-        sample = dataset.by_id[image_id]
-        photos = load_scales(sample, settings.short_side, settings.long_side, settings.test_scales)
-        detections = detect_photo(model, photos, settings, device)
+        detections = detect_row(model, dataset.by_id[image_id], settings, device)
         columns = {"boxes": detections.boxes, "labels": detections.labels, "scores": detections.scores}
         return columns if detections.masks is None else columns | {"rles": list(detections.masks)}
 
     return row
+
+
+def detect_sample(
+    model: GeneralizedRCNN, sample: Sample, settings: TrainableSettings, device: torch.device
+) -> Instances:
+    """Detections of torchvision's detector on a photo that is read from its file, see `detect_photo`."""
+    photos = load_scales(sample, settings.short_side, settings.long_side, settings.test_scales)
+    return detect_photo(model, photos, settings, device)
 
 
 def detect_photo(

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+import torch
+from torch import Tensor, nn
 
 from weaksam.data.detection_stores import instances_of
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.detecting import detect_splits
-from weaksam.engine.detectors.training import TrainableSettings, train_detector, training_fingerprint
+from weaksam.engine.detectors.training import (
+    TrainingSettings,
+    detector_objective,
+    train_detector,
+    training_fingerprint,
+)
 from weaksam.engine.kept_memory import kept_memory
+from weaksam.engine.training import Objective
 from weaksam.engine.training_job import TrainingJob
 from weaksam.models.backbones.weights import backbone_fingerprint
+from weaksam.models.detectors.faster_rcnn import target_of
 from weaksam.store.store import Store, store_folder
+from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
 
@@ -35,13 +45,30 @@ class DetectorResult:
         return instances_of(self.stores[split])
 
 
+@dataclass(frozen=True)
+class DetectorMethod:
+    """What training and use of one kind of detector differ in; every function takes its model and settings."""
+
+    objective: Callable[[Any, Any, torch.device], Objective]
+    """``(model, settings, device)`` to the losses of a `DetectorBatch` and the optimizer."""
+    target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of
+    """Instances and masks ``(N, h, w)`` of a view to what the losses are told of it."""
+    detect: Callable[[Any, Sample, Any, torch.device], Instances] | None = None
+    """``(model, sample, settings, device)`` to a photo's detections with masks; None: as torchvision's detectors do."""
+
+
+TORCHVISION = DetectorMethod(detector_objective)
+"""Faster and Mask R-CNN."""
+
+
 def train_and_detect(
     context: RunContext,
-    settings: TrainableSettings,
-    model: GeneralizedRCNN,
+    settings: TrainingSettings,
+    model: nn.Module,
     instances: Mapping[str, Instances],
     inputs: Mapping[str, str],
     name: str,
+    method: DetectorMethod = TORCHVISION,
 ) -> DetectorResult:
     """Train ``model`` on ``instances`` (by image id) of the training photos and detect on the test photos.
 
@@ -69,6 +96,6 @@ def train_and_detect(
         log=context.log,
     )
     with kept_memory():
-        train_detector(model, instances, settings, context, job)
-        stores = detect_splits(context, settings, model, name, fingerprint)
+        train_detector(model, instances, settings, context, job, method.objective, method.target)
+        stores = detect_splits(context, settings, model, name, fingerprint, method.detect)
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores)

@@ -1,14 +1,14 @@
-"""Train a torchvision detector on given instances."""
+"""Train a detector on given instances."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from weaksam.config import UserError
@@ -20,15 +20,16 @@ from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained
 from weaksam.engine.weight_average import WeightAverage
-from weaksam.models.detectors.faster_rcnn import DetectorSettings, training_losses
+from weaksam.models.detectors.faster_rcnn import DetectorSettings, target_of, training_losses
+from weaksam.models.detectors.photo_settings import PhotoSettings
 from weaksam.models.roi.roi_drop import RoiDropSettings
 from weaksam.store.store import stage_fingerprint
 from weaksam.structures.devices import moved_together, pinned
 from weaksam.structures.instances import Instances
 
 
-class TrainableSettings(DetectorSettings, AugmentSettings):
-    """A detector, how it is trained and how it is used."""
+class TrainingSettings(PhotoSettings, AugmentSettings):
+    """How a detector of any kind is trained and used."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "init"})  # of init the bytes count
     when_detecting: ClassVar[frozenset[str]] = frozenset(
@@ -61,18 +62,11 @@ class TrainableSettings(DetectorSettings, AugmentSettings):
     """Weight decay of all trained tensors."""
     warmup_steps: int = Field(50, ge=0)
     """Steps of linear warm-up."""
-    roi_drop: RoiDropSettings = RoiDropSettings()
-    """Leaves regions with high losses out, which a wrong pseudo box often has."""
     clip_norm: float | None = Field(10.0, gt=0)
     """Gradients are cut to this norm; none: not cut."""
     photos_without_box: Literal["left_out", "background"] = "left_out"
     """Photos with a tag but no box: left out of the training, or taught as background; those without a tag are always
     background."""
-    flip_test: bool = True
-    """Detect on the mirrored photo as well and merge (boxes only)."""
-    test_scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field((1.0,), min_length=1)
-    """Detect at each of these multiples of the size, 0.25 to 4, and merge; masks are those of the merged boxes at the
-    first."""
     detect_train: bool = True
     """Detect on the training photos too."""
     init: Path | None = None
@@ -84,16 +78,31 @@ class TrainableSettings(DetectorSettings, AugmentSettings):
     """Memory for resized training photos; what does not fit is read again at each pass."""
 
 
+class TrainableSettings(DetectorSettings, TrainingSettings):
+    """A detector of torchvision, how it is trained and how it is used."""
+
+    roi_drop: RoiDropSettings = RoiDropSettings()
+    """Leaves regions with high losses out, which a wrong pseudo box often has."""
+    flip_test: bool = True
+    """Detect on the mirrored photo as well and merge (boxes only)."""
+    test_scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field((1.0,), min_length=1)
+    """Detect at each of these multiples of the size, 0.25 to 4, and merge; masks are those of the merged boxes at the
+    first."""
+
+
 def train_detector(
-    model: GeneralizedRCNN,
+    model: nn.Module,
     instances: Mapping[str, Instances],
-    settings: TrainableSettings,
+    settings: TrainingSettings,
     context: RunContext,
     job: TrainingJob,
+    objective_of: Callable[[Any, Any, torch.device], Objective],
+    target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of,
 ) -> None:
     """Train ``model`` in place on ``instances`` of the training photos; its weights end up sealed in ``job.folder``.
 
-    Goes on where a killed run stopped. Raises:
+    ``objective_of(model, settings, device)`` gives the losses and the optimizer, ``target`` what they are told of the
+    instances of a view. Goes on where a killed run stopped. Raises:
         UserError: there is nothing to train on.
     """
     model.to(context.device)
@@ -113,10 +122,11 @@ def train_detector(
         label,
         settings.max_cache_gib,
         boxless_as_background=settings.photos_without_box == "background",
+        target=target,
     )
     context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
     objective, num_batches = (
-        detector_objective(model, settings, context.device),
+        objective_of(model, settings, context.device),
         photos.num_batches(settings.batch_size),
     )
     num_epochs = job.total_epochs(num_batches)
@@ -136,7 +146,7 @@ def detector_objective(model: GeneralizedRCNN, settings: TrainableSettings, devi
     return Objective(
         lambda batch: _losses(model, batch, device),
         _optimizer(model, settings),
-        lambda step, total: _lr_factor(step, total, settings),
+        lambda step, total: lr_factor(step, total, settings),
         begin_step=_drop_starter(model, settings.roi_drop),
         clip_norm=settings.clip_norm,
     )
@@ -155,7 +165,7 @@ def _drop_starter(model: GeneralizedRCNN, drop: RoiDropSettings) -> Callable[[in
     return begin_step
 
 
-def _lr_factor(step: int, total: int, settings: TrainableSettings) -> float:
+def lr_factor(step: int, total: int, settings: TrainingSettings) -> float:
     """Factor of the learning rate in step ``step`` of ``total``."""
     if settings.schedule == "steps":
         return warmup_steps(step, total, settings.warmup_steps, settings.milestones, settings.gamma)
@@ -164,13 +174,17 @@ def _lr_factor(step: int, total: int, settings: TrainableSettings) -> float:
 
 def _losses(model: GeneralizedRCNN, batch: DetectorBatch, device: torch.device) -> dict[str, Tensor]:
     """Torchvision's named losses of a batch, computed on ``device``."""
+    return training_losses(model, *batch_on(batch, device))
+
+
+def batch_on(batch: DetectorBatch, device: torch.device) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """The photos and targets of a batch on ``device``, copied without waiting."""
     values = iter(moved_together([value for target in batch.targets for value in target.values()], device))
     targets = [{name: next(values) for name in target} for target in batch.targets]
-    images = [pinned(image, device).to(device, non_blocking=True) for image in batch.images]
-    return training_losses(model, images, targets)
+    return [pinned(image, device).to(device, non_blocking=True) for image in batch.images], targets
 
 
-def training_fingerprint(label: str, settings: TrainableSettings, inputs: Mapping[str, str]) -> str:
+def training_fingerprint(label: str, settings: TrainingSettings, inputs: Mapping[str, str]) -> str:
     """Fingerprint of the trained weights; settings that only matter when detecting do not change it."""
     training_settings = type(settings)(**settings.model_dump(exclude=settings.when_detecting))
     return stage_fingerprint(label, training_settings, inputs)

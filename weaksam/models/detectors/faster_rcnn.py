@@ -16,7 +16,6 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from weaksam.config import Settings
 from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.fast_convolutions import fuse_convolutions
 from weaksam.models.backbones.inputs import normalise
@@ -24,6 +23,7 @@ from weaksam.models.backbones.pyramid import fpn_backbone
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import input_colours
 from weaksam.models.detectors.ignored_regions import IGNORED, IgnoringProposalNetwork, IgnoringRoIHeads
+from weaksam.models.detectors.photo_settings import PhotoSettings
 from weaksam.models.detectors.region_proposals import SampledProposals
 from weaksam.models.detectors.roi_heads import RegionHeads
 from weaksam.models.roi.align import PyramidAlign
@@ -34,13 +34,9 @@ _ANCHOR_SCALES = {4: (4,), 3: (4, 8)}
 """Sides of a level's anchors, in steps of that level, by the number of levels: both reach 256 pixels."""
 
 
-class DetectorSettings(Settings):
+class DetectorSettings(PhotoSettings):
     """The shape of the detector and how its detections are chosen."""
 
-    short_side: int = Field(288, ge=64)
-    """Photos are resized to this short side, in pixels, ..."""
-    long_side: int = Field(416, ge=64)
-    """... unless the long side would then exceed this."""
     fpn_channels: int = Field(128, ge=8)
     """Depth of every level of the feature pyramid."""
     trainable_layers: int = Field(4, ge=0, le=6)
@@ -58,12 +54,8 @@ class DetectorSettings(Settings):
     background_iou: float = Field(0.0, ge=0, lt=0.5)
     """Regions that overlap every box by less than this IoU do not train the box head as background: where labels are
     incomplete an unlabelled object may lie there. 0 takes them all, as usual; Fast R-CNN's value is 0.1."""
-    min_score: float = Field(0.001, ge=0, le=1)
-    """Detections below this score are dropped; average precision wants the weak ones too."""
     nms_iou: float = Field(0.5, gt=0, le=1)
     """Detections of one class that overlap a better one by more than this IoU are dropped."""
-    max_boxes: int = Field(100, ge=1)
-    """Detections kept per photo, best first."""
 
 
 class IncompleteLabelsMatcher(Matcher):
