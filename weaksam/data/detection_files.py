@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from weaksam.config import UserError, listed
-from weaksam.data.annotations import ObjectRows
 from weaksam.data.class_names import ClassLabels
 from weaksam.data.detection_stores import DETECTION_COLUMNS, row_instances
 from weaksam.data.file_errors import reads
@@ -17,6 +16,7 @@ from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_results import read_results
 from weaksam.data.formats.voc_results import read_result_file, result_files
 from weaksam.data.image_names import ImageNames
+from weaksam.data.object_columns import ObjectColumns
 from weaksam.data.result_lists import count_detections, say_score_range
 from weaksam.data.sizes import mask_size_problems
 from weaksam.data.text_files import read_json
@@ -209,7 +209,7 @@ def read_voc_results(
     say_score_range([score for lines in by_label.values() for score in lines.scores.tolist()], folder, findings)
     names = dict.fromkeys(name for lines in by_label.values() for name in lines.names)
     name_of = _known_images(list(names), dataset, str(folder), findings)
-    rows = {image_id: ObjectRows.none() for image_id in name_of.values()}
+    rows = {image_id: ObjectColumns() for image_id in name_of.values()}
     for label, lines in by_label.items():
         for name, score, box in zip(lines.names, lines.scores.tolist(), lines.boxes.tolist(), strict=True):
             rows[name_of[name]].add(box, label, score=score)

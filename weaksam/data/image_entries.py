@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from weaksam.data.findings import Findings
-from weaksam.data.json_entries import FileId, JsonEntry, attempt, json_entries
+from weaksam.data.json_entries import LARGEST, FileId, JsonEntry, attempt, json_entries
 from weaksam.data.key_index import KeyIndex, repeated
 from weaksam.data.photo_limits import MOST_PIXELS
+from weaksam.data.plain_columns import are_only, column, values_of, whole_numbers
+from weaksam.data.plain_names import plain_text
 
 _LARGEST = 2**63
+MOST_SIDE = int(LARGEST)
+"""No image is wider or higher, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class ImageEntries:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.left_out: set[FileId] = set()
-        self._ids, self._heights, self._widths = array("q"), array("q"), array("q")
+        self._ids, self._heights, self._widths = array("q"), array("i"), array("i")
         self._other_ids: dict[int, FileId] = {}  # by place, of ids that are texts or very large
 
     def add(self, entry: ImageEntry) -> None:
@@ -49,6 +55,13 @@ class ImageEntries:
         self._heights.append(height)
         self._widths.append(width)
         self.names.append(entry.name)
+
+    def add_all(self, ids: np.ndarray, names: Sequence[str], heights: np.ndarray, widths: np.ndarray) -> None:
+        """Append ``N`` images whose ids are whole numbers and whose heights and widths are above 0, int64 ``(N,)``."""
+        self._ids.frombytes(ids.tobytes())
+        self.names += names
+        self._heights.frombytes(heights.astype(np.int32).tobytes())
+        self._widths.frombytes(widths.astype(np.int32).tobytes())
 
     def without(self, places: Iterable[int]) -> ImageEntries:
         """The same images without those at ``places``."""
@@ -71,9 +84,34 @@ class ImageEntries:
         """The place of the image with this id, None where there is none; all images must have been added."""
         return self._index.find(file_id)
 
+    def places(self, ids: np.ndarray) -> np.ndarray | None:
+        """The places ``(N,)`` of the images with these whole numbers as ids, int64 ``(N,)``; None unless all are there.
+
+        All images must have been added.
+        """
+        numbers, places = self._numbered
+        rows = np.searchsorted(numbers, ids)
+        if not len(numbers) or not (numbers.take(rows, mode="clip") == ids).all():
+            return None
+        return rows if places is None else places[rows]
+
+    def sides(self, places: np.ndarray) -> np.ndarray:
+        """Width and height ``(N, 2)`` in pixels of the images at these places, 0 where the file states none."""
+        return np.stack([values_of(self._widths)[places], values_of(self._heights)[places]], axis=1)
+
     @cached_property
     def _index(self) -> KeyIndex:
         return KeyIndex(map(self.file_id, range(len(self))), self.file_id)
+
+    @cached_property
+    def _numbered(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """All ids that are whole numbers, in order, and the places of their images, None where these are 0 to N - 1."""
+        ids = values_of(self._ids)
+        if not self._other_ids and bool((ids[1:] > ids[:-1]).all()):
+            return ids, None
+        places = np.delete(np.arange(len(ids), dtype=np.int32), list(self._other_ids))
+        places = places[np.argsort(ids[places], kind="stable")]
+        return ids[places], places
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -93,27 +131,67 @@ class ImageEntries:
             yield ImageEntry(self.file_id(place), name, self.size(place))
 
 
-def read_image_entries(content: Iterable[Any], path: Path, findings: Findings) -> ImageEntries:
-    """The images in the list ``content`` of ``path``; none give none.
+def read_image_entries(blocks: Iterable[Sequence[Any]], path: Path, findings: Findings) -> ImageEntries:
+    """The images in a list of ``path``, given in pieces; none give none.
 
     An entry that is there twice word for word is taken once. An id of two images and a name of two ids are faults:
     names are compared by their characters and folders, not by their spelling (``./``, backslashes, Unicode forms).
     """
-    entries = ImageEntries()
-    rows = array("q")  # the number of each image in the list, from 1
-    ids, names, cases = array("q"), array("q"), array("q")  # hashes
-    for json_entry in json_entries(content, "image", path, findings):
-        entry = attempt(findings, _image_entry, json_entry)
-        if entry is not None:
-            name = plain_name(entry.name)
-            entries.add(entry)
-            rows.append(json_entry.index)
-            ids.append(hash(entry.file_id))
-            names.append(hash(name))
-            cases.append(hash(name.casefold()))
-    doubtful = (repeated(ids) | repeated(names) | repeated(cases)).nonzero()[0].tolist()
-    dropped = list(_repeats(entries, doubtful, rows, path, findings)) if doubtful else []
-    return entries.without(dropped) if dropped else entries
+    reader, start = _ImageReader(path, findings), 1
+    for block in blocks:
+        if not reader.read_plain(block, start):
+            reader.read_each(block, start)
+        start += len(block)
+    return reader.entries_once()
+
+
+class _ImageReader:
+    """Read images, and remember hashes by which those are found that repeat another."""
+
+    def __init__(self, path: Path, findings: Findings) -> None:
+        self._path, self._findings, self._entries = path, findings, ImageEntries()
+        self._rows = array("i")  # the number of each image in the list, from 1
+        self._ids, self._names, self._cases = array("q"), array("q"), array("q")  # hashes
+
+    def read_plain(self, block: Sequence[Any], start: int) -> bool:
+        """Take images, numbered from ``start``, all at once; False, and none is taken, where any needs a closer look.
+
+        They are plain where `read_each` would neither say anything of any nor change its name to compare it.
+        """
+        if not are_only(block, dict):
+            return False
+        ids, names = whole_numbers(column(block, "id")), column(block, "file_name")
+        heights, widths = (whole_numbers(column(block, side), 1, MOST_SIDE) for side in ("height", "width"))
+        text = plain_text(names) if are_only(names, str) else None
+        if ids is None or heights is None or widths is None or text is None:
+            return False
+        if (heights * widths > MOST_PIXELS).any():
+            return False
+        self._entries.add_all(ids, names, heights, widths)
+        self._rows.extend(range(start, start + len(block)))
+        self._ids.extend(map(hash, ids.tolist()))
+        self._names.extend(map(hash, names))
+        self._cases.extend(map(hash, text[1:-1].casefold().split("\n")))
+        return True
+
+    def read_each(self, block: Iterable[Any], start: int) -> None:
+        """Take images, numbered from ``start``, one by one; what is none is a fault."""
+        for json_entry in json_entries(block, "image", self._path, self._findings, start):
+            entry = attempt(self._findings, _image_entry, json_entry)
+            if entry is not None:
+                name = plain_name(entry.name)
+                self._entries.add(entry)
+                self._rows.append(json_entry.index)
+                self._ids.append(hash(entry.file_id))
+                self._names.append(hash(name))
+                self._cases.append(hash(name.casefold()))
+
+    def entries_once(self) -> ImageEntries:
+        """All images that were taken, without those that repeat another."""
+        entries = self._entries
+        doubtful = (repeated(self._ids) | repeated(self._names) | repeated(self._cases)).nonzero()[0].tolist()
+        dropped = list(_repeats(entries, doubtful, self._rows, self._path, self._findings)) if doubtful else []
+        return entries.without(dropped) if dropped else entries
 
 
 def _repeats(

@@ -18,6 +18,7 @@ from weaksam.data.images import PHOTO_SUFFIXES
 from weaksam.data.json_entries import as_file_id
 from weaksam.data.name_lists import listed_names, note_flags
 from weaksam.data.photos import list_photos
+from weaksam.data.plain_names import plain_text
 from weaksam.data.text_files import read_json
 from weaksam.structures.dataset import Dataset
 
@@ -26,10 +27,6 @@ Key = str | int
 _FOREIGN_START = re.compile(r"/|[A-Za-z]:/|[A-Za-z][A-Za-z0-9+.-]*:/")
 """An absolute path, one on a drive, or an address."""
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
-_ODD_PARTS = ("\\", "%", ":", "..", "\n/", "\n.", "/\n", "/.\n")
-"""What a name has that is not plain, of names with an end of line before and behind each."""
-_BLANK_ENDS = re.compile(r"\n\s|\s\n")
-"""Blanks around one of these names, or nothing else."""
 _UPLOADED = re.compile(r"^(?:.*/)?[^/\n]{8}-", re.MULTILINE)
 """A name with what may be the prefix of an upload."""
 
@@ -173,12 +170,8 @@ def _plain_words(names: Sequence[str]) -> list[str] | None:
 
     That is what `file_part`, `last_part` and `may_be_respelt` look for; None where any has it.
     """
-    text = "\n".join(("", *names, ""))
-    if not text.isascii() or any(part in text for part in _ODD_PARTS):
-        return None
-    if text.count("\n") != len(names) + 1 or ("\n".join(text.split()) != text[1:-1] and _BLANK_ENDS.search(text)):
-        return None
-    if "-" in text and _UPLOADED.search(text):
+    text = plain_text(names)
+    if text is None or ("-" in text and _UPLOADED.search(text)):
         return None
     words = text[1:-1].lower().split("\n") if names else []
     return [word.rpartition("/")[2] for word in words] if "/" in text else words
@@ -298,4 +291,4 @@ def _coco_images(path: Path, findings: Findings) -> ImageEntries:
     images = content.get("images") if isinstance(content, dict) else content
     if not isinstance(images, list):
         raise UserError(f"wanted images with id and file_name in {path}, found other JSON: name a COCO truth file")
-    return read_image_entries(images, path, findings)
+    return read_image_entries([images], path, findings)

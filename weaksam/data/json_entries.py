@@ -111,9 +111,11 @@ class JsonEntry:
         return (sides[0], sides[1]) if all(sides) else None
 
 
-def json_entries(content: Iterable[Any], of: str, path: Path, findings: Findings) -> Iterator[JsonEntry]:
-    """The objects of a list ``of`` something in ``path``, numbered from 1; any other value is a fault."""
-    for index, values in enumerate(content, start=1):
+def json_entries(
+    content: Iterable[Any], of: str, path: Path, findings: Findings, start: int = 1
+) -> Iterator[JsonEntry]:
+    """The objects of a list ``of`` something in ``path``, numbered from ``start``; any other value is a fault."""
+    for index, values in enumerate(content, start=start):
         if isinstance(values, dict):
             yield JsonEntry(values, of, index, path, findings)
         else:

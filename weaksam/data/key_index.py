@@ -8,14 +8,16 @@ from collections.abc import Callable, Hashable, Iterable
 
 import numpy as np
 
+from weaksam.data.plain_columns import values_of
+
 
 class KeyIndex:
     """Places 0 .. N - 1 of N keys, each once; ``key_at`` gives the key of a place, so that none are kept here."""
 
     def __init__(self, keys: Iterable[Hashable], key_at: Callable[[int], Hashable]) -> None:
-        hashes = np.frombuffer(array("q", map(hash, keys)), dtype=np.int64)
-        order = np.argsort(hashes, kind="stable")
-        self._hashes, self._places = array("q", hashes[order].tobytes()), array("q", order.tobytes())
+        hashes = values_of(array("q", map(hash, keys)))
+        order = np.argsort(hashes, kind="stable").astype(np.int32)
+        self._hashes, self._places = memoryview(hashes[order]), memoryview(order)
         self._key_at = key_at
 
     def find(self, key: Hashable) -> int | None:
@@ -30,12 +32,13 @@ class KeyIndex:
 
 def repeated(hashes: array[int]) -> np.ndarray:
     """Which of ``N`` hashes (int64) are there more than once, bool ``(N,)``; no hashes give none."""
-    values = np.frombuffer(hashes, dtype=np.int64) if len(hashes) else np.zeros(0, dtype=np.int64)
-    order = np.argsort(values, kind="stable")
-    equal = values[order][1:] == values[order][:-1]
-    in_order = np.zeros(len(values), dtype=bool)
+    values = values_of(hashes)
+    mask, ordered = np.zeros(len(values), dtype=bool), np.sort(values)
+    equal = ordered[1:] == ordered[:-1]
+    if not equal.any():
+        return mask
+    order, in_order = np.argsort(values, kind="stable"), np.zeros(len(values), dtype=bool)
     in_order[1:] |= equal
     in_order[:-1] |= equal
-    mask = np.zeros(len(values), dtype=bool)
     mask[order] = in_order
     return mask

@@ -34,7 +34,7 @@ class Lines(Sequence[str]):
         """Append the line of each of ``names``, see `add_about`; no names give no line."""
         if names:
             self.add_about(before, names[0], after)
-            self._parts[-1][1].extend(names[1:])
+            self._parts[-1][1].extend(islice(names, 1, None))
 
     def extend(self, lines: Lines) -> None:
         """Append ``lines``."""

@@ -19,13 +19,15 @@ from weaksam.config import UserError
 from weaksam.data.annotations import Annotations
 from weaksam.data.class_names import LONGEST, check_name, is_plain
 from weaksam.data.findings import Findings
+from weaksam.data.formats.coco_blocks import plain_objects
 from weaksam.data.formats.coco_entries import CategoryLabels, ObjectReader
 from weaksam.data.image_entries import ImageEntries, composed, read_image_entries
 from weaksam.data.json_entries import FileId, JsonEntry, as_file_id, attempt, json_entries, listed_keys, shown
-from weaksam.data.json_stream import stream_json
+from weaksam.data.json_stream import stream_blocks
 from weaksam.data.key_index import repeated
+from weaksam.data.object_columns import ObjectColumns
 from weaksam.data.text_files import read_json
-from weaksam.data.truth_table import ObjectColumns, TruthTable
+from weaksam.data.truth_table import TruthTable
 from weaksam.regular_files import open_regular
 from weaksam.store.files import write_json_atomic
 from weaksam.structures.boxes import area
@@ -69,7 +71,7 @@ def _read_once(path: Path, expected: list[Any], findings: Findings) -> Annotatio
         if key == "images":
             entries = read_image_entries(content, path, findings)
         elif key == "categories":
-            if list(content) != expected:
+            if list(chain.from_iterable(content)) != expected:
                 return None
         elif entries is None:
             return None
@@ -86,7 +88,7 @@ def _read_twice(path: Path, findings: Findings) -> Annotations:
         if key == "images":
             entries = read_image_entries(content, path, findings)
         elif key == "categories":
-            names = _read_categories(content, path, findings)
+            names = _read_categories(chain.from_iterable(content), path, findings)
     reader = _AnnotationReader(path, entries, names, findings)
     for key, content in _sections(path):
         if key == "annotations":
@@ -107,17 +109,17 @@ def _last_categories(path: Path) -> list[Any] | None:
     return value if isinstance(value, list) else None
 
 
-def _sections(path: Path) -> Iterator[tuple[str, Iterator[Any]]]:
-    """The lists of an instances file in its order; raises `UserError` at the end where one of them is missing."""
+def _sections(path: Path) -> Iterator[tuple[str, Iterator[list[Any]]]]:
+    """The lists of an instances file in its order, each in pieces; `UserError` at the end where one is missing."""
     seen = set()
-    for key, parts in groupby(stream_json(path, "a COCO instances file", SECTIONS), key=itemgetter(0)):
+    for key, blocks in groupby(stream_blocks(path, "a COCO instances file", SECTIONS), key=itemgetter(0)):
         if key not in SECTIONS:
             continue
-        first = next(parts)
-        if not isinstance(first[2], list) and first[1] is None:
+        first = next(blocks)
+        if not isinstance(first[2][0], list) and first[1] is None:
             break
         seen.add(key)
-        yield key, (value for _, number, value in chain((first,), parts) if number is not None)
+        yield key, (values for _, number, values in chain((first,), blocks) if number is not None)
     if seen != set(SECTIONS):
         _refuse_content(path)
 
@@ -182,12 +184,40 @@ class _AnnotationReader:
         )
         self.objects = ObjectColumns()
         self.sizes: dict[int, tuple[int, int]] = {}  # of images of which only masks tell it
-        self._own_ids, self._numbers = array("q"), array("q")  # hashes of ids, and their entries' numbers in the list
+        self._own_ids, self._numbers = array("q"), array("i")  # hashes of ids, and their entries' numbers in the list
 
-    def read(self, content: Iterable[Any]) -> None:
-        """Take the objects of all annotations; one of no image of the file is a fault."""
+    def read(self, blocks: Iterable[Sequence[Any]]) -> None:
+        """Take the objects of all annotations, given in pieces; one of no image of the file is a fault."""
+        start = 1
+        for block in blocks:
+            if not self._read_plain(block, start):
+                self._read_each(block, start)
+            start += len(block)
+        self._check_ids()
+
+    def _read_plain(self, block: Sequence[Any], start: int) -> bool:
+        """Take annotations, numbered from ``start``, all at once; False, and none is taken, unless all are plain.
+
+        They are plain where `_read_each` would not say anything of any, and none has a mask.
+        """
+        objects = plain_objects(block, self.reader.labels)
+        places = None if objects is None else self.entries.places(objects.image_ids)
+        if objects is None or places is None:
+            return False
+        sides = self.entries.sides(places)
+        sized = sides.all(axis=1)
+        if self.sizes and not sized.all():
+            return False
+        self.objects.add_all(places, objects.labels, objects.corners, objects.crowd)
+        self.reader.boxes.add_all(objects.boxes[sized], sides[sized])
+        self._own_ids.extend(map(hash, objects.own_ids.tolist()))
+        self._numbers.extend(range(start, start + len(block)))
+        return True
+
+    def _read_each(self, block: Iterable[Any], start: int) -> None:
+        """Take annotations, numbered from ``start``, one by one."""
         last_id, place = None, None
-        for entry in json_entries(content, "annotation", self.path, self.findings):
+        for entry in json_entries(block, "annotation", self.path, self.findings, start):
             own_id, image_id = as_file_id(entry.values.get("id")), as_file_id(entry.values.get("image_id"))
             if own_id is not None:
                 self._own_ids.append(hash(own_id))
@@ -204,7 +234,6 @@ class _AnnotationReader:
                     f"wanted every annotation of {self.path} to name an image, found image_id {image_id!r} in "
                     f"{entry.place}: mend the entry or add the image"
                 )
-        self._check_ids()
 
     def _read_object(self, entry: JsonEntry, place: int) -> None:
         """Take the object of one annotation of the image at ``place``, if it can be read."""
@@ -225,12 +254,14 @@ class _AnnotationReader:
         for key, content in _sections(self.path) if doubtful else ():
             if key != "annotations":
                 continue
-            for entry in json_entries(content, "annotation", self.path, Findings(gather=True)):
+            entries = chain.from_iterable(content)
+            for entry in json_entries(entries, "annotation", self.path, Findings(gather=True)):
                 own_id = as_file_id(entry.get("id")) if entry.index in doubtful else None
                 if own_id is not None and own_id in first_of:
                     _say_repeat(entry, first_of[own_id], self.findings)
                 elif own_id is not None:
                     first_of[own_id] = entry.values
+        self._own_ids, self._numbers = array("q"), array("i")
 
     def annotations(self) -> Annotations:
         """All that was read."""

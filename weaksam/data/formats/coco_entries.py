@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from weaksam.data.annotations import ObjectRows
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_masks import read_mask
 from weaksam.data.image_entries import composed
 from weaksam.data.json_entries import LARGEST, JsonEntry, as_file_id, is_number, shown
-from weaksam.data.truth_table import ObjectColumns
+from weaksam.data.object_columns import ObjectColumns
 from weaksam.likeness import Hints
 from weaksam.structures.masks import box_from_rle
 
@@ -79,12 +78,16 @@ class StatedBoxes:
         if size is not None and 0 not in size:
             self.rows.append((box, size))
             if len(self.rows) == _COUNTED_AT_ONCE:
-                self._count()
+                self._add_rows()
 
-    def _count(self) -> None:
-        """Count how ``rows`` lie in their photos, and forget them."""
+    def _add_rows(self) -> None:
+        """Count ``rows``, and forget them."""
         boxes = np.array([box for box, _ in self.rows], dtype=np.float64).reshape(-1, 4)
-        sides = np.array([(size[1], size[0]) for _, size in self.rows], dtype=np.float64).reshape(-1, 2)
+        self.add_all(boxes, np.array([(size[1], size[0]) for _, size in self.rows], dtype=np.float64).reshape(-1, 2))
+        self.rows.clear()
+
+    def add_all(self, boxes: np.ndarray, sides: np.ndarray) -> None:
+        """Count how boxes ``(N, 4)`` lie in images of the given width and height ``(N, 2)``, all above 0."""
         ends = boxes[:, :2] + boxes[:, 2:]
         as_corners = (boxes[:, 2:] >= boxes[:, :2]).all(1) & (boxes[:, 2:] <= sides + 1).all(1)
         self.num_boxes += len(boxes)
@@ -92,14 +95,13 @@ class StatedBoxes:
         self.num_as_corners += int(as_corners.sum())
         self.num_above_1 += int((boxes > 1).any(1).sum())
         self.num_fractions += int((boxes % 1 > 0).any(1).sum())
-        self.rows.clear()
 
     def check(self, path: Path, findings: Findings) -> None:
         """A fault where the boxes of a file are plainly corners or shares of the photo instead of x, y, width, height.
 
         Corners: all but a few would lie in their photos as x1, y1, x2, y2, while many reach far out of it as stated.
         """
-        self._count()
+        self._add_rows()
         if not self.num_boxes:
             return
         far, as_corners = self.num_far / self.num_boxes, self.num_as_corners / self.num_boxes
@@ -121,11 +123,8 @@ class ObjectReader:
 
     labels: CategoryLabels
     boxes: StatedBoxes = field(default_factory=StatedBoxes)
-    num_masks: int = 0
 
-    def add(
-        self, rows: ObjectRows | ObjectColumns, entry: JsonEntry, size: Size | None, score: float | None
-    ) -> Size | None:
+    def add(self, rows: ObjectColumns, entry: JsonEntry, size: Size | None, score: float | None) -> Size | None:
         """Append the object of one entry to ``rows`` of its image; the image's size, the mask's where none was known.
 
         Without a box the mask gives one. Raises `UserError`, and then nothing was appended.
@@ -145,7 +144,6 @@ class ObjectReader:
             self.boxes.add((x, y, width, height), size)
         difficult, crowd = entry.flag("difficult"), entry.flag("iscrowd")
         rows.add(corners, label, mask=mask, score=score, difficult=difficult, crowd=crowd)
-        self.num_masks += mask is not None
         return size
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from weaksam.config import UserError
-from weaksam.data.annotations import ObjectRows
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_entries import CategoryLabels, ObjectReader
 from weaksam.data.image_entries import read_image_entries
 from weaksam.data.image_names import ImageNames, Key
 from weaksam.data.json_entries import JsonEntry, as_file_id, json_entries, shown
+from weaksam.data.object_columns import ImageRows, ObjectColumns
 from weaksam.data.result_lists import ScoreReader, count_detections, read_result_list
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
@@ -30,20 +32,21 @@ def read_results(path: Path, dataset: Dataset, findings: Findings | None = None)
     scores = ScoreReader.of(results.entries, path, findings)
     finder = _ImageFinder(dataset, path, findings)
     reader = ObjectReader(_labels(dataset))
-    rows = {sample.image_id: ObjectRows.none() for sample in dataset.samples}
+    objects, place_of = ObjectColumns(), {image_id: place for place, image_id in enumerate(dataset.image_ids)}
     _refuse_other_sections(results.sections, finder, dataset, path, findings)
     for entry in json_entries(results.entries, "result", path, findings):
         try:
             image_id = finder.image_of(entry)
             size = dataset.by_id[image_id].size
-            reader.add(rows[image_id], entry, None if 0 in size else size, scores.read(entry))
+            rows = objects.of_image(place_of[image_id])
+            reader.add(rows, entry, None if 0 in size else size, scores.read(entry))
         except UserError as error:
             findings.fault(str(error))
     reader.boxes.check(path, findings)
     scores.say(findings)
+    rows_of = ImageRows(objects.images, len(dataset))
     detections = {
-        sample.image_id: _detections(rows[sample.image_id], sample.size, with_masks=reader.num_masks > 0)
-        for sample in dataset.samples
+        sample.image_id: _detections(objects, rows_of.of(place), sample.size) for place, sample in enumerate(dataset)
     }
     findings.count(count_detections(path, detections))
     return detections
@@ -55,10 +58,10 @@ def _labels(dataset: Dataset) -> CategoryLabels:
     return CategoryLabels(by_id, {name: label for label, name in enumerate(dataset.classes)})
 
 
-def _detections(rows: ObjectRows, size: tuple[int, int], *, with_masks: bool) -> Instances:
+def _detections(objects: ObjectColumns, rows: np.ndarray, size: tuple[int, int]) -> Instances:
     """The detections of one image; without a size a box cannot stand for a mask that is missing."""
-    drawable = with_masks and (0 not in size or all(mask is not None for mask in rows.masks))
-    return rows.instances(with_masks=drawable, size=size).replace(difficult=None, crowd=None)
+    drawable = bool(objects.masks) and (0 not in size or all(row in objects.masks for row in rows.tolist()))
+    return objects.instances(rows, with_masks=drawable, size=size).replace(difficult=None, crowd=None)
 
 
 class _ImageFinder:
@@ -94,7 +97,7 @@ def _refuse_other_sections(
     """A fault where the file that holds the results numbers images or classes otherwise than ``dataset``."""
     images, categories = sections.get("images"), sections.get("categories")
     if isinstance(images, list):
-        for image in read_image_entries(images, path, findings):
+        for image in read_image_entries([images], path, findings):
             by_name = finder.find(image.name)
             if by_name is not None and by_name != finder.find(image.file_id):
                 findings.fault(

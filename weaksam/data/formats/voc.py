@@ -10,12 +10,13 @@ from PIL import Image
 
 from weaksam.config import UserError
 from weaksam.data.annotation_folders import annotation_files
-from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
+from weaksam.data.annotations import Annotations, ImageTruth
 from weaksam.data.class_names import note_look_alikes
 from weaksam.data.findings import Findings
 from weaksam.data.formats.voc_xml import XmlImage, parse_xml
 from weaksam.data.image_entries import composed
 from weaksam.data.images import LIMITS
+from weaksam.data.object_columns import ObjectColumns
 from weaksam.data.sizes import size_problem
 from weaksam.regular_files import open_regular
 from weaksam.store.files import atomic_file
@@ -145,7 +146,7 @@ def _note_file_names(images: Mapping[str, XmlImage], paths: Mapping[str, Path], 
 
 
 def _image_truth(image: XmlImage, label_of: Mapping[str, int]) -> ImageTruth:
-    rows = ObjectRows.none()
+    rows = ObjectColumns()
     for obj in image.objects:
         rows.add(obj.box, label_of[composed(obj.name)], difficult=obj.difficult)
     instances = rows.instances(with_masks=False, size=image.size or (0, 0)).replace(crowd=None)

@@ -7,11 +7,12 @@ import torch
 
 from weaksam.config import UserError, listed
 from weaksam.data.annotation_folders import annotation_files, match_photos
-from weaksam.data.annotations import Annotations, ImageTruth, ObjectRows
+from weaksam.data.annotations import Annotations, ImageTruth
 from weaksam.data.findings import Findings
 from weaksam.data.formats.yolo_lines import LabelLine, are_scores, looks_like_labels, parse_lines
 from weaksam.data.formats.yolo_names import NAME_FILES, class_names
 from weaksam.data.image_names import ImageNames
+from weaksam.data.object_columns import ObjectColumns
 from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import xyxy_from_yolo, yolo_from_xyxy
 from weaksam.structures.dataset import Dataset
@@ -141,7 +142,7 @@ def _instances(
 ) -> Instances:
     """The objects of one photo of ``size`` (H, W) from its parsed lines, in pixels."""
     height, width = size
-    rows = ObjectRows.none()
+    rows = ObjectColumns()
     for line in lines:
         numbers, label = line.numbers, label_of[line.class_number]
         if not line.is_polygon:
