@@ -1,0 +1,47 @@
+"""Define the shape of the DINO detector and its denoising."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from weaksam.config import Settings
+
+
+class DinoShape(Settings):
+    """Sizes of the transformer; the published detector has 256 dimensions, 2,048, 6 + 6 layers and 900 queries."""
+
+    num_levels: int = Field(4, ge=2, le=6)
+    """Levels of the pyramid, each half as large as the one before: 4 (strides 8 to 64) or 5 (4 to 64) are published."""
+    embed_dims: int = Field(128, ge=16, multiple_of=8)
+    """Depth of every level and query."""
+    num_heads: int = Field(8, ge=1)
+    """Heads of every attention; divides ``embed_dims``."""
+    num_points: int = Field(4, ge=1)
+    """Cells that a head reads from each level."""
+    ffn_dims: int = Field(512, ge=8)
+    """Width of the hidden layer between attentions."""
+    norm_groups: int = Field(32, ge=1)
+    """Groups of the pyramid's group-norm; divides ``embed_dims``."""
+    encoder_layers: int = Field(3, ge=1)
+    """Layers that refine the pyramid."""
+    decoder_layers: int = Field(3, ge=1)
+    """Layers that refine the queries; each predicts classes and boxes."""
+    num_queries: int = Field(100, ge=1)
+    """Cells of the encoder that become queries, at most as many as there are cells."""
+    num_denoising: int = Field(100, ge=0)
+    """Queries made of noisy true boxes in training, about; 0: no denoising."""
+    label_noise: float = Field(0.5, ge=0, le=1)
+    """Half of this share of denoising queries starts from a random class."""
+    box_noise: float = Field(1.0, ge=0)
+    """Corners of denoising queries move by at most half of this share of the box's sides, of negative ones by up to
+    twice as much."""
+
+    @model_validator(mode="after")
+    def _dims_divide(self) -> DinoShape:
+        """Heads and groups divide the dimensions."""
+        for name, divisor in (("num_heads", self.num_heads), ("norm_groups", self.norm_groups)):
+            if self.embed_dims % divisor:
+                raise ValueError(
+                    f"{name} must divide embed_dims, found {divisor} and {self.embed_dims}: change one of them"
+                )
+        return self
