@@ -1,10 +1,12 @@
 """Faster R-CNN: targets and frames by hand, ignored regions, and torchvision's own numbers."""
 
+import pytest
 import torch
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection._utils import Matcher
 
 from tests.helpers import UNTRAINED_BACKBONE, instances
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import (
     DetectorSettings,
     IncompleteLabelsMatcher,
@@ -56,6 +58,23 @@ def test_a_photo_without_boxes_has_finite_losses():
     assert all(torch.isfinite(value) for value in losses.values())
     sum(losses.values()).backward()
     assert float(model.roi_heads.box_head.fc6.weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize(
+    ("pyramid", "name", "sides"),
+    [
+        ("short", "resnet50", [[32], [64], [128], [256]]),
+        ("short", "vgg16", [[32, 64], [64, 128], [128, 256]]),
+        ("full", "resnet50", [[32], [64], [128], [256], [512]]),
+        ("full", "vgg16", [[32, 64], [64, 128], [128, 256], [256, 512]]),
+    ],
+)
+def test_square_anchors_of_every_level(pyramid, name, sides):
+    settings = TINY.model_copy(update={"pyramid": pyramid, "trainable_layers": 5})
+    model = build_faster_rcnn(BackboneSettings(name=name, weights="none"), settings, 2)
+    levels = model.rpn.anchor_generator.cell_anchors
+    squares = [level[(level[:, 2] - level[:, 0]) == (level[:, 3] - level[:, 1])] for level in levels]
+    assert [(level[:, 2] - level[:, 0]).tolist() for level in squares] == sides
 
 
 def test_one_by_one_equals_torchvisions_own_forward():

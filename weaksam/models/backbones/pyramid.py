@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from weaksam.config import UserError
-from weaksam.models.backbones.architectures import first_modules_of_stages
+from weaksam.models.backbones.architectures import ARCHITECTURES, first_modules_of_stages
 from weaksam.models.backbones.batch_norm import fold_batch_norm
 from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.settings import BackboneSettings
 
 _FPN_MAPS = {
-    "mobilenet_v2": ("c3", "c4", "last"),
-    "resnet50": ("c3", "mid", "last"),
-    "vgg16": ("c3", "last"),
-    "sam_nano": ("c3", "last"),
+    "mobilenet_v2": ("c2", "c3", "c4", "last"),
+    "resnet50": ("c2", "c3", "mid", "last"),
+    "vgg16": ("c2", "c3", "last"),
+    "sam_nano": ("c2", "c3", "last"),
 }
+"""Maps of a full pyramid, finest first; a short one leaves out the first."""
+
+Pyramid = Literal["short", "full"]
 
 
-def fpn_backbone(settings: BackboneSettings, *, out_channels: int, trainable_layers: int) -> BackboneWithFPN:
+def _maps(name: str, pyramid: Pyramid) -> tuple[str, ...]:
+    return _FPN_MAPS[name][0 if pyramid == "full" else 1 :]
+
+
+def pyramid_strides(name: str, pyramid: Pyramid = "short") -> tuple[int, ...]:
+    """Input pixels per cell of every level of a backbone's pyramid, the pooled one last."""
+    strides = tuple(ARCHITECTURES[name].maps[feature_map].stride for feature_map in _maps(name, pyramid))
+    return (*strides, 2 * strides[-1])
+
+
+def fpn_backbone(
+    settings: BackboneSettings, *, out_channels: int, trainable_layers: int, pyramid: Pyramid = "short"
+) -> BackboneWithFPN:
     """A feature pyramid for torchvision's detectors: levels of stride 8, 16, 32 (vgg16: 8, 16) and a pooled one.
 
-    ``trainable_layers`` counts stages from the deepest one (0 = only the pyramid trains); the frozen stages have
-    their batch-norm folded into the convolutions, the others keep it frozen.
+    A ``full`` pyramid has a level of stride 4 as well. ``trainable_layers`` counts stages from the deepest one (0 =
+    only the pyramid trains); the frozen stages have their batch-norm folded into the convolutions, the others keep it
+    frozen.
     """
-    features = build_features(settings, dilate=False, maps=_FPN_MAPS[settings.name], frozen=False)
+    features = build_features(settings, dilate=False, maps=_maps(settings.name, pyramid), frozen=False)
     stages = first_modules_of_stages(settings.name)
     if not 0 <= trainable_layers <= len(stages):
         raise UserError(

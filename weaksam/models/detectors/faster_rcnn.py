@@ -19,7 +19,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.fast_convolutions import fuse_convolutions
 from weaksam.models.backbones.inputs import normalise
-from weaksam.models.backbones.pyramid import fpn_backbone
+from weaksam.models.backbones.pyramid import Pyramid, fpn_backbone, pyramid_strides
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import input_colours
 from weaksam.models.detectors.ignored_regions import IGNORED, IgnoringProposalNetwork, IgnoringRoIHeads
@@ -30,13 +30,22 @@ from weaksam.models.roi.align import PyramidAlign
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances
 
-_ANCHOR_SCALES = {4: (4,), 3: (4, 8)}
-"""Sides of a level's anchors, in steps of that level, by the number of levels: both reach 256 pixels."""
+_ANCHOR_SCALES: dict[tuple[int, ...], tuple[int, ...]] = {
+    (8, 16, 32, 64): (4,),
+    (8, 16, 32): (4, 8),
+    (4, 8, 16, 32, 64): (8,),
+    (4, 8, 16, 32): (8, 16),
+}
+"""Sides of a level's anchors, in steps of that level, by the steps of the levels. They are 32 to 256 pixels long, and
+32 to 512 in a full pyramid, as torchvision and detectron2 have them."""
 
 
 class DetectorSettings(PhotoSettings):
     """The shape of the detector and how its detections are chosen."""
 
+    pyramid: Pyramid = "short"
+    """``short``: levels of stride 8, 16, 32 and a pooled one; ``full``: one of stride 4 as well, with anchors up to 512
+    pixels, as published detectors have it. The deepest stage of vgg16 and sam_nano has stride 16."""
     fpn_channels: int = Field(128, ge=8)
     """Depth of every level of the feature pyramid."""
     trainable_layers: int = Field(4, ge=0, le=6)
@@ -107,9 +116,14 @@ def build_faster_rcnn(
 
 def detector_parts(backbone: BackboneSettings, settings: DetectorSettings, num_classes: int) -> dict[str, Any]:
     """The arguments that torchvision's FasterRCNN and MaskRCNN share."""
-    body = fpn_backbone(backbone, out_channels=settings.fpn_channels, trainable_layers=settings.trainable_layers)
-    strides = (8, 16, 32) if backbone.name in ("vgg16", "sam_nano") else (8, 16, 32, 64)
-    scales = _ANCHOR_SCALES[len(strides)]
+    body = fpn_backbone(
+        backbone,
+        out_channels=settings.fpn_channels,
+        trainable_layers=settings.trainable_layers,
+        pyramid=settings.pyramid,
+    )
+    strides = pyramid_strides(backbone.name, settings.pyramid)
+    scales = _ANCHOR_SCALES[strides]
     pooled = [str(level) for level in range(len(strides) - 1)]
     return {
         "backbone": body,
