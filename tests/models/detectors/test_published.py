@@ -101,14 +101,14 @@ def test_a_pickle_of_arrays(
 ) -> None:
     arrays = {key: value.numpy() for key, value in detectron2.items()}
     path = pickled(tmp_path / "model.pkl", {"model": arrays, "__author__": "somebody"} if nested else arrays)
-    check_same(read_published(path, "the detector"), theirs)
+    check_same(read_published(path, "the detector").state, theirs)
 
 
 def test_files_of_tensors(tmp_path: Path, theirs: dict[str, Tensor], detectron2: dict[str, Tensor]) -> None:
     torch.save({"model": detectron2}, tmp_path / "detectron2.pth")
     save_weights(tmp_path / "theirs.safetensors", theirs)
-    check_same(read_published(tmp_path / "detectron2.pth", "the detector"), theirs)
-    state = read_published(tmp_path / "theirs.safetensors", "the detector")
+    check_same(read_published(tmp_path / "detectron2.pth", "the detector").state, theirs)
+    state = read_published(tmp_path / "theirs.safetensors", "the detector").state
     assert state.keys() == theirs.keys()
     assert all(torch.equal(state[key], value) for key, value in theirs.items())
 
@@ -122,7 +122,7 @@ def test_older_names_of_torchvision(tmp_path: Path, theirs: dict[str, Tensor]) -
         older[key] = value
     assert {"backbone.fpn.inner_blocks.0.weight", "roi_heads.mask_head.mask_fcn4.bias"} <= older.keys()
     torch.save(older | {"backbone.body.bn1.num_batches_tracked": torch.tensor(1)}, tmp_path / "older.pth")
-    state = read_published(tmp_path / "older.pth", "the detector")
+    state = read_published(tmp_path / "older.pth", "the detector").state
     assert state.keys() == theirs.keys()
     assert all(torch.equal(state[key], value) for key, value in theirs.items())
 

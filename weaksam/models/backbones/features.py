@@ -13,7 +13,7 @@ from weaksam.models.backbones.architectures import ARCHITECTURES
 from weaksam.models.backbones.batch_norm import calibrate, fold_batch_norm, freeze_batch_norm
 from weaksam.models.backbones.nano_encoder import nano_encoder, nano_modules
 from weaksam.models.backbones.settings import BackboneSettings
-from weaksam.models.backbones.weights import published_state
+from weaksam.models.backbones.weights import published_state, stride_in
 from weaksam.sam.nano.model import NanoEncoder
 from weaksam.store.weights import load_into, load_state
 
@@ -93,6 +93,8 @@ def _load_network(settings: BackboneSettings, dilate: bool) -> nn.Module:
     if settings.name == "sam_nano":
         return nano_encoder(settings.weights, settings.weights_sha256)
     network = _random_network(settings.name, dilate)
+    if stride_in(settings) == "1x1":
+        _stride_first(network)
     state = published_state(settings)
     if state is None:
         calibrate(network)
@@ -135,6 +137,12 @@ def module_chain(network: nn.Module) -> list[nn.Module]:
         expansion, *rest = modules[14].conv
         modules[14:15] = [expansion, nn.Sequential(*rest)]
     return modules
+
+
+def _stride_first(network: torchvision.models.ResNet) -> None:
+    """Move the stride of every residual block from its 3x3 to its first 1x1 convolution, as in Caffe's ResNet-50."""
+    for block in (*network.layer2, *network.layer3, *network.layer4):
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
 def _dilate_mobilenet(network: nn.Module) -> None:

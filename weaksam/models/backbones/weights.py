@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 from urllib.error import URLError
 
 import torchvision
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from weaksam.config import UserError, fingerprint_of
 from weaksam.models.backbones.colours import IMAGENET, ColourSettings, ColoursOfWeights, ImageNetColours, levels
+from weaksam.models.backbones.detectron2_files import conventions_of_file, read_resnet
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.sam.nano.segmenter import BUNDLED
 from weaksam.store.files import file_sha256, hash_file, same_bytes
@@ -39,6 +42,8 @@ def backbone_fingerprint(settings: BackboneSettings) -> str:
     colours = input_colours(settings)
     if colours != IMAGENET:
         digest.update(fingerprint_of(colours).encode())
+    if stride_in(settings) == "1x1":
+        digest.update(b"stride in 1x1")
     return digest.hexdigest()
 
 
@@ -59,22 +64,43 @@ def input_colours(settings: BackboneSettings) -> ColourSettings:
     """The colours that the backbone wants of every photo: those that are set, else those of its weights.
 
     Of its weights are known those that torchvision states for its own, named as torchvision does or in a file that
-    kept its name; ImageNet's are taken for every other file.
+    kept its name, and those of detectron2's .pkl files; ImageNet's are taken for every other file.
     """
     if not isinstance(settings.colours, ColoursOfWeights):
         return settings.colours
     published = None if settings.name == "sam_nano" else _torchvision_weights(settings) or _weights_of_file(settings)
-    return IMAGENET if published is None else published_colours(published)
+    if published is not None:
+        return published_colours(published)
+    conventions = conventions_of_file(Path(settings.weights))
+    return IMAGENET if conventions is None else conventions.colours
 
 
-def colours_note(settings: BackboneSettings) -> str | None:
-    """A sentence where the colours of a file are a guess: networks that Caffe's weights exist of; None elsewhere."""
+def stride_in(settings: BackboneSettings) -> Literal["1x1", "3x3"]:
+    """Which convolution of resnet50's blocks holds the stride: as is set, else as the weights' file is known to want.
+
+    Other networks have no choice: 3x3.
+    """
+    if settings.name != "resnet50":
+        return "3x3"
+    if settings.stride_in != "auto":
+        return settings.stride_in
+    conventions = conventions_of_file(Path(settings.weights))
+    return "3x3" if conventions is None else conventions.stride_in
+
+
+def colours_note(settings: BackboneSettings, key: str = "backbone") -> str | None:
+    """A sentence where the colours of a file are a guess: networks that Caffe's weights exist of; None elsewhere.
+
+    ``key``: the settings' name in a run.
+    """
     guessed = isinstance(settings.colours, ColoursOfWeights) and settings.name in _IN_CAFFE
     if not guessed or settings.weights == "none" or _torchvision_weights(settings) or _weights_of_file(settings):
         return None
+    if conventions_of_file(Path(settings.weights)):
+        return None
     return (
-        f"backbone: photos are shown in ImageNet's colours, as {settings.weights} does not say which it wants; "
-        "weights that come from Caffe want backbone.colours=caffe, others can be told backbone.colours=imagenet"
+        f"{key}: photos are shown in ImageNet's colours, as {settings.weights} does not say which it wants; "
+        f"weights that come from Caffe want {key}.colours=caffe, others can be told {key}.colours=imagenet"
     )
 
 
@@ -93,9 +119,13 @@ def published_state(settings: BackboneSettings) -> dict[str, Tensor] | None:
     if settings.weights == "none":
         return None
     published = _torchvision_weights(settings)
-    if published is None:
-        return load_state(settings.weights, f"backbone {settings.name}", settings.weights_sha256)
-    return _download(settings.name, published)
+    if published is not None:
+        return _download(settings.name, published)
+    path, what = Path(settings.weights), f"backbone {settings.name}"
+    if path.suffix != ".pkl":
+        return load_state(path, what, settings.weights_sha256)
+    with nullcontext() if settings.weights_sha256 is None else same_bytes(path, settings.weights_sha256):
+        return read_resnet(path, what).state
 
 
 def _torchvision_weights(settings: BackboneSettings) -> torchvision.models.WeightsEnum | None:

@@ -8,19 +8,26 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, MaskRCNN_ResNet50_FPN_Weights
 
 from weaksam.config import UserError
-from weaksam.data.proposals.plain_pickle import read_plain_pickle
+from weaksam.models.backbones.colours import CaffeColours
+from weaksam.models.backbones.detectron2_files import (
+    DETECTRON2,
+    TORCHVISION,
+    Conventions,
+    read_arrays,
+    resnet_name,
+)
 from weaksam.store.weights import load_state
 
-_STAGES, _LEVELS = range(2, 6), range(2, 6)
+_LEVELS = range(2, 6)
+_BODY = "backbone.bottom_up."
 _NAMES = {
-    "backbone.bottom_up.stem.": "backbone.body.",
-    **{f"backbone.bottom_up.res{stage}.": f"backbone.body.layer{stage - 1}." for stage in _STAGES},
     **{f"backbone.fpn_lateral{level}.": f"backbone.fpn.inner_blocks.{level - 2}.0." for level in _LEVELS},
     **{f"backbone.fpn_output{level}.": f"backbone.fpn.layer_blocks.{level - 2}.0." for level in _LEVELS},
     "proposal_generator.rpn_head.conv.": "rpn.head.conv.0.0.",
@@ -34,8 +41,7 @@ _NAMES = {
     "roi_heads.mask_head.deconv.": "roi_heads.mask_predictor.conv5_mask.",
     "roi_heads.mask_head.predictor.": "roi_heads.mask_predictor.mask_fcn_logits.",
 }
-"""Beginnings of detectron2's names and of torchvision's; what follows is the same but inside the ResNet."""
-_INSIDE_BODY = {r"conv(\d)\.norm\.": r"bn\1.", r"shortcut\.norm\.": "downsample.1.", r"shortcut\.": "downsample.0."}
+"""Beginnings of detectron2's names outside the ResNet and of torchvision's; what follows is the same."""
 _OLDER_NAMES = {
     r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)": r"\1.0.\2",
     r"rpn\.head\.conv\.(weight|bias)": r"rpn.head.conv.0.0.\1",
@@ -46,14 +52,58 @@ _CONSTANTS = re.compile(r"pixel_(mean|std)|proposal_generator\.anchor_generator\
 """Names of what both detectors compute from their settings."""
 
 
-def read_published(path: Path, what: str) -> dict[str, Tensor]:
-    """Tensors by torchvision's names from a ``.pth``, ``.safetensors`` or detectron2's ``.pkl`` file.
+_NO_EPSILON = {
+    Path(weights.COCO_V1.url).name for weights in (FasterRCNN_ResNet50_FPN_Weights, MaskRCNN_ResNet50_FPN_Weights)
+}
+"""Files that torchvision published for a batch-norm that adds nothing to the variance; others add `_EPSILON`."""
+_EPSILON = 1e-5
+
+
+class PublishedDetector(NamedTuple):
+    """Tensors of a detector by torchvision's names, and what they expect."""
+
+    state: dict[str, Tensor]
+    conventions: Conventions | None
+    """None where the names are not those of a ResNet-50: they may be ours."""
+
+
+def read_published(path: Path, what: str) -> PublishedDetector:
+    """A detector from torchvision's or detectron2's ``.pth``, ``.safetensors`` or ``.pkl`` file.
 
     Older names of torchvision become today's. ``what`` names the wanted weights in the error. Raises:
         UserError: the file is missing, damaged or no weights, or holds a name of detectron2 that has no place.
     """
-    state = _read_pickle(path, what) if path.suffix == ".pkl" else load_state(path, what)
-    return torchvision_names(state, what) if is_detectron2(state) else _with_names_of_today(state)
+    state = read_arrays(path, what) if path.suffix == ".pkl" else load_state(path, what)
+    if is_detectron2(state):
+        return PublishedDetector(torchvision_names(state, what), _conventions(state, what))
+    state = _with_names_of_today(state)
+    if path.name in _NO_EPSILON:  # the batch-norm adds what is taken away here
+        state = {key: value - _EPSILON if key.endswith(".running_var") else value for key, value in state.items()}
+    in_resnet = any(key.startswith("backbone.body.layer1.") for key in state)
+    return PublishedDetector(state, TORCHVISION if in_resnet else None)
+
+
+def _conventions(state: Mapping[str, Tensor], what: str) -> Conventions:
+    """What a detector of detectron2 expects: its defaults, but the colours that the file itself states.
+
+    Means that fall from the first channel to the last are those of red, green and blue. Where levels are divided by a
+    deviation the ResNet is torchvision's, whose stride is in the 3x3 convolution (detectron2's model zoo). Raises:
+        UserError: means and deviations that are not three numbers each, deviations above 0.
+    """
+    if not {"pixel_mean", "pixel_std"} <= state.keys():
+        return DETECTRON2
+    mean, deviation = (state[f"pixel_{name}"].flatten().tolist() for name in ("mean", "std"))
+    if len(mean) != 3 or len(deviation) != 3 or not all(0 < value < 1e6 for value in deviation):
+        raise UserError(
+            f"{what} wants three levels in 'pixel_mean' and three above 0 in 'pixel_std', found {mean[:4]} and "
+            f"{deviation[:4]}: give an undamaged file"
+        )
+    in_rgb = mean[0] > mean[-1]
+    step = 1 if in_rgb else -1
+    colours = CaffeColours(
+        order="rgb" if in_rgb else "bgr", mean=tuple(mean[::step]), deviation=tuple(deviation[::step])
+    )
+    return Conventions(colours, "1x1" if all(value == 1 for value in deviation) else "3x3")
 
 
 def _with_names_of_today(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,14 +146,10 @@ def torchvision_names(state: Mapping[str, Tensor], what: str) -> dict[str, Tenso
 
 def _torchvision_name(key: str) -> str | None:
     """Torchvision's name for one of detectron2's; None where it has none."""
-    for beginning, theirs in _NAMES.items():
-        if key.startswith(beginning):
-            rest = key.removeprefix(beginning)
-            if theirs.startswith("backbone.body."):
-                for pattern, replacement in _INSIDE_BODY.items():
-                    rest = re.sub(pattern, replacement, rest)
-            return theirs + rest
-    return None
+    if key.startswith(_BODY):
+        return f"backbone.body.{resnet_name(key.removeprefix(_BODY))}"
+    beginning = next((beginning for beginning in _NAMES if key.startswith(beginning)), None)
+    return None if beginning is None else _NAMES[beginning] + key.removeprefix(beginning)
 
 
 def _background_first(name: str, rows: Tensor) -> Tensor:
@@ -112,12 +158,3 @@ def _background_first(name: str, rows: Tensor) -> Tensor:
         return torch.cat([rows[-1:], rows[:-1]])
     missing = 4 if ".bbox_pred." in name and name.startswith("roi_heads.") else int(".mask_fcn_logits." in name)
     return torch.cat([torch.zeros_like(rows[:missing]), rows])
-
-
-def _read_pickle(path: Path, what: str) -> dict[str, Tensor]:
-    """The arrays of detectron2's ``.pkl``: a dictionary of arrays, itself or under ``model``."""
-    content = read_plain_pickle(path, f"weights of {what}")
-    arrays = content.get("model", content) if isinstance(content, dict) else {}
-    if not isinstance(arrays, dict) or not any(isinstance(value, np.ndarray) for value in arrays.values()):
-        raise UserError(f"wanted weights of {what} at {path}, found a pickle without named arrays: give another file")
-    return {str(key): torch.from_numpy(value) for key, value in arrays.items() if isinstance(value, np.ndarray)}
