@@ -43,7 +43,7 @@ def test_what_was_made_with_another_number_of_threads_is_named(tmp_path):
     now = torch.get_num_threads()
     stores = {split: sealed_store(tmp_path / f"{split}-f") for split in ("train", "test")}
     result = DetectorResult(
-        sealed_weights(tmp_path / "weights-f"), "f", {"test": sealed_store(tmp_path / "detections")}
+        sealed_weights(tmp_path / "weights-f"), "f", {"test": sealed_store(tmp_path / "detections")}, BackboneSettings()
     )
     backbone = BackboneSettings(adapted=sealed_weights(tmp_path / "backbone-f"))
     pseudo_gt = {"a.jpg": instances([[0, 0, 1, 1]])}

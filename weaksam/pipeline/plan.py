@@ -104,15 +104,15 @@ def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, In
 
 def retrain_detector(run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances]) -> DetectorResult:
     """Train Faster R-CNN on the pseudo ground truth, and detect with it."""
-    return retrain.run(with_backbone(run, backbone), run.settings.retrain, pseudo_gt)
+    return retrain.run(with_backbone(run, backbone), run.retrain, pseudo_gt)
 
 
 def segment_instances(
     run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances], detector: DetectorResult
 ) -> wsis.WsisResult:
     """Prompt the segmenter with the pseudo boxes, train Mask R-CNN on its masks, and segment with it."""
-    context = with_backbone(run, backbone)
-    return wsis.run(context, run.settings.wsis, run.mask_segmenter, pseudo_gt, detector.weights)
+    context = with_backbone(run, backbone_of_masks(run, backbone, detector))
+    return wsis.run(context, run.wsis, run.mask_segmenter, pseudo_gt, detector.weights)
 
 
 def train_weak_detector_on_truth(
@@ -126,19 +126,24 @@ def train_weak_detector_on_truth(
 def retrain_on_truth(run: Run, backbone: BackboneSettings) -> DetectorResult:
     """The retrained detector, taught the true boxes."""
     context = with_backbone(run, backbone)
-    return retrain.run(context, run.settings.retrain, run.true_train.truths, name="retrain_ceiling")
+    return retrain.run(context, run.retrain, run.true_train.truths, name="retrain_ceiling")
 
 
 def segment_on_truth(run: Run, backbone: BackboneSettings, detector_ceiling: DetectorResult) -> wsis.WsisResult:
     """The instance segmenter, taught the true masks."""
-    context, truths = with_backbone(run, backbone), run.true_train.truths
-    arguments = (context, run.settings.wsis, run.mask_segmenter, truths, detector_ceiling.weights)
+    context = with_backbone(run, backbone_of_masks(run, backbone, detector_ceiling))
+    arguments = (context, run.wsis, run.mask_segmenter, run.true_train.truths, detector_ceiling.weights)
     return wsis.run(*arguments, name="wsis_ceiling")
 
 
 def with_backbone(run: Run, backbone: BackboneSettings) -> RunContext:
     """The run's context with the backbone that the later stages start from."""
     return replace(run.context, backbone=backbone)
+
+
+def backbone_of_masks(run: Run, backbone: BackboneSettings, detector: DetectorResult) -> BackboneSettings:
+    """The network of Mask R-CNN that has none of its own: that of the detector it starts from, else the run's."""
+    return detector.backbone if run.wsis.init is None and run.wsis.init_from_retrain else backbone
 
 
 def no_points(image_id: str) -> CluePoints:

@@ -22,6 +22,7 @@ from weaksam.data.dataset import load_splits
 from weaksam.data.detection_stores import instances_key
 from weaksam.data.proposals.given import GivenProposals, given_store
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.initial_weights import given_inputs, with_pinned_backbone
 from weaksam.engine.device import pick_device
 from weaksam.engine.distributed import MOST_WORKERS, own_device, processors, worker_rank
 from weaksam.engine.log import RunLog
@@ -34,6 +35,8 @@ from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages import STAGE_NAMES
 from weaksam.stages.pseudo_gt import GivenPseudoGtSettings, read_given
+from weaksam.stages.retrain import RetrainSettings
+from weaksam.stages.wsis import WsisSettings
 from weaksam.store.files import file_sha256
 from weaksam.store.listed_files import FILES
 from weaksam.store.records import read_record, write_record
@@ -119,6 +122,21 @@ class Run:
         return {split: given_store(given, dataset, split) for split, dataset in splits}
 
     @functools.cached_property
+    def retrain(self) -> RetrainSettings:
+        """Settings of the retrained detector; weights of a backbone of its own must stay those that are there now."""
+        return with_pinned_backbone(self.settings.retrain)
+
+    @functools.cached_property
+    def wsis(self) -> WsisSettings:
+        """The same of the instance segmenter."""
+        return with_pinned_backbone(self.settings.wsis)
+
+    @functools.cached_property
+    def _detector_inputs(self) -> dict[str, dict[str, str]]:
+        """Fingerprints of the files that the settings of each detector name."""
+        return {"retrain": given_inputs(self.retrain, "retrain"), "wsis": given_inputs(self.wsis, "wsis")}
+
+    @functools.cached_property
     def inputs(self) -> dict[str, str]:
         """Fingerprints of everything a run reads."""
         test = self.context.test
@@ -143,6 +161,8 @@ class Run:
         inputs = {**self.inputs, "test clues": str(self.maps_test_photos)}
         if "pseudo_gt" in before and self.given_pseudo_gt:
             inputs["given pseudo ground truth"] = fingerprint_of(instances_key(self.given_pseudo_gt))
+        for detector in ("retrain", "wsis"):
+            inputs |= self._detector_inputs[detector] if detector in before else {}
         return fingerprint_of({"stages": settings, "seed": self.settings.seed, "inputs": inputs, "truth": truth})
 
     @functools.cached_property
@@ -209,8 +229,7 @@ def open_run(settings: RunSettings) -> Run:
     log = RunLog(settings.out / "log.jsonl" if worker_rank() == 0 else None)
     log.write("run begins", weaksam=__version__)
     train, test = load_splits(settings.data, log)
-    note = None if settings.data.without_tags else colours_note(settings.backbone)
-    if note is not None and worker_rank() == 0:
+    for note in [] if settings.data.without_tags or worker_rank() > 0 else colours_notes(settings):
         say(note, error=True)
         log.write("colours", note=note)
     context = RunContext(
@@ -226,6 +245,14 @@ def open_run(settings: RunSettings) -> Run:
     rule = settings.pseudo_gt
     is_given = isinstance(rule, GivenPseudoGtSettings) and not settings.data.without_tags
     return Run(settings, context, train, truths, read_given(rule, context.train) if is_given else {})
+
+
+def colours_notes(settings: RunSettings) -> list[str]:
+    """A sentence for each backbone whose colours are a guess."""
+    own = {"retrain.backbone": settings.retrain.backbone, "wsis.backbone": settings.wsis.backbone}
+    backbones = {"backbone": settings.backbone} | {key: backbone for key, backbone in own.items() if backbone}
+    notes = (colours_note(backbone, key) for key, backbone in backbones.items())
+    return [note for note in notes if note is not None]
 
 
 def require_usable(settings: RunSettings) -> None:

@@ -179,10 +179,12 @@ def load_into(
     *,
     allow_missing: Sequence[str] = (),
     allow_extra: Sequence[str] = (),
+    remedy: str = "",
 ) -> None:
     """Copy ``state`` into ``module``, accounting for every key on both sides.
 
     ``allow_missing`` and ``allow_extra`` are key prefixes (or, starting with a dot, suffixes) that may differ.
+    ``remedy``: what to do about other weights, in the error.
 
     Raises:
         UserError: a key is missing or left over, or a shape differs: the file belongs to another architecture; or a
@@ -193,7 +195,8 @@ def load_into(
     extra = [key for key in state if key not in own and not _named_by(key, allow_extra)]
     misshapen = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or extra or misshapen:
-        raise UserError(f"{_describe_mismatch(what, own, state, missing, extra, misshapen)}: give weights of {what}.")
+        mismatch = _describe_mismatch(what, own, state, missing, extra, misshapen)
+        raise UserError(f"{mismatch}: {remedy or f'give weights of {what}'}.")
     broken = [key for key in own if key in state and not bool(state[key].isfinite().all())]
     if broken:
         raise UserError(

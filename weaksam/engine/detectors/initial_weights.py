@@ -1,38 +1,127 @@
-"""Start a detector from given weights: a folder that a training sealed, or a safetensors file."""
+"""Start a detector from given weights: a folder that a training sealed, a file of ours, or a published detector."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from torch import nn
+from torch import Tensor
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from weaksam.config import UserError
+from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.training import TrainableSettings, TrainingSettings
 from weaksam.engine.training_state import load_sealed, sealed_sha256
-from weaksam.store.files import file_sha256
-from weaksam.store.weights import load_into, load_state
+from weaksam.models.backbones.colours import ColoursOfWeights
+from weaksam.models.backbones.detectron2_files import Conventions
+from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.backbones.weights import backbone_fingerprint, pinned_backbone
+from weaksam.models.detectors.first_weights import FirstWeights, load_first_weights
+from weaksam.models.detectors.published import read_published
+from weaksam.store.files import file_sha256, same_bytes
+from weaksam.terminal import say
+
+TrainingT = TypeVar("TrainingT", bound=TrainingSettings)
+_FILES = (".safetensors", ".pth", ".pkl")
 
 
-def start_from(model: nn.Module, path: Path, name: str, new: tuple[str, ...] = ()) -> str:
-    """Load the weights at ``path`` into ``model``, every tensor accounted for; SHA-256 (hex) of their file.
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights that a detector starts from."""
 
-    Tensors whose names start with one of ``new`` may be missing, all of them together: they stay as they are.
+    path: Path
+    sha256: str
+    """Of their file, in hex."""
+    state: dict[str, Tensor]
+    """Tensors by our names or by those of torchvision's detectors with ResNet-50."""
+    conventions: Conventions | None = None
+    """What a published detector expects; None for one of ours, which was trained with the settings of its run."""
+
+
+def read_initial(path: Path, name: str) -> InitialWeights:
+    """The weights at ``path``, ``init`` of the stage ``name``.
 
     Raises:
-        UserError: no such file, a folder that no training sealed, damaged weights, or those of another detector, shape
-            or number of classes.
+        UserError: no such file, a folder that no training sealed, damaged weights, or names that no detector has.
     """
     what = f"{name}.init ({path})"
     sealed = path / "weights.safetensors"
     if sealed.is_file() and (path / "manifest.json").is_file():
-        sha256, state = sealed_sha256(sealed), load_sealed(sealed, what)
-    elif path.is_file() and path.suffix == ".safetensors":
-        sha256 = file_sha256(path)
-        state = load_state(path, what, sha256)
-    else:
+        return InitialWeights(path, sealed_sha256(sealed), load_sealed(sealed, what))
+    if not path.is_file() or path.suffix not in _FILES:
         raise UserError(
-            f"{name}.init wants a .safetensors file, or the folder of a finished training with weights.safetensors and "
-            f"manifest.json, such as OUT/retrain/store/weights-*; found neither in {path}: name one of them"
+            f"{name}.init wants a file of weights ({', '.join(_FILES)}), or the folder of a finished training with "
+            f"weights.safetensors and manifest.json, such as OUT/retrain/store/weights-*; found neither in {path}: "
+            "name one of them"
         )
-    has_new = any(key.startswith(new) for key in state) if new else False
-    load_into(model, state, what, allow_missing=() if has_new else new)
-    return sha256
+    sha256 = file_sha256(path)
+    with same_bytes(path, sha256):
+        detector = read_published(path, what)
+    return InitialWeights(path, sha256, detector.state, detector.conventions)
+
+
+def initial_weights(settings: TrainingSettings, given: Path | None, name: str) -> InitialWeights | None:
+    """The weights at ``given``, else those that ``settings`` name; None where neither is there."""
+    path = given or settings.init
+    return None if path is None else read_initial(path, name)
+
+
+def detector_backbone(
+    context: RunContext, settings: TrainableSettings, initial: InitialWeights | None, name: str
+) -> BackboneSettings:
+    """The detector's own backbone, else the run's; in the colours and with the strides of a published detector.
+
+    What is set beats what the detector expects. Its weights replace those of the backbone, which are not read then.
+
+    Raises:
+        UserError: a published detector for another backbone or pyramid.
+    """
+    backbone = settings.backbone or context.backbone
+    if initial is None or initial.conventions is None:
+        return backbone
+    if backbone.name != "resnet50" or settings.pyramid != "full":
+        raise UserError(
+            f"{name}.init ({initial.path}) is a detector with resnet50 and a full pyramid, found {backbone.name} and a "
+            f"{settings.pyramid} one: set {name}.backbone.name=resnet50 {name}.pyramid=full, with fpn_channels=256 and "
+            "representation=1024"
+        )
+    colours, stride_in = initial.conventions
+    expected = {"colours": colours} if isinstance(backbone.colours, ColoursOfWeights) else {}
+    expected |= {"stride_in": stride_in} if backbone.stride_in == "auto" else {}
+    return backbone.model_copy(update={"weights": "none", "weights_sha256": None, "adapted": None, **expected})
+
+
+def start_from(
+    model: GeneralizedRCNN, initial: InitialWeights | None, context: RunContext, name: str, new_classes: bool
+) -> str:
+    """Load weights into ``model`` where there are any, and say what is left out; SHA-256 (hex) of their file or none.
+
+    The mask head of a Mask R-CNN that starts from a Faster R-CNN stays as it is. Raises:
+        UserError: the weights of another detector, shape or number of classes.
+    """
+    if initial is None:
+        return "none"
+    first = FirstWeights(initial.state, f"{name}.init ({initial.path})", name)
+    for note in load_first_weights(model, first, new_classes=new_classes):
+        say(note, error=True)
+        context.log.write("initial weights", stage=name, note=note)
+    return initial.sha256
+
+
+def with_pinned_backbone(settings: TrainingT) -> TrainingT:
+    """The same settings; a backbone of their own is bound to the bytes that its file of weights has now."""
+    own = settings.backbone
+    return settings if own is None else settings.model_copy(update={"backbone": pinned_backbone(own)})
+
+
+def given_inputs(settings: TrainingSettings, name: str) -> dict[str, str]:
+    """Fingerprints of what ``settings`` name by path: a backbone and first weights; nothing where there are none."""
+    inputs = {}
+    if settings.backbone is not None:
+        inputs[f"{name} backbone"] = backbone_fingerprint(settings.backbone)
+    if settings.init is not None:
+        sealed = settings.init / "weights.safetensors"
+        path = sealed if sealed.is_file() else settings.init
+        inputs[f"{name} init"] = file_sha256(path) if path.is_file() else "nothing there"
+    return inputs

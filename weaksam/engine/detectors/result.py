@@ -22,6 +22,7 @@ from weaksam.engine.detectors.training import (
 from weaksam.engine.kept_memory import kept_memory
 from weaksam.engine.training import Objective
 from weaksam.engine.training_job import TrainingJob
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import backbone_fingerprint
 from weaksam.models.detectors.faster_rcnn import target_of
 from weaksam.store.store import Store, store_folder
@@ -39,6 +40,8 @@ class DetectorResult:
     """Hex of all that decides the weights: settings, photos, backbone, what it was trained on, seed."""
     stores: Mapping[str, Store]
     """Sealed detections of the splits ``test`` and ``train``, those that were made."""
+    backbone: BackboneSettings
+    """The network it started from, in the colours and with the strides that it was trained with."""
 
     def detections(self, split: str) -> dict[str, Instances]:
         """Detections of ``test`` or ``train`` by image id, with masks where the detector gives them."""
@@ -98,4 +101,4 @@ def train_and_detect(
     with kept_memory():
         train_detector(model, instances, settings, context, job, method.objective, method.target)
         stores = detect_splits(context, settings, model, name, fingerprint, method.detect)
-    return DetectorResult(folder / "weights.safetensors", fingerprint, stores)
+    return DetectorResult(folder / "weights.safetensors", fingerprint, stores, context.backbone)

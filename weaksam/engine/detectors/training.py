@@ -20,6 +20,7 @@ from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained
 from weaksam.engine.weight_average import WeightAverage
+from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, target_of, training_losses
 from weaksam.models.detectors.photo_settings import PhotoSettings
 from weaksam.models.roi.roi_drop import RoiDropSettings
@@ -31,12 +32,14 @@ from weaksam.structures.instances import Instances
 class TrainingSettings(PhotoSettings, AugmentSettings):
     """How a detector of any kind is trained and used."""
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "init"})  # of init the bytes count
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "init", "backbone"})  # their bytes count
     when_detecting: ClassVar[frozenset[str]] = frozenset(
         {"min_score", "nms_iou", "max_boxes", "mask_threshold", "flip_test", "test_scales", "detect_train"}
     )
     """Fields that the trained weights do not depend on."""
 
+    backbone: BackboneSettings | None = None
+    """A network of the detector's own, with its weights and colours; None: the run's (docs/retrain.md)."""
     num_epochs: int = Field(12, ge=1)
     """Passes over the training photos."""
     num_steps: int | None = Field(None, ge=1)
@@ -70,7 +73,10 @@ class TrainingSettings(PhotoSettings, AugmentSettings):
     detect_train: bool = True
     """Detect on the training photos too."""
     init: Path | None = None
-    """Weights to start from: a folder that a training sealed, or a .safetensors file; every tensor must fit."""
+    """Weights to start from: a folder that a training sealed, a .safetensors file, or a published Faster or Mask R-CNN
+    with ResNet-50 (.pth, .safetensors, .pkl); every tensor must fit."""
+    new_classes: bool = False
+    """Start the layers that tell the classes anew where ``init`` has another number of them."""
     weight_average: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of the weights, such as 0.999; the average is what is kept in the end. None: no
     average."""

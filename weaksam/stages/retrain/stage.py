@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.engine.context import RunContext
-from weaksam.engine.detectors.initial_weights import start_from
+from weaksam.engine.detectors.initial_weights import detector_backbone, initial_weights, start_from
 from weaksam.engine.detectors.result import DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
@@ -28,18 +29,19 @@ def run(
 
     With the true boxes as ``pseudo_gt`` and another ``name`` this measures the ceiling of the same detector. A photo
     with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
-    ``settings.init``, starts from another detector of the same shape. Writes ``OUT/<name>/detections_test.json`` and
-    ``detections_train.json``.
+    ``settings.init``, starts from another detector of the same shape, or from a published one. Writes
+    ``OUT/<name>/detections_test.json`` and ``detections_train.json``.
 
     Raises:
-        UserError: no box at all, or weights of another shape.
+        UserError: no box at all, or weights of another detector, shape or number of classes.
     """
+    initial = initial_weights(settings, init_weights, name)
+    context = replace(context, backbone=detector_backbone(context, settings, initial, name))
     # Every random number below, the heads' first weights included, follows from the seed
     seed_everything(derive_seed(context.seed, name, "weights"))
     model = build_faster_rcnn(context.backbone, settings, len(context.train.classes))
-    start = init_weights or settings.init
     inputs = {
         "pseudo_gt": fingerprint_of(instances_key(pseudo_gt)),
-        "init": start_from(model, start, name) if start is not None else "none",
+        "init": start_from(model, initial, context, name, settings.new_classes),
     }
     return train_and_detect(context, settings, model, pseudo_gt, inputs, name)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weaksam.data.detection_stores import instances_of
 from weaksam.data.formats.coco import write_instances
 from weaksam.engine.context import RunContext
-from weaksam.engine.detectors.initial_weights import start_from
+from weaksam.engine.detectors.initial_weights import detector_backbone, initial_weights, start_from
 from weaksam.engine.detectors.result import DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training_state import load_sealed, sealed_sha256
-from weaksam.models.detectors.mask_rcnn import MASK_KEYS, build_mask_rcnn, start_from_detector
+from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, start_from_detector
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages.wsis.pseudo_masks import make_pseudo_masks
 from weaksam.stages.wsis.settings import WsisSettings
@@ -45,20 +45,20 @@ def run(
     RLE in the original photo's frame).
 
     Raises:
-        UserError: no box at all, or a retrained detector of another shape.
+        UserError: no box at all, or a detector to start from of another kind, shape or number of classes.
     """
+    initial = initial_weights(settings, None, name)
+    context = replace(context, backbone=detector_backbone(context, settings, initial, name))
     store = make_pseudo_masks(context, settings, segmenter, pseudo_gt, name)
     pseudo_masks = instances_of(store)
     write_instances(context.out / name / "pseudo_masks_train.json", context.train, pseudo_masks)
     # Every random number below, the heads' first weights included, follows from the seed
     seed_everything(derive_seed(context.seed, name, "weights"))
     model = build_mask_rcnn(context.backbone, settings, len(context.train.classes))
-    init = "none"
-    if settings.init is not None:
-        init = start_from(model, settings.init, name, new=MASK_KEYS)
-    elif retrain_weights is not None and settings.init_from_retrain:
+    init = start_from(model, initial, context, name, settings.new_classes)
+    if initial is None and retrain_weights is not None and settings.init_from_retrain:
         start_from_detector(model, load_sealed(retrain_weights, "the retrained detector"))
         init = sealed_sha256(retrain_weights)
     inputs = {"pseudo_masks": store.fingerprint, "init": init}
     trained = train_and_detect(context, settings, model, pseudo_masks, inputs, name)
-    return WsisResult(trained.weights, trained.fingerprint, trained.stores, store)
+    return WsisResult(trained.weights, trained.fingerprint, trained.stores, trained.backbone, store)

@@ -75,7 +75,7 @@ def run(
         split: _detect(context, settings, detector, store, split, fingerprint, name)
         for split, store in proposals.items()
     }
-    return DetectorResult(folder / "weights.safetensors", fingerprint, stores)
+    return DetectorResult(folder / "weights.safetensors", fingerprint, stores, context.backbone)
 
 
 def _inputs(
