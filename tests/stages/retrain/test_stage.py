@@ -9,7 +9,7 @@ import torch
 from tests import helpers
 from tests.helpers import UNTRAINED_BACKBONE, draw_squares, training_history
 from weaksam.config import UserError
-from weaksam.engine.detectors.training import _lr_factor
+from weaksam.engine.detectors.training import lr_factor
 from weaksam.engine.log import RunLog
 from weaksam.evaluation.voc import voc_ap
 from weaksam.models.backbones.settings import BackboneSettings
@@ -111,7 +111,7 @@ def test_a_number_of_steps_ends_within_an_epoch_and_the_rate_falls_at_its_milest
     published = TINY.model_copy(
         update={"num_steps": 5, "optimizer": "sgd", "schedule": "steps", "milestones": (0.5, 0.8), "clip_norm": None}
     )
-    factors = [_lr_factor(step, 10, published.model_copy(update={"warmup_steps": 3})) for step in range(10)]
+    factors = [lr_factor(step, 10, published.model_copy(update={"warmup_steps": 3})) for step in range(10)]
     assert factors == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
     result = run(context(tmp_path / "out", squares), published, truth_of(squares))
     assert len(helpers.training_history(result.weights.parent)) == 2  # three steps an epoch, five in all
