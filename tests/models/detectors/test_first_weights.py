@@ -19,7 +19,7 @@ from weaksam.models.detectors.faster_rcnn import build_faster_rcnn, detect, targ
 from weaksam.models.detectors.first_weights import FirstWeights, folded, load_first_weights, own_names
 from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings, build_mask_rcnn
 from weaksam.models.detectors.published import read_published
-from weaksam.store.weights import save_weights
+from weaksam.store.weights import load_state, save_weights
 from weaksam.structures.instances import Instances
 
 NUM_CLASSES = 2
@@ -136,7 +136,7 @@ def test_torchvisions_published_files_add_nothing_to_the_variance(
 ) -> None:
     """Torchvision sets the epsilon of those files to 0; ours stays, and the variance gives way."""
     name = Path(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.url).name
-    state = torch.load(file)
+    state = load_state(file)
     small = {key: value.float() * 1e-4 if key.endswith("running_var") else value for key, value in state.items()}
     torch.save(small, tmp_path / name)
     read = read_published(tmp_path / name, "the detector").state
@@ -248,7 +248,7 @@ def test_other_networks_are_named(key: str, words: str) -> None:
 
 
 def test_a_safetensors_file_of_theirs_is_the_same(file: Path, tmp_path: Path) -> None:
-    save_weights(tmp_path / "detector.safetensors", torch.load(file))
+    save_weights(tmp_path / "detector.safetensors", load_state(file))
     states = [read_published(path, "it").state for path in (file, tmp_path / "detector.safetensors")]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
