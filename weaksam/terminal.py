@@ -36,7 +36,9 @@ def say(text: str, *, error: bool = False) -> None:
     Every line of a command goes through here, for a name may be in any of them: `printable` is applied to each line.
     """
     lines = "\n".join(map(printable, text.split("\n")))
-    print(lines, file=sys.stderr if error else sys.stdout, flush=True)
+    stream = sys.stderr if error else sys.stdout
+    stream.write(f"{lines}\n")
+    stream.flush()
 
 
 def _escaped(letter: str) -> str:

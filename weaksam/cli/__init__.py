@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from weaksam.cli import interrupts
+from weaksam.cli import interrupts, pipes
 
 __all__ = ["app", "main", "run_tool"]
 
@@ -14,10 +15,7 @@ def main() -> None:
     interrupts.catch_signals()
     from weaksam.cli.commands import app
 
-    try:
-        app(prog_name="weaksam")
-    except SystemExit as end:
-        interrupts.leave(end)
+    _end_with(lambda: app(prog_name="weaksam"))
 
 
 def run_tool(start: str | None = None, until: str | None = None) -> None:
@@ -25,10 +23,16 @@ def run_tool(start: str | None = None, until: str | None = None) -> None:
     interrupts.catch_signals()
     from weaksam.cli.stages import tool
 
+    _end_with(tool(start, until))
+
+
+def _end_with(command: Callable[[], Any]) -> None:
+    """Run a command line and end the process as it ends."""
     try:
-        tool(start, until)()
+        with pipes.as_exit():
+            command()
     except SystemExit as end:
-        interrupts.leave(end)
+        interrupts.leave(pipes.flushed(end))
 
 
 def __getattr__(name: str) -> Any:

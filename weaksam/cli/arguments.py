@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from weaksam.cli import interrupts
+from weaksam.cli import interrupts, pipes
 from weaksam.terminal import say
 
 Arguments = Annotated[
@@ -32,6 +32,7 @@ _LONGEST = 2000
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with a user's mistake ending in one sentence and exit code 2, and Ctrl-C in exit code 130.
 
+    A command whose output nobody reads any more ends without a word, with exit code 141, as others in a pipe do.
     An error that nobody foresaw ends in a sentence too, with exit code 1. With ``WEAKSAM_DEBUG=1`` in the environment
     both keep their traceback. After a signal no other error counts, and no success either: it may follow from the
     signal.
@@ -63,6 +64,9 @@ def _ended_by(error: BaseException) -> int:
     """The exit code of a command that ``error`` ended, after its sentence; what is no fault of anybody goes on."""
     if not isinstance(error, Exception) or isinstance(error, typer.Exit) or os.environ.get("WEAKSAM_DEBUG"):
         raise error
+    if pipes.reader_left(error):
+        pipes.silence()
+        return pipes.CODE
     if isinstance(error, (ValueError, OSError)):
         say(f"weaksam: {_sentence(error)}", error=True)
         return 2

@@ -73,7 +73,8 @@ def say(number: int) -> None:
     """Write the sentence of signal ``number`` to the standard error stream."""
     _state.spoken = True
     with contextlib.suppress(OSError, ValueError):
-        print(f"\n{SENTENCES[number]}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"\n{SENTENCES[number]}\n")
+        sys.stderr.flush()
 
 
 def end_after(number: int) -> None:
