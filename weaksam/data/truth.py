@@ -148,9 +148,11 @@ def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path, fi
 
 @reads("true boxes")
 def truth_classes(path: Path) -> tuple[str, ...] | None:
-    """Class names of a truth file in its order; None for YOLO labels without a names file."""
+    """Class names of a truth in its order, whose objects are not checked; None for YOLO labels without a names file."""
     if path.is_dir() and _folder_kind(path) == "yolo":
         return yolo.find_names(path)
+    if path.is_file() and path.suffix.lower() == ".json":
+        return coco.read_classes(path)
     return read_truth(path, {}).classes
 
 

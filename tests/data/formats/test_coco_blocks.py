@@ -12,8 +12,10 @@ from weaksam.data.findings import Findings
 from weaksam.data.formats import coco
 from weaksam.data.formats.coco_blocks import plain_objects
 from weaksam.data.formats.coco_entries import CategoryLabels
+from weaksam.data.formats.tags import read_tags
 from weaksam.data.image_entries import read_image_entries
 from weaksam.data.object_columns import ImageRows, ObjectColumns
+from weaksam.data.truth import truth_classes
 
 ODD_IMAGES = (
     {"file_name": "x\\y.jpg"},
@@ -208,3 +210,44 @@ def test_objects_have_scores_and_masks_where_they_were_given_them() -> None:
     assert of_second.scores is None and of_second.masks is None and of_second.crowd.tolist() == [False, True]
     nothing = objects.instances(rows.of(2), with_masks=True, size=(4, 4))
     assert len(nothing) == 0 and nothing.masks == () and nothing.boxes.shape == (0, 4) and nothing.scores is None
+
+
+@pytest.fixture
+def readings(monkeypatch) -> list[str]:
+    """The names of the JSON files that were read from their beginning, in order."""
+    paths, stream = [], coco.stream_blocks
+    monkeypatch.setattr(coco, "stream_blocks", lambda path, *rest: paths.append(path.name) or stream(path, *rest))
+    return paths
+
+
+def test_tags_of_an_instances_file_are_read_once(readings, tmp_path) -> None:
+    content = odd_content(0, 0.0)
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    tags = read_tags(tmp_path / "t.json")
+    assert readings == ["t.json"] and tags.classes == ("fig", "pear")
+    assert tags.rows["m0001.jpg"] == ("fig", "pear") and len(tags.rows) == 60
+
+
+def test_words_of_an_instances_file_do_not_make_one(readings, tmp_path) -> None:
+    words = ["images", "annotations", "categories"]
+    (tmp_path / "t.json").write_text(json.dumps({"a.jpg": words, "images": ["fig"]}))
+    assert read_tags(tmp_path / "t.json").rows["images"] == ("fig",)
+    (tmp_path / "t.json").write_text('{"images": [], "annotations": [1, "categories"')
+    with pytest.raises(UserError, match=r"wanted image tags at .* not JSON"):
+        read_tags(tmp_path / "t.json")
+    content = odd_content(0, 0.0)
+    content["annotations"][3]["bbox"] = [1, 2]
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"a bbox of four numbers .* of annotation 4"):
+        read_tags(tmp_path / "t.json")
+
+
+def test_classes_of_a_truth_are_read_without_its_objects(readings, tmp_path) -> None:
+    content = odd_content(0, 0.0)
+    (tmp_path / "t.json").write_text(json.dumps({"categories": content["categories"], "images": 7}))
+    assert truth_classes(tmp_path / "t.json") == ("fig", "pear") and readings == ["t.json"]
+    (tmp_path / "t.json").write_text(json.dumps({**content, "annotations": [{"bbox": "odd"}]}))
+    assert truth_classes(tmp_path / "t.json") == ("fig", "pear")
+    (tmp_path / "t.json").write_text(json.dumps({"images": [], "annotations": []}))
+    with pytest.raises(UserError, match="wanted a COCO instances file with images, annotations, categories"):
+        truth_classes(tmp_path / "t.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -62,6 +63,40 @@ def read_instances(path: Path, findings: Findings | None = None) -> Annotations:
             findings.take(noticed)
             return replace(annotations, notes=findings.notes)
     return _read_twice(path, findings)
+
+
+def read_if_instances(path: Path, findings: Findings) -> Annotations | None:
+    """As `read_instances`; None, and nothing said, for JSON without the three lists of an instances file."""
+    if not _may_be_instances(path):
+        return None
+    noticed, expected = Findings(gather=True), _last_categories(path)
+    annotations = None
+    if expected is not None:
+        with contextlib.suppress(UserError):  # of a file of another shape, or whose fault is said below
+            annotations = _read_once(path, expected, noticed)
+    if annotations is None:
+        keys = {key for key, _, _ in stream_blocks(path, "image tags", SECTIONS)}
+        return read_instances(path, findings) if set(SECTIONS) <= keys else None
+    findings.take(noticed)
+    return replace(annotations, notes=findings.notes)
+
+
+def _may_be_instances(path: Path) -> bool:
+    """Whether the names of all lists of an instances file are somewhere in a file; few others hold these words."""
+    missing, end = {f'"{name}"'.encode() for name in SECTIONS}, b""
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        while missing and (block := file.read(1 << 20)):
+            missing -= {word for word in missing if word in end + block}
+            end = block[-20:]
+    return not missing
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names of a COCO instances file in the order of their ids; reads no further than its categories."""
+    for key, blocks in _sections(path):
+        if key == "categories":
+            return tuple(_read_categories(chain.from_iterable(blocks), path, Findings()).values())
+    raise AssertionError("a file without categories was not refused")
 
 
 def _read_once(path: Path, expected: list[Any], findings: Findings) -> Annotations | None:

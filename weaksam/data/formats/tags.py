@@ -18,11 +18,9 @@ from weaksam.data.formats.tag_tables import read_table
 from weaksam.data.formats.voc_lists import read_voc_tags
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import PHOTO_SUFFIXES
-from weaksam.data.json_stream import stream_json
 from weaksam.data.photos import list_photos
 from weaksam.data.text_files import printable, read_json_lines
 from weaksam.data.truth_table import class_names_of
-from weaksam.regular_files import open_regular
 from weaksam.store.files import atomic_file
 
 _NO_CLASSES = columns.SPLIT_WORDS | {"images", "image", "photos", "jpegimages", "img", "imgs", "pictures"}
@@ -126,25 +124,12 @@ def _is_voc_lists(folder: Path) -> bool:
     return any(folder.glob("*.txt")) and not any(path.is_dir() for path in folder.iterdir())
 
 
-def _is_instances(path: Path) -> bool:
-    """Whether a JSON file has the keys of a COCO instances file; few others hold these words at all."""
-    missing, end = {f'"{name}"'.encode() for name in coco.SECTIONS}, b""
-    with contextlib.suppress(OSError), open_regular(path) as file:
-        while missing and (block := file.read(1 << 20)):
-            missing -= {word for word in missing if word in end + block}
-            end = block[-20:]
-    if missing:
-        return False
-    keys = {key for key, _, _ in stream_json(path, "image tags", coco.SECTIONS)}
-    return set(coco.SECTIONS) <= keys
-
-
 def _read_file(path: Path, findings: Findings, photo_names: ImageNames | None) -> TagRows:
     """Tags of a JSON, JSONL or CSV file, recognised by its ending."""
     suffix = path.suffix.lower()
     if suffix == ".json":
-        if _is_instances(path):
-            truth = coco.read_instances(path, findings)
+        truth = coco.read_if_instances(path, findings)
+        if truth is not None:
             return TagRows({name: class_names_of(truth, name) for name in truth.images}, truth.classes)
         return join_rows(json_rows(path, findings), path, findings)
     if suffix in (".jsonl", ".ndjson"):
