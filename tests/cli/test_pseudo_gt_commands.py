@@ -55,6 +55,7 @@ def files(tmp_path: Path) -> Path:
 
 def test_files_are_measured_by_hand(files: Path) -> None:
     figures = json.loads(output("pseudo-gt", "eval", files / "pgt.json", "--truth", files / "truth.json", "--json"))
+    assert any(f"{files / 'pgt.json'}: 3 images" in note and "4 objects" in note for note in figures["notes"])
     assert figures["number"] == 4 and figures["num_photos"] == 3 and figures["num_photos_without_box"] == 1
     assert figures["per_photo"] == pytest.approx(4 / 3) and figures["per_photo_per_class"] == [2, None]
     measured = figures["against_truth"]
@@ -156,7 +157,7 @@ def test_a_run_is_measured_as_its_metrics_say(finished: Path) -> None:
     by_file = json.loads(
         output("pseudo-gt", "eval", finished, "--truth", finished.parent / "instances_train.json", "--json")
     )
-    assert by_file == figures
+    assert {**by_file, "notes": []} == figures and "17 objects" in by_file["notes"][0]  # how the file was read
     assert "wrong place" in (finished / "report.html").read_text()
 
 

@@ -17,14 +17,15 @@ from weaksam.structures.instances import Instances
 
 
 @reads("boxes")
-def read_given_boxes(path: Path, dataset: Dataset) -> dict[str, Instances]:
+def read_given_boxes(path: Path, dataset: Dataset, findings: Findings | None = None) -> dict[str, Instances]:
     """The boxes of COCO JSON, a folder of VOC XML or of YOLO labels, by image id of ``dataset``, labels as it counts.
 
-    A photo that ``path`` does not name is not there; images that are no photos of ``dataset`` are left out. Raises
-    `UserError` for what cannot be read, where no photo is named, and for boxes of classes that ``dataset`` lacks.
+    A photo that ``path`` does not name is not there; images that are no photos of ``dataset`` are left out.
+    ``findings`` take how much was read, and what was taken for what. Raises `UserError` for what cannot be read, where
+    no photo is named, and for boxes of classes that ``dataset`` lacks.
     """
     sizes = {sample.image_id: sample.size for sample in dataset if 0 not in sample.size}
-    findings = Findings()
+    findings = findings or Findings()
     annotations = read_truth(path, sizes, dataset.classes, findings)
     entry_of = ImageNames.of(dataset).find_all(list(annotations.images), str(path), findings)
     if not entry_of:

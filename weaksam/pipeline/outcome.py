@@ -36,7 +36,7 @@ def write_outcome(run: Run, reports: Sequence[StageReport]) -> dict[str, Any]:
         bad={split: dataset.bad for split, dataset in run.splits.items()},
         note=" ".join(filter(None, [unmeasured(run), *run.notes])) or None,
         peak_memory_mib=max((run.note(report.stage)["peak_memory_mib"] for report in reports), default=0),
-        data_notes={split: dataset.notes for split, dataset in run.splits.items()},
+        data_notes={split: dataset.notes for split, dataset in run.splits.items()} | {"pseudo_gt": run.given_notes},
     )
     keys = {f"stage {report.stage}": run.key(report.stage) for report in reports}
     record = run_record(settings, run.context.device, {**run.inputs, **keys})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weaksam.config import UserError
+from weaksam.data.findings import Findings
 from weaksam.data.formats.coco import write_instances
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.given_boxes import read_given_boxes
@@ -43,7 +44,9 @@ def open_boxes(
     if truth is None:
         return BoxSource(dataset, dataset.truths, {}, counted, notes)
     truths = {image_id: dataset.truths[image_id] for image_id in counted}
-    return BoxSource(dataset, read_given_boxes(source, dataset), truths, counted, notes)
+    findings = Findings()
+    boxes = read_given_boxes(source, dataset, findings)
+    return BoxSource(dataset, boxes, truths, counted, (*notes, *findings.notes))
 
 
 def _of_run(out: Path, truth: Path | None) -> BoxSource:
@@ -52,8 +55,9 @@ def _of_run(out: Path, truth: Path | None) -> BoxSource:
     require_finished(run, ["pseudo_gt"])
     dataset = run.context.train
     boxes = read_given_boxes(out / "pseudo_gt" / "train.json", dataset)
-    truths = run.true_train.truths if truth is None else read_given_boxes(truth, dataset)
-    return BoxSource(dataset, boxes, truths, dataset.image_ids)
+    findings = Findings()
+    truths = run.true_train.truths if truth is None else read_given_boxes(truth, dataset, findings)
+    return BoxSource(dataset, boxes, truths, dataset.image_ids, findings.notes)
 
 
 def measure_pseudo_gt(

@@ -20,6 +20,7 @@ from weaksam import __version__
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.dataset import load_splits
 from weaksam.data.detection_stores import instances_key
+from weaksam.data.findings import Findings
 from weaksam.data.proposals.given import GivenProposals, given_store
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.initial_weights import given_inputs, with_pinned_backbone
@@ -42,7 +43,7 @@ from weaksam.store.listed_files import FILES
 from weaksam.store.records import read_record, write_record
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
-from weaksam.terminal import say
+from weaksam.terminal import printable, say
 
 PHOTOS_WORTH_HELP = 64
 """A further process takes some seconds to start."""
@@ -70,6 +71,8 @@ class Run:
     true_train: Dataset
     truths: Mapping[str, Truth | None]
     given_pseudo_gt: Mapping[str, Instances] = field(default_factory=dict)
+    given_notes: tuple[str, ...] = ()
+    """How the file of given pseudo ground truth was read."""
     results: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """Sentences for the report: what a reader of its figures should know."""
@@ -242,9 +245,14 @@ def open_run(settings: RunSettings) -> Run:
         backbone=settings.backbone if settings.data.without_tags else pinned_backbone(settings.backbone),
     )
     truths = {"train": Truth.of(train), "test": Truth.of(test)}
-    rule = settings.pseudo_gt
-    is_given = isinstance(rule, GivenPseudoGtSettings) and not settings.data.without_tags
-    return Run(settings, context, train, truths, read_given(rule, context.train) if is_given else {})
+    run = Run(settings, context, train, truths)
+    if isinstance(settings.pseudo_gt, GivenPseudoGtSettings) and not settings.data.without_tags:
+        findings = Findings()
+        run.given_pseudo_gt = read_given(settings.pseudo_gt, context.train, findings)
+        run.given_notes = tuple(map(printable, findings.notes))
+        for text in run.given_notes:
+            log.write("note", dataset="pseudo_gt", text=text)
+    return run
 
 
 def colours_notes(settings: RunSettings) -> list[str]:

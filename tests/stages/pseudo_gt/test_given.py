@@ -9,6 +9,7 @@ import pytest
 from tests.helpers import context, instances
 from weaksam.config import UserError
 from weaksam.data.detection_stores import instances_of
+from weaksam.data.findings import Findings
 from weaksam.data.formats.coco import write_instances
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.formats.yolo import write_labels
@@ -53,6 +54,13 @@ def test_every_form_gives_the_boxes_and_a_photo_without_any_is_there(coco: Path,
         assert list(given) == ["a.jpg", "b.jpg", "c.jpg"] and len(given["c.jpg"]) == 0
         assert given["a.jpg"].boxes.flatten().tolist() == pytest.approx([1, 2, 31, 42, 40, 40, 60, 50], abs=1e-4)
         assert given["a.jpg"].labels.tolist() == [0, 1] and given["a.jpg"].scores.tolist() == scores
+
+
+def test_how_the_file_was_read_is_told(coco: Path) -> None:
+    findings = Findings()
+    read_given(change(coco, category_id="cat"), dataset(), findings)
+    text = "a class's name was taken for its category_id"
+    assert list(findings.guesses) == [text] and "3 images" in findings.counts[0] and "3 objects" in findings.counts[0]
 
 
 def test_the_stage_takes_them_as_they_are_and_other_boxes_make_another_store(coco: Path, tmp_path: Path) -> None:

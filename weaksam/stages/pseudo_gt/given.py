@@ -7,20 +7,24 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from weaksam.config import UserError, listed
+from weaksam.data.findings import Findings
 from weaksam.data.given_boxes import read_given_boxes
 from weaksam.stages.pseudo_gt.settings import GivenPseudoGtSettings
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
 
-def read_given(settings: GivenPseudoGtSettings, dataset: Dataset) -> dict[str, Instances]:
+def read_given(
+    settings: GivenPseudoGtSettings, dataset: Dataset, findings: Findings | None = None
+) -> dict[str, Instances]:
     """The boxes of the file ``settings.path`` by image id, of every photo of ``dataset``; labels are those of its tags.
 
     A photo that the file does not name has none. Scores are the file's, 1 where it has none; crowd regions are left
-    out. Raises `UserError` as `read_given_boxes` does, and for boxes of classes that are no tag of their photo (unless
-    ``settings.untagged`` drops them).
+    out. ``findings`` take how much was read, and what was taken for what. Raises `UserError` as `read_given_boxes`
+    does, and for boxes of classes that are no tag of their photo (unless ``settings.untagged`` drops them).
     """
-    by_id = {image_id: _as_detections(boxes) for image_id, boxes in read_given_boxes(settings.path, dataset).items()}
+    given = read_given_boxes(settings.path, dataset, findings)
+    by_id = {image_id: _as_detections(boxes) for image_id, boxes in given.items()}
     if settings.untagged == "refuse":
         _refuse_untagged(by_id, dataset, settings)
     return {

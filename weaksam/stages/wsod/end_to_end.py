@@ -110,7 +110,7 @@ class EndToEndDetector:
         def lr_factor(step: int, total: int) -> float:
             return self._lr_factor(step, total, training.gamma)
 
-        main = Objective(self.losses, self.optimizer, lr_factor, settings.clip_norm)
+        main = Objective(self.losses, self.optimizer, lr_factor, clip_norm=settings.clip_norm)
         return [main] if self.model.drop_block is None else [main, self._adversary()]
 
     def losses(self, batch: EndToEndBatch) -> Iterator[Losses]:

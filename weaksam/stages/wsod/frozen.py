@@ -93,7 +93,7 @@ class FrozenDetector:
         def lr_factor(step: int, total: int) -> float:
             return warmup_cosine(step, total, min(settings.warmup_steps, total // 4))
 
-        return [Objective(self.losses, optimizer, lr_factor, settings.clip_norm)]
+        return [Objective(self.losses, optimizer, lr_factor, clip_norm=settings.clip_norm)]
 
     def losses(self, batch: ExampleBatch) -> dict[str, Tensor]:
         """Mean losses over the batch's photos that have a proposal; none if no photo has one."""
