@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import typer.core
 
-from weaksam.cli import boxes, data, measuring, pseudo_gt, stages
+from weaksam.cli import boxes, data, measuring, pseudo_gt, roi_drop, stages
 from weaksam.cli.arguments import guarded
 from weaksam.terminal import say
 
@@ -85,6 +85,14 @@ app.add_typer(
         cls=_RunByDefault,
     ),
     name="pseudo-gt",
+)
+app.add_typer(
+    group(
+        "Draw the errors of regions by their loss, and propose thresholds of RoI drop: plot.",
+        {"plot": roi_drop.plot},
+        no_args_is_help=True,
+    ),
+    name="roi-drop",
 )
 app.add_typer(
     group(

@@ -53,10 +53,10 @@ def fit(
     """Train ``model`` on ``objectives``; at the end it holds the trained weights and ``job.folder`` is sealed.
 
     It takes one step of every objective a batch, in their order, for ``job.num_epochs`` passes or, where it is given,
-    for ``job.num_steps`` steps in all, which may end within an epoch. The first objective is the main one, whose loss
-    the progress shows. An objective moves only what its optimizer holds and sees no gradient of another; names of
-    losses differ between objectives. A batch for which an objective has no losses teaches it nothing and is passed
-    over. ``model.train()`` is called each epoch, ``on_epoch_end(epoch)`` after it.
+    for ``job.num_steps`` steps in all, which may end within an epoch; or for the first ``job.stop_share`` of them. The
+    first objective is the main one, whose loss the progress shows. An objective moves only what its optimizer holds and
+    sees no gradient of another; names of losses differ between objectives. A batch for which an objective has no losses
+    teaches it nothing and is passed over. ``model.train()`` is called each epoch, ``on_epoch_end(epoch)`` after it.
 
     ``batches(epoch)`` gives the ``num_steps_per_epoch`` batches of an epoch, as a sequence or one by one, and may
     draw from the global random numbers, which are seeded from (seed, label, epoch) as each epoch begins. It must keep
@@ -74,14 +74,14 @@ def fit(
     """
     if load_trained(model, job):
         return
-    total = job.total_steps(num_steps_per_epoch)
+    last = job.last_step(num_steps_per_epoch)
     optimizers = [objective.optimizer for objective in objectives]
     progress = load_progress(model, optimizers, job)
     saver = _Saver(lambda: save_progress(progress, model, optimizers, job), job)
-    with Progress(total, job.label) as bar:
-        bar.skip(min(len(progress.history) * num_steps_per_epoch, total) + progress.steps)
-        runner = _EpochRunner(model, objectives, progress, saver, bar)
-        for epoch in range(len(progress.history), job.total_epochs(num_steps_per_epoch)):
+    with Progress(last, job.label) as bar:
+        bar.skip(min(len(progress.history) * num_steps_per_epoch, last) + progress.steps)
+        runner = _EpochRunner(model, objectives, progress, saver, bar, job.total_steps(num_steps_per_epoch))
+        for epoch in range(len(progress.history), -(-last // num_steps_per_epoch)):
             start = time.monotonic()
             seed_everything(derive_seed(job.seed, job.label, epoch))
             model.train()
@@ -118,7 +118,7 @@ class _Saver:
 class _EpochRunner:
     """Runs the remaining steps of an epoch from a saved position, adds up the losses, and saves between the steps.
 
-    ``bar`` knows the label and the number of steps of the whole training.
+    ``bar`` knows the label and the number of steps to take; ``total`` is that of the whole training.
     """
 
     def __init__(
@@ -128,16 +128,16 @@ class _EpochRunner:
         progress: TrainingProgress,
         saver: _Saver,
         bar: Progress,
+        total: int,
     ) -> None:
         self.progress, self.saver, self.bar = progress, saver, bar
-        self.values = LossValues(progress, bar.label, bar.total)
+        self.values = LossValues(progress, bar.label, total)
         self.steps = [
-            ObjectiveStep(model, objective, number, bar.total, self.values)
-            for number, objective in enumerate(objectives)
+            ObjectiveStep(model, objective, number, total, self.values) for number, objective in enumerate(objectives)
         ]
 
     def run(self, batches: Iterable[Any], first_step: int, num_steps: int) -> None:
-        """Take every step of an epoch of ``num_steps`` that is left, up to the training's last, and end the epoch."""
+        """Take every step of an epoch of ``num_steps`` that is left, up to the last of all, and end the epoch."""
         progress, wanted = self.progress, min(num_steps, self.bar.total - first_step)
         for batch in self._remaining(batches):
             for step in self.steps:

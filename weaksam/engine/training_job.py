@@ -24,6 +24,8 @@ class TrainingJob:
     """Passes over the batches; read where ``num_steps`` is None."""
     num_steps: int | None = None
     """Steps in all, which may end within an epoch; one of the two numbers must be given."""
+    stop_share: float = 1.0
+    """End after this share of the steps, above 0, which are those that the whole training begins with."""
     log: RunLog | None = None
     """Gets an event ``epoch`` with the mean losses and the seconds of every epoch; None: not logged."""
     save_every_seconds: float | None = 300.0
@@ -34,6 +36,10 @@ class TrainingJob:
     def total_steps(self, num_steps_per_epoch: int) -> int:
         """Steps of the whole training."""
         return self.num_steps if self.num_steps is not None else self._given_epochs() * num_steps_per_epoch
+
+    def last_step(self, num_steps_per_epoch: int) -> int:
+        """Steps after which the training ends: ``stop_share`` of all, rounded, and at least one."""
+        return max(1, round(self.stop_share * self.total_steps(num_steps_per_epoch)))
 
     def total_epochs(self, num_steps_per_epoch: int) -> int:
         """Epochs of the whole training, the last of which may be cut short by ``num_steps``."""

@@ -2,6 +2,7 @@
 
 from weaksam.pipeline.plan import CEILINGS, STAGES, Stage
 from weaksam.pipeline.pseudo_gt import export_pseudo_gt, measure_pseudo_gt
+from weaksam.pipeline.roi_drop import plot_roi_drop
 from weaksam.pipeline.running import measure_clues, rewrite_report, run
 from weaksam.pipeline.verifying import verify_run
 
@@ -12,6 +13,7 @@ __all__ = [
     "export_pseudo_gt",
     "measure_clues",
     "measure_pseudo_gt",
+    "plot_roi_drop",
     "rewrite_report",
     "run",
     "verify_run",

@@ -10,6 +10,7 @@ from typing import Any
 from weaksam.config import UserError
 from weaksam.pipeline.outcome import OUTCOME_FILES
 from weaksam.pipeline.plan import CEILINGS, STAGES
+from weaksam.pipeline.roi_drop import FOLDER as ROI_DROP
 from weaksam.pipeline.state import CEILING, DONE
 from weaksam.store.checking import CheckedFile, FileFault, check_own_hash, check_store, compared
 from weaksam.store.listed_files import FILES, MANIFEST
@@ -75,7 +76,8 @@ def _files_of_run(out: Path, names: list[str], unfinished: list[str]) -> Iterato
     yield from _outcome(out)
     for path in sorted((out / EMBEDDINGS).glob("[!.]*")):
         yield check_own_hash(path, "nothing to do: a run encodes that photo again")
-    known = {*names, *OUTCOME_FILES, *UNCHECKED, RUN, EMBEDDINGS}
+    yield from _diagnosis(out / ROI_DROP, f"'weaksam roi-drop plot {out}'", unfinished)
+    known = {*names, *OUTCOME_FILES, *UNCHECKED, RUN, EMBEDDINGS, ROI_DROP}
     for path in sorted(out.iterdir()):
         if path.name not in known and not path.name.startswith("."):
             yield CheckedFile(path, FileFault(path, "unlisted", "no run of this version writes it: delete or move it"))
@@ -100,11 +102,7 @@ def _files_of_stage(folder: Path, unfinished: list[str]) -> Iterator[CheckedFile
     if note is None or note.get("finished") is not True:
         unfinished.append(folder.name)
     command = f"'weaksam {folder.name.removesuffix(CEILING).replace('_', '-')}' with the settings of this run"
-    stores = folder / STORES
-    for store in sorted(stores.iterdir()) if stores.is_dir() else ():
-        if store.is_dir() and not (store / MANIFEST).exists():
-            unfinished.append(f"{folder.name}/{STORES}/{store.name}")
-        yield from check_store(store, command) if store.is_dir() else [CheckedFile(store, _strange(store))]
+    yield from _stores(folder, command, unfinished)
     files = (note or {}).get(FILES)
     listed = {Path(str(name)).name: str(sha256) for name, sha256 in files.items()} if isinstance(files, dict) else {}
     for name, sha256 in listed.items():
@@ -112,6 +110,31 @@ def _files_of_stage(folder: Path, unfinished: list[str]) -> Iterator[CheckedFile
     for path in sorted(folder.iterdir()):
         plain_of_unfinished = folder.name in unfinished and path.suffix == ".json"
         if path.name not in {*listed, DONE, STORES} and not path.name.startswith(".") and not plain_of_unfinished:
+            yield CheckedFile(path, _strange(path))
+
+
+def _stores(folder: Path, command: str, unfinished: list[str]) -> Iterator[CheckedFile]:
+    """The files of all stores and trainings of a stage's folder, which ``command`` makes again."""
+    stores = folder / STORES
+    for store in sorted(stores.iterdir()) if stores.is_dir() else ():
+        if store.is_dir() and not (store / MANIFEST).exists():
+            unfinished.append(f"{folder.name}/{STORES}/{store.name}")
+        yield from check_store(store, command) if store.is_dir() else [CheckedFile(store, _strange(store))]
+
+
+def _diagnosis(folder: Path, command: str, unfinished: list[str]) -> Iterator[CheckedFile]:
+    """The early detectors of a diagnosis, its records and the pictures that these list; nothing where none was made."""
+    records = sorted(folder.glob("*.json"))
+    for record in records:
+        yield check_own_hash(record, f"delete it and run {command}")
+    files = [(read_record(record) or {}).get(FILES) for record in records]
+    listed = {name: sha256 for of_record in files if isinstance(of_record, dict) for name, sha256 in of_record.items()}
+    for name, sha256 in listed.items():
+        yield compared(folder / Path(str(name)).name, str(sha256), f"run {command}, which draws it again")
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir():
+            yield from _stores(path, command, unfinished)
+        elif path not in records and path.name not in listed and not path.name.startswith("."):
             yield CheckedFile(path, _strange(path))
 
 

@@ -35,6 +35,8 @@ class RoiLosses:
     """Smooth L1 loss ``(R,)``, summed over the four deltas of the region's class; 0 for background."""
     mask: Tensor | None = None
     """Mean cross-entropy ``(F,)`` over the mask's cells of the foreground regions, in the order of ``labels``."""
+    matches: tuple[Tensor, ...] = ()
+    """Per photo the number ``(R_i,)`` of the box in its target that each region is assigned to; 0 for background."""
 
     def terms(self) -> dict[str, Tensor]:
         """``class``, ``box`` and, where there are masks, ``mask``: the loss of every region ``(R,)``."""
@@ -117,7 +119,8 @@ class RegionHeads(IgnoringRoIHeads):
         if self.has_mask():
             mask = self._mask_losses(features, sampled, matches, labels, image_shapes, targets)
         classification = F.cross_entropy(logits, label, reduction="none")
-        return RoiLosses(label, classification, box_losses(deltas, label, torch.cat(wanted)), mask)
+        box = box_losses(deltas, label, torch.cat(wanted))
+        return RoiLosses(label, classification, box, mask, tuple(matches))
 
     def _mask_losses(
         self,

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from torchvision.models.detection import FasterRCNN
+
 from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.early import EarlyDetector, train_early
 from weaksam.engine.detectors.initial_weights import detector_backbone, initial_weights, start_from
 from weaksam.engine.detectors.result import DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
@@ -35,6 +38,37 @@ def run(
     Raises:
         UserError: no box at all, or weights of another detector, shape or number of classes.
     """
+    context, model, inputs = _prepared(context, settings, pseudo_gt, init_weights, name)
+    return train_and_detect(context, settings, model, pseudo_gt, inputs, name)
+
+
+def run_early(
+    context: RunContext,
+    settings: RetrainSettings,
+    pseudo_gt: Mapping[str, Instances],
+    share: float,
+    *,
+    name: str = "retrain",
+) -> EarlyDetector:
+    """The detector of `run` after the first ``share`` of its training, without RoI drop; detects and logs nothing.
+
+    Its weights lie in ``context.out``, see `train_early`. Raises `UserError` as `run` does.
+    """
+    context, model, inputs = _prepared(context, settings, pseudo_gt, None, name)
+    return train_early(context, settings, model, pseudo_gt, inputs, name, share)
+
+
+def _prepared(
+    context: RunContext,
+    settings: RetrainSettings,
+    pseudo_gt: Mapping[str, Instances],
+    init_weights: Path | None,
+    name: str,
+) -> tuple[RunContext, FasterRCNN, dict[str, str]]:
+    """The context with the detector's own backbone, the detector with its first weights, and what decides these.
+
+    The last as fingerprints by name, with those of what the training depends on besides.
+    """
     initial = initial_weights(settings, init_weights, name)
     context = replace(context, backbone=detector_backbone(context, settings, initial, name))
     # Every random number below, the heads' first weights included, follows from the seed
@@ -44,4 +78,4 @@ def run(
         "pseudo_gt": fingerprint_of(instances_key(pseudo_gt)),
         "init": start_from(model, initial, context, name, settings.new_classes),
     }
-    return train_and_detect(context, settings, model, pseudo_gt, inputs, name)
+    return context, model, inputs

@@ -2,6 +2,6 @@
 
 from weaksam.stages.wsis.pseudo_masks import make_pseudo_masks
 from weaksam.stages.wsis.settings import WsisSettings
-from weaksam.stages.wsis.stage import WsisResult, run
+from weaksam.stages.wsis.stage import WsisResult, run, run_early
 
-__all__ = ["WsisResult", "WsisSettings", "make_pseudo_masks", "run"]
+__all__ = ["WsisResult", "WsisSettings", "make_pseudo_masks", "run", "run_early"]

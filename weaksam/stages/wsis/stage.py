@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torchvision.models.detection import MaskRCNN
+
 from weaksam.data.detection_stores import instances_of
 from weaksam.data.formats.coco import write_instances
 from weaksam.engine.context import RunContext
-from weaksam.engine.detectors.initial_weights import detector_backbone, initial_weights, start_from
+from weaksam.engine.detectors.early import EarlyDetector, train_early
+from weaksam.engine.detectors.initial_weights import InitialWeights, detector_backbone, initial_weights, start_from
 from weaksam.engine.detectors.result import DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training_state import load_sealed, sealed_sha256
@@ -47,11 +50,50 @@ def run(
     Raises:
         UserError: no box at all, or a detector to start from of another kind, shape or number of classes.
     """
-    initial = initial_weights(settings, None, name)
-    context = replace(context, backbone=detector_backbone(context, settings, initial, name))
+    context, initial = _with_own_backbone(context, settings, name)
     store = make_pseudo_masks(context, settings, segmenter, pseudo_gt, name)
     pseudo_masks = instances_of(store)
     write_instances(context.out / name / "pseudo_masks_train.json", context.train, pseudo_masks)
+    model, inputs = _prepared(context, settings, initial, store, retrain_weights, name)
+    trained = train_and_detect(context, settings, model, pseudo_masks, inputs, name)
+    return WsisResult(trained.weights, trained.fingerprint, trained.stores, trained.backbone, store)
+
+
+def run_early(
+    context: RunContext,
+    settings: WsisSettings,
+    pseudo_masks: Store,
+    share: float,
+    retrain_weights: Path | None = None,
+    *,
+    name: str = "wsis",
+) -> EarlyDetector:
+    """The detector of `run` after the first ``share`` of its training, without RoI drop; detects and logs nothing.
+
+    Its weights lie in ``context.out``, see `train_early`. Raises `UserError` as `run` does.
+    """
+    context, initial = _with_own_backbone(context, settings, name)
+    model, inputs = _prepared(context, settings, initial, pseudo_masks, retrain_weights, name)
+    return train_early(context, settings, model, instances_of(pseudo_masks), inputs, name, share)
+
+
+def _with_own_backbone(
+    context: RunContext, settings: WsisSettings, name: str
+) -> tuple[RunContext, InitialWeights | None]:
+    """The context with the backbone of the detector, and the weights that it starts from where these are given."""
+    initial = initial_weights(settings, None, name)
+    return replace(context, backbone=detector_backbone(context, settings, initial, name)), initial
+
+
+def _prepared(
+    context: RunContext,
+    settings: WsisSettings,
+    initial: InitialWeights | None,
+    pseudo_masks: Store,
+    retrain_weights: Path | None,
+    name: str,
+) -> tuple[MaskRCNN, dict[str, str]]:
+    """The detector with its first weights, and the fingerprints of what they and the training depend on."""
     # Every random number below, the heads' first weights included, follows from the seed
     seed_everything(derive_seed(context.seed, name, "weights"))
     model = build_mask_rcnn(context.backbone, settings, len(context.train.classes))
@@ -59,6 +101,4 @@ def run(
     if initial is None and retrain_weights is not None and settings.init_from_retrain:
         start_from_detector(model, load_sealed(retrain_weights, "the retrained detector"))
         init = sealed_sha256(retrain_weights)
-    inputs = {"pseudo_masks": store.fingerprint, "init": init}
-    trained = train_and_detect(context, settings, model, pseudo_masks, inputs, name)
-    return WsisResult(trained.weights, trained.fingerprint, trained.stores, trained.backbone, store)
+    return model, {"pseudo_masks": pseudo_masks.fingerprint, "init": init}
