@@ -13,7 +13,13 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.batches import TrainingPhotos
-from weaksam.engine.detectors.training import TrainableSettings, batch_on, train_detector, training_fingerprint
+from weaksam.engine.detectors.training import (
+    TrainableSettings,
+    batch_on,
+    detector_objective,
+    train_detector,
+    training_fingerprint,
+)
 from weaksam.engine.kept_memory import kept_memory
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import derive_seed, seed_everything
@@ -66,7 +72,7 @@ def train_early(
     epochs, steps = settings.num_epochs, settings.num_steps
     job = TrainingJob(folder, fingerprint, name, context.seed, epochs, steps, stop_share=share)
     with kept_memory():
-        train_detector(model, instances, plain, replace(context, log=RunLog(None)), job)
+        train_detector(model, instances, plain, replace(context, log=RunLog(None)), job, detector_objective)
     return EarlyDetector(model, plain, instances, name, share, folder / "weights.safetensors")
 
 
