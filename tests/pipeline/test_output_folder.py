@@ -1,6 +1,7 @@
 """An output folder that cannot be written to, or is another run's, is refused in one sentence that says what to do."""
 
 import contextlib
+import importlib
 import os
 import resource
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import PROCESSES, TOY_RUN, draw_discs
+from tests.helpers import PROCESSES, ROOT, TOY_RUN, draw_discs
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
 from weaksam.engine.log import RunLog
@@ -209,3 +210,26 @@ def test_a_worker_of_a_run_with_other_settings_is_refused(photos, tmp_path):
 def test_a_worker_whose_work_is_done_waits_for_nobody(photos, tmp_path):
     with joining(settings_of(photos, tmp_path / "out"), lambda: True):
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_whole_run_on_a_full_disk_goes_on_to_the_same_bytes_as_room_is_made(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    kills = importlib.import_module("kills")
+    draw_discs(tmp_path / "discs", 6)
+    unbroken, refused_in = tmp_path / "unbroken", []
+    pipeline.run(settings_of(tmp_path / "discs", unbroken))
+    wanted = kills.listing(unbroken)
+    num_bytes = sum(path.stat().st_size for path in unbroken.rglob("*") if path.is_file())
+    with small_disk(tmp_path / "disk", str(20 * num_bytes)) as disk:
+        while not (disk / "out" / "report.html").exists():
+            filler = fill(disk)
+            os.truncate(filler, filler.stat().st_size - int(8192 * 1.4 ** len(refused_in)))
+            try:
+                pipeline.run(settings_of(tmp_path / "discs", disk / "out"))
+            except UserError as error:
+                assert "(No space left on device): make room, then rerun the same command" in str(error)
+                refused_in.append(kills.place_of(disk / "out"))
+            assert len(refused_in) < 40
+        assert kills.differences(wanted, kills.listing(disk / "out")) == []
+    assert len(refused_in) >= 6 and len(set(refused_in)) >= 3
