@@ -16,7 +16,7 @@ from weaksam.sam.embedding_cache import EmbeddingCacheSettings
 from weaksam.stages.clues import ClueSettings
 from weaksam.stages.proposals import ProposalSettings
 from weaksam.stages.pseudo_gt.settings import AdaptiveSettings, PseudoGtSettings
-from weaksam.stages.retrain.settings import RetrainSettings
+from weaksam.stages.retrain.settings import AnyRetrainSettings, RetrainSettings
 from weaksam.stages.wsis.settings import WsisSettings
 from weaksam.stages.wsod import WsodSettings
 
@@ -51,7 +51,11 @@ class RunSettings(Settings):
         description="which boxes are believed: a rule (adaptive, adaptive_paper, adaptive_released, top1, topk or "
         "given) and its settings",
     )
-    retrain: RetrainSettings = Field(RetrainSettings(), description="Faster R-CNN on the pseudo boxes")
+    retrain: AnyRetrainSettings = Field(
+        RetrainSettings(),
+        discriminator="detector",
+        description="the detector that learns the pseudo boxes, faster_rcnn or dino, with its settings",
+    )
     wsis: WsisSettings = Field(WsisSettings(), description="pseudo masks and Mask R-CNN")
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="how the results are measured")
     ceiling: bool = Field(False, description="train the same detectors on the true boxes and masks as well")

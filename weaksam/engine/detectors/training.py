@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from weaksam.config import UserError
+from weaksam.config import Settings, UserError
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.augmentation import AugmentSettings
 from weaksam.engine.detectors.batches import DetectorBatch, TrainingPhotos
@@ -84,16 +84,21 @@ class TrainingSettings(PhotoSettings, AugmentSettings):
     """Memory for resized training photos; what does not fit is read again at each pass."""
 
 
-class TrainableSettings(DetectorSettings, TrainingSettings):
-    """A detector of torchvision, how it is trained and how it is used."""
+class MergedViews(Settings):
+    """Which views of a photo are detected on and merged."""
 
-    roi_drop: RoiDropSettings = RoiDropSettings()
-    """Leaves regions with high losses out, which a wrong pseudo box often has."""
     flip_test: bool = True
     """Detect on the mirrored photo as well and merge (boxes only)."""
     test_scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field((1.0,), min_length=1)
     """Detect at each of these multiples of the size, 0.25 to 4, and merge; masks are those of the merged boxes at the
     first."""
+
+
+class TrainableSettings(DetectorSettings, MergedViews, TrainingSettings):
+    """A detector of torchvision, how it is trained and how it is used."""
+
+    roi_drop: RoiDropSettings = RoiDropSettings()
+    """Leaves regions with high losses out, which a wrong pseudo box often has."""
 
 
 def train_detector(
@@ -151,7 +156,7 @@ def detector_objective(model: GeneralizedRCNN, settings: TrainableSettings, devi
     """Torchvision's losses of a `DetectorBatch`, and the optimizer of ``model`` on ``device``."""
     return Objective(
         lambda batch: _losses(model, batch, device),
-        _optimizer(model, settings),
+        optimizer_of(model, settings),
         lambda step, total: lr_factor(step, total, settings),
         begin_step=_drop_starter(model, settings.roi_drop),
         clip_norm=settings.clip_norm,
@@ -196,7 +201,7 @@ def training_fingerprint(label: str, settings: TrainingSettings, inputs: Mapping
     return stage_fingerprint(label, training_settings, inputs)
 
 
-def _optimizer(model: GeneralizedRCNN, settings: TrainableSettings) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """The chosen optimizer over what trains; the backbone's own group has a lower learning rate."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     body = [parameter for name, parameter in trained.items() if name.startswith("backbone.body.")]

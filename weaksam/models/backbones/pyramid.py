@@ -26,13 +26,14 @@ _FPN_MAPS = {
 Pyramid = Literal["short", "full"]
 
 
-def _maps(name: str, pyramid: Pyramid) -> tuple[str, ...]:
+def pyramid_maps(name: str, pyramid: Pyramid) -> tuple[str, ...]:
+    """Names of a backbone's maps that a pyramid is made of, finest first: strides 4 (full), 8, 16 and 32 as it has."""
     return _FPN_MAPS[name][0 if pyramid == "full" else 1 :]
 
 
 def pyramid_strides(name: str, pyramid: Pyramid = "short") -> tuple[int, ...]:
     """Input pixels per cell of every level of a backbone's pyramid, the pooled one last."""
-    strides = tuple(ARCHITECTURES[name].maps[feature_map].stride for feature_map in _maps(name, pyramid))
+    strides = tuple(ARCHITECTURES[name].maps[feature_map].stride for feature_map in pyramid_maps(name, pyramid))
     return (*strides, 2 * strides[-1])
 
 
@@ -45,15 +46,8 @@ def fpn_backbone(
     only the pyramid trains); the frozen stages have their batch-norm folded into the convolutions, the others keep it
     frozen.
     """
-    features = build_features(settings, dilate=False, maps=_maps(settings.name, pyramid), frozen=False)
-    stages = first_modules_of_stages(settings.name)
-    if not 0 <= trainable_layers <= len(stages):
-        raise UserError(
-            f"trainable_layers counts the stages of {settings.name} that train, 0 to {len(stages)}, "
-            f"but it is {trainable_layers}: choose one in that range."
-        )
-    first_trained = stages[len(stages) - trainable_layers] if trainable_layers else len(features.body)
-    for module in features.body[:first_trained]:
+    features = build_features(settings, dilate=False, maps=pyramid_maps(settings.name, pyramid), frozen=False)
+    for module in features.body[: first_trained_module(settings.name, trainable_layers, len(features.body))]:
         fold_batch_norm(module).requires_grad_(False)
     return BackboneWithFPN(
         nn.Sequential(*features.body),
@@ -62,3 +56,18 @@ def fpn_backbone(
         out_channels=out_channels,
         extra_blocks=LastLevelMaxPool(),
     ).to(memory_format=torch.channels_last)
+
+
+def first_trained_module(name: str, trainable_layers: int, num_modules: int) -> int:
+    """Index of the first of a backbone's ``num_modules`` modules that trains, where its last stages do.
+
+    Raises:
+        UserError: it has fewer than ``trainable_layers`` stages.
+    """
+    stages = first_modules_of_stages(name)
+    if not 0 <= trainable_layers <= len(stages):
+        raise UserError(
+            f"trainable_layers counts the stages of {name} that train, 0 to {len(stages)}, "
+            f"but it is {trainable_layers}: choose one in that range."
+        )
+    return stages[len(stages) - trainable_layers] if trainable_layers else num_modules

@@ -186,13 +186,16 @@ def training_losses(
 
 
 @torch.inference_mode()
-def detect(model: GeneralizedRCNN, images: Sequence[Tensor], *, masks: bool = True) -> list[dict[str, Tensor]]:
+def detect(model: nn.Module, images: Sequence[Tensor], *, masks: bool = True) -> list[dict[str, Tensor]]:
     """Raw detections in the frame of each photo ``(3, h, w)``: boxes ``(N, 4)``, labels from 1, scores ``(N,)``.
 
     A Mask R-CNN adds ``masks`` where they are wanted: probabilities ``(N, 1, 28, 28)`` inside each box. Best score
     first.
     """
     model.eval()
+    if not isinstance(model, GeneralizedRCNN):  # DINO, which gives its detections itself
+        detections_of_queries: list[dict[str, Tensor]] = model(list(images))
+        return detections_of_queries
     batch: ImageList
     batch, _ = model.transform(list(images))
     features = model.backbone(batch.tensors)

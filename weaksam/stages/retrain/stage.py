@@ -1,4 +1,4 @@
-"""Retrain torchvision's Faster R-CNN on pseudo ground truth."""
+"""Retrain Faster R-CNN or DINO on pseudo ground truth."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from torchvision.models.detection import FasterRCNN
+from torch import nn
 
 from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.dino import DINO
 from weaksam.engine.detectors.early import EarlyDetector, train_early
 from weaksam.engine.detectors.initial_weights import detector_backbone, initial_weights, start_from
-from weaksam.engine.detectors.result import DetectorResult, train_and_detect
+from weaksam.engine.detectors.result import TORCHVISION, DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
+from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.detectors.dino.build import build_dino
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
-from weaksam.stages.retrain.settings import RetrainSettings
+from weaksam.stages.retrain.settings import AnyRetrainSettings, DinoRetrainSettings
 from weaksam.structures.instances import Instances
 
 
 def run(
     context: RunContext,
-    settings: RetrainSettings,
+    settings: AnyRetrainSettings,
     pseudo_gt: Mapping[str, Instances],
     init_weights: Path | None = None,
     *,
@@ -39,7 +42,8 @@ def run(
         UserError: no box at all, or weights of another detector, shape or number of classes.
     """
     context, model, inputs = _prepared(context, settings, pseudo_gt, init_weights, name)
-    return train_and_detect(context, settings, model, pseudo_gt, inputs, name)
+    method = DINO if isinstance(settings, DinoRetrainSettings) else TORCHVISION
+    return train_and_detect(context, settings, model, pseudo_gt, inputs, name, method)
 
 
 def run_early(
@@ -64,7 +68,7 @@ def _prepared(
     pseudo_gt: Mapping[str, Instances],
     init_weights: Path | None,
     name: str,
-) -> tuple[RunContext, FasterRCNN, dict[str, str]]:
+) -> tuple[RunContext, nn.Module, dict[str, str]]:
     """The context with the detector's own backbone, the detector with its first weights, and what decides these.
 
     The last as fingerprints by name, with those of what the training depends on besides.
@@ -73,9 +77,16 @@ def _prepared(
     context = replace(context, backbone=detector_backbone(context, settings, initial, name))
     # Every random number below, the heads' first weights included, follows from the seed
     seed_everything(derive_seed(context.seed, name, "weights"))
-    model = build_faster_rcnn(context.backbone, settings, len(context.train.classes))
+    model = _untrained(context.backbone, settings, len(context.train.classes))
     inputs = {
         "pseudo_gt": fingerprint_of(instances_key(pseudo_gt)),
         "init": start_from(model, initial, context, name, settings.new_classes),
     }
     return context, model, inputs
+
+
+def _untrained(backbone: BackboneSettings, settings: AnyRetrainSettings, num_classes: int) -> nn.Module:
+    """The detector that ``settings`` are for."""
+    if isinstance(settings, DinoRetrainSettings):
+        return build_dino(backbone, settings, num_classes)
+    return build_faster_rcnn(backbone, settings, num_classes)

@@ -1,16 +1,17 @@
-"""Define the shape of the DINO detector and its denoising."""
+"""Define the shape of the DINO detector, its denoising and how its detections are chosen."""
 
 from __future__ import annotations
 
 from pydantic import Field, model_validator
 
 from weaksam.config import Settings
+from weaksam.models.detectors.photo_settings import PhotoSettings
 
 
 class DinoShape(Settings):
     """Sizes of the transformer; the published detector has 256 dimensions, 2,048, 6 + 6 layers and 900 queries."""
 
-    num_levels: int = Field(4, ge=2, le=6)
+    num_levels: int = Field(4, ge=3, le=6)
     """Levels of the pyramid, each half as large as the one before: 4 (strides 8 to 64) or 5 (4 to 64) are published."""
     embed_dims: int = Field(128, ge=16, multiple_of=8)
     """Depth of every level and query."""
@@ -45,3 +46,14 @@ class DinoShape(Settings):
                     f"{name} must divide embed_dims, found {divisor} and {self.embed_dims}: change one of them"
                 )
         return self
+
+
+class DinoDetectorSettings(DinoShape, PhotoSettings):
+    """The detector on its backbone."""
+
+    trainable_layers: int = Field(4, ge=0, le=6)
+    """Stages of the backbone that train, counted from the deepest; the rest stays frozen. Published: 3 of ResNet-50's
+    5."""
+    nms_iou: float = Field(0.6, gt=0, le=1)
+    """Detections of one class that overlap a better one by more than this IoU are dropped where several views of a
+    photo are merged; those of a single view are not suppressed."""
