@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from weaksam.data.detection_stores import instances_of
@@ -103,7 +104,7 @@ def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, In
 
 
 def retrain_detector(run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances]) -> DetectorResult:
-    """Train Faster R-CNN on the pseudo ground truth, and detect with it."""
+    """Train the detector on the pseudo ground truth, and detect with it."""
     return retrain.run(with_backbone(run, backbone), run.retrain, pseudo_gt)
 
 
@@ -112,7 +113,7 @@ def segment_instances(
 ) -> wsis.WsisResult:
     """Prompt the segmenter with the pseudo boxes, train Mask R-CNN on its masks, and segment with it."""
     context = with_backbone(run, backbone_of_masks(run, backbone, detector))
-    return wsis.run(context, run.wsis, run.mask_segmenter, pseudo_gt, detector.weights)
+    return wsis.run(context, run.wsis, run.mask_segmenter, pseudo_gt, weights_for_masks(run, detector))
 
 
 def train_weak_detector_on_truth(
@@ -132,7 +133,7 @@ def retrain_on_truth(run: Run, backbone: BackboneSettings) -> DetectorResult:
 def segment_on_truth(run: Run, backbone: BackboneSettings, detector_ceiling: DetectorResult) -> wsis.WsisResult:
     """The instance segmenter, taught the true masks."""
     context = with_backbone(run, backbone_of_masks(run, backbone, detector_ceiling))
-    arguments = (context, run.wsis, run.mask_segmenter, run.true_train.truths, detector_ceiling.weights)
+    arguments = (context, run.wsis, run.mask_segmenter, run.true_train.truths, weights_for_masks(run, detector_ceiling))
     return wsis.run(*arguments, name="wsis_ceiling")
 
 
@@ -143,7 +144,13 @@ def with_backbone(run: Run, backbone: BackboneSettings) -> RunContext:
 
 def backbone_of_masks(run: Run, backbone: BackboneSettings, detector: DetectorResult) -> BackboneSettings:
     """The network of Mask R-CNN that has none of its own: that of the detector it starts from, else the run's."""
-    return detector.backbone if run.wsis.init is None and run.wsis.init_from_retrain else backbone
+    starts_from_detector = run.wsis.init is None and run.wsis.init_from_retrain and weights_for_masks(run, detector)
+    return detector.backbone if starts_from_detector else backbone
+
+
+def weights_for_masks(run: Run, detector: DetectorResult) -> Path | None:
+    """The weights of the retrained detector that Mask R-CNN may start from; None where that is no Faster R-CNN."""
+    return detector.weights if isinstance(run.retrain, retrain.RetrainSettings) else None
 
 
 def no_points(image_id: str) -> CluePoints:

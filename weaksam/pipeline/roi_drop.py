@@ -12,7 +12,7 @@ from weaksam.evaluation.roi_drop_figures import RoiDropFigures
 from weaksam.evaluation.roi_drop_proposals import proposals
 from weaksam.evaluation.roi_errors import dropped_by_epoch
 from weaksam.pipeline.owning import owning
-from weaksam.pipeline.plan import stage_named, with_backbone
+from weaksam.pipeline.plan import stage_named, weights_for_masks, with_backbone
 from weaksam.pipeline.running import recorded_settings
 from weaksam.pipeline.state import Run, open_run, require_finished
 from weaksam.stages import retrain, wsis
@@ -73,8 +73,13 @@ def early_detector(run: Run, share: float, stage: DetectorStage) -> EarlyDetecto
     context = with_backbone(run, run.results["backbone"])
     context = replace(context, out=run.context.out / FOLDER)
     if stage == "retrain":
+        if not isinstance(run.settings.retrain, retrain.RetrainSettings):
+            raise UserError(
+                "wanted a run that retrains Faster R-CNN, whose regions are plotted, found retrain.detector="
+                f"{run.settings.retrain.detector}: give another run"
+            )
         return retrain.run_early(context, run.settings.retrain, run.results["pseudo_gt"], share)
-    masks, weights = run.results["instance_segmenter"].pseudo_masks, run.results["detector"].weights
+    masks, weights = run.results["instance_segmenter"].pseudo_masks, weights_for_masks(run, run.results["detector"])
     return wsis.run_early(context, run.settings.wsis, masks, share, weights)
 
 

@@ -36,7 +36,7 @@ from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages import STAGE_NAMES
 from weaksam.stages.pseudo_gt import GivenPseudoGtSettings, read_given
-from weaksam.stages.retrain import RetrainSettings
+from weaksam.stages.retrain import AnyRetrainSettings
 from weaksam.stages.wsis import WsisSettings
 from weaksam.store.files import file_sha256
 from weaksam.store.listed_files import FILES
@@ -125,7 +125,7 @@ class Run:
         return {split: given_store(given, dataset, split) for split, dataset in splits}
 
     @functools.cached_property
-    def retrain(self) -> RetrainSettings:
+    def retrain(self) -> AnyRetrainSettings:
         """Settings of the retrained detector; weights of a backbone of its own must stay those that are there now."""
         return with_pinned_backbone(self.settings.retrain)
 

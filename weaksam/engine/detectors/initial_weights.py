@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torch import Tensor, nn
 
 from weaksam.config import UserError
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.dino import TrainableDinoSettings
 from weaksam.engine.detectors.training import TrainableSettings, TrainingSettings
 from weaksam.engine.training_state import load_sealed, sealed_sha256
 from weaksam.models.backbones.colours import ColoursOfWeights
 from weaksam.models.backbones.detectron2_files import Conventions
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import backbone_fingerprint, pinned_backbone
+from weaksam.models.detectors.dino.network import DinoNetwork
+from weaksam.models.detectors.dino.starting import load_dino_weights
 from weaksam.models.detectors.first_weights import FirstWeights, load_first_weights
 from weaksam.models.detectors.published import read_published
 from weaksam.store.files import file_sha256, same_bytes
@@ -68,7 +70,10 @@ def initial_weights(settings: TrainingSettings, given: Path | None, name: str) -
 
 
 def detector_backbone(
-    context: RunContext, settings: TrainableSettings, initial: InitialWeights | None, name: str
+    context: RunContext,
+    settings: TrainableSettings | TrainableDinoSettings,
+    initial: InitialWeights | None,
+    name: str,
 ) -> BackboneSettings:
     """The detector's own backbone, else the run's; in the colours and with the strides of a published detector.
 
@@ -80,7 +85,9 @@ def detector_backbone(
     backbone = settings.backbone or context.backbone
     if initial is None or initial.conventions is None:
         return backbone
-    if backbone.name != "resnet50" or settings.pyramid != "full":
+    if isinstance(settings, TrainableDinoSettings):
+        _require_resnet50(backbone, initial, name)
+    elif backbone.name != "resnet50" or settings.pyramid != "full":
         raise UserError(
             f"{name}.init ({initial.path}) is a detector with resnet50 and a full pyramid, found {backbone.name} and a "
             f"{settings.pyramid} one: set {name}.backbone.name=resnet50 {name}.pyramid=full, with fpn_channels=256 and "
@@ -92,8 +99,17 @@ def detector_backbone(
     return backbone.model_copy(update={"weights": "none", "weights_sha256": None, "adapted": None, **expected})
 
 
+def _require_resnet50(backbone: BackboneSettings, initial: InitialWeights, name: str) -> None:
+    """`UserError` where a published detector with ResNet-50 meets another ``backbone``."""
+    if backbone.name != "resnet50":
+        raise UserError(
+            f"{name}.init ({initial.path}) is a detector with resnet50, found {backbone.name}: set "
+            f"{name}.backbone.name=resnet50"
+        )
+
+
 def start_from(
-    model: GeneralizedRCNN, initial: InitialWeights | None, context: RunContext, name: str, new_classes: bool
+    model: nn.Module, initial: InitialWeights | None, context: RunContext, name: str, new_classes: bool
 ) -> str:
     """Load weights into ``model`` where there are any, and say what is left out; SHA-256 (hex) of their file or none.
 
@@ -103,7 +119,8 @@ def start_from(
     if initial is None:
         return "none"
     first = FirstWeights(initial.state, f"{name}.init ({initial.path})", name)
-    for note in load_first_weights(model, first, new_classes=new_classes):
+    load = load_dino_weights if isinstance(model, DinoNetwork) else load_first_weights
+    for note in load(model, first, new_classes=new_classes):
         say(note, error=True)
         context.log.write("initial weights", stage=name, note=note)
     return initial.sha256

@@ -32,10 +32,11 @@ class FastConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Clamped output of convolution and batch-norm ``(B, K, h, w)`` for a map ``(B, C, H, W)``."""
         weight, bias = self.folded()
-        if self.is_pointwise and x.device.type == "cpu":
+        own_way = not torch.is_autocast_enabled(x.device.type)  # functions of ours know nothing of its casts
+        if self.is_pointwise and x.device.type == "cpu" and own_way:
             out: Tensor = _Pointwise.apply(x, weight.flatten(1), bias, self.bounds)
             return out
-        if self.is_plain3x3 and winograd.pays_off(x, self.out_channels):
+        if self.is_plain3x3 and own_way and winograd.pays_off(x, self.out_channels):
             return winograd.winograd3x3(x, weight, bias, self.bounds)
         out = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return clamped(out, self.bounds)

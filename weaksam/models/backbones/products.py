@@ -41,7 +41,9 @@ def products(tables: Tensor, weights: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, bounds: Bounds = NO_BOUNDS) -> Tensor:
-    """`product` with a gradient, of rows ``(..., C)``: ``(..., K)``."""
+    """`product` with a gradient, of rows ``(..., C)``: ``(..., K)``; under autocast torch's own, which it casts."""
+    if torch.is_autocast_enabled(x.device.type):
+        return clamped(F.linear(x, weight, bias), bounds)
     out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias, bounds)
     return out.unflatten(0, x.shape[:-1])
 

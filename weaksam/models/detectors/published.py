@@ -23,6 +23,7 @@ from weaksam.models.backbones.detectron2_files import (
     read_arrays,
     resnet_name,
 )
+from weaksam.models.detectors.dino.names import is_mmdet_dino, our_names
 from weaksam.store.weights import load_state
 
 _LEVELS = range(2, 6)
@@ -60,7 +61,7 @@ _EPSILON = 1e-5
 
 
 class PublishedDetector(NamedTuple):
-    """Tensors of a detector by torchvision's names, and what they expect."""
+    """Tensors of a detector by our names or torchvision's, and what they expect."""
 
     state: dict[str, Tensor]
     conventions: Conventions | None
@@ -68,7 +69,7 @@ class PublishedDetector(NamedTuple):
 
 
 def read_published(path: Path, what: str) -> PublishedDetector:
-    """A detector from torchvision's or detectron2's ``.pth``, ``.safetensors`` or ``.pkl`` file.
+    """A detector from torchvision's, detectron2's or (DINO) mmdet's ``.pth``, ``.safetensors`` or ``.pkl`` file.
 
     Older names of torchvision become today's. ``what`` names the wanted weights in the error. Raises:
         UserError: the file is missing, damaged or no weights, or holds a name of detectron2 that has no place.
@@ -76,6 +77,8 @@ def read_published(path: Path, what: str) -> PublishedDetector:
     state = read_arrays(path, what) if path.suffix == ".pkl" else load_state(path, what)
     if is_detectron2(state):
         return PublishedDetector(torchvision_names(state, what), _conventions(state, what))
+    if is_mmdet_dino(state):
+        return PublishedDetector(our_names(state, what), TORCHVISION)
     state = _with_names_of_today(state)
     if path.name in _NO_EPSILON:  # the batch-norm adds what is taken away here
         state = {key: value - _EPSILON if key.endswith(".running_var") else value for key, value in state.items()}

@@ -19,7 +19,7 @@ from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.dino.build import build_dino
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
-from weaksam.stages.retrain.settings import AnyRetrainSettings, DinoRetrainSettings
+from weaksam.stages.retrain.settings import AnyRetrainSettings, DinoRetrainSettings, RetrainSettings
 from weaksam.structures.instances import Instances
 
 
@@ -64,7 +64,7 @@ def run_early(
 
 def _prepared(
     context: RunContext,
-    settings: RetrainSettings,
+    settings: AnyRetrainSettings,
     pseudo_gt: Mapping[str, Instances],
     init_weights: Path | None,
     name: str,

@@ -10,9 +10,9 @@ from tests.models.detectors.dino.toys import GOLDEN, GOLDEN_SHAPE, SMALL_SHAPE, 
 from weaksam.config import UserError
 from weaksam.models.detectors.dino.detector import detections
 from weaksam.models.detectors.dino.losses import matching_losses
+from weaksam.models.detectors.dino.names import is_mmdet_dino, our_names
 from weaksam.models.detectors.dino.network import DinoNetwork
 from weaksam.models.detectors.dino.positions import PyramidAreas, inverse_sigmoid
-from weaksam.models.detectors.dino.published import is_mmdet_dino, our_names
 from weaksam.models.query.targets import QueryTargets
 from weaksam.store.weights import load_into, load_state, save_weights
 

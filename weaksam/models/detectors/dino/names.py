@@ -1,4 +1,4 @@
-"""Read the weights of published DINO detectors with ResNet-50: mmdet's names become ours."""
+"""Turn mmdet's names of a published DINO with a ResNet into ours."""
 
 from __future__ import annotations
 
