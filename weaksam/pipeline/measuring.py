@@ -85,4 +85,6 @@ def _wsis(run: Run, result: WsisResult) -> summaries.StageSummary:
 
 def _made_by(settings: Any) -> str:
     """How a detector chose its boxes, for the protocol; its settings name suppression and boxes per photo alike."""
-    return str(DetectionFilter(settings.min_score, settings.nms_iou, settings.max_boxes)).replace("NMS", "own NMS")
+    nms_iou = getattr(settings, "nms_iou", None)  # a network of queries suppresses nothing
+    text = str(DetectionFilter(settings.min_score, nms_iou, settings.max_boxes))
+    return text.replace("no further NMS", "no NMS") if nms_iou is None else text.replace("NMS", "own NMS")

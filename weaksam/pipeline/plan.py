@@ -111,7 +111,7 @@ def retrain_detector(run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[st
 def segment_instances(
     run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances], detector: DetectorResult
 ) -> wsis.WsisResult:
-    """Prompt the segmenter with the pseudo boxes, train Mask R-CNN on its masks, and segment with it."""
+    """Prompt the segmenter with the pseudo boxes, train Mask R-CNN or Mask2Former on its masks, segment with it."""
     context = with_backbone(run, backbone_of_masks(run, backbone, detector))
     return wsis.run(context, run.wsis, run.mask_segmenter, pseudo_gt, weights_for_masks(run, detector))
 
@@ -143,9 +143,13 @@ def with_backbone(run: Run, backbone: BackboneSettings) -> RunContext:
 
 
 def backbone_of_masks(run: Run, backbone: BackboneSettings, detector: DetectorResult) -> BackboneSettings:
-    """The network of Mask R-CNN that has none of its own: that of the detector it starts from, else the run's."""
-    starts_from_detector = run.wsis.init is None and run.wsis.init_from_retrain and weights_for_masks(run, detector)
-    return detector.backbone if starts_from_detector else backbone
+    """The network of Mask R-CNN that has none of its own: that of the detector it starts from, else the run's.
+
+    Mask2Former, which starts from no detector of boxes, takes the run's.
+    """
+    settings = run.wsis
+    may_start = isinstance(settings, wsis.WsisSettings) and settings.init is None and settings.init_from_retrain
+    return detector.backbone if may_start and weights_for_masks(run, detector) else backbone
 
 
 def weights_for_masks(run: Run, detector: DetectorResult) -> Path | None:

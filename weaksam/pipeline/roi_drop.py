@@ -80,7 +80,13 @@ def early_detector(run: Run, share: float, stage: DetectorStage) -> EarlyDetecto
             )
         return retrain.run_early(context, run.settings.retrain, run.results["pseudo_gt"], share)
     masks, weights = run.results["instance_segmenter"].pseudo_masks, weights_for_masks(run, run.results["detector"])
-    return wsis.run_early(context, run.settings.wsis, masks, share, weights)
+    settings = run.settings.wsis
+    if not isinstance(settings, wsis.WsisSettings):
+        raise UserError(
+            "wanted a run that trains Mask R-CNN, whose regions are plotted, found wsis.network="
+            f"{settings.network}: give another run"
+        )
+    return wsis.run_early(context, settings, masks, share, weights)
 
 
 def _dropped(run: Run, stage: DetectorStage) -> dict[str, list[float]]:

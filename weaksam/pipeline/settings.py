@@ -17,7 +17,7 @@ from weaksam.stages.clues import ClueSettings
 from weaksam.stages.proposals import ProposalSettings
 from weaksam.stages.pseudo_gt.settings import AdaptiveSettings, PseudoGtSettings
 from weaksam.stages.retrain.settings import AnyRetrainSettings, RetrainSettings
-from weaksam.stages.wsis.settings import WsisSettings
+from weaksam.stages.wsis.settings import AnyWsisSettings, WsisSettings
 from weaksam.stages.wsod import WsodSettings
 
 
@@ -56,7 +56,11 @@ class RunSettings(Settings):
         discriminator="detector",
         description="the detector that learns the pseudo boxes, faster_rcnn or dino, with its settings",
     )
-    wsis: WsisSettings = Field(WsisSettings(), description="pseudo masks and Mask R-CNN")
+    wsis: AnyWsisSettings = Field(
+        WsisSettings(),
+        discriminator="network",
+        description="pseudo masks and the network that learns them, mask_rcnn or mask2former, with its settings",
+    )
     evaluation: EvaluationSettings = Field(EvaluationSettings(), description="how the results are measured")
     ceiling: bool = Field(False, description="train the same detectors on the true boxes and masks as well")
 

@@ -37,7 +37,7 @@ from weaksam.sam.protocol import Segmenter
 from weaksam.stages import STAGE_NAMES
 from weaksam.stages.pseudo_gt import GivenPseudoGtSettings, read_given
 from weaksam.stages.retrain import AnyRetrainSettings
-from weaksam.stages.wsis import WsisSettings
+from weaksam.stages.wsis import AnyWsisSettings
 from weaksam.store.files import file_sha256
 from weaksam.store.listed_files import FILES
 from weaksam.store.records import read_record, write_record
@@ -130,7 +130,7 @@ class Run:
         return with_pinned_backbone(self.settings.retrain)
 
     @functools.cached_property
-    def wsis(self) -> WsisSettings:
+    def wsis(self) -> AnyWsisSettings:
         """The same of the instance segmenter."""
         return with_pinned_backbone(self.settings.wsis)
 

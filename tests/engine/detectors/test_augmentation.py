@@ -48,3 +48,48 @@ def test_listed_scales_are_taken_instead_of_the_range():
     views = AugmentSettings(scales=(0.5, 2.0))
     sizes = {view_size((64, 96), views, torch.Generator().manual_seed(seed)) for seed in range(20)}
     assert sizes == {(32, 48), (128, 192)}
+
+
+def test_a_view_is_cut_to_a_window_with_its_boxes_and_masks():
+    image = torch.zeros(3, 96, 128, dtype=torch.uint8)
+    image[:, 30:60, 40:100] = 255
+    box = instances([[40, 30, 100, 60], [12, 6, 24, 16]], [1, 0])
+    corner = torch.zeros(96, 128, dtype=torch.bool)
+    corner[6:16, 12:24] = True
+    box = box.replace(masks=(rle_from_mask(image[0] > 0), rle_from_mask(corner)))
+    settings = AugmentSettings(smallest_scale=1, largest_scale=1, crop_size=64, colour_jitter=0, flip=False)
+    lefts, gone = set(), 0
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        assert view_size((96, 128), settings, torch.Generator().manual_seed(seed)) == (64, 64)
+        view, moved, masks = vary(image, box, settings, generator)
+        assert view.shape == (3, 64, 64) and masks.shape == (2, 64, 64)
+        assert torch.equal(view[0] > 0.5, masks[0])
+        x1, y1, x2, y2 = moved.boxes[0].int().tolist()
+        inside = torch.zeros_like(masks[0])
+        inside[y1:y2, x1:x2] = True
+        assert torch.equal(inside, masks[0])
+        area = ((moved.boxes[1, 2:] - moved.boxes[1, :2]).prod()).item()
+        assert area == masks[1].sum()
+        lefts.add(x1)
+        gone += int(area == 0)
+    assert len(lefts) > 5 and 0 < gone < 20
+
+
+def test_a_view_no_larger_than_the_window_is_left_whole():
+    image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
+    settings = AugmentSettings(smallest_scale=1, largest_scale=1)
+    views = [
+        vary(
+            image, Instances.empty(), settings.model_copy(update={"crop_size": size}), torch.Generator().manual_seed(1)
+        )
+        for size in (None, 64)
+    ]
+    assert torch.equal(views[0][0], views[1][0])
+
+
+def test_large_scale_jittering_reaches_from_a_tenth_to_twice_the_size():
+    settings = AugmentSettings(smallest_scale=0.1, largest_scale=2, crop_size=1024)
+    sizes = [view_size((768, 1024), settings, torch.Generator().manual_seed(seed)) for seed in range(200)]
+    assert min(size[1] for size in sizes) < 160 and max(size[1] for size in sizes) == 1024
+    assert sum(size == (1024, 1024) for size in sizes) > 60  # both sides are cut from a factor of 4/3 on

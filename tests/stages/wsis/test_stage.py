@@ -1,4 +1,4 @@
-"""From pseudo boxes to pseudo masks and a Mask R-CNN: the files and stores of a run."""
+"""From pseudo boxes to pseudo masks and a Mask R-CNN or Mask2Former: the files and stores of a run."""
 
 import json
 
@@ -7,18 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import UNTRAINED_BACKBONE, context
+from tests.helpers import UNTRAINED_BACKBONE, context, training_history
 from weaksam.config import UserError
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
+from weaksam.models.detectors.mask2former.settings import MaskLossSettings
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
-from weaksam.stages.wsis import WsisSettings, run
+from weaksam.stages.wsis import Mask2FormerWsisSettings, WsisSettings, run
 from weaksam.store.files import file_sha256
 from weaksam.store.records import write_record
 from weaksam.store.weights import load_state, save_weights
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
-from weaksam.structures.masks import pairwise_mask_iou, rle_from_mask
+from weaksam.structures.masks import box_from_rle, pairwise_mask_iou, rle_from_mask
 
 TINY = WsisSettings(
     short_side=64,
@@ -118,3 +119,64 @@ def test_given_weights_with_and_without_a_mask_head_start_the_training(tmp_path,
         with pytest.raises(UserError, match=r"wsis\.init") as caught:
             run(run_context, settings, RegionTreeSegmenter(), pseudo)
         assert "\n" not in str(caught.value)
+
+
+TINY_QUERIES = Mask2FormerWsisSettings(
+    short_side=64,
+    long_side=96,
+    channels=32,
+    encoder_layers=1,
+    decoder_layers=2,
+    encoder_width=16,
+    decoder_width=16,
+    num_heads=4,
+    num_queries=5,
+    losses=MaskLossSettings(num_points=64),
+    num_epochs=2,
+    batch_size=1,
+    min_score=0.0,
+    max_boxes=5,
+    detect_train=True,
+)
+
+
+def test_a_run_from_boxes_to_mask2former(tmp_path, disc):
+    dataset, _ = disc
+    pseudo = {"0.png": dataset.by_id["0.png"].truth}
+    results = []
+    for name in ("first", "second"):
+        run_context = context(tmp_path / name, dataset, test=dataset, backbone=UNTRAINED_BACKBONE)
+        results.append(run(run_context, TINY_QUERIES, RegionTreeSegmenter(), pseudo))
+    first, second = results
+    assert first.fingerprint == second.fingerprint
+    assert first.weights.read_bytes() == second.weights.read_bytes()
+    assert [set(epoch) for epoch in training_history(first.weights.parent)] == [
+        {"loss_class", "loss_mask", "loss_dice"}
+    ] * 2
+    rows = json.loads((tmp_path / "first" / "wsis" / "detections_test.json").read_text())
+    assert rows and all(row["segmentation"]["size"] == [64, 96] and 0 <= row["score"] <= 1 for row in rows)
+    assert json.loads((tmp_path / "first" / "wsis" / "detections_train.json").read_text()) == rows
+    detections = first.detections("test")["0.png"]
+    boxes = [box_from_rle(rle).tolist() for rle in detections.masks]
+    assert detections.boxes.tolist() == boxes and 0 < len(detections) <= 5
+
+    again = run(run_context, TINY_QUERIES.model_copy(update={"min_score": 0.5}), RegionTreeSegmenter(), pseudo)
+    assert again.weights == second.weights  # which detections are kept is no matter of the training
+
+
+def test_regions_to_ignore_reach_the_training_of_masks(tmp_path, disc):
+    dataset, inside = disc
+    rle = rle_from_mask(inside)
+    objects = dataset.by_id["0.png"].truth.replace(masks=(rle,))
+    crowd = objects.replace(crowd=torch.tensor([True]))
+    run_context = context(tmp_path, dataset, backbone=UNTRAINED_BACKBONE)
+    with pytest.raises(UserError, match="wants at least one box"):
+        run(run_context, TINY_QUERIES, Unasked(), {"0.png": crowd})
+    both = Instances.cat([objects, crowd])
+    result = run(run_context, TINY_QUERIES, Unasked(), {"0.png": both}, name="both")
+    plain = run(run_context, TINY_QUERIES, Unasked(), {"0.png": objects}, name="plain")
+    # The only object lies in the ignored region: no point inside it teaches its mask
+    masks = [training_history(of.weights.parent)[0]["loss_mask"] for of in (result, plain)]
+    assert masks[0] != masks[1]
+    content = json.loads((tmp_path / "both" / "pseudo_masks_train.json").read_text())
+    assert [annotation["iscrowd"] for annotation in content["annotations"]] == [0, 1]

@@ -1,4 +1,4 @@
-"""Vary a training photo with its boxes and masks: mirror, resize, change colours."""
+"""Vary a training photo with its boxes and masks: mirror, resize, cut, change colours."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ class AugmentSettings(Settings):
 
     flip: bool = True
     """Mirror half of the photos left to right."""
-    smallest_scale: float = Field(0.7, gt=0.1, le=1)
+    smallest_scale: float = Field(0.7, ge=0.1, le=1)
     """Photos are resized once more by a factor between this ..."""
     largest_scale: float = Field(1.1, ge=1, le=4)
     """... and this."""
     scales: tuple[Annotated[float, Field(gt=0.1, le=4)], ...] = ()
     """Resize by one of these factors instead of any between the two; none: as above."""
+    crop_size: int | None = Field(None, ge=64)
+    """A resized photo that is wider or higher than this, in pixels, is cut to a window of it anywhere; none: never.
+    With scales from 0.1 to 2 that is large-scale jittering (Ghiasi et al., CVPR 2021)."""
     colour_jitter: float = Field(0.2, ge=0, lt=1)
     """Brightness, contrast and saturation each change by at most this share."""
 
 
 def view_size(size: tuple[int, int], augment: AugmentSettings, generator: torch.Generator) -> tuple[int, int]:
     """``(h', w')`` of the view that `vary` makes of a photo of ``size`` (h, w) with a ``generator`` in this state."""
-    return _scaled_size(size, _draws(generator)[0], augment)
+    height, width = _scaled_size(size, _draws(generator)[0], augment)
+    most = max(height, width) if augment.crop_size is None else augment.crop_size
+    return min(height, most), min(width, most)
 
 
 def vary(
@@ -42,7 +47,8 @@ def vary(
 ) -> tuple[Tensor, Instances, Tensor | None]:
     """One random view: float image ``(3, h', w')`` in 0..1, its boxes, and its masks bool ``(N, h', w')`` if any.
 
-    The draws are always made in the same order, whether they are used or not.
+    The draws are always made in the same order, whether they are used or not. Of an object outside a cut view no pixel
+    is left, nor any area of its box.
     """
     draws = _draws(generator)
     size = _scaled_size((image.shape[1], image.shape[2]), draws[0], augment)
@@ -53,6 +59,11 @@ def vary(
     if augment.flip and draws[1] < 0.5:
         view, boxes = view.flip(-1), box_ops.hflip(boxes, size[1])
         masks = None if masks is None else masks.flip(-1)
+    if augment.crop_size is not None:
+        top, left = _corner(size, augment.crop_size, generator)
+        view = view[:, top : top + augment.crop_size, left : left + augment.crop_size]
+        masks = None if masks is None else masks[:, top : top + augment.crop_size, left : left + augment.crop_size]
+        boxes = box_ops.clip(boxes - boxes.new_tensor([left, top, left, top]), (view.shape[1], view.shape[2]))
     return change_colours(view, draws[2:], augment.colour_jitter), instances.replace(boxes=boxes, masks=None), masks
 
 
@@ -73,6 +84,12 @@ def _scaled_size(size: tuple[int, int], draw: float, augment: AugmentSettings) -
     """``size`` (h, w) times the drawn scale, at least 32 pixels a side."""
     scale = _scale(draw, augment)
     return max(32, round(size[0] * scale)), max(32, round(size[1] * scale))
+
+
+def _corner(size: tuple[int, int], crop_size: int, generator: torch.Generator) -> tuple[int, int]:
+    """Top and left of a window of ``crop_size`` in a view of ``size`` (h, w), drawn evenly; 0 where it is not cut."""
+    down, across = torch.rand(2, generator=generator).tolist()
+    return int(down * (max(size[0] - crop_size, 0) + 1)), int(across * (max(size[1] - crop_size, 0) + 1))
 
 
 def change_colours(image: Tensor, draws: Sequence[float], strength: float) -> Tensor:

@@ -13,7 +13,7 @@ from weaksam.data.sample_photos import read_photo
 from weaksam.engine.context import RunContext
 from weaksam.sam.box_masks import masks_of_boxes
 from weaksam.sam.protocol import Segmenter
-from weaksam.stages.wsis.settings import WsisSettings
+from weaksam.stages.wsis.settings import PseudoMaskSettings
 from weaksam.store.store import Store, store_folder
 from weaksam.structures.instances import Instances
 
@@ -21,7 +21,11 @@ _COLUMNS = {"boxes": "boxes", "labels": "ints", "scores": "floats", "predicted_i
 
 
 def make_pseudo_masks(
-    context: RunContext, settings: WsisSettings, segmenter: Segmenter, pseudo_gt: Mapping[str, Instances], name: str
+    context: RunContext,
+    settings: PseudoMaskSettings,
+    segmenter: Segmenter,
+    pseudo_gt: Mapping[str, Instances],
+    name: str,
 ) -> Store:
     """The sealed store of one mask per pseudo box of every training photo (an empty row where there is none).
 

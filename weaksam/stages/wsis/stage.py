@@ -1,4 +1,4 @@
-"""Train torchvision's Mask R-CNN on pseudo masks."""
+"""Train Mask R-CNN or Mask2Former on pseudo masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from weaksam.engine.training_state import load_sealed, sealed_sha256
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, start_from_detector
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages.wsis.pseudo_masks import make_pseudo_masks
-from weaksam.stages.wsis.settings import WsisSettings
+from weaksam.stages.wsis.settings import AnyWsisSettings, Mask2FormerWsisSettings, WsisSettings
 from weaksam.store.store import Store
 from weaksam.structures.instances import Instances
 
@@ -34,28 +34,40 @@ class WsisResult(DetectorResult):
 
 def run(
     context: RunContext,
-    settings: WsisSettings,
+    settings: AnyWsisSettings,
     segmenter: Segmenter,
     pseudo_gt: Mapping[str, Instances],
     retrain_weights: Path | None = None,
     *,
     name: str = "wsis",
 ) -> WsisResult:
-    """Prompt the segmenter with the boxes of ``pseudo_gt``, train Mask R-CNN on the masks, detect on the test photos.
+    """Prompt the segmenter with the boxes of ``pseudo_gt``, train a network on the masks, detect on the test photos.
 
-    Instances that carry masks already (the true ones, for the ceiling under another ``name``) keep them. Writes
+    Instances that carry masks already (the true ones, for the ceiling under another ``name``) keep them; those marked
+    ``crowd`` are ignored in training. Mask R-CNN may start from ``retrain_weights``, the retrained detector's. Writes
     ``OUT/<name>/pseudo_masks_train.json`` (COCO instances) and ``OUT/<name>/detections_test.json`` (COCO results with
     RLE in the original photo's frame).
 
     Raises:
         UserError: no box at all, or a detector to start from of another kind, shape or number of classes.
     """
-    context, initial = _with_own_backbone(context, settings, name)
+    initial = None
+    if isinstance(settings, WsisSettings):
+        context, initial = _with_own_backbone(context, settings, name)
     store = make_pseudo_masks(context, settings, segmenter, pseudo_gt, name)
-    pseudo_masks = instances_of(store)
+    pseudo_masks = {
+        image_id: masks.replace(crowd=pseudo_gt[image_id].crowd) if image_id in pseudo_gt else masks
+        for image_id, masks in instances_of(store).items()
+    }
     write_instances(context.out / name / "pseudo_masks_train.json", context.train, pseudo_masks)
-    model, inputs = _prepared(context, settings, initial, store, retrain_weights, name)
-    trained = train_and_detect(context, settings, model, pseudo_masks, inputs, name)
+    if isinstance(settings, Mask2FormerWsisSettings):
+        # Here, as transformers takes seconds to import
+        from weaksam.engine.detectors.mask2former import train_mask2former
+
+        trained = train_mask2former(context, settings, pseudo_masks, {"pseudo_masks": store.fingerprint}, name)
+    else:
+        model, inputs = _prepared(context, settings, initial, store, retrain_weights, name)
+        trained = train_and_detect(context, settings, model, pseudo_masks, inputs, name)
     return WsisResult(trained.weights, trained.fingerprint, trained.stores, trained.backbone, store)
 
 

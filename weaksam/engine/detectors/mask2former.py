@@ -1,0 +1,104 @@
+"""Train Mask2Former and detect with it, as the shared loop and stores want it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.batches import DetectorBatch
+from weaksam.engine.detectors.mask2former_settings import TrainableMask2FormerSettings
+from weaksam.engine.detectors.photos import load_photo
+from weaksam.engine.detectors.result import DetectorMethod, DetectorResult, train_and_detect
+from weaksam.engine.detectors.training import batch_on, lr_factor
+from weaksam.engine.mixed_precision import autocast, forward_dtype
+from weaksam.engine.seeds import derive_seed, seed_everything
+from weaksam.engine.training import Objective
+from weaksam.models.detectors.mask2former.instances import segment_photo
+from weaksam.models.detectors.mask2former.losses import mask2former_losses
+from weaksam.models.detectors.mask2former.network import Mask2Former, build_mask2former
+from weaksam.models.detectors.mask2former.targets import mask_target, photo_objects
+from weaksam.structures.dataset import Sample
+from weaksam.structures.instances import Instances
+
+
+def mask2former_objective(
+    model: Mask2Former, settings: TrainableMask2FormerSettings, device: torch.device
+) -> Objective:
+    """Mask2Former's losses of a `DetectorBatch`, and the optimizer of ``model`` on ``device``."""
+    dtype = forward_dtype(settings.precision, device)
+    dtype = torch.float32 if dtype == torch.float16 else dtype  # would want a scale of the losses
+    canvas = settings.crop_size or 0 if settings.pad_views else 0
+
+    def losses(batch: DetectorBatch) -> dict[str, Tensor]:
+        images, targets = batch_on(batch, device)
+        with autocast(dtype, device):
+            predictions = model(images, canvas)
+        return mask2former_losses(predictions, photo_objects(targets, images), settings.losses)
+
+    return Objective(
+        losses,
+        _optimizer(model, settings),
+        lambda step, total: lr_factor(step, total, settings),
+        clip_norm=settings.clip_norm,
+    )
+
+
+def _optimizer(model: Mask2Former, settings: TrainableMask2FormerSettings) -> torch.optim.Optimizer:
+    """The chosen optimizer over what trains: backbone and rest, each with and without weight decay."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = name.startswith("backbone."), _decays(model, name)
+            groups.setdefault(key, []).append(parameter)
+    options = [
+        {
+            "params": parameters,
+            "lr": settings.lr * (settings.backbone_lr_factor if in_backbone else 1.0),
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for (in_backbone, decays), parameters in groups.items()
+    ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(options, lr=settings.lr, momentum=0.9, fused=True)
+    return torch.optim.AdamW(options, lr=settings.lr, fused=True)
+
+
+def _decays(model: Mask2Former, name: str) -> bool:
+    """Whether the parameter of this name has weight decay: not of norms, embeddings and Swin's biases of position."""
+    owner = model.get_submodule(name.rpartition(".")[0])
+    free = isinstance(owner, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.Embedding))
+    return not free and "relative_position_bias_table" not in name
+
+
+def detect_sample_masks(
+    model: Mask2Former, sample: Sample, settings: TrainableMask2FormerSettings, device: torch.device
+) -> Instances:
+    """Detections with masks on a photo that is read from its file, see `segment_photo`."""
+    photo = load_photo(sample, settings.short_side, settings.long_side)
+    return segment_photo(model, photo.image.to(device), photo.size, settings)
+
+
+MASK2FORMER = DetectorMethod(mask2former_objective, mask_target, detect_sample_masks)
+"""Mask2Former."""
+
+
+def train_mask2former(
+    context: RunContext,
+    settings: TrainableMask2FormerSettings,
+    instances: Mapping[str, Instances],
+    inputs: Mapping[str, str],
+    name: str,
+) -> DetectorResult:
+    """Train Mask2Former on ``instances`` with masks (by image id) and detect, see `train_and_detect`.
+
+    Raises:
+        UserError: no object at all, or weights to start from of another network, shape or number of classes.
+    """
+    context = replace(context, backbone=settings.backbone or context.backbone)
+    seed_everything(derive_seed(context.seed, name, "weights"))  # the first weights follow from the seed, too
+    model = build_mask2former(context.backbone, settings, len(context.train.classes))
+    return train_and_detect(context, settings, model, instances, inputs, name, MASK2FORMER)

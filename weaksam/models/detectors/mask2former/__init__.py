@@ -1,0 +1,1 @@
+"""Mask2Former: the network of transformers with training and use of our own."""

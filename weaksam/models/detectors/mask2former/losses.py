@@ -1,0 +1,205 @@
+"""Compute Mask2Former's losses: match every layer's queries to the objects, compare masks at points.
+
+Cheng et al., Masked-attention Mask Transformer for Universal Image Segmentation (CVPR 2022), section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from weaksam.models.detectors.mask2former.points import (
+    LossPoints,
+    at_points,
+    draw_loss_points,
+    loss_points,
+    num_uncertain,
+)
+from weaksam.models.detectors.mask2former.settings import MaskLossSettings
+from weaksam.models.query.ignored import lies_in_ignored
+from weaksam.models.query.matching import match_queries
+
+
+@dataclass(frozen=True)
+class QueryPredictions:
+    """What every layer says of the Q queries of B photos; K classes and C channels.
+
+    The logits of a query's mask are the products of its embedding with the ``features`` of every cell.
+    """
+
+    classes: Tensor
+    """Logits ``(L, B, Q, K + 1)`` of the classes and, last, of no object; the deepest layer is last."""
+    embeddings: Tensor
+    """``(L, B, Q, C)``."""
+    features: Tensor
+    """``(B, C, h, w)``, a quarter of the padded frame."""
+    frame: tuple[int, int]
+    """``(H, W)`` of the padded frame, in pixels of the photos shown."""
+
+
+@dataclass(frozen=True)
+class PhotoObjects:
+    """The N objects of one photo; N may be 0."""
+
+    labels: Tensor
+    """int64 ``(N,)``, 0-based."""
+    masks: Tensor
+    """Float ``(N, h, w)``, 0 or 1, of the photo as it is shown, without the padding."""
+    size: tuple[int, int]
+    """``(h, w)``."""
+    ignored: Tensor | None = None
+    """Float ``(h, w)``: 1 in the regions to ignore; None where there is none."""
+
+
+def mask2former_losses(
+    predictions: QueryPredictions, objects: Sequence[PhotoObjects], settings: MaskLossSettings
+) -> dict[str, Tensor]:
+    """Scalars ``loss_class``, ``loss_mask`` and ``loss_dice``, each weighted and summed over the layers.
+
+    Points are drawn from torch's global random numbers. Deviations: all layers of a photo are matched at the same
+    points, and points and queries in regions to ignore teach nothing (ours). Without any object masks have a loss of 0
+    and every query is taught that there is none.
+    """
+    device = predictions.features.device
+    points = torch.rand(len(objects), settings.num_points, 2, device=device)
+    query_of, in_ignored = match_photos(predictions, objects, points, settings)
+    classes = class_loss(predictions.classes, objects, query_of, in_ignored, settings.no_object_weight)
+    sums = [predictions.embeddings.sum() * 0, predictions.embeddings.sum() * 0]  # with a gradient where nothing follows
+    for photo, of_photo in enumerate(objects):
+        if len(of_photo.labels):
+            drawn = draw_loss_points(query_of[photo].numel(), settings, device)
+            losses = mask_losses(predictions, photo, of_photo, query_of[photo], drawn, num_uncertain(settings))
+            sums = [total + loss.sum() for total, loss in zip(sums, losses, strict=True)]
+    num_objects = max(1, sum(len(of_photo.labels) for of_photo in objects))
+    return {
+        "loss_class": settings.class_weight * classes,
+        "loss_mask": settings.mask_weight * sums[0] / num_objects,
+        "loss_dice": settings.dice_weight * sums[1] / num_objects,
+    }
+
+
+def match_photos(
+    predictions: QueryPredictions, objects: Sequence[PhotoObjects], points: Tensor, settings: MaskLossSettings
+) -> tuple[list[Tensor], Tensor]:
+    """The query ``(L, N)`` of every photo's objects in each layer, and which queries lie in ignored regions.
+
+    ``points`` (B, P, 2) as shares of the padded frame. The second is bool ``(L, B, Q)``.
+    """
+    costs, in_ignored = [], []
+    with torch.no_grad():
+        for photo, of_photo in enumerate(objects):
+            cost, inside = photo_costs(predictions, photo, of_photo, points[photo], settings)
+            costs += list(cost)
+            in_ignored.append(inside)
+    matched = match_queries(costs)
+    num_layers = len(predictions.classes)
+    query_of = [torch.stack(matched[start : start + num_layers]) for start in range(0, len(matched), num_layers)]
+    return query_of, torch.stack(in_ignored, dim=1)
+
+
+def photo_costs(
+    predictions: QueryPredictions, photo: int, objects: PhotoObjects, points: Tensor, settings: MaskLossSettings
+) -> tuple[Tensor, Tensor]:
+    """Costs ``(L, Q, N)`` of a photo's pairs, and whether a query's mask lies in ignored regions, bool ``(L, Q)``.
+
+    Probability of the class, binary cross-entropy and dice loss at ``points`` (P, 2), weighted as the losses are.
+    """
+    classes = predictions.classes[:, photo].float().softmax(-1)[..., objects.labels]  # (L, Q, N)
+    features = at_points(predictions.features[photo, None].float(), points[None])[0]  # (C, P)
+    logits = predictions.embeddings[:, photo].float() @ features  # (L, Q, P)
+    of_photo = points / _share(objects, predictions.frame)
+    masks = objects.masks.new_zeros(0, len(points))
+    if len(objects.labels):
+        masks = at_points(objects.masks[None], of_photo[None])[0]  # (N, P)
+    counted = _counted(objects, of_photo[None])[0]  # (P,)
+    masks = (masks * counted).T  # (P, N)
+    entropy = (F.softplus(logits) @ counted)[..., None] - logits @ masks
+    probability = logits.sigmoid()
+    areas = (probability @ counted)[..., None] + masks.sum(0)
+    dice = 1 - (2 * (probability @ masks) + 1) / (areas + 1)
+    cost = settings.mask_weight * entropy / counted.sum().clamp(min=1) + settings.dice_weight * dice
+    inside = lies_in_ignored(((logits > 0) & (counted == 0)).sum(-1), (logits > 0).sum(-1))
+    return cost - settings.class_weight * classes, inside
+
+
+def class_loss(
+    classes: Tensor,
+    objects: Sequence[PhotoObjects],
+    query_of: Sequence[Tensor],
+    in_ignored: Tensor,
+    no_object_weight: float,
+) -> Tensor:
+    """Cross-entropy of ``classes`` (L, B, Q, K + 1), a weighted mean over photos and queries, summed over the layers.
+
+    ``query_of`` (L, N) of every photo, `NO_QUERY` where an object has none. Queries ``in_ignored`` (L, B, Q) without an
+    object have no weight.
+    """
+    layers, batch, num_queries, num_columns = classes.shape
+    none = num_columns - 1
+    wanted = torch.full((layers, batch, num_queries + 1), none, device=classes.device)  # the last query is a dump
+    for photo, (of_photo, queries) in enumerate(zip(objects, query_of, strict=True)):
+        rows = torch.where(queries < 0, num_queries, queries)
+        wanted[:, photo].scatter_(1, rows, of_photo.labels.expand(layers, -1))
+    wanted = wanted[:, :, :num_queries]
+    weights = torch.where(wanted == none, no_object_weight * (~in_ignored).float(), 1.0)
+    losses = F.cross_entropy(classes.float().flatten(0, 2), wanted.flatten(), reduction="none").view(wanted.shape)
+    totals = (losses * weights).sum((1, 2)) / weights.sum((1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+    return totals.sum()
+
+
+def mask_losses(
+    predictions: QueryPredictions,
+    photo: int,
+    objects: PhotoObjects,
+    query_of: Tensor,
+    drawn: LossPoints,
+    uncertain: int,
+) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy and dice loss ``(N, L)`` of a photo's objects, at points where the masks are uncertain.
+
+    ``query_of`` (L, N); an object without a query has losses of 0. ``drawn`` holds points for the L pairs of the first
+    object, then of the second, and so on; ``uncertain`` of a pair's candidates are kept.
+    """
+    layers, num_objects = query_of.shape
+    rows = query_of.clamp(min=0)[..., None].expand(-1, -1, predictions.embeddings.shape[-1])
+    embeddings = predictions.embeddings[:, photo].gather(1, rows).transpose(0, 1).flatten(0, 1)  # (N * L, C)
+    features = predictions.features[photo].float()
+    maps = (embeddings.float() @ features.flatten(1)).unflatten(1, (1, *features.shape[1:]))  # (N * L, 1, h, w)
+    points = loss_points(maps.detach(), drawn, uncertain)  # (N * L, P, 2)
+    of_photo = (points / _share(objects, predictions.frame)).view(num_objects, -1, 2)  # (N, L * P, 2)
+    masks = at_points(objects.masks[:, None], of_photo)[:, 0].view(num_objects, layers, -1)
+    counted = _counted(objects, of_photo).view(masks.shape)
+    logits = at_points(maps, points).view(masks.shape)
+    has_query = (query_of >= 0).T
+    return tuple(loss * has_query for loss in point_losses(logits, masks, counted))  # type: ignore[return-value]
+
+
+def point_losses(logits: Tensor, masks: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean binary cross-entropy and dice loss ``(...)`` over the points ``(..., P)`` that are ``counted`` (1, else 0).
+
+    ``masks`` are in [0, 1]. Where no point is counted both are 0.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+    mean = (entropy * counted).sum(-1) / counted.sum(-1).clamp(min=1)
+    probability, masks = logits.sigmoid() * counted, masks * counted
+    dice = 1 - (2 * (probability * masks).sum(-1) + 1) / (probability.sum(-1) + masks.sum(-1) + 1)
+    return mean, dice
+
+
+def _share(objects: PhotoObjects, frame: tuple[int, int]) -> Tensor:
+    """``(2,)``: width and height of the photo as shares of the padded frame."""
+    height, width = objects.size
+    return objects.masks.new_tensor([width / frame[1], height / frame[0]])
+
+
+def _counted(objects: PhotoObjects, points: Tensor) -> Tensor:
+    """1 or 0 ``(N, P)``: whether each of ``points`` (N, P, 2), shares of the photo, lies outside ignored regions."""
+    if objects.ignored is None:
+        return torch.ones_like(points[..., 0])
+    flat = points.reshape(1, -1, 2)
+    inside = at_points(objects.ignored[None, None], flat) >= 0.5
+    return (~inside).float().view(points.shape[:2])
