@@ -12,17 +12,20 @@ from torch import nn
 from tests.helpers import CPU, context, draw_discs, draw_squares
 from tests.waits import recorded_waits
 from weaksam.engine.detectors.batches import TrainingPhotos
+from weaksam.engine.detectors.mask2former import mask2former_objective
 from weaksam.engine.detectors.training import TrainableSettings, detector_objective
 from weaksam.engine.loss_values import LossValues
 from weaksam.engine.training import Objective, ObjectiveStep
 from weaksam.engine.training_state import TrainingProgress
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
+from weaksam.models.detectors.mask2former.network import build_mask2former
+from weaksam.models.detectors.mask2former.targets import mask_target
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn
 from weaksam.models.wsod.targets import Seeds
 from weaksam.sam.box_masks import box_mask
 from weaksam.stages.retrain.settings import RetrainSettings
-from weaksam.stages.wsis.settings import WsisSettings
+from weaksam.stages.wsis.settings import Mask2FormerWsisSettings, WsisSettings
 from weaksam.stages.wsod import WsodSettings
 from weaksam.stages.wsod.detector import WeakDetector
 from weaksam.stages.wsod.end_to_end import EndToEndDetector
@@ -206,6 +209,34 @@ def test_a_detector_step_waits_in_the_code_of_torchvision_alone(
     own = {wait for wait in waits if "(torchvision)" not in wait and "(torch.optim)" not in wait}
     assert own <= ALIGN_ON_THE_CPU | COLOURS | SAMPLED_REGIONS
     assert waits - own  # torchvision's own, which are many
+
+
+# The costs of a step are copied to the CPU once, where scipy matches them
+MATCHING = {"models/query/matching.py:match_queries: cpu", "models/query/matching.py:match_queries: numpy"}
+# The sizes of a pyramid's levels, few numbers, go to the device: by us and by transformers
+LEVELS = {
+    "models/detectors/mask2former/decoder.py:forward: tensor",
+    "models/detectors/mask2former/network.py:forward: as_tensor",
+}
+# Deformable attention as bags of embeddings, which the CPU alone computes
+BAGS_ON_THE_CPU = {
+    "models/query/deformable_attention.py:_cells: tensor",
+    "models/query/deformable_attention.py:_samples: new_tensor",
+}
+
+
+def test_a_step_of_mask2former_waits_for_its_matching_alone(squares: Dataset) -> None:
+    torch.manual_seed(0)
+    settings = Mask2FormerWsisSettings(
+        short_side=64, long_side=96, channels=32, encoder_layers=1, decoder_layers=2, num_queries=5
+    )
+    model = build_mask2former(MOBILENET, settings, 2)
+    truths = {sample.image_id: with_masks(sample) for sample in squares if sample.tags}
+    photos = TrainingPhotos(squares, truths, 64, 96, "training", target=mask_target)
+    batch = next(iter(photos.epoch(0, 2, settings, 0)))
+    with as_on_a_gpu(True):
+        waits = waits_of(model, [mask2former_objective(model, settings, CPU)], batch)
+    assert waits - COLOURS == MATCHING | LEVELS | BAGS_ON_THE_CPU
 
 
 def test_the_recorder_sees_every_way_to_look_at_a_value() -> None:

@@ -111,7 +111,7 @@ def photo_costs(
     classes = predictions.classes[:, photo].float().softmax(-1)[..., objects.labels]  # (L, Q, N)
     features = at_points(predictions.features[photo, None].float(), points[None])[0]  # (C, P)
     logits = predictions.embeddings[:, photo].float() @ features  # (L, Q, P)
-    of_photo = points / _share(objects, predictions.frame)
+    of_photo = _in_photo(points, objects, predictions.frame)
     masks = objects.masks.new_zeros(0, len(points))
     if len(objects.labels):
         masks = at_points(objects.masks[None], of_photo[None])[0]  # (N, P)
@@ -170,7 +170,7 @@ def mask_losses(
     features = predictions.features[photo].float()
     maps = (embeddings.float() @ features.flatten(1)).unflatten(1, (1, *features.shape[1:]))  # (N * L, 1, h, w)
     points = loss_points(maps.detach(), drawn, uncertain)  # (N * L, P, 2)
-    of_photo = (points / _share(objects, predictions.frame)).view(num_objects, -1, 2)  # (N, L * P, 2)
+    of_photo = _in_photo(points, objects, predictions.frame).view(num_objects, -1, 2)  # (N, L * P, 2)
     masks = at_points(objects.masks[:, None], of_photo)[:, 0].view(num_objects, layers, -1)
     counted = _counted(objects, of_photo).view(masks.shape)
     logits = at_points(maps, points).view(masks.shape)
@@ -190,10 +190,11 @@ def point_losses(logits: Tensor, masks: Tensor, counted: Tensor) -> tuple[Tensor
     return mean, dice
 
 
-def _share(objects: PhotoObjects, frame: tuple[int, int]) -> Tensor:
-    """``(2,)``: width and height of the photo as shares of the padded frame."""
+def _in_photo(points: Tensor, objects: PhotoObjects, frame: tuple[int, int]) -> Tensor:
+    """``points`` (..., 2), shares of the padded ``frame``, as shares of the photo in its upper left corner."""
     height, width = objects.size
-    return objects.masks.new_tensor([width / frame[1], height / frame[0]])
+    x, y = points.unbind(-1)
+    return torch.stack([x * (frame[1] / width), y * (frame[0] / height)], dim=-1)
 
 
 def _counted(objects: PhotoObjects, points: Tensor) -> Tensor:
