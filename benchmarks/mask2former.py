@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,17 +25,20 @@ from torch import nn
 from weaksam.config import load_settings
 from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.engine.context import RunContext
-from weaksam.engine.detectors.batches import DetectorBatch
 from weaksam.engine.detectors.mask2former import mask2former_objective
 from weaksam.engine.kept_memory import kept_memory
 from weaksam.engine.log import RunLog
-from weaksam.engine.loss_values import LossValues
-from weaksam.engine.training import ObjectiveStep
-from weaksam.engine.training_state import TrainingProgress
 from weaksam.evaluation.coco import coco_ap
 from weaksam.models.backbones.settings import BackboneSettings
-from weaksam.models.detectors import mask2former
-from weaksam.models.detectors.mask2former.network import build_mask2former
+from weaksam.models.detectors.mask2former.losses import (
+    PhotoObjects,
+    QueryPredictions,
+    class_loss,
+    mask_losses,
+    match_photos,
+)
+from weaksam.models.detectors.mask2former.network import Mask2Former, build_mask2former
+from weaksam.models.detectors.mask2former.points import draw_loss_points, num_uncertain
 from weaksam.models.detectors.mask2former.settings import MaskLossSettings
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
@@ -60,12 +65,125 @@ def overfit(out: Path, weights: str, overrides: Sequence[str]) -> None:
     result = wsis.run(context, settings, RegionTreeSegmenter(), dataset.truths)
     seconds = time.monotonic() - start
     ap = coco_ap(dataset.truths, result.detections("test"), len(dataset.classes), geometry="masks")
-    print(f"{ap}\n{seconds:.0f} s, at most {peak_gib():.2f} GiB of memory")
+    print(f"{ap}\n{seconds:.0f} s ({time.process_time():.0f} CPU seconds), at most {peak_gib():.2f} GiB of memory")
 
 
 def peak_gib() -> float:
     """The most memory that this process has had, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class Parts:
+    """CPU seconds by part of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._at = 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what happens inside as ``name``'s."""
+        start = time.process_time()
+        yield
+        self.seconds[name] += time.process_time() - start
+
+    def between(self, first: torch.Tensor, last: torch.Tensor, name: str, inside: str) -> None:
+        """Count the backward pass from ``last`` to ``first``, a part of ``inside``, as ``name``'s."""
+
+        def begin(gradient: torch.Tensor) -> None:
+            self._at = time.process_time()
+
+        def end(gradient: torch.Tensor) -> None:
+            spent = time.process_time() - self._at
+            self.seconds[name] += spent
+            self.seconds[inside] -= spent
+
+        last.register_hook(begin)
+        first.register_hook(end)
+
+
+def leaves(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The same values, from which a gradient goes no further."""
+    return [tensor.detach().requires_grad_() for tensor in tensors]
+
+
+def take_step(model: Mask2Former, optimizer: torch.optim.Optimizer, size: tuple[int, int], objects: int) -> Parts:
+    """One training step on a random photo of ``size`` (h, w), the graph cut between its parts."""
+    parts, decoder = Parts(), model.decoder
+    image = torch.rand(3, *size)
+    masks = torch.zeros(objects, *size)
+    for number in range(objects):  # rectangles of a ninth of the photo
+        top, left = (number % 3) * size[0] // 3, (number // 3 % 3) * size[1] // 3
+        masks[number, top : top + size[0] // 3, left : left + size[1] // 3] = 1
+    truth = [PhotoObjects(torch.arange(objects) % 20, masks, size)]
+    optimizer.zero_grad()
+    with parts.part("backbone"):
+        batch = model._batch([image], 0)
+        maps = model.backbone(batch)
+    cut_maps = leaves(maps)
+    watched: list[torch.Tensor] = []
+
+    def encoder_forward(_module: nn.Module, _: Any, arguments: dict[str, Any]) -> None:
+        watched.append(arguments["inputs_embeds"])
+        parts.seconds["encoder"] -= time.process_time()
+
+    def encoder_done(_module: nn.Module, _arguments: Any, output: Any) -> None:
+        parts.seconds["encoder"] += time.process_time()
+        watched.append(output.last_hidden_state)
+
+    encoder = decoder.pixel_decoder.encoder
+    hooks = [
+        encoder.register_forward_pre_hook(encoder_forward, with_kwargs=True),
+        encoder.register_forward_hook(encoder_done),
+    ]
+    with parts.part("convolutions of the pixel decoder"):
+        pixels = decoder.pixel_decoder(cut_maps)
+    parts.seconds["convolutions of the pixel decoder"] -= parts.seconds["encoder"]
+    parts.between(*watched, "encoder", "convolutions of the pixel decoder")
+    for hook in hooks:
+        hook.remove()
+    levels, features = leaves(pixels.multi_scale_features), leaves([pixels.mask_features])[0]
+    with parts.part("decoder"):
+        decoded = decoder.transformer_module(multi_scale_features=levels, mask_features=features)
+        hidden = torch.stack(decoded.intermediate_hidden_states).transpose(1, 2)
+        outputs = decoder.class_predictor(hidden), torch.stack(decoded.masks_queries_logits)
+    classes, embeddings = leaves(outputs)
+    told = QueryPredictions(classes, embeddings, features, batch.shape[-2:])
+    settings = PUBLISHED.losses
+    with parts.part("matching"):
+        query_of, in_ignored = match_photos(told, truth, torch.rand(1, settings.num_points, 2), settings)
+    with parts.part("losses"):
+        drawn = draw_loss_points(query_of[0].numel(), settings, features.device)
+        losses = mask_losses(told, 0, truth[0], query_of[0], drawn, num_uncertain(settings))
+        total = settings.class_weight * class_loss(classes, truth, query_of, in_ignored, settings.no_object_weight)
+        (total + 5 * sum(loss.sum() for loss in losses) / objects).backward()
+    with parts.part("decoder"):
+        torch.autograd.backward(outputs, [classes.grad, embeddings.grad])
+    with parts.part("convolutions of the pixel decoder"):
+        torch.autograd.backward(
+            [*pixels.multi_scale_features, pixels.mask_features], [*(level.grad for level in levels), features.grad]
+        )
+    with parts.part("backbone"):
+        torch.autograd.backward(maps, [level.grad for level in cut_maps])
+    with parts.part("clipping and AdamW"):
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+    return parts
+
+
+def profile(size: tuple[int, int], objects: int, num_steps: int) -> None:
+    """Print the CPU seconds of each part of a step, the mean over steps after the first, and the memory."""
+    torch.manual_seed(0)
+    model = build_mask2former(BackboneSettings(name="resnet50", weights="none"), PUBLISHED, 20).train()
+    optimizer = mask2former_objective(model, PUBLISHED, torch.device("cpu")).optimizer
+    with kept_memory():
+        steps = [take_step(model, optimizer, size, objects) for _ in range(num_steps + 1)][1:]
+    mean = {name: sum(step.seconds[name] for step in steps) / num_steps for name in steps[0].seconds}
+    total = sum(mean.values())
+    print("| part | CPU seconds | share |\n|---|---|---|")
+    for name, seconds in sorted(mean.items(), key=lambda item: -item[1]):
+        print(f"| {name} | {seconds:.2f} | {seconds / total:.0%} |")
+    print(f"| all | {total:.2f} | |\n\nAt most {peak_gib():.2f} GiB of memory.")
 
 
 if __name__ == "__main__":
@@ -75,6 +193,13 @@ if __name__ == "__main__":
     by_heart.add_argument("out", type=Path)
     by_heart.add_argument("--weights", default="imagenet", help="MobileNetV2's: imagenet, none or a file")
     by_heart.add_argument("--settings", nargs="*", default=[], help="key=value of the stage")
+    step = commands.add_parser("step")
+    step.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
+    step.add_argument("--objects", type=int, default=8)
+    step.add_argument("--steps", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    overfit(given.out, given.weights, given.settings)
+    if given.command == "overfit":
+        overfit(given.out, given.weights, given.settings)
+    else:
+        profile(tuple(given.size), given.objects, given.steps)
