@@ -93,3 +93,15 @@ def test_large_scale_jittering_reaches_from_a_tenth_to_twice_the_size():
     sizes = [view_size((768, 1024), settings, torch.Generator().manual_seed(seed)) for seed in range(200)]
     assert min(size[1] for size in sizes) < 160 and max(size[1] for size in sizes) == 1024
     assert sum(size == (1024, 1024) for size in sizes) > 60  # both sides are cut from a factor of 4/3 on
+
+
+def test_no_view_is_longer_than_the_longest():
+    views = AugmentSettings(scales=(0.5, 2.0), longest_view=120)
+    sizes = {view_size((64, 96), views, torch.Generator().manual_seed(seed)) for seed in range(20)}
+    assert sizes == {(32, 48), (80, 120)}
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    box = instances([[16, 32, 48, 64]])
+    plain = AugmentSettings(scales=(1.25,), flip=False, colour_jitter=0)  # what the limit makes of 2
+    limited = plain.model_copy(update={"scales": (2.0,), "longest_view": 120})
+    draws = [vary(image, box, augment, torch.Generator().manual_seed(1)) for augment in (plain, limited)]
+    assert torch.equal(draws[0][0], draws[1][0]) and torch.equal(draws[0][1].boxes, draws[1][1].boxes)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from tests.helpers import instances
-from weaksam.engine.detectors.photos import fit_size, shrink
+from tests.helpers import instances, write_photo
+from weaksam.engine.detectors.photos import fit_size, load_scales, shrink
+from weaksam.structures.dataset import Sample
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
 
 
@@ -23,3 +24,12 @@ def test_boxes_and_masks_shrink_with_the_photo():
     assert small.boxes.tolist() == [[8, 16, 24, 32]]
     mask = mask_from_rle(small.masks[0])
     assert mask.shape == (48, 32) and mask[16:32, 8:24].all() and int(mask.sum()) == 256
+
+
+def test_every_scale_has_its_own_limit_or_one_for_all(tmp_path):
+    path = write_photo(tmp_path / "a.png", size=(40, 120))
+    sample = Sample("a.png", path, (40, 120), (), None, 1)
+    sizes = [tuple(photo.image.shape[1:]) for photo in load_scales(sample, 80, 160, (0.5, 1.0, 2.0))]
+    assert sizes == [(27, 80), (53, 160), (107, 320)]  # the longer side limits each
+    sizes = [tuple(photo.image.shape[1:]) for photo in load_scales(sample, 80, 160, (0.5, 1.0, 2.0), longest=270)]
+    assert sizes == [(40, 120), (80, 240), (90, 270)]

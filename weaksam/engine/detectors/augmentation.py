@@ -31,6 +31,8 @@ class AugmentSettings(Settings):
     crop_size: int | None = Field(None, ge=64)
     """A resized photo that is wider or higher than this, in pixels, is cut to a window of it anywhere; none: never.
     With scales from 0.1 to 2 that is large-scale jittering (Ghiasi et al., CVPR 2021)."""
+    longest_view: int | None = Field(None, ge=64)
+    """Pixels of a view's longer side at most, whatever its factor; none: no limit."""
     colour_jitter: float = Field(0.2, ge=0, lt=1)
     """Brightness, contrast and saturation each change by at most this share."""
 
@@ -53,7 +55,7 @@ def vary(
     draws = _draws(generator)
     size = _scaled_size((image.shape[1], image.shape[2]), draws[0], augment)
     view = image.float()[None] / 255.0
-    view = F.interpolate(view, size, mode="bilinear", antialias=_scale(draws[0], augment) < 1, align_corners=False)[0]
+    view = F.interpolate(view, size, mode="bilinear", antialias=size < tuple(image.shape[1:]), align_corners=False)[0]
     boxes = box_ops.scale(instances.boxes, size[1] / image.shape[2], size[0] / image.shape[1])
     masks = _scaled_masks(instances, size)
     if augment.flip and draws[1] < 0.5:
@@ -81,8 +83,10 @@ def _scale(draw: float, augment: AugmentSettings) -> float:
 
 
 def _scaled_size(size: tuple[int, int], draw: float, augment: AugmentSettings) -> tuple[int, int]:
-    """``size`` (h, w) times the drawn scale, at least 32 pixels a side."""
+    """``size`` (h, w) times the drawn scale, or less so that ``longest_view`` is kept; at least 32 pixels a side."""
     scale = _scale(draw, augment)
+    if augment.longest_view is not None:
+        scale = min(scale, augment.longest_view / max(size))
     return max(32, round(size[0] * scale)), max(32, round(size[1] * scale))
 
 

@@ -76,7 +76,7 @@ def detect_sample(
     model: GeneralizedRCNN, sample: Sample, settings: TrainableSettings, device: torch.device
 ) -> Instances:
     """Detections of torchvision's detector on a photo that is read from its file, see `detect_photo`."""
-    photos = load_scales(sample, settings.short_side, settings.long_side, settings.test_scales)
+    photos = load_scales(sample, settings.short_side, settings.long_side, settings.test_scales, settings.longest_test)
     return detect_photo(model, photos, settings, device)
 
 

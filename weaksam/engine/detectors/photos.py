@@ -38,11 +38,16 @@ def load_photo(sample: Sample, short_side: int, long_side: int) -> ResizedPhoto:
     return photo
 
 
-def load_scales(sample: Sample, short_side: int, long_side: int, scales: Sequence[float]) -> list[ResizedPhoto]:
-    """Decode one photo and resize it (antialiased) to each of ``scales`` times the detector's size."""
+def load_scales(
+    sample: Sample, short_side: int, long_side: int, scales: Sequence[float], longest: int | None = None
+) -> list[ResizedPhoto]:
+    """Decode one photo and resize it (antialiased) to each of ``scales`` times the detector's size.
+
+    With ``longest`` that alone limits the longer side, at every scale.
+    """
     image = torch.from_numpy(read_photo(sample)).permute(2, 0, 1)  # (3, H, W)
     size = (image.shape[1], image.shape[2])
-    sizes = [fit_size(size, round(short_side * scale), round(long_side * scale)) for scale in scales]
+    sizes = [fit_size(size, round(short_side * scale), longest or round(long_side * scale)) for scale in scales]
     resized = [TF.resize(image, list(of_scale), antialias=True).contiguous() for of_scale in sizes]
     return [ResizedPhoto(sample.image_id, of_scale, size) for of_scale in resized]
 

@@ -34,7 +34,16 @@ class TrainingSettings(PhotoSettings, AugmentSettings):
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "init", "backbone"})  # their bytes count
     when_detecting: ClassVar[frozenset[str]] = frozenset(
-        {"min_score", "nms_iou", "max_boxes", "mask_threshold", "flip_test", "test_scales", "detect_train"}
+        {
+            "min_score",
+            "nms_iou",
+            "max_boxes",
+            "mask_threshold",
+            "flip_test",
+            "test_scales",
+            "longest_test",
+            "detect_train",
+        }
     )
     """Fields that the trained weights do not depend on."""
 
@@ -92,6 +101,8 @@ class MergedViews(Settings):
     test_scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field((1.0,), min_length=1)
     """Detect at each of these multiples of the size, 0.25 to 4, and merge; masks are those of the merged boxes at the
     first."""
+    longest_test: int | None = Field(None, ge=64)
+    """Pixels of a photo's longer side at most at every test scale, instead of ``long_side`` times the scale."""
 
 
 class TrainableSettings(DetectorSettings, MergedViews, TrainingSettings):
