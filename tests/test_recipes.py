@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchvision.models import vgg16
+from torchvision.models import resnet50, vgg16
 
-from tests.helpers import ROOT, TOY_RUN, random_sam, write_photo
+from tests.helpers import ROOT, TOY_RUN, pickled, random_sam, write_photo
 from weaksam import pipeline
 from weaksam.config import load_settings
 from weaksam.data.formats.voc import write_annotations
@@ -84,6 +84,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_coco(folder / "data" / "coco")
     (folder / "data" / "weights").mkdir()
     write_vgg(folder / "data" / "weights" / "vgg16_caffe.pth")
+    write_resnet(folder / "data" / "weights" / "R-50.pkl")
     write_weaktr(folder / "data" / "weights" / "weaktr_voc.pth", 20)
     write_weaktr(folder / "data" / "weights" / "weaktr_coco.pth", 90)
     torch.save(random_sam(3).state_dict(), folder / "sam_vit_h_4b8939.pth")
@@ -154,6 +155,25 @@ def write_vgg(path: Path) -> None:
     state |= {"classifier.0.weight": 0.01 * torch.randn(16, 512 * 49), "classifier.0.bias": torch.zeros(16)}
     state |= {"classifier.3.weight": 0.1 * torch.randn(16, 16), "classifier.3.bias": torch.zeros(16)}
     torch.save(state, path)
+
+
+def write_resnet(path: Path) -> None:
+    """ResNet-50's convolutions at their size in MSRA's names for Caffe2, each with a scale and a shift."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in resnet50().state_dict().items()}
+    arrays: dict[str, np.ndarray] = {}
+    for name, shape in shapes.items():
+        if len(shape) == 4:
+            *block, conv = name.removesuffix(".weight").replace("downsample.0", "downsample").split(".")
+            branch = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "downsample": "1"}[conv]
+            place = f"res{int(block[0][-1]) + 1}_{block[1]}_branch{branch}" if block else "conv1"
+            norm = f"{place}_bn" if block else "res_conv1_bn"
+            arrays[f"{place}_w"] = (torch.randn(shape) / shape[1:].numel() ** 0.5).numpy()
+            # The stem brings levels of 0 to 255 down, the last of each branch adds little
+            arrays[f"{norm}_s"] = np.full(shape[0], {"conv1": 0.01}.get(place, 0.3), dtype=np.float32)
+            arrays[f"{norm}_b"] = np.full(shape[0], 0.1, dtype=np.float32)
+    pickled(path, arrays, protocol=2)
 
 
 def write_weaktr(path: Path, num_slots: int) -> None:
