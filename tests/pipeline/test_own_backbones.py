@@ -1,5 +1,6 @@
 """A detector's own backbone and first weights in a run: their bytes decide its stage and no stage before it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,29 @@ def test_a_detector_that_does_not_fit_keeps_the_work_of_the_run(scenes, tmp_path
     run = open_run(mended)
     assert [stage for stage in STAGES if run.finished(stage)] == list(STAGES[:4])
     pipeline.run(mended, start="retrain", until="retrain")
+
+
+def test_pseudo_ground_truth_without_a_box_or_against_the_tags_keeps_the_work_of_the_run(scenes, tmp_path):
+    path, out = tmp_path / "given.json", tmp_path / "out"
+    truth = json.loads((scenes / "instances_train.json").read_text())
+    given = ["pseudo_gt.rule=given", f"pseudo_gt.path={path}"]
+    path.write_text(json.dumps({**truth, "annotations": []}))
+    with pytest.raises(UserError, match="retrain wants at least one box to train on, found none on 6 photos"):
+        pipeline.run(toy_settings(scenes, out, *given))
+    finished = open_run(toy_settings(scenes, out, *given)).finished
+    assert [stage for stage in STAGES if finished(stage)] == list(STAGES[:4])
+    # Every box on one photo: some are of classes that it is not tagged with
+    first = min(image["id"] for image in truth["images"])
+    path.write_text(json.dumps({**truth, "annotations": [{**a, "image_id": first} for a in truth["annotations"]]}))
+    tags = json.loads((scenes / "tags_train.json").read_text())
+    assert any(len(names) < 2 for names in tags.values()) and len(truth["categories"]) == 2
+    with pytest.raises(UserError, match=r"wanted boxes of their photos' tags alone in .*: mend the tags or the file"):
+        open_run(toy_settings(scenes, out, *given))
+    path.write_text(json.dumps({**truth, "categories": [{**c, "name": f"{c['name']}s"} for c in truth["categories"]]}))
+    with pytest.raises(UserError, match=r"found others .* rename them there, or name all classes"):
+        open_run(toy_settings(scenes, out, *given))
+    finished = open_run(toy_settings(scenes, out)).finished  # back to the run's own
+    assert [stage for stage in STAGES if finished(stage)] == list(STAGES[:3])
 
 
 def test_guessed_colours_of_a_detectors_backbone_are_said(scenes, tmp_path, capsys):

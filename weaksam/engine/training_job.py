@@ -24,6 +24,8 @@ class TrainingJob:
     """Passes over the batches; read where ``num_steps`` is None."""
     num_steps: int | None = None
     """Steps in all, which may end within an epoch; one of the two numbers must be given."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes that the weights tell apart, kept with them; empty: none are kept."""
     stop_share: float = 1.0
     """End after this share of the steps, above 0, which are those that the whole training begins with."""
     log: RunLog | None = None

@@ -214,7 +214,8 @@ def load_sealed(weights: Path, what: str) -> dict[str, Tensor]:
 def seal(model: nn.Module, job: TrainingJob, history: History) -> None:
     """Write the trained weights and their manifest, and remove the state."""
     path = job.folder / "weights.safetensors"
-    save_weights(path, model.state_dict(), {"label": job.label, "fingerprint": job.fingerprint})
+    classes = {"classes": list(job.classes)} if job.classes else {}
+    save_weights(path, model.state_dict(), {"label": job.label, "fingerprint": job.fingerprint, **classes})
     manifest = {
         "label": job.label,
         "fingerprint": job.fingerprint,

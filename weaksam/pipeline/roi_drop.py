@@ -12,7 +12,7 @@ from weaksam.evaluation.roi_drop_figures import RoiDropFigures
 from weaksam.evaluation.roi_drop_proposals import proposals
 from weaksam.evaluation.roi_errors import dropped_by_epoch
 from weaksam.pipeline.owning import owning
-from weaksam.pipeline.plan import stage_named, weights_for_masks, with_backbone
+from weaksam.pipeline.plan import backbone_of_masks, stage_named, weights_for_masks, with_backbone
 from weaksam.pipeline.running import recorded_settings
 from weaksam.pipeline.state import Run, open_run, require_finished
 from weaksam.stages import retrain, wsis
@@ -70,17 +70,19 @@ def measure_roi_drop(run: Run, share: float, stage: DetectorStage) -> RoiDropFig
 
 def early_detector(run: Run, share: float, stage: DetectorStage) -> EarlyDetector:
     """The detector of ``stage`` after ``share`` of its training, in ``OUT/roi_drop``."""
-    context = with_backbone(run, run.results["backbone"])
-    context = replace(context, out=run.context.out / FOLDER)
+    backbone = run.results["backbone"]
+    if stage == "wsis":
+        backbone = backbone_of_masks(run, backbone, run.results["detector"])
+    context = replace(with_backbone(run, backbone), out=run.context.out / FOLDER)
     if stage == "retrain":
-        if not isinstance(run.settings.retrain, retrain.RetrainSettings):
+        if not isinstance(run.retrain, retrain.RetrainSettings):
             raise UserError(
                 "wanted a run that retrains Faster R-CNN, whose regions are plotted, found retrain.detector="
-                f"{run.settings.retrain.detector}: give another run"
+                f"{run.retrain.detector}: give another run"
             )
-        return retrain.run_early(context, run.settings.retrain, run.results["pseudo_gt"], share)
+        return retrain.run_early(context, run.retrain, run.results["pseudo_gt"], share)
     masks, weights = run.results["instance_segmenter"].pseudo_masks, weights_for_masks(run, run.results["detector"])
-    settings = run.settings.wsis
+    settings = run.wsis
     if not isinstance(settings, wsis.WsisSettings):
         raise UserError(
             "wanted a run that trains Mask R-CNN, whose regions are plotted, found wsis.network="

@@ -201,12 +201,12 @@ def test_another_number_of_classes_is_refused_or_its_layers_start_anew() -> None
         state = narrow_state(5, masks)
         refused(
             state,
-            "wants a detector of 2 classes, found one of 5: give another, or start its last layers anew with "
+            "wants a detector of 2 classes, found one of 5 classes: give another, or start its last layers anew with "
             "retrain.new_classes=true",
             masks=masks,
         )
         model, (note,) = start(state, masks, new_classes=True)
-        assert note == "retrain.init (x.pth) has 5 classes: the layers that tell 2 start anew"
+        assert note == "retrain.init (x.pth) has 5 classes: the layers that tell 2 classes start anew"
         for key in ("roi_heads.box_head.fc6.weight", "rpn.head.cls_logits.bias"):
             assert torch.equal(model.state_dict()[key], state[key])
         assert len(model.roi_heads.box_predictor.cls_score.weight) == 3

@@ -213,8 +213,32 @@ def test_constants_state_the_colours(file: Path, published: dict[str, Tensor]) -
 def test_other_classes_start_anew_when_asked(tmp_path: Path, squares: Dataset, file: Path) -> None:
     three = replace(squares, classes=("red", "blue", "green"), category_ids=(3, 7, 9))
     settings = TINY.model_copy(update={"backbone": RESNET, "init": file})
-    with pytest.raises(UserError, match=r"wants a detector of 3 classes, found one of 2: .*retrain\.new_classes=true"):
+    with pytest.raises(
+        UserError, match=r"of 3 classes \(red, blue, green\), found one of 2 classes: .*retrain\.new_classes=true"
+    ):
         run(context(tmp_path, three), settings, truth_of(squares))
     result = run(context(tmp_path, three), settings.model_copy(update={"new_classes": True}), truth_of(squares))
     assert len(load_state(result.weights)["roi_heads.box_predictor.cls_score.weight"]) == 4
-    assert "the layers that tell 3 start anew" in (tmp_path / "log.jsonl").read_text()
+    assert "the layers that tell 3 classes (red, blue, green) start anew" in (tmp_path / "log.jsonl").read_text()
+
+
+def test_the_same_number_of_other_classes_is_refused(tmp_path: Path, squares: Dataset) -> None:
+    """Weights of ours keep the names of their classes, in the folder and in a copy of the file."""
+    settings = TINY.model_copy(update={"pyramid": "short"})
+    trained = run(context(tmp_path / "first", squares), settings, truth_of(squares))
+    turned = replace(squares, classes=("blue", "red"))
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(trained.weights.read_bytes())
+    for path in (trained.weights.parent, copy):
+        start = settings.model_copy(update={"init": path})
+        with pytest.raises(
+            UserError, match=r"of 2 classes \(blue, red\), found one of 2 classes \(red, blue\)"
+        ) as caught:
+            run(context(tmp_path / "next", turned), start, truth_of(squares))
+        assert "\n" not in str(caught.value)
+    anew = start.model_copy(update={"new_classes": True, "lr": 1e-12, "weight_decay": 0.0})
+    other_seed = replace(context(tmp_path / "next", turned), seed=1)
+    states = [load_state(run(other_seed, anew, truth_of(squares)).weights), load_state(copy)]
+    scores = [state["roi_heads.box_predictor.cls_score.weight"] for state in states]
+    assert not torch.allclose(*scores, atol=1e-3)
+    torch.testing.assert_close(*(state["roi_heads.box_head.fc6.weight"] for state in states))

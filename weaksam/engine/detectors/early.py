@@ -70,7 +70,7 @@ def train_early(
     fingerprint = training_fingerprint(f"{name} early", plain, {**own_inputs, **inputs})
     folder = store_folder(context.out, name, "early", fingerprint)
     epochs, steps = settings.num_epochs, settings.num_steps
-    job = TrainingJob(folder, fingerprint, name, context.seed, epochs, steps, stop_share=share)
+    job = TrainingJob(folder, fingerprint, name, context.seed, epochs, steps, context.train.classes, stop_share=share)
     with kept_memory():
         train_detector(model, instances, plain, replace(context, log=RunLog(None)), job, detector_objective)
     return EarlyDetector(model, plain, instances, name, share, folder / "weights.safetensors")

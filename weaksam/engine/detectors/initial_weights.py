@@ -22,6 +22,7 @@ from weaksam.models.detectors.dino.starting import load_dino_weights
 from weaksam.models.detectors.first_weights import FirstWeights, load_first_weights
 from weaksam.models.detectors.published import read_published
 from weaksam.store.files import file_sha256, same_bytes
+from weaksam.store.weights import read_metadata
 from weaksam.terminal import say
 
 TrainingT = TypeVar("TrainingT", bound=TrainingSettings)
@@ -39,6 +40,8 @@ class InitialWeights:
     """Tensors by our names or by those of torchvision's detectors with ResNet-50."""
     conventions: Conventions | None = None
     """What a published detector expects; None for one of ours, which was trained with the settings of its run."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes that they tell apart, in order; empty where the file does not say."""
 
 
 def read_initial(path: Path, name: str) -> InitialWeights:
@@ -50,7 +53,7 @@ def read_initial(path: Path, name: str) -> InitialWeights:
     what = f"{name}.init ({path})"
     sealed = path / "weights.safetensors"
     if sealed.is_file() and (path / "manifest.json").is_file():
-        return InitialWeights(path, sealed_sha256(sealed), load_sealed(sealed, what))
+        return InitialWeights(path, sealed_sha256(sealed), load_sealed(sealed, what), classes=_classes_of(sealed))
     if not path.is_file() or path.suffix not in _FILES:
         raise UserError(
             f"{name}.init wants a file of weights ({', '.join(_FILES)}), or the folder of a finished training with "
@@ -60,7 +63,13 @@ def read_initial(path: Path, name: str) -> InitialWeights:
     sha256 = file_sha256(path)
     with same_bytes(path, sha256):
         detector = read_published(path, what)
-    return InitialWeights(path, sha256, detector.state, detector.conventions)
+    return InitialWeights(path, sha256, detector.state, detector.conventions, _classes_of(path))
+
+
+def _classes_of(path: Path) -> tuple[str, ...]:
+    """Names of the classes that a detector of ours, in a file that was read before, was trained on."""
+    classes = read_metadata(path).get("classes") if path.suffix == ".safetensors" else None
+    return tuple(map(str, classes)) if isinstance(classes, list) else ()
 
 
 def initial_weights(settings: TrainingSettings, given: Path | None, name: str) -> InitialWeights | None:
@@ -118,9 +127,9 @@ def start_from(
     """
     if initial is None:
         return "none"
-    first = FirstWeights(initial.state, f"{name}.init ({initial.path})", name)
+    first = FirstWeights(initial.state, f"{name}.init ({initial.path})", name, initial.classes)
     load = load_dino_weights if isinstance(model, DinoNetwork) else load_first_weights
-    for note in load(model, first, new_classes=new_classes):
+    for note in load(model, first, context.train.classes, new_classes=new_classes):
         say(note, error=True)
         context.log.write("initial weights", stage=name, note=note)
     return initial.sha256

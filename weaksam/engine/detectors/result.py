@@ -96,6 +96,7 @@ def train_and_detect(
         context.seed,
         num_epochs=settings.num_epochs,
         num_steps=settings.num_steps,
+        classes=context.train.classes,
         log=context.log,
     )
     with kept_memory():

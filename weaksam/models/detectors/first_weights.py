@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
-from weaksam.config import UserError
+from weaksam.config import UserError, listed
 from weaksam.models.backbones.architectures import first_modules_of_stages
 from weaksam.models.detectors.mask_rcnn import MASK_KEYS
 from weaksam.store.weights import load_into
@@ -48,13 +48,18 @@ class FirstWeights(NamedTuple):
     """The setting and the file."""
     name: str
     """The stage."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes that they tell apart, where they say so."""
 
 
-def load_first_weights(model: GeneralizedRCNN, first: FirstWeights, *, new_classes: bool = False) -> list[str]:
+def load_first_weights(
+    model: GeneralizedRCNN, first: FirstWeights, classes: Sequence[str] = (), *, new_classes: bool = False
+) -> list[str]:
     """Load weights into ``model``, every tensor accounted for; sentences about what was left out.
 
     The mask head of a Mask R-CNN that starts from a Faster R-CNN stays as it is, and so do, with ``new_classes``, the
-    layers that have rows for each class, where their number differs. A mask head is left out where ``model`` has none.
+    layers that have rows for each class, where their number or the names ``classes`` differ. A mask head is left out
+    where ``model`` has none.
 
     Raises:
         UserError: weights of another network, shape or number of classes.
@@ -70,18 +75,37 @@ def load_first_weights(model: GeneralizedRCNN, first: FirstWeights, *, new_class
         state = {key: value for key, value in state.items() if key not in masks}
         notes.append(f"{first.what} is a Mask R-CNN: its mask head ({len(masks)} tensors, {masks[0]} ...) is left out")
     own = model.state_dict()
-    if _SCORES in state and (given := len(state[_SCORES])) != (wanted := len(own[_SCORES])):
-        if not new_classes:
-            raise UserError(
-                f"{first.what} wants a detector of {wanted - 1} classes, found one of {given - 1}: give another, or "
-                f"start its last layers anew with {first.name}.new_classes=true"
-            )
-        state = {key: value for key, value in state.items() if not key.startswith(_CLASS_KEYS)}
-        missing = (*missing, *_CLASS_KEYS)
-        notes.append(f"{first.what} has {given - 1} classes: the layers that tell {wanted - 1} start anew")
+    if _SCORES in state:
+        given, wanted = (max(len(tensors[_SCORES]) - 1, 0) for tensors in (state, own))
+        if note := new_classes_note(given, wanted, first, classes, new_classes):
+            state = {key: value for key, value in state.items() if not key.startswith(_CLASS_KEYS)}
+            missing = (*missing, *_CLASS_KEYS)
+            notes.append(note)
     remedy = f"give weights of such a detector, or set its sizes in {first.name} to those of the file"
     load_into(model, folded(state, own), first.what, allow_missing=missing, remedy=remedy)
     return notes
+
+
+def new_classes_note(given: int, wanted: int, first: FirstWeights, classes: Sequence[str], new_classes: bool) -> str:
+    """What to say where layers that tell the classes start anew, as ``new_classes`` asks; empty where they can stay.
+
+    They can where the numbers of classes, ``given`` and ``wanted``, and the names that are known are the same. Raises:
+        UserError: they cannot, and nobody asked.
+    """
+    other_names = bool(first.classes and classes) and tuple(classes) != first.classes
+    if given == wanted and not other_names:
+        return ""
+    wanted_classes, given_classes = _in_words(wanted, classes), _in_words(given, first.classes)
+    if not new_classes:
+        raise UserError(
+            f"{first.what} wants a detector of {wanted_classes}, found one of {given_classes}: give another, or start "
+            f"its last layers anew with {first.name}.new_classes=true"
+        )
+    return f"{first.what} has {given_classes}: the layers that tell {wanted_classes} start anew"
+
+
+def _in_words(num: int, names: Sequence[str]) -> str:
+    return f"{num} classes ({listed(names)})" if names else f"{num} classes"
 
 
 def own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from weaksam.config import UserError
 from weaksam.models.detectors.dino.network import DinoNetwork
 from weaksam.models.detectors.dino.settings import DinoShape
-from weaksam.models.detectors.first_weights import FirstWeights
+from weaksam.models.detectors.first_weights import FirstWeights, new_classes_note
 from weaksam.store.weights import load_into
 
 _CLASS_KEYS = ("bbox_head.cls_branches.", "dn_query_generator.label_embedding.")
 """Begin the names of the tensors that have rows for each class."""
 
 
-def load_dino_weights(model: DinoNetwork, first: FirstWeights, *, new_classes: bool = False) -> list[str]:
+def load_dino_weights(
+    model: DinoNetwork, first: FirstWeights, classes: Sequence[str] = (), *, new_classes: bool = False
+) -> list[str]:
     """Load weights into ``model``, every tensor accounted for; sentences about what was left out.
 
-    With ``new_classes`` the layers that have rows for each class stay as they are where their number differs.
+    With ``new_classes`` the layers that have rows for each class stay as they are where their number or the names
+    ``classes`` differ.
 
     Raises:
         UserError: weights of another network, shape or number of classes.
@@ -31,18 +34,12 @@ def load_dino_weights(model: DinoNetwork, first: FirstWeights, *, new_classes: b
             f"'{next(iter(state))[:60]}'): give the weights of DINO, or choose {first.name}.detector=faster_rcnn"
         )
     _refuse_other_shapes(state, model.shape, first)
-    notes: list[str] = []
     given, wanted = (len(tensors["bbox_head.cls_branches.0.weight"]) for tensors in (state, model.state_dict()))
-    if given != wanted:
-        if not new_classes:
-            raise UserError(
-                f"{first.what} wants a detector of {wanted} classes, found one of {given}: give another, or start its "
-                f"last layers anew with {first.name}.new_classes=true"
-            )
+    note = new_classes_note(given, wanted, first, classes, new_classes)
+    if note:
         state = {key: value for key, value in state.items() if not key.startswith(_CLASS_KEYS)}
-        notes.append(f"{first.what} has {given} classes: the layers that tell {wanted} start anew")
-    load_into(model, state, first.what, allow_missing=() if given == wanted else _CLASS_KEYS)
-    return notes
+    load_into(model, state, first.what, allow_missing=_CLASS_KEYS if note else ())
+    return [note] if note else []
 
 
 def shape_of(state: Mapping[str, Tensor]) -> dict[str, int]:
