@@ -33,7 +33,8 @@ pytestmark = pytest.mark.slow
 
 CONFIGS = ROOT / "configs"
 PUBLISHED = ("voc07_oicr", "voc07_mist", "voc12_oicr", "voc12_mist", "coco14_oicr", "coco14_mist")
-COVERED = {*PUBLISHED, "weaktr_voc", "weaktr_coco", "scenes_vit", "demo", "custom"}
+WITH_DINO = ("voc07_dino", "voc12_dino", "coco14_dino")
+COVERED = {*PUBLISHED, *WITH_DINO, "weaktr_voc", "weaktr_coco", "scenes_vit", "demo", "custom"}
 SIZE = (64, 80)
 VOC_CLASSES = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
 pottedplant sheep sofa train tvmonitor""".split()  # noqa: SIM905
@@ -74,6 +75,26 @@ SMALL = [
     "wsis.mask_layers=1",
 ]
 """Sizes and lengths, and two thresholds of SAM's own judgement, which a random SAM does not have."""
+SMALL_DINO = [
+    *(override for override in SMALL if not override.startswith("retrain.")),
+    *(
+        f"retrain.{setting}"
+        for setting in (
+            "backbone.weights=none",  # torchvision's would be downloaded
+            "num_epochs=1",
+            "short_side=64",
+            "long_side=80",
+            "batch_size=2",
+            "embed_dims=32",
+            "ffn_dims=32",
+            "encoder_layers=1",
+            "decoder_layers=1",
+            "num_queries=10",
+            "max_boxes=5",
+            "test_scales=[1]",
+        )
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +221,10 @@ def test_every_recipe_is_run_here() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == COVERED
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *WITH_DINO])
 def test_published_recipes_run_to_the_end(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    metrics, out = run(name, *SMALL)
+    metrics, out = run(name, *(SMALL_DINO if name in WITH_DINO else SMALL))
     assert [row["stage"] for row in metrics["stages"]] == list(STAGE_NAMES)
     assert len(metrics["classes"]) == (80 if name.startswith("coco") else 20)
     # The trained WeakTr is taken as it is, VGG-16's own layers are found, and a box is left for every later stage
