@@ -11,28 +11,58 @@ from torch.nn import functional as F
 from weaksam.models.backbones.clamping import NO_BOUNDS, RELU, Bounds, clamped, of_clamped
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_NUM_ROWS = (4096, 1024, 256, 64)
+"""Numbers of rows that are multiplied at once. oneDNN compiles a program for every one, in the time of about one product
+and half a megabyte, so that the sizes of photos must not decide about it."""
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None, bounds: Bounds = NO_BOUNDS) -> Tensor:
     """``rows @ weight.T + bias`` of ``rows`` (R, C), ``weight`` (K, C) and ``bias`` (K,), clamped to ``bounds``.
 
     ``(R, K)``, without a gradient. The same to rounding as ``torch.addmm``, which is what computes it on accelerators,
-    of other numbers than float32, and of nothing.
+    of other numbers than float32, and of the last rows.
     """
-    if not _HAS_ONEDNN or rows.device.type != "cpu" or not rows.numel() or not weight.numel():
-        return clamped(F.linear(rows, weight, bias), bounds)
-    if rows.dtype != torch.float32 or weight.dtype != torch.float32:
+    if not _suits(rows, weight):
         return clamped(F.linear(rows, weight, bias), bounds)
     activation, limits = _activation(bounds)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, activation, limits, "")
+    out = rows.new_empty(len(rows), len(weight))
+    begin = 0
+    for num in _NUM_ROWS:
+        while begin + num <= len(rows):
+            part = slice(begin, begin + num)
+            out[part] = torch.ops.mkldnn._linear_pointwise(rows[part], weight, bias, activation, limits, "")
+            begin += num
+    if begin < len(rows):
+        rest, out_rest = rows[begin:], out[begin:]
+        if bias is None:
+            torch.mm(rest, weight.t(), out=out_rest)
+        else:
+            torch.addmm(bias, rest, weight.t(), out=out_rest)
+        clamped(out_rest, bounds)
     return out
 
 
 def weight_gradient(gradient: Tensor, rows: Tensor) -> Tensor:
     """``gradient.T @ rows``, ``(K, C)``, of ``gradient`` (R, K) and ``rows`` (R, C); 0 where R is 0."""
-    if gradient.shape[1] <= rows.shape[1]:  # oneDNN lays out the first matrix anew: the smaller one
-        return product(gradient.t(), rows.t())
-    return product(rows.t(), gradient.t()).t()
+    if not _suits(gradient, rows):
+        return gradient.t() @ rows
+    if gradient.shape[1] > rows.shape[1]:  # oneDNN lays out the first matrix anew: the smaller one
+        return weight_gradient(rows, gradient).t()
+    out = gradient.new_zeros(gradient.shape[1], rows.shape[1])
+    begin = 0
+    for num in _NUM_ROWS:
+        while begin + num <= len(rows):
+            part = slice(begin, begin + num)
+            out += torch.ops.mkldnn._linear_pointwise(gradient[part].t(), rows[part].t(), None, "none", [], "")
+            begin += num
+    return out.addmm_(gradient[begin:].t(), rows[begin:]) if begin < len(rows) else out
+
+
+def _suits(*matrices: Tensor) -> bool:
+    """Whether oneDNN multiplies these: on the CPU, float32, not empty."""
+    return _HAS_ONEDNN and all(
+        matrix.device.type == "cpu" and matrix.dtype == torch.float32 and matrix.numel() for matrix in matrices
+    )
 
 
 def products(tables: Tensor, weights: Tensor) -> Tensor:
