@@ -5,12 +5,13 @@
 
 ``DATA``: a folder with ``images/train``, ``annotations/image_labels_train.json`` and ``instances_train.json``, whose
 true boxes are trained on (a box is its own mask where there is none); ``WEIGHTS``: of MobileNetV2. All at the stage's
-default settings on the same photos: **ours** is what the stage runs, **sorted** the same on batches sorted by the size
-of their views as the stage draws them, **plain** torchvision's modules in the stage's layout with RoIAlign of this
-project, no memory kept and no fused optimizer (the stage as it was), **torchvision** its own detector of the same
-backbone, pyramid, anchors and numbers of proposals with its own RoIAlign. CPU seconds of one thread, in rounds that
-take every way in turn; photos per second are best and median over the rounds. Before that, losses and gradients of
-ours and of the plain twin are compared. Prints markdown.
+default settings on the same photos: **ours** is what the stage runs, **sorted** the same on batches sorted by the
+size of their views as the stage draws them, **fixed views** the same on kept maps of the frozen stages, **plain**
+torchvision's modules in the stage's layout with RoIAlign of this project, no memory kept and no fused optimizer (the
+stage as it was), **torchvision** its own detector of the same backbone, pyramid, anchors and numbers of proposals
+with its own RoIAlign. CPU seconds of one thread, in rounds that take every way in turn; photos per second are best
+and median over the rounds. Before that, losses and gradients of ours and of the plain twin are compared. Prints
+markdown.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.engine.detectors.batches import DetectorBatch, TrainingPhotos
-from weaksam.engine.detectors.training import detector_objective
+from weaksam.engine.detectors.training import detector_objective, frozen_stages
 from weaksam.engine.kept_memory import kept_memory
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn, detector_parts
@@ -195,12 +196,17 @@ def main() -> None:
     plain.load_state_dict(ours.state_dict())
     print(f"{options.detector}, {len(photos)} photos of {options.data.name}")
     print(difference(ours, plain, drawn[0], settings))
+    kept_views = settings.model_copy(update={"fixed_views": 1})
+    photos.frozen = frozen_stages(ours.train(), kept_views, CPU)
+    fixed, fixed_in_order = (list(photos.epoch(0, settings.batch_size, kept_views, 0, n)) for n in (1, BATCHES_SORTED))
     our_step = step_of(ours, settings, fused=True)
     ways = {
         "plain": Way(step_of(plain, settings, fused=False), drawn, False),
         "torchvision": Way(step_of(torchvisions(settings, backbone, num_classes), settings, fused=False), drawn, False),
         "ours": Way(our_step, drawn, True),
         "ours, sorted": Way(our_step, in_order, True),
+        "ours, fixed views": Way(our_step, fixed, True),
+        "ours, both": Way(our_step, fixed_in_order, True),
     }
     if options.profile:
         print_profile(ways["ours"])

@@ -67,3 +67,40 @@ def test_sorted_batches_hold_the_same_views_with_less_padding(tmp_path):
     widths = sorted(sorted(image.shape[2] for image in batch.images) for batch in upright)
     together = [width for of_batch in widths for width in of_batch]
     assert together == sorted(together)  # no batch reaches into the widths of another
+
+
+def fixed(squares, max_cache_gib=4.0, frozen=None):
+    truth = {sample.image_id: sample.truth for sample in squares}
+    return TrainingPhotos(squares, truth, 64, 96, "test", max_cache_gib, frozen=frozen)
+
+
+def images_of(photos, epoch, views):
+    batches = list(photos.epoch(epoch, 2, views, seed=0))
+    return {key: image for batch in batches for key, image in zip(batch.image_ids, batch.images, strict=True)}
+
+
+def test_fixed_views_come_again_and_the_order_does_not(tmp_path):
+    photos, views = fixed(draw_squares(tmp_path)), AugmentSettings(fixed_views=2)
+    first, second, third = (images_of(photos, epoch, views) for epoch in range(3))
+    assert all(torch.equal(image, third[key]) for key, image in first.items())
+    assert not any(torch.equal(image, second[key]) for key, image in first.items())
+    assert list(first) != list(third)
+    drawn = images_of(photos, 0, AugmentSettings())  # the views of the first epochs are those without the setting
+    assert all(torch.equal(image, drawn[key]) for key, image in first.items())
+
+
+def test_frozen_maps_are_computed_once_for_each_view_and_kept_as_memory_allows(tmp_path):
+    squares, views, computed = draw_squares(tmp_path), AugmentSettings(fixed_views=2), []
+
+    def frozen(view):
+        computed.append(view)
+        return view[:1, ::4, ::4].clone()
+
+    kept, none = fixed(squares, frozen=frozen), fixed(squares, 0.0, frozen=frozen)
+    for epoch in range(4):
+        assert all(map(torch.equal, images_of(kept, epoch, views).values(), images_of(none, epoch, views).values()))
+    assert len(computed) == 2 * 5 + 4 * 5 and len(kept.maps) == 10 and not none.maps
+    batch = next(iter(kept.epoch(0, 2, views, seed=0)))
+    assert [image.shape for image in batch.images] == [(1, -(-h // 4), -(-w // 4)) for h, w in batch.sizes]
+    images_of(kept, 0, AugmentSettings())  # views that do not come again are not kept
+    assert len(kept.maps) == 10

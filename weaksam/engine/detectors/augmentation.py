@@ -35,6 +35,13 @@ class AugmentSettings(Settings):
     """Pixels of a view's longer side at most, whatever its factor; none: no limit."""
     colour_jitter: float = Field(0.2, ge=0, lt=1)
     """Brightness, contrast and saturation each change by at most this share."""
+    fixed_views: int | None = Field(None, ge=1)
+    """So many views of each photo are drawn once and repeated over the epochs, and the backbone's frozen stages are
+    computed once for each; none: a new view in every epoch."""
+
+    def view_in(self, epoch: int) -> int:
+        """Number of the view that ``epoch`` shows; with the seed and the image id it decides the random draw."""
+        return epoch if self.fixed_views is None else epoch % self.fixed_views
 
 
 def view_size(size: tuple[int, int], augment: AugmentSettings, generator: torch.Generator) -> tuple[int, int]:
@@ -52,21 +59,47 @@ def vary(
     The draws are always made in the same order, whether they are used or not. Of an object outside a cut view no pixel
     is left, nor any area of its box.
     """
+    state = generator.get_state()
+    view = vary_image(image, augment, generator)
+    boxes, masks = vary_instances(instances, (image.shape[1], image.shape[2]), augment, generator.set_state(state))
+    return view, boxes, masks
+
+
+def vary_image(image: Tensor, augment: AugmentSettings, generator: torch.Generator) -> Tensor:
+    """The image of `vary` alone, of a ``generator`` in the same state."""
     draws = _draws(generator)
     size = _scaled_size((image.shape[1], image.shape[2]), draws[0], augment)
     view = image.float()[None] / 255.0
     view = F.interpolate(view, size, mode="bilinear", antialias=size < tuple(image.shape[1:]), align_corners=False)[0]
-    boxes = box_ops.scale(instances.boxes, size[1] / image.shape[2], size[0] / image.shape[1])
+    view = view.flip(-1) if _mirrored(draws, augment) else view
+    if augment.crop_size is not None:
+        rows, columns = _window(size, augment.crop_size, generator)
+        view = view[:, rows, columns]
+    return change_colours(view, draws[2:], augment.colour_jitter)
+
+
+def vary_instances(
+    instances: Instances, photo_size: tuple[int, int], augment: AugmentSettings, generator: torch.Generator
+) -> tuple[Instances, Tensor | None]:
+    """Boxes and masks of `vary` alone, of a photo of ``photo_size`` (h, w), of a ``generator`` in the same state."""
+    draws = _draws(generator)
+    size = _scaled_size(photo_size, draws[0], augment)
+    boxes = box_ops.scale(instances.boxes, size[1] / photo_size[1], size[0] / photo_size[0])
     masks = _scaled_masks(instances, size)
-    if augment.flip and draws[1] < 0.5:
-        view, boxes = view.flip(-1), box_ops.hflip(boxes, size[1])
+    if _mirrored(draws, augment):
+        boxes = box_ops.hflip(boxes, size[1])
         masks = None if masks is None else masks.flip(-1)
     if augment.crop_size is not None:
-        top, left = _corner(size, augment.crop_size, generator)
-        view = view[:, top : top + augment.crop_size, left : left + augment.crop_size]
-        masks = None if masks is None else masks[:, top : top + augment.crop_size, left : left + augment.crop_size]
-        boxes = box_ops.clip(boxes - boxes.new_tensor([left, top, left, top]), (view.shape[1], view.shape[2]))
-    return change_colours(view, draws[2:], augment.colour_jitter), instances.replace(boxes=boxes, masks=None), masks
+        rows, columns = _window(size, augment.crop_size, generator)
+        masks = None if masks is None else masks[:, rows, columns]
+        corner = boxes.new_tensor([columns.start, rows.start, columns.start, rows.start])
+        boxes = box_ops.clip(boxes - corner, (rows.stop - rows.start, columns.stop - columns.start))
+    return instances.replace(boxes=boxes, masks=None), masks
+
+
+def _mirrored(draws: Sequence[float], augment: AugmentSettings) -> bool:
+    """Whether the view of these draws is mirrored."""
+    return augment.flip and draws[1] < 0.5
 
 
 def _draws(generator: torch.Generator) -> list[float]:
@@ -90,10 +123,12 @@ def _scaled_size(size: tuple[int, int], draw: float, augment: AugmentSettings) -
     return max(32, round(size[0] * scale)), max(32, round(size[1] * scale))
 
 
-def _corner(size: tuple[int, int], crop_size: int, generator: torch.Generator) -> tuple[int, int]:
-    """Top and left of a window of ``crop_size`` in a view of ``size`` (h, w), drawn evenly; 0 where it is not cut."""
+def _window(size: tuple[int, int], crop_size: int, generator: torch.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a window of ``crop_size`` in a view of ``size`` (h, w), drawn evenly; all where it fits."""
     down, across = torch.rand(2, generator=generator).tolist()
-    return int(down * (max(size[0] - crop_size, 0) + 1)), int(across * (max(size[1] - crop_size, 0) + 1))
+    top = int(down * (max(size[0] - crop_size, 0) + 1))
+    left = int(across * (max(size[1] - crop_size, 0) + 1))
+    return slice(top, min(top + crop_size, size[0])), slice(left, min(left + crop_size, size[1]))
 
 
 def change_colours(image: Tensor, draws: Sequence[float], strength: float) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weaksam.data.read_ahead import ReadAhead
-from weaksam.engine.detectors.augmentation import AugmentSettings, vary, view_size
+from weaksam.engine.detectors.augmentation import AugmentSettings, vary_image, vary_instances, view_size
 from weaksam.engine.detectors.photos import ResizedPhoto, fit_size, load_photo, shrink
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.detectors.faster_rcnn import target_of
@@ -27,7 +27,10 @@ class DetectorBatch:
 
     image_ids: tuple[str, ...]
     images: list[Tensor]
+    """Or, where ``sizes`` are given, what the frozen stages of the backbone make of each (`frozen_map`)."""
     targets: list[dict[str, Tensor]]
+    sizes: tuple[tuple[int, int], ...] = ()
+    """``(h, w)`` of each photo, of which ``images`` holds frozen maps."""
 
 
 class TrainingPhotos:
@@ -37,6 +40,9 @@ class TrainingPhotos:
     where its object is and training would call that place background; with ``boxless_as_background`` it is taught as
     background all the same. Regions to ignore (``crowd``) are no boxes. ``label`` names the training in the progress;
     ``target`` makes a view's instances and masks ``(N, h, w)`` into what the losses are told.
+
+    With ``frozen``, the backbone's frozen stages (a photo ``(3, h, w)`` to its map on the CPU), batches hold maps
+    instead of photos; those of fixed views are kept where ``max_cache_gib`` leaves room, else computed again.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class TrainingPhotos:
         *,
         boxless_as_background: bool = False,
         target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of,
+        frozen: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.target = target
         nothing = Instances.empty()
@@ -71,6 +78,9 @@ class TrainingPhotos:
             room -= 3 * h * w
             if room >= 0:
                 self.photos[number] = self._load(number)
+        self.frozen, self.room = frozen, room
+        self.maps: dict[tuple[int, int], Tensor] = {}
+        """Kept maps of the frozen stages, by number of the photo and of its view."""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -108,25 +118,46 @@ class TrainingPhotos:
         wide = [i for i, (h, w) in enumerate(self.sizes) if h <= w]
         return [group for group in (upright, wide) if group]
 
-    def _generator(self, number: int, epoch: int, seed: int) -> torch.Generator:
-        """What the view of this photo is drawn from."""
-        return torch.Generator().manual_seed(derive_seed(seed, self.samples[number].image_id, epoch))
+    def _generator(self, number: int, view: int, seed: int) -> torch.Generator:
+        """What this view of this photo is drawn from."""
+        return torch.Generator().manual_seed(derive_seed(seed, self.samples[number].image_id, view))
 
     def _view_size(self, number: int, epoch: int, augment: AugmentSettings, seed: int) -> tuple[int, int]:
         """``(h, w)`` of the view of this photo."""
-        return view_size(self.sizes[number], augment, self._generator(number, epoch, seed))
+        return view_size(self.sizes[number], augment, self._generator(number, augment.view_in(epoch), seed))
 
     def _load(self, number: int) -> ResizedPhoto:
         """The photo of this number, read and resized."""
         return load_photo(self.samples[number], self.short_side, self.long_side)
 
     def _batch(self, indices: Sequence[int], epoch: int, augment: AugmentSettings, seed: int) -> DetectorBatch:
-        """The photos of these numbers, each varied by the draw of (seed, image id, epoch)."""
-        images, targets = [], []
-        for index in indices:
-            photo = self.photos[index] if index in self.photos else self._load(index)
-            generator = self._generator(index, epoch, seed)
-            image, instances, masks = vary(photo.image, self.instances[index], augment, generator)
-            images.append(image)
-            targets.append(self.target(instances, masks))
-        return DetectorBatch(tuple(self.samples[i].image_id for i in indices), images, targets)
+        """The photos of these numbers, each varied by the draw of (seed, image id, view)."""
+        view = augment.view_in(epoch)
+        targets = [
+            self.target(
+                *vary_instances(self.instances[index], self.sizes[index], augment, self._generator(index, view, seed))
+            )
+            for index in indices
+        ]
+        image_ids = tuple(self.samples[index].image_id for index in indices)
+        if self.frozen is None:
+            return DetectorBatch(image_ids, [self._image(index, view, augment, seed) for index in indices], targets)
+        maps = [self._map(index, view, augment, seed) for index in indices]
+        sizes = tuple(self._view_size(index, epoch, augment, seed) for index in indices)
+        return DetectorBatch(image_ids, maps, targets, sizes)
+
+    def _image(self, index: int, view: int, augment: AugmentSettings, seed: int) -> Tensor:
+        """This view of this photo ``(3, h, w)``."""
+        photo = self.photos[index] if index in self.photos else self._load(index)
+        return vary_image(photo.image, augment, self._generator(index, view, seed))
+
+    def _map(self, index: int, view: int, augment: AugmentSettings, seed: int) -> Tensor:
+        """What the frozen stages make of this view; kept where there is room and the view comes again."""
+        if (index, view) in self.maps:
+            return self.maps[index, view]
+        assert self.frozen is not None
+        frozen_map = self.frozen(self._image(index, view, augment, seed))
+        if augment.fixed_views is not None and self.room >= frozen_map.nbytes:
+            self.room -= frozen_map.nbytes
+            self.maps[index, view] = frozen_map
+        return frozen_map

@@ -22,6 +22,7 @@ from weaksam.engine.training_state import load_trained
 from weaksam.engine.weight_average import WeightAverage
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, target_of, training_losses
+from weaksam.models.detectors.frozen_stages import frozen_map, losses_from_maps, num_frozen
 from weaksam.models.detectors.photo_settings import PhotoSettings
 from weaksam.models.roi.roi_drop import RoiDropSettings
 from weaksam.store.store import stage_fingerprint
@@ -136,6 +137,7 @@ def train_detector(
             f"{label} wants at least one box to train on, found none on {len(context.train)} photos: see what the weak "
             "detector found (wsod), or choose another rule of pseudo_gt"
         )
+    model.train()
     photos = TrainingPhotos(
         context.train,
         instances,
@@ -145,6 +147,7 @@ def train_detector(
         settings.max_cache_gib,
         boxless_as_background=settings.photos_without_box == "background",
         target=target,
+        frozen=frozen_stages(model, settings, context.device),
     )
     context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
     objective, num_batches = (
@@ -161,6 +164,18 @@ def train_detector(
         num_steps_per_epoch=num_batches,
         on_epoch_end=lambda epoch: average.put_in() if average is not None and epoch + 1 == num_epochs else None,
     )
+
+
+def frozen_stages(
+    model: nn.Module, settings: TrainingSettings, device: torch.device
+) -> Callable[[Tensor], Tensor] | None:
+    """What maps a view ``(3, h, w)`` to its frozen map on the CPU.
+
+    None where views change, no stage is frozen or the detector is not torchvision's.
+    """
+    if settings.fixed_views is None or not isinstance(model, GeneralizedRCNN) or num_frozen(model) == 0:
+        return None
+    return lambda view: frozen_map(model, view.to(device)).cpu()
 
 
 def detector_objective(model: GeneralizedRCNN, settings: TrainableSettings, device: torch.device) -> Objective:
@@ -196,7 +211,10 @@ def lr_factor(step: int, total: int, settings: TrainingSettings) -> float:
 
 def _losses(model: GeneralizedRCNN, batch: DetectorBatch, device: torch.device) -> dict[str, Tensor]:
     """Torchvision's named losses of a batch, computed on ``device``."""
-    return training_losses(model, *batch_on(batch, device))
+    images, targets = batch_on(batch, device)
+    if batch.sizes:
+        return losses_from_maps(model, images, batch.sizes, targets)
+    return training_losses(model, images, targets)
 
 
 def batch_on(batch: DetectorBatch, device: torch.device) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

@@ -12,8 +12,8 @@ from weaksam.models.backbones.clamping import NO_BOUNDS, RELU, Bounds, clamped, 
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _NUM_ROWS = (4096, 1024, 256, 64)
-"""Numbers of rows that are multiplied at once. oneDNN compiles a program for every one, in the time of about one product
-and half a megabyte, so that the sizes of photos must not decide about it."""
+"""Numbers of rows that are multiplied at once. oneDNN compiles a program of up to half a megabyte for each, in more
+time than a product takes, so that the sizes of photos must not decide about them."""
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None, bounds: Bounds = NO_BOUNDS) -> Tensor:
