@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--weights", default="imagenet", help="of MobileNetV2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("settings", nargs="*")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     paths = write_dataset(options.out / "scenes", SceneSettings(), NUM_SCENES, 0, seed=options.seed)
     split = SplitSettings(images=paths["train"], truth=paths["instances_train"], tags=paths["tags_train"])
