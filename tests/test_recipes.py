@@ -86,6 +86,7 @@ SMALL_DINO = [
             "long_side=80",
             "batch_size=2",
             "embed_dims=32",
+            "norm_groups=8",
             "ffn_dims=32",
             "encoder_layers=1",
             "decoder_layers=1",

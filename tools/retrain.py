@@ -1,4 +1,4 @@
-"""Train Faster R-CNN on the finished pseudo ground truth: `retrain.py config.yaml [key=value ...]`."""
+"""Train Faster R-CNN or DINO on the finished pseudo ground truth: `retrain.py config.yaml [key=value ...]`."""
 
 from weaksam.cli import run_tool
 

@@ -94,7 +94,7 @@ def pseudo_gt_summary(truths: SplitTruths, chosen: Detections, top1: Detections)
 def retrain_summary(
     truths: SplitTruths, detections: Mapping[str, Detections], settings: EvaluationSettings, made_by: str
 ) -> StageSummary:
-    """Detections of the retrained Faster R-CNN."""
+    """Detections of the retrained detector."""
     test = truths["test"]
     figures = (
         box_figures(test, detections["test"], settings, made_by) if test is not None and "test" in detections else {}

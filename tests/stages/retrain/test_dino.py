@@ -209,6 +209,8 @@ def test_the_detector_is_chosen_by_name_and_settings_of_the_other_are_named():
         load_settings(RunSettings, None, ["retrain.num_queries=30"])
     with pytest.raises(UserError, match="num_heads must divide embed_dims, found 5 and 128"):
         load_settings(RunSettings, None, ["retrain.detector=dino", "retrain.num_heads=5"])
+    with pytest.raises(UserError, match="norm_groups must be less than embed_dims, found 128 for both"):
+        load_settings(RunSettings, None, ["retrain.detector=dino", "retrain.norm_groups=128"])
 
 
 def test_half_precision_trains(tmp_path, squares):

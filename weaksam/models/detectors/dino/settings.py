@@ -22,7 +22,8 @@ class DinoShape(Settings):
     ffn_dims: int = Field(512, ge=8)
     """Width of the hidden layer between attentions."""
     norm_groups: int = Field(32, ge=1)
-    """Groups of the pyramid's group-norm; divides ``embed_dims``."""
+    """Groups of the pyramid's group-norm; divides ``embed_dims``, which is larger: a group of one channel has no spread
+    where a level is a single cell."""
     encoder_layers: int = Field(3, ge=1)
     """Layers that refine the pyramid."""
     decoder_layers: int = Field(3, ge=1)
@@ -45,6 +46,10 @@ class DinoShape(Settings):
                 raise ValueError(
                     f"{name} must divide embed_dims, found {divisor} and {self.embed_dims}: change one of them"
                 )
+        if self.norm_groups == self.embed_dims:
+            raise ValueError(
+                f"norm_groups must be less than embed_dims, found {self.norm_groups} for both: lower norm_groups"
+            )
         return self
 
 
