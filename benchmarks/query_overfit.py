@@ -30,7 +30,7 @@ NUM_SCENES = 16
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 PLAIN = ["flip=false", "smallest_scale=1", "largest_scale=1", "colour_jitter=0", "detect_train=false"]
 """Views are the scenes themselves."""
-SETTINGS = ["short_side=192", "long_side=192", "batch_size=4", "num_epochs=100", "lr=4e-4", "trainable_layers=6"]
+SETTINGS = ["short_side=128", "long_side=128", "batch_size=4", "num_epochs=80", "lr=4e-4", "trainable_layers=6"]
 
 
 def main() -> None:
