@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from torch import Tensor, nn
 
-from weaksam.config import UserError
+from weaksam.config import UserError, fingerprint_of
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.dino import TrainableDinoSettings
 from weaksam.engine.detectors.training import TrainableSettings, TrainingSettings
@@ -20,7 +21,7 @@ from weaksam.models.backbones.weights import backbone_fingerprint, pinned_backbo
 from weaksam.models.detectors.dino.network import DinoNetwork
 from weaksam.models.detectors.dino.starting import load_dino_weights
 from weaksam.models.detectors.first_weights import FirstWeights, load_first_weights
-from weaksam.models.detectors.published import read_published
+from weaksam.models.detectors.published import PublishedDetector, read_published
 from weaksam.store.files import file_sha256, same_bytes
 from weaksam.store.weights import read_metadata
 from weaksam.terminal import say
@@ -44,8 +45,10 @@ class InitialWeights:
     """Names of the classes that they tell apart, in order; empty where the file does not say."""
 
 
-def read_initial(path: Path, name: str) -> InitialWeights:
-    """The weights at ``path``, ``init`` of the stage ``name``.
+def read_initial(
+    path: Path, name: str, read: Callable[[Path, str], PublishedDetector] = read_published
+) -> InitialWeights:
+    """The weights at ``path``, ``init`` of the stage ``name``; ``read`` reads a file that no training sealed.
 
     Raises:
         UserError: no such file, a folder that no training sealed, damaged weights, or names that no detector has.
@@ -62,7 +65,7 @@ def read_initial(path: Path, name: str) -> InitialWeights:
         )
     sha256 = file_sha256(path)
     with same_bytes(path, sha256):
-        detector = read_published(path, what)
+        detector = read(path, what)
     return InitialWeights(path, sha256, detector.state, detector.conventions, _classes_of(path))
 
 
@@ -95,20 +98,25 @@ def detector_backbone(
     if initial is None or initial.conventions is None:
         return backbone
     if isinstance(settings, TrainableDinoSettings):
-        _require_resnet50(backbone, initial, name)
+        require_resnet50(backbone, initial, name)
     elif backbone.name != "resnet50" or settings.pyramid != "full":
         raise UserError(
             f"{name}.init ({initial.path}) is a detector with resnet50 and a full pyramid, found {backbone.name} and a "
             f"{settings.pyramid} one: set {name}.backbone.name=resnet50 {name}.pyramid=full, with fpn_channels=256 and "
             "representation=1024"
         )
-    colours, stride_in = initial.conventions
+    return with_conventions(backbone, initial.conventions)
+
+
+def with_conventions(backbone: BackboneSettings, conventions: Conventions) -> BackboneSettings:
+    """The backbone of a published detector, whose own weights are not read; what is set beats what it expects."""
+    colours, stride_in = conventions
     expected = {"colours": colours} if isinstance(backbone.colours, ColoursOfWeights) else {}
     expected |= {"stride_in": stride_in} if backbone.stride_in == "auto" else {}
     return backbone.model_copy(update={"weights": "none", "weights_sha256": None, "adapted": None, **expected})
 
 
-def _require_resnet50(backbone: BackboneSettings, initial: InitialWeights, name: str) -> None:
+def require_resnet50(backbone: BackboneSettings, initial: InitialWeights, name: str) -> None:
     """`UserError` where a published detector with ResNet-50 meets another ``backbone``."""
     if backbone.name != "resnet50":
         raise UserError(
@@ -129,10 +137,15 @@ def start_from(
         return "none"
     first = FirstWeights(initial.state, f"{name}.init ({initial.path})", name, initial.classes)
     load = load_dino_weights if isinstance(model, DinoNetwork) else load_first_weights
-    for note in load(model, first, context.train.classes, new_classes=new_classes):
+    tell_notes(load(model, first, context.train.classes, new_classes=new_classes), context, name)
+    return initial.sha256
+
+
+def tell_notes(notes: Iterable[str], context: RunContext, name: str) -> None:
+    """Say what of the first weights of stage ``name`` was left out, on the terminal and in the log."""
+    for note in notes:
         say(note, error=True)
         context.log.write("initial weights", stage=name, note=note)
-    return initial.sha256
 
 
 def with_pinned_backbone(settings: TrainingT) -> TrainingT:
@@ -147,7 +160,19 @@ def given_inputs(settings: TrainingSettings, name: str) -> dict[str, str]:
     if settings.backbone is not None:
         inputs[f"{name} backbone"] = backbone_fingerprint(settings.backbone)
     if settings.init is not None:
-        sealed = settings.init / "weights.safetensors"
-        path = sealed if sealed.is_file() else settings.init
-        inputs[f"{name} init"] = file_sha256(path) if path.is_file() else "nothing there"
+        inputs[f"{name} init"] = _sha256_of(settings.init)
     return inputs
+
+
+def _sha256_of(path: Path) -> str:
+    """Hash of the file of weights that ``path`` names or holds, or of a folder of files; words where it is neither."""
+    sealed = path / "weights.safetensors"
+    path = sealed if sealed.is_file() else path
+    if path.is_dir():
+        return folder_sha256(file for file in path.iterdir() if file.is_file())
+    return file_sha256(path) if path.is_file() else "nothing there"
+
+
+def folder_sha256(files: Iterable[Path]) -> str:
+    """Hash over the names and bytes of ``files``."""
+    return fingerprint_of({file.name: file_sha256(file) for file in files})

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.batches import DetectorBatch
+from weaksam.engine.detectors.initial_weights import (
+    InitialWeights,
+    folder_sha256,
+    read_initial,
+    require_resnet50,
+    tell_notes,
+    with_conventions,
+)
 from weaksam.engine.detectors.mask2former_settings import TrainableMask2FormerSettings
 from weaksam.engine.detectors.photos import load_photo
 from weaksam.engine.detectors.result import DetectorMethod, DetectorResult, train_and_detect
@@ -17,10 +26,20 @@ from weaksam.engine.detectors.training import batch_on, lr_factor
 from weaksam.engine.mixed_precision import autocast, forward_dtype
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import Objective
+from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.detectors.first_weights import FirstWeights
 from weaksam.models.detectors.mask2former.instances import segment_photo
 from weaksam.models.detectors.mask2former.losses import mask2former_losses
 from weaksam.models.detectors.mask2former.network import Mask2Former, build_mask2former
+from weaksam.models.detectors.mask2former.published import (
+    is_transformers_folder,
+    published_files,
+    read_published_file,
+    read_published_folder,
+)
+from weaksam.models.detectors.mask2former.starting import check_sizes, load_mask2former_weights
 from weaksam.models.detectors.mask2former.targets import mask_target, photo_objects
+from weaksam.store.files import unchanged_files
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
@@ -98,7 +117,54 @@ def train_mask2former(
     Raises:
         UserError: no object at all, or weights to start from of another network, shape or number of classes.
     """
-    context = replace(context, backbone=settings.backbone or context.backbone)
+    context, model, init = first_network(context, settings, name)
+    return train_and_detect(context, settings, model, instances, {**inputs, "init": init}, name, MASK2FORMER)
+
+
+def first_network(
+    context: RunContext, settings: TrainableMask2FormerSettings, name: str
+) -> tuple[RunContext, Mask2Former, str]:
+    """The context with the network's own backbone, the network to train, and the SHA-256 of its first weights, or none.
+
+    Raises `UserError` as `train_mask2former` does.
+    """
+    initial = None if settings.init is None else _read_initial(settings.init, name)
+    context = replace(context, backbone=_backbone(context, settings, initial, name))
     seed_everything(derive_seed(context.seed, name, "weights"))  # the first weights follow from the seed, too
     model = build_mask2former(context.backbone, settings, len(context.train.classes))
-    return train_and_detect(context, settings, model, instances, inputs, name, MASK2FORMER)
+    if initial is None:
+        return context, model, "none"
+    classes, new_classes = context.train.classes, settings.new_classes
+    notes = load_mask2former_weights(model, settings, _first(initial, name), classes, new_classes=new_classes)
+    tell_notes(notes, context, name)
+    return context, model, initial.sha256
+
+
+def _read_initial(path: Path, name: str) -> InitialWeights:
+    """The weights at ``path``: sealed by a training, a file, or a folder that transformers wrote."""
+    if not is_transformers_folder(path):
+        return read_initial(path, name, read_published_file)
+    what = f"{name}.init ({path})"
+    files = published_files(path, what)
+    with unchanged_files(*files):
+        sha256 = folder_sha256(files)
+        detector = read_published_folder(path, what)
+    return InitialWeights(path, sha256, detector.state, detector.conventions)
+
+
+def _backbone(
+    context: RunContext, settings: TrainableMask2FormerSettings, initial: InitialWeights | None, name: str
+) -> BackboneSettings:
+    """The network's own backbone, else the run's; with a published Mask2Former in its colours and without weights."""
+    backbone = settings.backbone or context.backbone
+    if initial is None or initial.conventions is None:
+        return backbone
+    check_sizes(settings, _first(initial, name))
+    if settings.body == "backbone":
+        require_resnet50(backbone, initial, name)
+    return with_conventions(backbone, initial.conventions)
+
+
+def _first(initial: InitialWeights, name: str) -> FirstWeights:
+    """The weights and how to speak of them."""
+    return FirstWeights(initial.state, f"{name}.init ({initial.path})", name, initial.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -102,6 +102,18 @@ def new_classes_note(given: int, wanted: int, first: FirstWeights, classes: Sequ
             f"its last layers anew with {first.name}.new_classes=true"
         )
     return f"{first.what} has {given_classes}: the layers that tell {wanted_classes} start anew"
+
+
+def refuse_other_sizes(given: Mapping[str, Any], settings: Any, kind: str, first: FirstWeights) -> None:
+    """`UserError` that names the fields of ``settings`` in which a detector of ``kind`` differs from those ``given``."""
+    different = {key: value for key, value in given.items() if value != getattr(settings, key)}
+    if different:
+        wanted = ", ".join(f"{key}={getattr(settings, key)}" for key in different)
+        remedy = " ".join(f"{first.name}.{key}={value}" for key, value in different.items())
+        raise UserError(
+            f"{first.what} wants a {kind} of {wanted}, found one of "
+            f"{', '.join(f'{key}={value}' for key, value in different.items())}: give another, or set {remedy}"
+        )
 
 
 def _in_words(num: int, names: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from weaksam.models.weaktr.vit import VitShape
 from weaksam.sam.transformers.bounds import refuse_larger_config, refuse_wild_config
 from weaksam.sam.transformers.files import ModelSource, first_line, read_json, weight_files
 from weaksam.sam.transformers.models import quiet_transformers
+from weaksam.sam.transformers.networks import read_network
 
 CLASSES = {
     "vit": "ViTModel",
@@ -79,7 +80,8 @@ def read_transformer(weights: Path) -> tuple[dict[str, Tensor], VitShape]:
     with quiet_transformers():
         class_ = getattr(import_module("transformers"), CLASSES[model_type])
         refuse_larger_config(class_, source, paths, model_type)
-        network = _read_network(source, CLASSES[model_type])
+        options = {"add_pooling_layer": False} if model_type in ("vit", "deit") else {}
+        network = read_network(source, CLASSES[model_type], not_read=_NOT_READ, **options)
     shape = _shape(network.config, source)
     state = _own_names(network.state_dict(), shape)
     _fold_normalisation(state, source)
@@ -106,36 +108,6 @@ def _find(weights: Path) -> ModelSource:
             f"hub ({type(error).__name__}: {first_line(error)}): correct it, or give the folder of a downloaded model"
         ) from error
     return ModelSource(name, Path(folder))
-
-
-def _read_network(source: ModelSource, class_name: str) -> Any:
-    """transformers' network with the weights in it, or a ``UserError`` if they do not fit one to one."""
-    options: dict[str, Any] = {"add_pooling_layer": False} if class_name in ("ViTModel", "DeiTModel") else {}
-    try:
-        network, report = getattr(import_module("transformers"), class_name).from_pretrained(
-            source.folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            weights_only=True,
-            ignore_mismatched_sizes=True,  # they are reported instead, and refused below
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:  # a config of the wrong kind, a torch file cut short or holding code
-        raise UserError(
-            f"{source.name} could not be read as a {class_name} ({first_line(error)}): download it again"
-        ) from error
-    missing = sorted(key for key in report["missing_keys"] if not re.fullmatch(_NOT_READ, key))
-    extra = sorted(key for key in report["unexpected_keys"] if not re.fullmatch(_NOT_READ, key))
-    misshapen = sorted(str(entry[0]) for entry in report["mismatched_keys"])
-    if missing or extra or misshapen or report["error_msgs"]:
-        example = (missing + extra + misshapen)[0]
-        raise UserError(
-            f"wanted the weights of the {class_name} that config.json describes in {source.name}, found {len(missing)} "
-            f"tensors missing, {len(extra)} unknown and {len(misshapen)} of another shape (for example '{example}'): "
-            "give weights and config.json of the same model"
-        )
-    return network
 
 
 def _shape(config: Any, source: ModelSource) -> VitShape:

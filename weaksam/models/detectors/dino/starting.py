@@ -9,7 +9,7 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.models.detectors.dino.network import DinoNetwork
 from weaksam.models.detectors.dino.settings import DinoShape
-from weaksam.models.detectors.first_weights import FirstWeights, new_classes_note
+from weaksam.models.detectors.first_weights import FirstWeights, new_classes_note, refuse_other_sizes
 from weaksam.store.weights import load_into
 
 _CLASS_KEYS = ("bbox_head.cls_branches.", "dn_query_generator.label_embedding.")
@@ -64,11 +64,4 @@ def _refuse_other_shapes(state: Mapping[str, Tensor], shape: DinoShape, first: F
         given = shape_of(state)
     except (KeyError, IndexError):
         return  # what lacks is told when the tensors are loaded
-    different = {key: value for key, value in given.items() if value != getattr(shape, key)}
-    if different:
-        wanted = ", ".join(f"{key}={getattr(shape, key)}" for key in different)
-        remedy = " ".join(f"{first.name}.{key}={value}" for key, value in different.items())
-        raise UserError(
-            f"{first.what} wants a DINO of {wanted}, found one of "
-            f"{', '.join(f'{key}={value}' for key, value in different.items())}: give another, or set {remedy}"
-        )
+    refuse_other_sizes(given, shape, "DINO", first)
