@@ -105,7 +105,7 @@ def new_classes_note(given: int, wanted: int, first: FirstWeights, classes: Sequ
 
 
 def refuse_other_sizes(given: Mapping[str, Any], settings: Any, kind: str, first: FirstWeights) -> None:
-    """`UserError` that names the fields of ``settings`` in which a detector of ``kind`` differs from those ``given``."""
+    """`UserError` that names the fields of ``settings`` in which a detector of ``kind`` differs from ``given``."""
     different = {key: value for key, value in given.items() if value != getattr(settings, key)}
     if different:
         wanted = ", ".join(f"{key}={getattr(settings, key)}" for key in different)

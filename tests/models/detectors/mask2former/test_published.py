@@ -247,7 +247,7 @@ def test_other_classes_start_anew_only_when_asked(resnet_folder: Path, tmp_path:
     run = context(tmp_path, Dataset("none", tuple("abcd"), (1, 2, 3, 4), (), ()), backbone=RESNET)
     _, network, _ = first_network(run, settings(init=resnet_folder, new_classes=True), "wsis")
     assert network.decoder.class_predictor.weight.shape == (5, 32)
-    assert "the layers that tell 4 classes (a, b, c and d) start anew" in capsys.readouterr().err
+    assert "the layers that tell 4 classes (a, b, c, d) start anew" in capsys.readouterr().err
     published = Mask2FormerForUniversalSegmentation.from_pretrained(resnet_folder)
     expected = published.model.transformer_module.queries_features.weight
     assert torch.equal(network.decoder.transformer_module.queries_features.weight, expected)

@@ -13,6 +13,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerTransformerModule,
 )
 
+from weaksam.models.backbones.fast_convolutions import fuse_convolutions
 from weaksam.models.detectors.mask2former.random_weights import draw_first_weights
 from weaksam.models.detectors.mask2former.settings import Mask2FormerSettings
 from weaksam.models.query.deformable_attention import Sizes, deformable_attention
@@ -57,6 +58,7 @@ def mask_decoder(
 
 def _exchange(decoder: MaskDecoder) -> None:
     """Exchange modules in place; weights keep their names and values."""
+    fuse_convolutions(decoder)
     transformer = decoder.transformer_module.decoder
     transformer.mask_predictor.__class__ = EmbeddingPredictor
     for layer in transformer.layers:

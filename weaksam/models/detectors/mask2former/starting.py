@@ -32,7 +32,8 @@ def load_mask2former_weights(
 ) -> list[str]:
     """Load weights by our names into ``model``, every tensor accounted for; sentences about what was left out.
 
-    With ``new_classes`` the layer that tells the classes stays as it is where their number or the names ``classes`` differ.
+    With ``new_classes`` the layer that tells the classes stays as it is where their number or names (``classes``)
+    differ.
 
     Raises:
         UserError: weights of another network, size or number of classes.
