@@ -34,7 +34,8 @@ pytestmark = pytest.mark.slow
 CONFIGS = ROOT / "configs"
 PUBLISHED = ("voc07_oicr", "voc07_mist", "voc12_oicr", "voc12_mist", "coco14_oicr", "coco14_mist")
 WITH_DINO = ("voc07_dino", "voc12_dino", "coco14_dino")
-COVERED = {*PUBLISHED, *WITH_DINO, "weaktr_voc", "weaktr_coco", "scenes_vit", "demo", "custom"}
+WITH_MASK2FORMER = ("voc12_mask2former", "coco14_mask2former")
+COVERED = {*PUBLISHED, *WITH_DINO, *WITH_MASK2FORMER, "weaktr_voc", "weaktr_coco", "scenes_vit", "demo", "custom"}
 SIZE = (64, 80)
 VOC_CLASSES = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
 pottedplant sheep sofa train tvmonitor""".split()  # noqa: SIM905
@@ -93,6 +94,28 @@ SMALL_DINO = [
             "num_queries=10",
             "max_boxes=5",
             "test_scales=[1]",
+        )
+    ),
+]
+SMALL_MASK2FORMER = [
+    *(override for override in SMALL if not override.startswith("wsis.")),
+    *(
+        f"wsis.{setting}"
+        for setting in (
+            "backbone.weights=none",  # torchvision's would be downloaded
+            "num_steps=1",
+            "short_side=64",
+            "long_side=80",
+            "crop_size=96",
+            "batch_size=2",
+            "channels=32",
+            "encoder_layers=1",
+            "decoder_layers=1",
+            "encoder_width=16",
+            "decoder_width=16",
+            "num_queries=5",
+            "losses.num_points=64",
+            "max_boxes=5",
         )
     ),
 ]
@@ -222,10 +245,11 @@ def test_every_recipe_is_run_here() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == COVERED
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, *WITH_DINO])
+@pytest.mark.parametrize("name", [*PUBLISHED, *WITH_DINO, *WITH_MASK2FORMER])
 def test_published_recipes_run_to_the_end(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    metrics, out = run(name, *(SMALL_DINO if name in WITH_DINO else SMALL))
+    small = {"dino": SMALL_DINO, "mask2former": SMALL_MASK2FORMER}.get(name.partition("_")[2], SMALL)
+    metrics, out = run(name, *small)
     assert [row["stage"] for row in metrics["stages"]] == list(STAGE_NAMES)
     assert len(metrics["classes"]) == (80 if name.startswith("coco") else 20)
     # The trained WeakTr is taken as it is, VGG-16's own layers are found, and a box is left for every later stage
