@@ -10,6 +10,7 @@ from PIL import Image
 from tests.helpers import UNTRAINED_BACKBONE, context, training_history
 from weaksam.config import UserError
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
+from weaksam.models.detectors.mask2former.losses import mask2former_losses
 from weaksam.models.detectors.mask2former.settings import MaskLossSettings
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
@@ -162,6 +163,28 @@ def test_a_run_from_boxes_to_mask2former(tmp_path, disc):
 
     again = run(run_context, TINY_QUERIES.model_copy(update={"min_score": 0.5}), RegionTreeSegmenter(), pseudo)
     assert again.weights == second.weights  # which detections are kept is no matter of the training
+
+
+def test_mask2former_killed_between_epochs_ends_with_the_bytes_of_an_unbroken_training(tmp_path, disc, monkeypatch):
+    dataset, _ = disc
+    pseudo = {"0.png": dataset.by_id["0.png"].truth}
+    settings = TINY_QUERIES.model_copy(update={"num_epochs": 3, "detect_train": False})
+    weights = []
+    for name in ("unbroken", "killed"):
+        run_context = context(tmp_path / name, dataset, backbone=UNTRAINED_BACKBONE)
+        if name == "killed":
+            steps = iter((True, True))  # one photo has a box: a step is an epoch
+
+            def dying(*arguments, steps=steps):
+                if next(steps, False):
+                    return mask2former_losses(*arguments)
+                raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr("weaksam.engine.detectors.mask2former.mask2former_losses", dying)
+                run(run_context, settings, RegionTreeSegmenter(), pseudo)
+        weights.append(run(run_context, settings, RegionTreeSegmenter(), pseudo).weights)
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_regions_to_ignore_reach_the_training_of_masks(tmp_path, disc):
