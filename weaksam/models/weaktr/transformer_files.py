@@ -51,7 +51,7 @@ _NAMES = (
     (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
     (r"\.mlp\.gate_proj\.", ".mlp.gate."),
     (r"\.mlp\.up_proj\.", ".mlp.fc1."),
-    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
+    (r"\.mlp\.(down_proj|weights_out)\.", ".mlp.fc2."),
 )
 """Names of transformers' modules (several generations of them) and ours, in order."""
 
@@ -155,6 +155,9 @@ def _own_names(theirs: Mapping[str, Tensor], shape: VitShape) -> dict[str, Tenso
         for pattern, ours in _NAMES:
             key = re.sub(pattern, ours, key)
         state[key] = value
+    for key in [key for key in state if ".mlp.weights_in." in key]:  # DINOv2's gate and layer as one
+        gate, layer = state.pop(key).chunk(2)
+        state[key.replace("weights_in", "gate")], state[key.replace("weights_in", "fc1")] = gate, layer
     for block in range(shape.depth):
         prefix = f"blocks.{block}.attn."
         parts = [state.pop(f"{prefix}{name}.weight") for name in "qkv"]
