@@ -5,13 +5,13 @@
 
 ``DATA``: a folder with ``images/train``, ``annotations/image_labels_train.json`` and ``instances_train.json``, whose
 true boxes are trained on (a box is its own mask where there is none); ``WEIGHTS``: of MobileNetV2. All at the stage's
-default settings on the same photos: **ours** is what the stage runs, **sorted** the same on batches sorted by the
-size of their views as the stage draws them, **fixed views** the same on kept maps of the frozen stages, **plain**
-torchvision's modules in the stage's layout with RoIAlign of this project, no memory kept and no fused optimizer (the
-stage as it was), **torchvision** its own detector of the same backbone, pyramid, anchors and numbers of proposals
-with its own RoIAlign. CPU seconds of one thread, in rounds that take every way in turn; photos per second are best
-and median over the rounds. Before that, losses and gradients of ours and of the plain twin are compared. Prints
-markdown.
+default settings on the same photos: **ours** is what the stage runs, **without oneDNN's products** the same on MKL's,
+**sorted** the same on batches sorted by the size of their views as the stage draws them, **fixed views** the same on
+kept maps of the frozen stages, **plain** torchvision's modules in the stage's layout with RoIAlign of this project,
+no memory kept and no fused optimizer (the stage as it was), **torchvision** its own detector of the same backbone,
+pyramid, anchors and numbers of proposals with its own RoIAlign. CPU seconds of one thread, in rounds that take every
+way in turn; photos per second are best and median over the rounds. Before that, losses and gradients of ours and of
+the plain twin are compared. Prints markdown.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torchvision
@@ -40,6 +41,7 @@ from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.engine.detectors.batches import DetectorBatch, TrainingPhotos
 from weaksam.engine.detectors.training import detector_objective, frozen_stages
 from weaksam.engine.kept_memory import kept_memory
+from weaksam.models.backbones import products
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn, detector_parts
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn
@@ -64,6 +66,7 @@ class Way:
     step: Callable[[DetectorBatch], dict[str, Tensor]]
     batches: Sequence[DetectorBatch]
     keeps_memory: bool
+    by_onednn: bool = True
 
 
 def trained_photos(folder: Path, num: int, with_masks: bool) -> tuple[Dataset, dict[str, Instances]]:
@@ -158,7 +161,8 @@ def difference(ours: nn.Module, plain: nn.Module, batch: DetectorBatch, settings
 
 def seconds(way: Way) -> float:
     """CPU seconds of a step on each of the batches; one step before is not counted."""
-    with kept_memory() if way.keeps_memory else nullcontext():
+    onednn = patch.object(products, "_HAS_ONEDNN", products._HAS_ONEDNN and way.by_onednn)
+    with onednn, kept_memory() if way.keeps_memory else nullcontext():
         way.step(way.batches[0])
         start = time.process_time()
         for batch in way.batches:
@@ -203,6 +207,7 @@ def main() -> None:
     ways = {
         "plain": Way(step_of(plain, settings, fused=False), drawn, False),
         "torchvision": Way(step_of(torchvisions(settings, backbone, num_classes), settings, fused=False), drawn, False),
+        "ours without oneDNN's products": Way(our_step, drawn, True, by_onednn=False),
         "ours": Way(our_step, drawn, True),
         "ours, sorted": Way(our_step, in_order, True),
         "ours, fixed views": Way(our_step, fixed, True),
