@@ -366,3 +366,18 @@ class SmallDevice(RegionTreeSegmenter):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         self.encoded.append(len(images))
         return [self.encode(image) for image in images]
+
+
+class Stopped(Exception):
+    """What ends a run of `stopped_after_first_epoch`."""
+
+
+class _StopAfterFirstEpoch(RunLog):
+    def write(self, event: str, **fields: Any) -> None:
+        if event == "epoch":
+            raise Stopped
+
+
+def stopped_after_first_epoch(context: RunContext) -> RunContext:
+    """The same run, whose training is ended by `Stopped` once its first epoch is saved."""
+    return replace(context, log=_StopAfterFirstEpoch(context.out / "log.jsonl"))

@@ -1,13 +1,12 @@
 """DINO through the retrain stage: resume bit for bit, query drop in the history, first weights, merged views."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests import helpers
-from tests.helpers import UNTRAINED_BACKBONE, draw_squares, training_history
+from tests.helpers import UNTRAINED_BACKBONE, Stopped, draw_squares, stopped_after_first_epoch, training_history
 from weaksam.config import UserError, load_settings
 from weaksam.engine.detectors.detecting import detect_photo
 from weaksam.engine.detectors.photos import load_scales
@@ -63,18 +62,8 @@ def test_the_run_is_the_same_bytes_resumed_or_not_and_other_seeds_differ(tmp_pat
     settings = changed(query_drop=drop, weight_average=0.9)
     first = run(context(tmp_path / "a", squares), settings, truth_of(squares))
     killed = context(tmp_path / "b", squares)
-
-    class Kill(Exception):
-        pass
-
-    class StopAfterFirstEpoch(RunLog):
-        def write(self, event, **fields):
-            if event == "epoch":
-                raise Kill
-
-    broken = replace(killed, log=StopAfterFirstEpoch(tmp_path / "b" / "log.jsonl"))
-    with pytest.raises(Kill):
-        run(broken, settings, truth_of(squares))
+    with pytest.raises(Stopped):
+        run(stopped_after_first_epoch(killed), settings, truth_of(squares))
     second = run(killed, settings, truth_of(squares))
     assert first.weights.read_bytes() == second.weights.read_bytes()
     files = [tmp_path / out / "retrain" / "detections_test.json" for out in ("a", "b")]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests import helpers
-from tests.helpers import UNTRAINED_BACKBONE, draw_squares, training_history
+from tests.helpers import UNTRAINED_BACKBONE, Stopped, draw_squares, stopped_after_first_epoch, training_history
 from weaksam.config import UserError
 from weaksam.engine.detectors.training import lr_factor
 from weaksam.engine.log import RunLog
@@ -60,18 +60,8 @@ def test_nothing_to_train_on_is_one_sentence(tmp_path, squares):
 def test_the_run_is_the_same_bytes_resumed_or_not_and_other_seeds_differ(tmp_path, squares):
     first = run(context(tmp_path / "a", squares), TINY, truth_of(squares))
     killed = context(tmp_path / "b", squares)
-
-    class Kill(Exception):
-        pass
-
-    class StopAfterFirstEpoch(RunLog):
-        def write(self, event, **fields):
-            if event == "epoch":
-                raise Kill
-
-    broken = replace(killed, log=StopAfterFirstEpoch(tmp_path / "b" / "log.jsonl"))
-    with pytest.raises(Kill):
-        run(broken, TINY, truth_of(squares))
+    with pytest.raises(Stopped):
+        run(stopped_after_first_epoch(killed), TINY, truth_of(squares))
     second = run(killed, TINY, truth_of(squares))
     assert first.weights.read_bytes() == second.weights.read_bytes()
     files = [tmp_path / out / "retrain" / "detections_test.json" for out in ("a", "b")]
