@@ -20,7 +20,8 @@ from tests.sam.transformers.toys import write_toy
 from weaksam.config import UserError
 from weaksam.sam.build import SegmenterSettings, build_segmenter, family_of
 from weaksam.sam.prompts import Prompts
-from weaksam.sam.transformers.files import names_transformers_model
+from weaksam.sam.transformers import networks
+from weaksam.sam.transformers.files import ModelSource, names_transformers_model
 from weaksam.sam.transformers.segmenter import TransformersSam
 
 CPU = torch.device("cpu")
@@ -87,6 +88,13 @@ def test_no_stage_imports_transformers_before_it_runs():
     command = "import sys, weaksam.pipeline, weaksam.cli.commands; print('transformers' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"
+
+
+def test_a_report_of_errors_alone_is_refused_with_its_words(tmp_path, monkeypatch):
+    report = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [], "error_msgs": ["cannot copy"]}
+    monkeypatch.setattr(networks, "load_reported", lambda *arguments, **options: (None, report))
+    with pytest.raises(UserError, match="for example 'cannot copy'"):
+        networks.read_network(ModelSource("toy", tmp_path), "ViTModel")
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ class _SampledSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, locations: Tensor, weights: Tensor, sizes: Sizes) -> Tensor:
+        """Sums ``(B, Q, H * D)`` of ``values`` (B, S, H, D) at the locations of each query, by their weights."""
         table = padded_cells(values, sizes)
         samples = _samples(locations, sizes)
         inside_weights = weights * samples.inside
@@ -86,6 +87,7 @@ class _SampledSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of values, locations and weights by that of the sums ``(B, Q, H * D)``."""
         cells, of_corners, weights, right, below = ctx.saved_tensors
         of_rows = gradient.reshape(len(cells), -1).contiguous()
         of_values = None

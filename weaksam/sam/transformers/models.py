@@ -9,13 +9,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from torch import nn
 
 from weaksam.config import UserError, fingerprint_of
 from weaksam.sam.protocol import NUM_MASKS
 from weaksam.sam.transformers.bounds import refuse_larger_config, refuse_wild_config
 from weaksam.sam.transformers.files import ModelSource, first_line, read_json, weight_files
+from weaksam.sam.transformers.networks import load_reported
 from weaksam.sam.transformers.sam_hq import repair_sam_hq
 from weaksam.store.files import file_sha256, unchanged_files
 
@@ -139,20 +139,7 @@ def _class(name: str, source: ModelSource) -> Any:
 
 def _read_network(family: Family, source: ModelSource) -> Any:
     """The network with the weights of the folder in it, or a ``UserError`` if they do not fit one to one."""
-    network_class = _class(family.network, source)
-    try:
-        network, report = network_class.from_pretrained(
-            source.folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            weights_only=True,
-            ignore_mismatched_sizes=True,  # they are reported instead, and refused below
-            output_loading_info=True,
-        )
-    except Exception as error:  # a config of the wrong kind, a torch file cut short or holding code
-        raise UserError(
-            f"{source.name} could not be read as a {family.name} model ({first_line(error)}): download it again."
-        ) from error
+    network, report = load_reported(_class(family.network, source), source, f"{family.name} model")
     missing = _share_positions(network, set(report["missing_keys"]))
     extra = sorted(report["unexpected_keys"])
     misshapen = sorted(str(entry[0]) for entry in report["mismatched_keys"])
