@@ -30,6 +30,9 @@ class Settings(BaseModel):
     Fields named in ``_not_fingerprinted`` (a device, a number of workers, a path whose content is
     fingerprinted as an input) do not affect results and are left out of `fingerprint_of`.
 
+    ``_as_before`` maps a field that came later to the value that means what was done before there was one. At that
+    value, default or not, it is left out of `fingerprint_of`, so that what was stored before is found again.
+
     ``_renamed`` maps a key that had another name, or ``key=value`` for such a value, to what the user writes now, in
     which ``{section}`` stands for the section's own dotted name: ``{"seed_share": "{section}seeds.share"}``. The old
     one is then refused with a sentence that names the new one.
@@ -42,6 +45,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset()
+    _as_before: ClassVar[Mapping[str, Any]] = {}
     _renamed: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
@@ -106,7 +110,8 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
 def fingerprint_of(value: Any) -> str:
     """SHA-256 (64 hex digits) of any JSON-like value or `Settings`, whatever the order of its keys.
 
-    Settings are hashed without their ``_not_fingerprinted`` fields; a tuple equals a list and a path its text.
+    Settings are hashed without their ``_not_fingerprinted`` fields and those ``_as_before``. A tuple equals a list
+    and a path its text.
     """
     text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -115,7 +120,7 @@ def fingerprint_of(value: Any) -> str:
 def _canonical(value: Any) -> Any:
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
-        left_out = value._not_fingerprinted if isinstance(value, Settings) else frozenset[str]()
+        left_out = _left_out(value) if isinstance(value, Settings) else frozenset[str]()
         return {name: _canonical(getattr(value, name)) for name in fields if name not in left_out}
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
@@ -124,6 +129,12 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
     return value.as_posix() if isinstance(value, Path) else value
+
+
+def _left_out(settings: Settings) -> frozenset[str]:
+    """The fields that the fingerprint of ``settings`` leaves out."""
+    before = {name for name, value in settings._as_before.items() if getattr(settings, name, None) == value}
+    return settings._not_fingerprinted | before
 
 
 # Reading one override
