@@ -253,3 +253,16 @@ def test_a_later_field_is_left_out_of_the_fingerprint_where_it_means_what_was_do
     assert fingerprint_of(Later(rounds=0)) == before  # whatever the default is by now
     assert fingerprint_of(Later()) == fingerprint_of({"seed": 0, "rounds": 1}) != before
     assert fingerprint_of(Later(rounds=0, given=Backbone(name="large"))) != before
+
+
+class StillLater(Later):
+    """Settings with a base that has later fields, too."""
+
+    _as_before: ClassVar[dict[str, Any]] = {"scale": 1.0}
+
+    scale: float = 1.0
+
+
+def test_later_fields_of_a_base_are_left_out_as_well() -> None:
+    assert fingerprint_of(StillLater(rounds=0)) == fingerprint_of({"seed": 0})
+    assert fingerprint_of(StillLater(rounds=0, scale=2.0)) == fingerprint_of({"seed": 0, "scale": 2.0})

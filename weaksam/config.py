@@ -31,7 +31,8 @@ class Settings(BaseModel):
     fingerprinted as an input) do not affect results and are left out of `fingerprint_of`.
 
     ``_as_before`` maps a field that came later to the value that means what was done before there was one. At that
-    value, default or not, it is left out of `fingerprint_of`, so that what was stored before is found again.
+    value, default or not, it is left out of `fingerprint_of`, so that what was stored before is found again. The
+    mappings of all bases count.
 
     ``_renamed`` maps a key that had another name, or ``key=value`` for such a value, to what the user writes now, in
     which ``{section}`` stands for the section's own dotted name: ``{"seed_share": "{section}seeds.share"}``. The old
@@ -133,7 +134,9 @@ def _canonical(value: Any) -> Any:
 
 def _left_out(settings: Settings) -> frozenset[str]:
     """The fields that the fingerprint of ``settings`` leaves out."""
-    before = {name for name, value in settings._as_before.items() if getattr(settings, name, None) == value}
+    bases = type(settings).__mro__
+    as_before = {name: value for base in reversed(bases) for name, value in vars(base).get("_as_before", {}).items()}
+    before = {name for name, value in as_before.items() if getattr(settings, name, None) == value}
     return settings._not_fingerprinted | before
 
 
