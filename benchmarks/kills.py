@@ -35,6 +35,7 @@ from weaksam import pipeline
 from weaksam.cli import interrupts
 from weaksam.cli.arguments import guarded
 from weaksam.config import load_settings
+from weaksam.engine.distributed import HELPER
 from weaksam.pipeline.settings import RunSettings
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.stages import STAGE_NAMES
@@ -149,7 +150,8 @@ def fork(body: Callable[[], None], log: Path) -> int:
 
 def run_command(settings: RunSettings, rank: int = 0, operation: int | None = None, until: str | None = None) -> None:
     """Body of a process: the run as the command line starts it; killed in front of a file operation of that number."""
-    os.environ["RANK" if rank else "WEAKSAM_KILLS"] = str(rank)
+    if rank:
+        os.environ[HELPER] = str(rank)
     interrupts.catch_signals()
     if operation is not None:
         kill_at(settings.out, operation)

@@ -9,4 +9,5 @@ fi
 num_gpus=$1
 shift
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( ($(nproc) + num_gpus - 1) / num_gpus ))}"
+export WEAKSAM_PROCESSES=$num_gpus
 exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node="$num_gpus" "$@"

@@ -1,140 +1,74 @@
-"""Ranks are read from the environment; helper processes get theirs, and one that fails stops nobody."""
-
-import os
-import sys
-import time
-from pathlib import Path
+"""Ranks count under an explicit launcher alone, and a job of another size than was asked for is refused."""
 
 import pytest
-import torch
 
-from tests.helpers import PROCESSES
-from weaksam.engine import distributed
-from weaksam.engine.distributed import helped_by, own_device, started_together, worker_rank
+from weaksam.config import UserError
+from weaksam.engine.distributed import Launch, own_device, this_process, unused_rank
 
-pytestmark = pytest.mark.slow
-
-
-def leave_a_file(folder):
-    rank = os.environ["RANK"]
-    (folder / rank).write_text(f"{torch.get_num_threads()}", encoding="utf-8")
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+TASK = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_LOCALID": "0"}
+SLURM = {**TASK, "WEAKSAM_SLURM": "1"}
 
 
-def fail(folder):
-    leave_a_file(folder)
-    raise RuntimeError("a helper that fails")
+def test_a_process_alone_is_the_first_of_one():
+    assert this_process({}) == Launch("none", 0, 1, None)
+    assert not this_process({}).together
+    assert unused_rank({}) == ""
 
 
-def sleep_long(folder):
-    leave_a_file(folder)
-    time.sleep(600)
+@pytest.mark.parametrize(
+    ("environment", "launch"),
+    [
+        (TORCHRUN, Launch("torchrun", 5, 8, 1)),
+        ({**TORCHRUN, "WEAKSAM_PROCESSES": "8"}, Launch("torchrun", 5, 8, 1)),
+        (SLURM, Launch("slurm", 2, 3, 0)),
+        ({**SLURM, "WEAKSAM_PROCESSES": "3"}, Launch("slurm", 2, 3, 0)),
+        ({"WEAKSAM_HELPER": "3"}, Launch("workers", 3, 1, 3)),
+        ({**TORCHRUN, "WEAKSAM_HELPER": "1"}, Launch("workers", 1, 1, 1)),
+    ],
+)
+def test_ranks_are_those_of_the_launcher(environment, launch):
+    assert this_process(environment) == launch
+    assert launch.together
+    assert unused_rank(environment) == ""
 
 
-def test_helpers_get_ranks_and_a_share_of_the_threads(tmp_path):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with helped_by(1, leave_a_file, tmp_path):
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"1": "1"}
+@pytest.mark.parametrize("environment", [{"RANK": "2", "WORLD_SIZE": "4"}, TASK])
+def test_a_rank_that_no_launcher_set_does_not_count_and_is_named(environment):
+    assert this_process(environment) == Launch()
+    name = next(iter(environment))
+    assert f"{name}=2" in unused_rank(environment)
+    assert "runs on its own" in unused_rank(environment)
 
 
-def test_a_helper_that_fails_is_only_missed(tmp_path):
-    with helped_by(2, fail, tmp_path):
-        pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+@pytest.mark.parametrize(
+    "environment",
+    [{"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "1"}, {"WORLD_SIZE": "4"}, {"SLURM_PROCID": "0"}],
+)
+def test_variables_of_a_job_of_one_are_no_news(environment):
+    assert this_process(environment) == Launch()
+    assert unused_rank(environment) == ""
 
 
-def test_a_failing_block_stops_its_helpers(tmp_path):
-    with pytest.raises(KeyError), helped_by(1, sleep_long, tmp_path):
-        while not (tmp_path / "1").exists():
-            time.sleep(0.05)
-        raise KeyError("the block fails")  # would hang for ten minutes if the helper were waited for
+@pytest.mark.parametrize("environment", [TORCHRUN, SLURM])
+def test_another_number_of_processes_than_asked_for_is_refused(environment):
+    with pytest.raises(UserError, match=r"wanted 4 processes, found [83] that (torchrun|slurm) started together"):
+        this_process({**environment, "WEAKSAM_PROCESSES": "4"})
 
 
-def help_and_wait(folder):
-    """Body of a first process that is killed."""
-    with helped_by(1, sleep_in_one_call, folder):
-        time.sleep(600)
+@pytest.mark.parametrize(("environment", "name"), [(TORCHRUN, "LOCAL_RANK"), (SLURM, "SLURM_LOCALID")])
+@pytest.mark.parametrize("text", ["", "-1", "one"])
+def test_a_variable_that_is_no_number_is_named(environment, name, text):
+    with pytest.raises(UserError, match=rf"environment's {name}, .* found '{text}'"):
+        this_process({**environment, name: text})
 
 
-def sleep_in_one_call(folder):
-    """Compute without a break: Python runs nothing else meanwhile. The number of this process lies in ``folder``."""
-    (folder / "new").write_text(str(os.getpid()), encoding="utf-8")
-    (folder / "new").rename(folder / "pid")
-    matrix = torch.randn(1500, 1500)
-    torch.linalg.matrix_power(matrix, 2**62 - 1)
-
-
-def is_alive(pid):
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_killed_process_takes_its_helpers_with_it(tmp_path):
-    first = PROCESSES.Process(target=help_and_wait, args=(tmp_path,))
-    first.start()
-    while not (tmp_path / "pid").exists():
-        time.sleep(0.05)
-    helper = int((tmp_path / "pid").read_text())
-    assert is_alive(helper)
-    first.kill()
-    first.join()
-    for _ in range(600):  # would compute for an hour
-        if not is_alive(helper):
-            return
-        time.sleep(0.05)
-    pytest.fail("the helper went on")
-
-
-def end_with(connection):
-    distributed._end_after(connection.fileno())
-
-
-def test_a_helper_ends_where_the_system_does_not_do_it():
-    """As on a system that knows no signal at the parent's death: the end of its pipe is seen."""
-    theirs, ours = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=end_with, args=(theirs,))
-    process.start()
-    theirs.close()
-    process.join(0.2)
-    assert process.is_alive()
-    ours.close()
-    process.join(60)
-    assert process.exitcode == 1
-
-
-def test_no_helper_starts_no_process(tmp_path):
-    with helped_by(0, leave_a_file, tmp_path):
-        pass
-    assert not list(tmp_path.iterdir())
-
-
-def test_ranks_are_those_of_torchrun_or_slurm(monkeypatch):
-    for name in ("RANK", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
-        monkeypatch.delenv(name, raising=False)
-    assert worker_rank() == 0 and not started_together()
-    monkeypatch.setenv("SLURM_PROCID", "2")
-    assert worker_rank() == 2 and not started_together()
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # a batch script of its own
-    assert not started_together()
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    assert started_together()
-    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
-    monkeypatch.setenv("RANK", "0")
-    assert worker_rank() == 0 and started_together()
-
-
-def test_a_process_of_its_own_takes_the_device_as_it_is_named(monkeypatch):
-    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
-        monkeypatch.delenv(name, raising=False)
-    assert own_device("auto") == "auto"
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert own_device("cpu") == "cpu"
+def test_the_gpus_of_a_machine_are_shared_in_turn(monkeypatch):
+    assert own_device("auto", Launch()) == "auto"
+    assert own_device("cpu", Launch("torchrun", 5, 8, 1)) == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    devices = [own_device("auto", this_process({"WEAKSAM_HELPER": str(rank)})) for rank in (1, 2, 3, 4)]
+    assert devices == ["cuda:1", "cuda:2", "cuda:3", "cuda:0"]
+    assert own_device("auto", Launch()) == "auto"
+    assert own_device("cuda:2", Launch("slurm", 2, 3, 0)) == "cuda:2"

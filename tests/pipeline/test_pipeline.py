@@ -13,6 +13,7 @@ import pytest
 from tests.helpers import PROCESSES, TOY_RUN
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
+from weaksam.engine.distributed import HELPER
 from weaksam.pipeline.plan import Stage, check_plan
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import open_run, without_truth
@@ -213,7 +214,7 @@ def test_from_a_stage_wants_the_ones_before(scenes, unbroken):
 
 
 def run_as_second(settings: RunSettings, until: str) -> None:
-    os.environ["RANK"] = "1"
+    os.environ[HELPER] = "1"
     pipeline.run(settings, until=until)
 
 
@@ -231,10 +232,25 @@ def test_several_processes_share_the_proposals(scenes, unbroken, tmp_path):
     assert made_files(settings.out) == files_up_to_proposals(unbroken)
 
 
+def test_a_rank_that_no_launcher_set_runs_alone_and_says_so(scenes, unbroken, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    pipeline.run(toy_settings(scenes, unbroken), until="clues")
+    assert "this process runs on its own" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_process_without_a_first_one_says_for_whom_it_waits_and_ends(scenes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(HELPER, "1")
+    monkeypatch.setattr("weaksam.pipeline.owning.SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("weaksam.pipeline.owning.JOIN_SECONDS", 0.3)
+    with pytest.raises(UserError, match="wanted the first process of the run in"):
+        pipeline.run(toy_settings(scenes, tmp_path / "nobody"), until="proposals")
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("waits for the first process of the run in") == 1
+
+
 @pytest.mark.slow
-def test_helpers_share_the_proposals_and_change_nothing(scenes, unbroken, tmp_path, monkeypatch):
-    for name in ("RANK", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
+def test_helpers_share_the_proposals_and_change_nothing(scenes, unbroken, tmp_path):
     settings = toy_settings(scenes, tmp_path / "helped", "workers=2")
     pipeline.run(settings, until="proposals")
     assert made_files(settings.out) == files_up_to_proposals(unbroken)

@@ -1,120 +1,105 @@
-"""Tell the processes of one job apart by their ranks, and start helper processes on this machine."""
+"""Read which process of a job this is: the one place that knows of ranks."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-MOST_WORKERS = 4
-"""Processes that a job is shared by at most where nobody sets their number."""
-_PR_SET_PDEATHSIG = 1
-"""The number by which Linux knows the wish for a signal at the parent's death."""
+from weaksam.config import UserError
+
+Launcher = Literal["none", "torchrun", "slurm", "workers"]
+HELPER = "WEAKSAM_HELPER"
+"""Variable that a run sets for the processes that it starts itself, to their rank."""
+SLURM = "WEAKSAM_SLURM"
+"""Variable that tools/slurm_train.sh sets for its tasks, to 1."""
+PROCESSES = "WEAKSAM_PROCESSES"
+"""Variable that both scripts of tools/ set to the number of processes they were asked for."""
 
 
-def started_together() -> bool:
-    """Whether a launcher (torchrun, `helped_by`, or Slurm's srun of several tasks) started this process."""
-    return "RANK" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1
+@dataclass(frozen=True)
+class Launch:
+    """Which of the processes that were started together this one is; alone it has rank 0 of 1."""
+
+    launcher: Launcher = "none"
+    rank: int = 0
+    """Number among all processes of the job."""
+    world_size: int = 1
+    """Number of processes of the job; 1 for the first process of a run that starts helpers of its own."""
+    local_rank: int | None = None
+    """Number among the processes of this machine; None where it is alone."""
+
+    @property
+    def together(self) -> bool:
+        """Whether a launcher or another process started it; it then starts no helpers of its own."""
+        return self.launcher != "none"
 
 
-def worker_rank() -> int:
-    """Number of this process among those that were started together: torchrun's or Slurm's; 0 where it is alone."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+def this_process(environment: Mapping[str, str] = os.environ) -> Launch:
+    """The place of this process in its job, by an explicit launcher alone.
+
+    These are torchrun (which tools/dist_train.sh calls), tools/slurm_train.sh, and a run that starts helpers. Ranks
+    that are merely in the environment, as in every task of a bare ``srun``, do not count: see `unused_rank`.
+
+    Raises:
+        UserError: Slurm started another number of tasks than was asked for, or a launcher's variable is no number.
+    """
+    if HELPER in environment:
+        rank = _number(environment, HELPER)
+        return Launch("workers", rank, 1, rank)
+    if "TORCHELASTIC_RUN_ID" in environment:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        return _of_all(Launch("torchrun", *(_number(environment, name) for name in names)), environment)
+    if SLURM in environment:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        return _of_all(Launch("slurm", *(_number(environment, name) for name in names)), environment)
+    return Launch()
 
 
-def own_device(name: str) -> str:
+def _of_all(launch: Launch, environment: Mapping[str, str]) -> Launch:
+    """The same launch; `UserError` where its processes are not as many as were asked for."""
+    wanted = launch.world_size if PROCESSES not in environment else _number(environment, PROCESSES)
+    if wanted != launch.world_size:
+        raise UserError(
+            f"wanted {wanted} processes, found {launch.world_size} that {launch.launcher} started together: see what "
+            "it says above, as a process that finds no other one would do all the work alone"
+        )
+    return launch
+
+
+def unused_rank(environment: Mapping[str, str] = os.environ) -> str:
+    """A sentence about a rank in the environment that counts for nothing as no launcher set it; empty without one."""
+    if this_process(environment).together:
+        return ""
+    for name, number in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+        if name in environment and environment.get(number, "1") != "1":
+            return (
+                f"found {name}={environment[name]} and {number}={environment[number]} in the environment, but neither "
+                "of weaksam's launchers: this process runs on its own; start processes that share a run by "
+                "tools/dist_train.sh or tools/slurm_train.sh"
+            )
+    return ""
+
+
+def own_device(name: str, launch: Launch) -> str:
     """The GPU of this process for ``auto`` where several run on a machine; every other name as it is.
 
-    Processes of one machine are numbered by torchrun's LOCAL_RANK or Slurm's SLURM_LOCALID, and share its GPUs in turn.
+    Processes share the GPUs of their machine in turn, by their number on it.
     """
-    local_rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
-    if name != "auto" or local_rank is None or not torch.cuda.is_available():
+    if name != "auto" or launch.local_rank is None or not torch.cuda.is_available():
         return name
-    return f"cuda:{int(local_rank) % torch.cuda.device_count()}"
+    return f"cuda:{launch.local_rank % torch.cuda.device_count()}"
 
 
-def processors() -> int:
-    """Number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def helped_by(number: int, work: Callable[..., Any], *arguments: Any) -> Iterator[None]:
-    """Start ``number`` processes that call ``work(*arguments)`` while the block runs, and wait for them at its end.
-
-    Their `worker_rank` is 1, 2, ...; they and this process divide torch's threads among them. The work is shared by a
-    store whose missing parts each of them takes; one that fails or is killed leaves its parts to the others. What they
-    print is dropped, since this process prints the same. A block that raises stops them, and they end with this process
-    where it is killed.
-    """
-    if number < 1:
-        yield
-        return
-    threads = torch.get_num_threads()
-    share = max(1, threads // (number + 1))
-    context = multiprocessing.get_context("spawn")
-    helpers = [
-        context.Process(target=_run_helper, args=(rank, share, work, arguments), daemon=True)
-        for rank in range(1, number + 1)
-    ]
-    torch.set_num_threads(share)
-    try:
-        with _without_ctrl_c():
-            for helper in helpers:
-                helper.start()
-        yield
-        for helper in helpers:
-            helper.join()
-    finally:
-        torch.set_num_threads(threads)
-        for helper in helpers:
-            if helper.pid is not None:
-                helper.terminate()
-
-
-@contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Processes that start in the block see no Ctrl-C, as this process stops them; it sees its own on another thread.
-
-    What it gets on none waits for the end of the block.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def end_with_parent() -> None:
-    """End this process, which `helped_by` started, as soon as the one that started it is dead."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "wanted a process that another one started"
-    if sys.platform == "linux":  # the system does it, whatever Python is busy with
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_end_after, args=(parent.sentinel,), name="parent", daemon=True).start()
-
-
-def _end_after(sentinel: int) -> None:
-    """End this process when the one behind ``sentinel`` has ended, now if it has already."""
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
-
-
-def _run_helper(rank: int, threads: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """What a helper process does: take its rank and threads, fall silent, and work."""
-    end_with_parent()
-    os.environ["RANK"] = str(rank)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    torch.set_num_threads(threads)
-    work(*arguments)
+def _number(environment: Mapping[str, str], name: str) -> int:
+    """The whole number of 0 or more that a variable holds; `UserError` where it is missing or something else."""
+    text = environment.get(name, "")
+    if not text.isdecimal():
+        raise UserError(
+            f"wanted a whole number in the environment's {name}, which the launcher sets, found {text!r}: start the "
+            "processes by tools/dist_train.sh or tools/slurm_train.sh"
+        )
+    return int(text)

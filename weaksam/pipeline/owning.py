@@ -24,6 +24,8 @@ FOLDERS = (*STAGE_NAMES, *(f"{name}{CEILING}" for name in STAGE_NAMES), "embeddi
 """Folders below OUT that a run writes to."""
 JOIN_SECONDS = 600.0
 """How long a worker process waits for the first one, which may start later on another machine."""
+SILENT_SECONDS = 5.0
+"""After how long it says that it waits."""
 GRACE_SECONDS = 5.0
 """How long a worker goes on without a first process: it may just be ending too."""
 
@@ -63,7 +65,7 @@ def joining(settings: RunSettings, finished: Callable[[], bool]) -> Iterator[Non
 
 def _await_owner(out: Path, fingerprint: str, finished: Callable[[], bool]) -> None:
     """Wait until the first process of the run admits workers, or there is nothing left to do."""
-    deadline = time.monotonic() + JOIN_SECONDS
+    began, said = time.monotonic(), False
     while not finished():
         owner = Owner.read(out)
         if owner is not None and owner.fingerprint == fingerprint and owner.ready and owner.lives():
@@ -73,7 +75,10 @@ def _await_owner(out: Path, fingerprint: str, finished: Callable[[], bool]) -> N
                 f"wanted to help the run in {out}, found a run with other settings there ({owner}): give all "
                 "processes of a run the same settings"
             )
-        if time.monotonic() > deadline:
+        if not said and time.monotonic() > began + SILENT_SECONDS:
+            said = True
+            _note(f"waits for the first process of the run in {out}, for {JOIN_SECONDS:.0f} s at most")
+        if time.monotonic() > began + JOIN_SECONDS:
             raise UserError(
                 f"wanted the first process of the run in {out}, found none in {JOIN_SECONDS:.0f} s: start the one of "
                 "rank 0 as well"

@@ -9,7 +9,8 @@ from typing import Any
 
 from weaksam.config import UserError, settings_from
 from weaksam.data.dataset import gives_tags
-from weaksam.engine.distributed import helped_by, started_together, worker_rank
+from weaksam.engine.distributed import this_process, unused_rank
+from weaksam.engine.helper_processes import helped_by
 from weaksam.evaluation import clue_figures
 from weaksam.evaluation.truth import Truth
 from weaksam.pipeline.measuring import peaks_and_maps, summarise
@@ -47,9 +48,11 @@ def run(settings: RunSettings, start: str | None = None, until: str | None = Non
     if photos_alone:
         wanted = ("proposals",)
     before = STAGE_NAMES[: STAGE_NAMES.index(start)] if start and not photos_alone else ()
-    if worker_rank() > 0:
+    if this_process().rank > 0:
         work(open_run(settings), [stage for stage in STAGES if stage.name in wanted])
         return {}
+    if note := unused_rank():
+        say(note, error=True)
     with owning(settings):
         opened = open_run(settings)
         require_finished(opened, before)
@@ -113,6 +116,8 @@ def work(run: Run, stages: Sequence[Stage]) -> None:
             if not stage.shared:
                 continue
             for before in stages[:number]:
+                if not run.finished(before.name):
+                    say(f"process {this_process().rank} waits for {before.name}, which the first process works on")
                 while not run.finished(before.name):
                     time.sleep(POLL_SECONDS)
                 before.run(run)
@@ -123,7 +128,7 @@ def _make(run: Run, stage: Stage) -> StageReport:
     """Compute what is missing of ``stage``, measure it, and say so on the terminal."""
     finished = run.finished(stage.name)
     say(f"{stage.name}: {'finished before' if finished else 'begins'}")
-    workers = run.num_workers - 1 if stage.shared and not finished and not started_together() else 0
+    workers = run.num_workers - 1 if stage.shared and not finished and not this_process().together else 0
     with helped_by(workers, start_worker, run.settings.model_copy(update={"threads": None}), stage.name):
         run.timed(stage.name, lambda: stage.run(run))
     for note in thread_notes(run, stage):

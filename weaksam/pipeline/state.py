@@ -25,7 +25,8 @@ from weaksam.data.proposals.given import GivenProposals, given_store
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.initial_weights import given_inputs, with_pinned_backbone
 from weaksam.engine.device import pick_device
-from weaksam.engine.distributed import MOST_WORKERS, own_device, processors, worker_rank
+from weaksam.engine.distributed import own_device, this_process
+from weaksam.engine.helper_processes import MOST_WORKERS, processors
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import seed_everything
 from weaksam.evaluation.truth import Truth
@@ -227,12 +228,13 @@ def open_run(settings: RunSettings) -> Run:
     require_usable(settings)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    device = pick_device(own_device(settings.device))
+    launch = this_process()
+    device = pick_device(own_device(settings.device, launch))
     seed_everything(settings.seed)
-    log = RunLog(settings.out / "log.jsonl" if worker_rank() == 0 else None)
+    log = RunLog(settings.out / "log.jsonl" if launch.rank == 0 else None)
     log.write("run begins", weaksam=__version__)
     train, test = load_splits(settings.data, log)
-    for note in [] if settings.data.without_tags or worker_rank() > 0 else colours_notes(settings):
+    for note in [] if settings.data.without_tags or launch.rank > 0 else colours_notes(settings):
         say(note, error=True)
         log.write("colours", note=note)
     context = RunContext(
