@@ -78,7 +78,7 @@ CASES = {
     # Normalised 1, .55, 0; divided 1.01, .56, .01
     "G, a small box inside a large one": (
         over([0.9, 0.5, 0.01], *SMALL_IN_LARGE),
-        every([0.5], top1=[0.9], topk=[0.9, 0.5]),
+        every([0.5], adaptive=[0.9], top1=[0.9], topk=[0.9, 0.5]),
     ),
     # The only detections are of class 1, and the photo is tagged 0
     "H, no detection of a tag": (instances([apart(0)], [1], [0.9]), every([])),

@@ -23,8 +23,8 @@ def adaptive_pseudo_gt(
 
     1. scores are min-max normalised over the class's detections in this image; equal ones all become 1;
     2. boxes below ``min_score_norm`` go (the paper writes >, here >=);
-    3. of two boxes that lie in each other by ``containment`` or more, the better-scored stays, where the paper's
-       rule deletes both; then a box that lies in a larger kept one by that share goes, whatever its score.
+    3. of boxes that lie in each other by ``containment`` or more one remains, see `drop_contained`: the better-scored,
+       where the paper's rule deletes the inner one whatever its score, and both where each lies in the other.
 
     So every tag with a detection keeps at least one box. Boxes without area are never kept. The result comes by
     label, best score first, with the detections' own scores; no tag or no detection gives no box.
@@ -34,7 +34,8 @@ def adaptive_pseudo_gt(
     for label in sorted(set(tags)):
         rows = ranked_rows(detections, label)
         rows = rows[normalised_scores(scores_of(detections)[rows]) >= settings.min_score_norm]
-        chosen.append(rows[drop_contained(detections.boxes[rows], settings.containment)])
+        scores = scores_of(detections)[rows]
+        chosen.append(rows[drop_contained(detections.boxes[rows], scores, settings.containment, settings.larger_share)])
     return detections[joined_rows(chosen)]
 
 
@@ -46,22 +47,26 @@ def normalised_scores(scores: Tensor) -> Tensor:
     return (exact - exact.min()) / (exact.max() - exact.min())
 
 
-def drop_contained(boxes: Tensor, containment: float) -> Tensor:
-    """Indices ``(K,)`` int64, ascending, of the boxes ``(N, 4)``, best first, that remain when contained ones go.
+def drop_contained(boxes: Tensor, scores: Tensor, containment: float, larger_share: float) -> Tensor:
+    """Indices ``(K,)`` int64, ascending, of the boxes ``(N, 4)``, best first, that remain where boxes lie in others.
 
-    A box is contained where ``containment`` or more of its own area lies in another. Of two boxes contained in each
-    other the first stays; any other contained box goes when the larger one stays. N >= 1 boxes leave at least one.
+    Box a lies in box b where ``containment`` or more of its own area does. The best-scored box that is left is taken;
+    where larger boxes that are left hold it, do not lie in it, and have ``larger_share`` of its score ``(N,)`` or more,
+    the largest of them takes its place (the first of equals). What is taken stays and deletes all that is left and lies
+    in it or holds it; and so on. So no box is deleted by one of less than ``larger_share`` of its score: 1 lets scores
+    alone decide, and the larger of equal ones; 0 lets the larger box win whatever its score, as in Algorithm 2 of
+    WeakSAM. Ours. N >= 1 boxes leave at least one.
     """
     inside = pairwise_ioa(boxes.double(), boxes.double()) >= containment  # (N, N): row lies in column
-    mutual = inside & inside.T
-    distinct: list[int] = []
-    for row in range(len(boxes)):
-        if not mutual[row, distinct].any():
-            distinct.append(row)
-    # Without mutual pairs a box can only be contained in a strictly larger one: decide the largest first
-    sizes = area(boxes.double()).tolist()
+    holds = inside.T & ~inside  # row holds column, and does not lie in it
+    sizes, exact = area(boxes.double()), scores.double()
+    left = torch.ones(len(boxes), dtype=torch.bool)
     kept: list[int] = []
-    for row in sorted(distinct, key=lambda index: -sizes[index]):
-        if not inside[row, kept].any():
-            kept.append(row)
+    for best in range(len(boxes)):
+        if left[best]:
+            larger = left & holds[:, best] & (exact >= larger_share * exact[best])
+            taken = int(sizes.masked_fill(~larger, -1).argmax()) if bool(larger.any()) else best
+            kept.append(taken)
+            left &= ~(inside[taken] | inside[:, taken])
+            left[best] = False
     return torch.tensor(sorted(kept), dtype=torch.int64)

@@ -35,6 +35,13 @@ class AdaptiveSettings(ThresholdSettings):
     """The rule ``adaptive``: several boxes per tag, every case defined; a tag with a detection keeps a box."""
 
     rule: Literal["adaptive"] = "adaptive"
+    larger_share: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="least score of a larger box, as a share of the better-scored one in it, that replaces that one; "
+        "1: the better score always wins, 0: the larger box does",
+    )
 
 
 class AdaptivePaperSettings(ThresholdSettings):

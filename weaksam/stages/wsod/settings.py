@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,12 +11,14 @@ from weaksam.config import Settings
 from weaksam.stages.wsod.end_to_end_settings import EndToEndSettings
 from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.stages.wsod.seeds.settings import SeedSettings
+from weaksam.structures.box_voting import NO_VOTING, BoxVotingSettings
 
 
 class WsodSettings(Settings):
     """The weakly supervised detector; ``mode`` says whether the backbone stays frozen or is trained along."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "max_table_gib"})
+    _as_before: ClassVar[Mapping[str, Any]] = {"box_voting": NO_VOTING}
     _renamed: ClassVar[Mapping[str, str]] = {
         "mode=draft": "{section}mode=frozen",
         "mode=full": "{section}mode=end_to_end",
@@ -73,6 +75,11 @@ class WsodSettings(Settings):
     nms_iou: float = Field(0.3, gt=0, le=1, description="suppression of detections, per class")
     min_score: float = Field(0.001, ge=0, le=1, description="least score of a detection")
     max_boxes: int = Field(100, ge=1, description="most detections of a photo")
+    box_voting: BoxVotingSettings = Field(
+        NO_VOTING,
+        description="moves detections towards the overlapping proposals, weighted by their score of the class; share "
+        "0: not at all",
+    )
     max_cache_gib: float = Field(2.0, ge=0, description="memory for frozen features; what does not fit is recomputed")
     max_table_gib: float = Field(
         1.0,

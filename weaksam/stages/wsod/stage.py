@@ -23,6 +23,7 @@ from weaksam.stages.wsod.seeds.relocate_examples import relocated
 from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.store import Store, stage_fingerprint, store_folder
+from weaksam.structures.box_voting import NO_VOTING
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
@@ -50,7 +51,8 @@ def run(
     """
     for split, store in proposals.items():
         _require_same_photos(store, _photos(context, split), split)
-    fingerprint = stage_fingerprint("wsod", settings, _inputs(context, proposals["train"], clue_store, truths))
+    learnt = settings.model_copy(update={"box_voting": NO_VOTING})  # boxes vote after the training
+    fingerprint = stage_fingerprint("wsod", learnt, _inputs(context, proposals["train"], clue_store, truths))
     folder = store_folder(context.out, name, "weights", fingerprint)
     seed_everything(derive_seed(context.seed, "wsod", "weights"))
     frozen = settings.mode == "frozen"
