@@ -3,6 +3,7 @@
 import json
 import math
 
+import faster_coco_eval
 import numpy as np
 import pytest
 import torch
@@ -43,7 +44,7 @@ def _from_rows(rows, image_ids, labels):
     return instances
 
 
-def random_masks(seed, num_images=8, num_classes=3):
+def random_masks(seed, num_images=8, num_classes=3, noise=1.0):
     """Ellipses in 120 x 160 images with crowd truths, tied scores and empty images."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:120, :160]
@@ -55,7 +56,10 @@ def random_masks(seed, num_images=8, num_classes=3):
     for number in range(num_images):
         count = int(rng.integers(0, 5))
         centres, radii = rng.uniform((10, 10), (110, 150), (count, 2)), rng.uniform(4, 60, (count, 2))
-        noisy = [(c + rng.normal(0, 4, 2), r * rng.uniform(0.7, 1.3, 2)) for c, r in zip(centres, radii, strict=True)]
+        noisy = [
+            (c + rng.normal(0, 4 * noise, 2), r * rng.uniform(1 - 0.3 * noise, 1 + 0.3 * noise, 2))
+            for c, r in zip(centres, radii, strict=True)
+        ]
         noisy += [(rng.uniform((10, 10), (110, 150)), rng.uniform(4, 60, 2)) for _ in range(4)]
         labels = rng.integers(0, num_classes, count)
         guessed = np.concatenate([np.where(rng.random(count) < 0.8, labels, 0), rng.integers(0, num_classes, 4)])
@@ -88,8 +92,21 @@ def test_equals_pycocotools(seed, geometry, capsys):
 
 
 def _pycocotools(truths, detections, num_classes, kind):
-    dataset, results = COCO(), []
-    rows = []
+    dataset = COCO()
+    dataset.dataset, results = _coco_rows(truths, detections, num_classes)
+    dataset.createIndex()
+    if kind == "segm":
+        results = _without_boxes(results)
+    evaluation = COCOeval(dataset, dataset.loadRes(results), kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def _coco_rows(truths, detections, num_classes):
+    """The truths as a COCO dataset and the detections as COCO results."""
+    rows, results = [], []
     for number, image_id in enumerate(sorted(truths, key=int), start=1):
         truth = truths[image_id]
         sizes, crowd = rle_area(truth.masks).tolist(), truth.crowd.tolist()
@@ -97,20 +114,18 @@ def _pycocotools(truths, detections, num_classes, kind):
             rows.append({**row, "id": len(rows) + 1, "iscrowd": int(crowd[index]), "area": sizes[index]})
         shapes, scores = _shapes(detections[image_id], number), detections[image_id].scores.tolist()
         results += [{**row, "score": score} for row, score in zip(shapes, scores, strict=True)]
-    dataset.dataset = {
+    dataset = {
         "info": {},
         "images": [{"id": number, "height": 120, "width": 160} for number in range(1, len(truths) + 1)],
         "annotations": rows,
         "categories": [{"id": label + 1} for label in range(num_classes)],
     }
-    dataset.createIndex()
-    if kind == "segm":
-        results = [{key: value for key, value in row.items() if key != "bbox"} for row in results]
-    evaluation = COCOeval(dataset, dataset.loadRes(results), kind)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation
+    return dataset, results
+
+
+def _without_boxes(results):
+    """Results whose size is their mask's area, which loadRes takes from the box where there is one."""
+    return [{key: value for key, value in row.items() if key != "bbox"} for row in results]
 
 
 def _shapes(instances, number):
@@ -160,3 +175,24 @@ def test_mistakes_are_one_sentence():
         coco_ap(truths, {}, 1, geometry="masks")
     with pytest.raises(UserError, match="score"):
         coco_ap(truths, {"a": _boxes([[0, 0, 1, 1]])}, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boundaries_equal_the_library_which_outlines_every_mask(seed):
+    truths, detections = random_masks(seed, noise=0.2)
+    result = coco_ap(truths, detections, 3, geometry="boundaries")
+    dataset, results = _coco_rows(truths, detections, 3)
+    truth = faster_coco_eval.COCO(dataset, print_function=_silent)
+    results = truth.loadRes(_without_boxes(results))
+    evaluation = faster_coco_eval.COCOeval_faster(truth, results, "boundary", print_function=_silent)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    wanted = [math.nan if value == -1 else value for value in evaluation.stats]
+    assert [getattr(result, name) for name in FIGURES] == pytest.approx(wanted, abs=1e-9, nan_ok=True)
+    masks = coco_ap(truths, detections, 3, geometry="masks")
+    assert 0.1 < result.ap < masks.ap - 0.05 and "2% of the photo's diagonal" in str(result)
+
+
+def _silent(*_):
+    pass

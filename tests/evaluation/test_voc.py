@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.evaluation.masks import rectangles
 from tests.helpers import instances
 from weaksam.config import UserError
 from weaksam.evaluation.matching import overlaps
@@ -243,3 +244,13 @@ def test_mistakes_are_one_sentence(detections, ious, words):
 def test_masks_must_be_there_to_be_compared():
     with pytest.raises(UserError, match="boxes alone"):
         voc_ap({"a": instances([LEFT])}, {"a": instances([LEFT], scores=[0.5])}, 1, geometry="masks")
+
+
+def test_boundary_ap_takes_the_smaller_iou():
+    # 60 x 60, width 2: of 18 x 18 in 20 x 20 pixels the mask IoU is 0.81, that of the boundaries 1/3
+    truths = {"a": rectangles([(10, 10, 30, 30)], size=(60, 60))}
+    detections = {"a": rectangles([(11, 11, 29, 29)], scores=[0.9], size=(60, 60))}
+    result = voc_ap(truths, detections, 1, ious=(0.25, 0.5), geometry="boundaries")
+    assert (result.mean(0.25), result.mean(0.5)) == (1, 0)
+    assert voc_ap(truths, detections, 1, ious=(0.75,), geometry="masks").mean(0.75) == 1
+    assert "2% of the photo's diagonal" in str(result.protocol)

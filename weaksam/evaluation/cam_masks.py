@@ -11,15 +11,13 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from weaksam.evaluation.matching import ignored_truths
+from weaksam.evaluation.label_maps import true_classes
 from weaksam.evaluation.protocol import Protocol, json_number
+from weaksam.evaluation.semantic import class_ious, pixel_confusion
 from weaksam.structures.instances import Instances
-from weaksam.structures.masks import mask_from_rle, rle_area
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(2, 19))
 """0.10, 0.15, .., 0.90: heights of the normalised map."""
-IGNORED = -1
-"""The class of pixels that are not measured."""
 ClassMapsOf = Callable[[str], tuple[Tensor, Tensor]]
 """image_id -> labels ``(L,)`` and their maps ``(L, h, w)``."""
 
@@ -78,12 +76,10 @@ def cam_mask_quality(
     for image_id, truth in truths.items():
         true_pixels = true_classes(truth, sizes[image_id])
         height, label = strongest_class(*maps_of(image_id), sizes[image_id])
-        is_counted = true_pixels != IGNORED
         for index, threshold in enumerate(thresholds):
             map_pixels = np.where(height >= threshold, label + 1, 0)
-            pairs = true_pixels[is_counted] * (num_classes + 1) + map_pixels[is_counted]
-            confusion[index] += np.bincount(pairs, minlength=(num_classes + 1) ** 2).reshape(confusion.shape[1:])
-    ious = np.stack([_ious(at_threshold) for at_threshold in confusion])  # (T, C + 1)
+            confusion[index] += pixel_confusion(true_pixels, map_pixels, num_classes)
+    ious = np.stack([class_ious(at_threshold) for at_threshold in confusion])  # (T, C + 1)
     occurs = confusion[0].sum(axis=1) > 0
     miou = ious[:, occurs].mean(axis=1) if occurs.any() else np.full(len(thresholds), np.nan)
     best = ious[int(miou.argmax())]
@@ -99,22 +95,6 @@ def cam_mask_quality(
     return CamMaskResult(thresholds, tuple(miou.tolist()), per_class, protocol)
 
 
-def true_classes(truth: Instances, size: tuple[int, int]) -> np.ndarray:
-    """Class of every pixel ``(H, W)`` int64: 0 background, 1 + label, `IGNORED` under a crowd or difficult object.
-
-    Where objects overlap the smaller one counts.
-    """
-    classes = np.zeros(size, dtype=np.int64)
-    if len(truth) == 0:
-        return classes
-    assert truth.masks is not None, "the caller sees to masks"
-    ignored = ignored_truths(truth)
-    for row in rle_area(truth.masks).argsort(descending=True, stable=True).tolist():
-        value = IGNORED if ignored[row] else int(truth.labels[row]) + 1
-        classes[mask_from_rle(truth.masks[row]).numpy()] = value
-    return classes
-
-
 def strongest_class(labels: Tensor, maps: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The greatest of the normalised maps ``(L, h, w)`` at every pixel ``(H, W)``, and its label; 0 where L = 0."""
     if len(labels) == 0:
@@ -123,10 +103,3 @@ def strongest_class(labels: Tensor, maps: Tensor, size: tuple[int, int]) -> tupl
     low, high = large.amin(dim=(1, 2), keepdim=True), large.amax(dim=(1, 2), keepdim=True)
     height, index = ((large - low) / (high - low + 1e-8)).max(dim=0)
     return height.numpy(), labels[index].numpy()
-
-
-def _ious(confusion: np.ndarray) -> np.ndarray:
-    """IoU ``(C + 1,)`` of a confusion matrix; 0 where a class neither is nor was found."""
-    both = np.diag(confusion)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - both
-    return both / np.maximum(union, 1)

@@ -1,4 +1,4 @@
-"""Measure COCO box and mask AP with faster-coco-eval."""
+"""Measure COCO box, mask and boundary AP with faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
-from weaksam.config import UserError
 from weaksam.evaluation.matching import exact_boxes, ignored_truths
 from weaksam.evaluation.protocol import (
     AP_IOUS,
+    BOUNDARIES,
     DetectionFilter,
     Geometry,
     Protocol,
@@ -22,10 +23,12 @@ from weaksam.evaluation.protocol import (
     image_order,
     json_number,
     keep_detections,
+    require_masks,
     require_scores,
 )
 from weaksam.structures.boxes import area, xywh_from_xyxy
 from weaksam.structures.instances import Instances
+from weaksam.structures.mask_boundaries import pairwise_boundary_iou
 from weaksam.structures.masks import rle_area
 
 MAX_DETECTIONS = (1, 10, 100)
@@ -108,7 +111,8 @@ def coco_ap(
         by_iou={iou: _mean_precision(of_iou) for iou, of_iou in zip(AP_IOUS, precision, strict=True)},
         protocol=Protocol(
             metric=f"COCO AP of {geometry}",
-            matching="IoU 0.5:0.05:0.95, each detection to the free truth it overlaps most",
+            matching="IoU 0.5:0.05:0.95, each detection to the free truth it overlaps most"
+            + (f"; {BOUNDARIES}" if geometry == "boundaries" else ""),
             difficult="difficult and crowd truths ignored",
             average="101-point average, mean over classes with a truth",
             detections=f"{keep}, at most {MAX_DETECTIONS[-1]} per image and class",
@@ -117,13 +121,32 @@ def coco_ap(
     )
 
 
+class BoundaryEvaluation(COCOeval_faster):  # type: ignore[misc]
+    """COCO's evaluation on the smaller of mask and boundary IoU: boundary AP of Cheng et al. (CVPR 2021).
+
+    The library has it as ``iouType="boundary"``, which outlines every mask; here only those that overlap a truth are.
+    """
+
+    def computeIoU(self, imgId: int, catId: int) -> Any:
+        """IoU ``(detections, truths)`` of one image and class, detections by score; a crowd keeps COCO's mask IoU."""
+        mask_iou = super().computeIoU(imgId, catId)
+        if len(mask_iou) == 0:
+            return mask_iou
+        (((truths,),), ((detections,),)) = (
+            dataset.get_instances([imgId], [catId], True) for dataset in (self.gt_dataset, self.dt_dataset)
+        )
+        detections = sorted(detections, key=lambda row: -row["score"])[: len(mask_iou)]
+        crowd = torch.tensor([bool(row["iscrowd"]) for row in truths])
+        masks = [[row["segmentation"] for row in rows] for rows in (detections, truths)]
+        return pairwise_boundary_iou(*masks, crowd, mask_iou=torch.from_numpy(mask_iou)).numpy()
+
+
 def _evaluate(truth: dict[str, Any], results: list[dict[str, Any]], geometry: Geometry) -> COCOeval_faster:
     """The finished evaluation of a list of COCO results against a COCO dataset."""
     dataset = COCO(truth, print_function=_silent)
+    evaluator = BoundaryEvaluation if geometry == "boundaries" else COCOeval_faster
     iou_type = "bbox" if geometry == "boxes" else "segm"
-    evaluation = COCOeval_faster(
-        dataset, dataset.loadRes(results), iou_type, print_function=_silent, rle_iou_max_workers=1
-    )
+    evaluation = evaluator(dataset, dataset.loadRes(results), iou_type, print_function=_silent, rle_iou_max_workers=1)
     evaluation.params.maxDets = list(MAX_DETECTIONS)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -171,9 +194,7 @@ def _shape_rows(instances: Instances, geometry: Geometry, what: str) -> list[dic
     """One dictionary per instance with its bbox or its segmentation, whichever is compared."""
     if geometry == "boxes":
         return [{"bbox": box} for box in xywh_from_xyxy(exact_boxes(instances.boxes)).tolist()]
-    if len(instances) and instances.masks is None:
-        raise UserError(f"mask AP needs a mask for each of the {what}, found boxes alone: compare boxes instead")
-    return [{"segmentation": dict(rle)} for rle in instances.masks or ()]
+    return [{"segmentation": dict(rle)} for rle in require_masks(instances, what)]
 
 
 def _mean_precision(precision: np.ndarray) -> float:

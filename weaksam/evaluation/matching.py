@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weaksam.config import UserError
 from weaksam.evaluation.protocol import (
     DetectionFilter,
     Geometry,
@@ -17,9 +16,12 @@ from weaksam.evaluation.protocol import (
     check_labels,
     image_order,
     keep_detections,
+    mask_size,
+    require_masks,
 )
 from weaksam.structures.boxes import pairwise_iou, xyxy_from_inclusive
 from weaksam.structures.instances import Instances
+from weaksam.structures.mask_boundaries import pairwise_boundary_iou
 from weaksam.structures.masks import pairwise_mask_iou
 
 
@@ -98,18 +100,16 @@ def pair_detections(
 def overlaps(
     detections: Instances, truth: Instances, geometry: Geometry = "boxes", pixel_inclusive: bool = False
 ) -> Tensor:
-    """IoU ``(D, T)`` float64 of the boxes or masks of two sets of instances; 0 where both shapes are empty.
+    """IoU ``(D, T)`` float64 of the boxes, masks or boundaries of two sets of instances; 0 where both are empty.
 
     ``pixel_inclusive`` reads x2 and y2 of both as the last pixel inside, as the `+1` of old VOC tools does.
     """
-    if geometry == "masks":
-        for name, instances in (("detections", detections), ("true objects", truth)):
-            if len(instances) and instances.masks is None:
-                raise UserError(
-                    f"masks can only be compared where {name} have them, found boxes alone: compare boxes instead"
-                )
+    if geometry != "boxes":
+        masks = require_masks(detections, "detections"), require_masks(truth, "true objects")
+        mask_size(*masks)
         # The float32 quotient is rounded back, so that 7/10 is not below 0.7
-        return pairwise_mask_iou(detections.masks or (), truth.masks or ()).double().mul(1e7).round().div(1e7)
+        compare = pairwise_mask_iou if geometry == "masks" else pairwise_boundary_iou
+        return compare(*masks).double().mul(1e7).round().div(1e7)
     boxes, true_boxes = exact_boxes(detections.boxes), exact_boxes(truth.boxes)
     if pixel_inclusive:
         boxes, true_boxes = xyxy_from_inclusive(boxes), xyxy_from_inclusive(true_boxes)

@@ -14,9 +14,15 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.structures.boxes import batched_nms
 from weaksam.structures.instances import Instances
+from weaksam.structures.mask_boundaries import BOUNDARY_RATIO
+from weaksam.structures.masks import Rle
 
-Geometry = Literal["boxes", "masks"]
-"""What is compared: the boxes of the instances or their masks."""
+Geometry = Literal["boxes", "masks", "boundaries"]
+"""What is compared: the boxes of the instances, their masks, or masks and boundaries (the smaller of both IoUs)."""
+BOUNDARIES = f"boundaries within {BOUNDARY_RATIO:.0%} of the photo's diagonal, the smaller of mask and boundary IoU"
+"""How boundaries are compared, for the protocol."""
+PAINTED_MIN_SCORE = 0.5
+"""Score from which a detection is painted into a map of an image (mIoU, PQ)."""
 AP_IOUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """The thresholds over which AP (.5:.95) is the mean."""
 
@@ -89,6 +95,25 @@ def require_scores(detections: Instances) -> Tensor:
             "give the detector's output, not a ground truth"
         )
     return detections.scores
+
+
+def require_masks(instances: Instances, what: str) -> tuple[Rle, ...]:
+    """The masks of instances; UserError where they have none, and no rows are no masks."""
+    if instances.masks is None and len(instances):
+        raise UserError(f"masks can only be compared where {what} have them, found boxes alone: compare boxes instead")
+    return instances.masks or ()
+
+
+def mask_size(*parts: Sequence[Rle]) -> tuple[int, int] | None:
+    """The one size (H, W) of all masks of an image, None where there is none; UserError where there are several."""
+    sizes = sorted({(int(rle["size"][0]), int(rle["size"][1])) for part in parts for rle in part})
+    if len(sizes) > 1:
+        (height, width), (other_height, other_width), *_ = sizes
+        raise UserError(
+            f"wanted all masks of an image in its own size, found {width} x {height} and {other_width} x "
+            f"{other_height} pixels: give masks of the same photos"
+        )
+    return sizes[0] if sizes else None
 
 
 def check_images(image_ids: Collection[str], evaluated: Collection[str], what: str) -> None:

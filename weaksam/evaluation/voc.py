@@ -1,4 +1,4 @@
-"""Measure average precision as PASCAL VOC does, of boxes or masks, at any IoU."""
+"""Measure average precision as PASCAL VOC does, of boxes, masks or boundaries, at any IoU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from weaksam.evaluation.matching import Pairs, pair_detections
 from weaksam.evaluation.protocol import (
     AP_IOUS,
+    BOUNDARIES,
     DetectionFilter,
     Geometry,
     Protocol,
@@ -97,7 +98,7 @@ def voc_ap(
         num_detections=tuple(np.bincount(pairs.labels, minlength=num_classes).tolist()),
         protocol=Protocol(
             metric=f"VOC AP of {geometry}",
-            matching="each detection to the truth it overlaps most" + (", pixel-inclusive" if pixel_inclusive else ""),
+            matching=_matching(geometry, pixel_inclusive),
             difficult="difficult and crowd truths ignored",
             average=f"{interpolation} average, mean over classes with a truth",
             detections=str(keep),
@@ -125,6 +126,12 @@ def average_precision(hits: np.ndarray, num_truths: int, interpolation: Interpol
         return float(envelope[hits].sum() / num_truths)
     first = np.searchsorted(num_hits / num_truths, np.linspace(0, 1, 11))  # where each level of recall is first reached
     return float(envelope[first[first < len(hits)]].sum() / 11)
+
+
+def _matching(geometry: Geometry, pixel_inclusive: bool) -> str:
+    """What is matched with what, in words."""
+    kinds = (", pixel-inclusive" if pixel_inclusive else "") + (f"; {BOUNDARIES}" if geometry == "boundaries" else "")
+    return f"each detection to the truth it overlaps most{kinds}"
 
 
 def _per_class(pairs: Pairs, num_classes: int, iou: float, interpolation: Interpolation) -> tuple[float, ...]:
