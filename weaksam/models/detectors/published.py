@@ -23,7 +23,7 @@ from weaksam.models.backbones.detectron2_files import (
     read_arrays,
     resnet_name,
 )
-from weaksam.models.detectors.dino.names import is_mmdet_dino, our_names
+from weaksam.models.detectors.dino.names import is_detrex_dino, is_mmdet_dino, our_names
 from weaksam.store.weights import load_state
 
 _LEVELS = range(2, 6)
@@ -69,7 +69,7 @@ class PublishedDetector(NamedTuple):
 
 
 def read_published(path: Path, what: str) -> PublishedDetector:
-    """A detector from torchvision's, detectron2's or (DINO) mmdet's ``.pth``, ``.safetensors`` or ``.pkl`` file.
+    """A detector in torchvision's, detectron2's, or (DINO) mmdet's or detrex's names: .pth, .safetensors or .pkl.
 
     Older names of torchvision become today's. ``what`` names the wanted weights in the error. Raises:
         UserError: the file is missing, damaged or no weights, or holds a name of detectron2 that has no place.
@@ -77,7 +77,7 @@ def read_published(path: Path, what: str) -> PublishedDetector:
     state = read_arrays(path, what) if path.suffix == ".pkl" else load_state(path, what)
     if is_detectron2(state):
         return PublishedDetector(torchvision_names(state, what), _conventions(state, what))
-    if is_mmdet_dino(state):
+    if is_mmdet_dino(state) or is_detrex_dino(state):
         return PublishedDetector(our_names(state, what), TORCHVISION)
     state = _with_names_of_today(state)
     if path.name in _NO_EPSILON:  # the batch-norm adds what is taken away here

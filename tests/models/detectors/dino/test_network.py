@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.detectors.dino.toys import GOLDEN, GOLDEN_SHAPE, SMALL_SHAPE, golden_tensors, resnet18, small_network
+from tests.models.detectors.dino.toys import (
+    GOLDEN,
+    GOLDEN_SHAPE,
+    SIZES,
+    SMALL_SHAPE,
+    golden_tensors,
+    images,
+    mmdet_names,
+    resnet18,
+    small_network,
+)
 from weaksam.config import UserError
 from weaksam.models.detectors.dino.detector import detections
 from weaksam.models.detectors.dino.losses import matching_losses
@@ -15,23 +25,6 @@ from weaksam.models.detectors.dino.network import DinoNetwork
 from weaksam.models.detectors.dino.positions import PyramidAreas, inverse_sigmoid
 from weaksam.models.query.targets import QueryTargets
 from weaksam.store.weights import load_into, load_state, save_weights
-
-SIZES = [(80, 96), (64, 72)]
-
-
-def mmdet_names(network: DinoNetwork) -> dict[str, Tensor]:
-    """The network's weights as mmdet names them."""
-    named = {"0.0.": "conv1.", "0.1.": "bn1.", **{f"{stage + 3}.": f"layer{stage}." for stage in range(1, 5)}}
-    state = {}
-    for key, value in network.state_dict().items():
-        for ours, theirs in named.items():
-            key = re.sub(rf"^backbone\.body\.{re.escape(ours)}", f"backbone.{theirs}", key)
-        state[key] = value
-    return state | {"backbone.bn1.num_batches_tracked": torch.tensor(7)}
-
-
-def images(seed: int = 1) -> Tensor:
-    return torch.randn(2, 3, 80, 96, generator=torch.Generator().manual_seed(seed))
 
 
 def test_every_layer_prediction_and_loss_equals_mmdets(shared_data) -> None:

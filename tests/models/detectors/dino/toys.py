@@ -1,5 +1,6 @@
 """Toy DINO networks: the golden file's ResNet-18 of 8 base channels, and a smaller one."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ SMALL_SHAPE = DinoShape(
     embed_dims=32, num_heads=4, ffn_dims=32, norm_groups=8, encoder_layers=1, decoder_layers=2, num_queries=12,
     num_denoising=10,
 )  # fmt: skip
+SIZES = [(80, 96), (64, 72)]
+"""``(h, w)`` of the photos in a batch of `images`."""
 
 
 def resnet18(base: int) -> FeatureExtractor:
@@ -57,3 +60,19 @@ def small_network(num_classes: int = 3, shape: DinoShape = SMALL_SHAPE, seed: in
             if parameter.ndim > 1 and not name.startswith("backbone"):
                 parameter.add_(0.05 * torch.randn_like(parameter))
     return network
+
+
+def mmdet_names(network: DinoNetwork) -> dict[str, Tensor]:
+    """The network's weights as mmdet names them."""
+    named = {"0.0.": "conv1.", "0.1.": "bn1.", **{f"{stage + 3}.": f"layer{stage}." for stage in range(1, 5)}}
+    state = {}
+    for key, value in network.state_dict().items():
+        for ours, theirs in named.items():
+            key = re.sub(rf"^backbone\.body\.{re.escape(ours)}", f"backbone.{theirs}", key)
+        state[key] = value
+    return state | {"backbone.bn1.num_batches_tracked": torch.tensor(7)}
+
+
+def images(seed: int = 1) -> Tensor:
+    """Two normalised photos of noise, padded to 80 x 96."""
+    return torch.randn(2, 3, 80, 96, generator=torch.Generator().manual_seed(seed))

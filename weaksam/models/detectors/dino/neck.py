@@ -8,13 +8,17 @@ from torch import Tensor, nn
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias, and group-norm."""
+    """A convolution, and group-norm."""
 
-    def __init__(self, channels: int, out_channels: int, groups: int, *, size: int = 1, stride: int = 1) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, groups: int, *, size: int = 1, stride: int = 1, bias: bool = False
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, out_channels, size, stride, padding=size // 2, bias=False)
+        self.conv = nn.Conv2d(channels, out_channels, size, stride, padding=size // 2, bias=bias)
         self.gn = nn.GroupNorm(groups, out_channels)
         nn.init.xavier_uniform_(self.conv.weight)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, K, h', w')`` of a map ``(B, C, h, w)``."""
@@ -25,14 +29,15 @@ class ConvNorm(nn.Module):
 class ChannelMapper(nn.Module):
     """The levels of the pyramid: each map by a 1x1 convolution, coarser ones by 3x3 convolutions of stride 2.
 
-    The first coarser level is made of the backbone's deepest map, every further one of the level before.
+    The first coarser level is made of the backbone's deepest map, every further one of the level before. ``bias``: the
+    convolutions add one, which group-norm does not take away, as it is another for every channel of a group.
     """
 
-    def __init__(self, channels: Sequence[int], dims: int, groups: int, num_levels: int) -> None:
+    def __init__(self, channels: Sequence[int], dims: int, groups: int, num_levels: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(ConvNorm(depth, dims, groups) for depth in channels)
+        self.convs = nn.ModuleList(ConvNorm(depth, dims, groups, bias=bias) for depth in channels)
         depths = [channels[-1], *[dims] * num_levels][: num_levels - len(channels)]
-        self.extra_convs = nn.ModuleList(ConvNorm(depth, dims, groups, size=3, stride=2) for depth in depths)
+        self.extra_convs = nn.ModuleList(ConvNorm(depth, dims, groups, size=3, stride=2, bias=bias) for depth in depths)
 
     def forward(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
         """Levels ``(B, dims, h, w)``, finest first."""

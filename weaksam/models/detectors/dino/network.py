@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,28 @@ from weaksam.models.backbones.features import FeatureExtractor
 from weaksam.models.detectors.dino.denoising import Denoising, DenoisingQueries
 from weaksam.models.detectors.dino.layers import DecoderLayer, EncoderLayer
 from weaksam.models.detectors.dino.neck import ChannelMapper
-from weaksam.models.detectors.dino.positions import PyramidAreas, box_waves, inverse_sigmoid
+from weaksam.models.detectors.dino.positions import CellWaves, PyramidAreas, box_waves, inverse_sigmoid
 from weaksam.models.detectors.dino.settings import DinoShape
 
 _PRIOR = 0.01
 """Score that every class has at first."""
+
+
+class Details(NamedTuple):
+    """In what published implementations of the same network differ."""
+
+    cell_waves: CellWaves
+    neck_bias: bool
+    """Whether the pyramid's convolutions add a bias before their group-norm."""
+    least: float
+    """Least share that a predicted box starts from; those that place a query's points are 1e-3 at least in both."""
+
+
+DETAILS = {
+    "mmdet": Details(CellWaves(), neck_bias=False, least=1e-5),
+    "detrex": Details(CellWaves(10000.0, 0.5), neck_bias=True, least=1e-3),
+}
+"""By `DinoShape.implementation`; those of mmdet 3.3 and of detrex's ``projects/dino``."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class DinoDecoder(nn.Module):
 
     def __init__(self, shape: DinoShape) -> None:
         super().__init__()
-        self.dims = shape.embed_dims
+        self.dims, self.least = shape.embed_dims, DETAILS[shape.implementation].least
         self.layers = nn.ModuleList(DecoderLayer(shape) for _ in range(shape.decoder_layers))
         self.norm = nn.LayerNorm(shape.embed_dims)
         self.ref_point_head = ReferenceHead(shape.embed_dims)
@@ -96,7 +114,7 @@ class DinoDecoder(nn.Module):
             queries = layer(queries, position, memory, scaled, areas, blocked)
             normed = self.norm(queries)
             logits.append(of_classes(normed))
-            refined.append((of_boxes(normed).float() + inverse_sigmoid(start)).sigmoid())
+            refined.append((of_boxes(normed).float() + inverse_sigmoid(start, self.least)).sigmoid())
             start = (of_boxes(queries).float() + inverse_sigmoid(references, 1e-3)).sigmoid()
             references = start.detach()
         return torch.stack(logits), torch.stack(refined)
@@ -133,9 +151,10 @@ class DinoNetwork(nn.Module):
     def __init__(self, backbone: FeatureExtractor, shape: DinoShape, num_classes: int) -> None:
         super().__init__()
         dims = shape.embed_dims
-        self.shape = shape
+        self.shape, self.details = shape, DETAILS[shape.implementation]
         self.backbone = backbone
-        self.neck = ChannelMapper(list(backbone.channels.values()), dims, shape.norm_groups, shape.num_levels)
+        channels = list(backbone.channels.values())
+        self.neck = ChannelMapper(channels, dims, shape.norm_groups, shape.num_levels, bias=self.details.neck_bias)
         self.encoder = DinoEncoder(shape)
         self.decoder = DinoDecoder(shape)
         self.level_embed = nn.Parameter(torch.randn(shape.num_levels, dims))
@@ -186,7 +205,7 @@ class DinoNetwork(nn.Module):
         """Embedding ``(B, S, dims)`` of every cell's place and level."""
         num_cells = torch.tensor([h * w for h, w in areas.sizes], device=self.level_embed.device)
         of_levels = self.level_embed.repeat_interleave(num_cells, dim=0, output_size=sum(h * w for h, w in areas.sizes))
-        return areas.embedding(self.shape.embed_dims) + of_levels
+        return areas.embedding(self.shape.embed_dims, self.details.cell_waves) + of_levels
 
     def _select(self, memory: Tensor, areas: PyramidAreas) -> tuple[Tensor, Tensor]:
         """Class logits ``(B, Q, C)`` and box logits ``(B, Q, 4)`` of the cells that any class scores highest.

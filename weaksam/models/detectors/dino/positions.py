@@ -6,12 +6,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_CELL_TEMPERATURE, _QUERY_TEMPERATURE = 20.0, 10000.0
-"""Ratios of the longest to the shortest wave for cells of the pyramid and for queries, as published."""
+_QUERY_TEMPERATURE = 10000.0
+"""Ratio of the longest to the shortest wave for queries, as published."""
+
+
+class CellWaves(NamedTuple):
+    """How the places of the pyramid's cells become waves."""
+
+    temperature: float = 20.0
+    """Ratio of the longest to the shortest wave."""
+    offset: float = 1.0
+    """What counts as a cell's place, in cells from its left and upper edge: 1 is its far edge, 0.5 its centre."""
+
+
 _FIRST_SIDE = 0.05
 """Side of the box that a cell of the first level proposes, as a share of the photo; each level doubles it."""
 _BORDER = 0.01
@@ -84,9 +96,9 @@ class PyramidAreas:
         """Bool ``(B, S)``: cells beyond their photo; None where no photo is padded."""
         return (self.points > 1).any(-1) if self.is_padded else None
 
-    def embedding(self, dims: int) -> Tensor:
+    def embedding(self, dims: int, cell_waves: CellWaves) -> Tensor:
         """Sine embedding ``(B, S, dims)`` of every cell's place in its photo, y first."""
-        return torch.cat([self._level_embedding(level, dims // 2) for level in self._levels()], dim=1)
+        return torch.cat([self._level_embedding(level, dims // 2, cell_waves) for level in self._levels()], dim=1)
 
     def proposals(self) -> tuple[Tensor, Tensor]:
         """Logits ``(B, S, 4)`` of the box around each cell (centre, sides), and bool ``(B, S)``: cells that propose.
@@ -120,9 +132,10 @@ class PyramidAreas:
             (torch.arange(height, device=device) + offset) / rows,
         )
 
-    def _level_embedding(self, level: int, dims: int) -> Tensor:
+    def _level_embedding(self, level: int, dims: int, cell_waves: CellWaves) -> Tensor:
         """Embedding ``(B, h * w, 2 * dims)`` of a level's cells."""
         height, width = self.sizes[level]
-        x, y = (waves(share, dims, _CELL_TEMPERATURE) for share in self._along_axes(level, 1.0, 1e-6))
+        along_axes = self._along_axes(level, cell_waves.offset, 1e-6)
+        x, y = (waves(share, dims, cell_waves.temperature) for share in along_axes)
         of_cells = [y[:, :, None].expand(-1, -1, width, -1), x[:, None].expand(-1, height, -1, -1)]
         return torch.cat(of_cells, dim=-1).flatten(1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar, Literal
+
 from pydantic import Field, model_validator
 
 from weaksam.config import Settings
@@ -11,6 +13,10 @@ from weaksam.models.detectors.photo_settings import PhotoSettings
 class DinoShape(Settings):
     """Sizes of the transformer; the published detector has 256 dimensions, 2,048, 6 + 6 layers and 900 queries."""
 
+    _as_before: ClassVar[dict[str, Any]] = {"implementation": "mmdet"}
+
+    implementation: Literal["mmdet", "detrex"] = "mmdet"
+    """Whose network it is: weights that mmdet or that detrex published want their own (docs/dino.md)."""
     num_levels: int = Field(4, ge=3, le=6)
     """Levels of the pyramid, each half as large as the one before: 4 (strides 8 to 64) or 5 (4 to 64) are published."""
     embed_dims: int = Field(128, ge=16, multiple_of=8)

@@ -42,9 +42,10 @@ def load_dino_weights(
     return [note] if note else []
 
 
-def shape_of(state: Mapping[str, Tensor]) -> dict[str, int]:
+def shape_of(state: Mapping[str, Tensor]) -> dict[str, int | str]:
     """Those settings of `DinoShape` that a detector's tensors show."""
     return {
+        "implementation": "detrex" if "neck.convs.0.conv.bias" in state else "mmdet",
         "num_levels": state["level_embed"].shape[0],
         "embed_dims": state["level_embed"].shape[1],
         "num_queries": state["query_embedding.weight"].shape[0],
