@@ -1,19 +1,21 @@
 """Retrain on true boxes of which a share is corrupted, without RoI drop and with the limits that its plot proposes.
 
-    python benchmarks/corrupted_boxes.py OUT [OUT ...] [--share 0.3] [--variants a b ...] [--thresholds loss ...]
+    python benchmarks/corrupted_boxes.py OUT [OUT ...] [--share 0.3] [--gates a b ...] [--thresholds loss ...]
+    python benchmarks/corrupted_boxes.py OUT [OUT ...] --dino [key=value ...] [--query-drop key=value ...]
 
 Each OUT is the folder of a run of one seed whose clue stage is finished (it gives the backbone) and whose training and
 test photos have true boxes. Of its training boxes ``--share`` are corrupted, by the run's seed: a third gets another
 class, a third is moved by a third to two thirds of its sides, and of a third only a part is left (half of each side).
 The limits of RoI drop are those that `weaksam roi-drop plot` proposes after ``--at`` of the training on these same
-boxes. Each training is the real retrain stage with the same first weights and order of photos, in
-OUT/corrupted/VARIANT; an interrupted one resumes, a finished one is only read.
+boxes. ``--dino`` trains DINO instead, with these settings, without and with query drop. Each training is the real
+retrain stage with the same first weights and order of photos, in OUT/corrupted/VARIANT; an interrupted one resumes, a
+finished one is only read.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,10 +37,12 @@ from weaksam.pipeline.running import recorded_settings
 from weaksam.pipeline.state import open_run, require_finished
 from weaksam.report.roi_drop_plot import write_roi_drop_plot
 from weaksam.stages import retrain
+from weaksam.stages.retrain.settings import AnyRetrainSettings, DinoRetrainSettings
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances
 
 KINDS = ("class", "shift", "part")
+HEADER = "| taught | seeds | AP50 | AP75 | AP .5:.95 | AP50 of each | limits (class, box) |\n" + "|---" * 7 + "|"
 
 
 def corrupted(
@@ -121,11 +125,15 @@ class CorruptedRun:
 
     def scores(self, variant: str, drop: DropProposal | None) -> dict[str, float]:
         """AP50, AP75 and AP of a detector trained on the boxes (the true ones for ``true_boxes``)."""
-        boxes = {i: plain(truth) for i, truth in self.truths.items()} if variant == "true_boxes" else self.boxes
         settings = self.run.settings.retrain.model_copy(update={"detect_train": False})
         if drop is not None:
             texts = [text.removeprefix("retrain.roi_drop.") for text in drop.settings("retrain", self.at)]
             settings = settings.model_copy(update={"roi_drop": load_settings(RoiDropSettings, None, texts)})
+        return self.trained(variant, settings, true_boxes=variant == "true_boxes")
+
+    def trained(self, variant: str, settings: AnyRetrainSettings, *, true_boxes: bool) -> dict[str, float]:
+        """The same of a detector with these settings, trained on the corrupted or on the true boxes."""
+        boxes = {i: plain(truth) for i, truth in self.truths.items()} if true_boxes else self.boxes
         ap = measured(self.run, retrain.run(self.context(variant), settings, boxes))
         return {"AP50": ap.mean(0.5), "AP75": ap.mean(0.75), "AP": ap.average()}
 
@@ -144,6 +152,21 @@ def line(variant: str, scores: Sequence[Mapping[str, float]], note: str = "") ->
     return "| " + " | ".join([variant, str(len(scores)), *cells, each, note]) + " |"
 
 
+def dino_lines(
+    runs: Sequence[CorruptedRun], overrides: Sequence[str], query_drop: Sequence[str], *, with_ceiling: bool
+) -> Iterator[str]:
+    """A row per way of training DINO with the settings ``overrides``, each as soon as it is trained."""
+    drop = [f"query_drop.{text}" for text in query_drop]
+    ways = {"dino_all": ("corrupted, DINO, all queries", [])}
+    ways["dino_drop"] = (f"corrupted, DINO, query drop: {' '.join(query_drop)}", drop)
+    if with_ceiling:
+        ways["dino_true_boxes"] = ("true boxes, DINO", [])
+    for variant, (words, own) in ways.items():
+        settings = load_settings(DinoRetrainSettings, None, ["detect_train=false", *overrides, *own])
+        true_boxes = variant == "dino_true_boxes"
+        yield line(words, [run.trained(variant, settings, true_boxes=true_boxes) for run in runs])
+
+
 def main() -> None:
     """Train what is not trained yet and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,12 +176,22 @@ def main() -> None:
     parser.add_argument("--gates", nargs="+", choices=GATES, default=list(GATES), help="gates of RoI drop; both")
     parser.add_argument("--thresholds", nargs="+", choices=THRESHOLDS, default=["loss"], help="kinds of limits; loss")
     parser.add_argument("--no-ceiling", action="store_true", help="leave the true boxes out")
+    parser.add_argument("--dino", nargs="*", metavar="key=value", help="train DINO instead, with these settings")
+    parser.add_argument(
+        "--query-drop", nargs="+", default=["gate=class"], metavar="key=value", help="its query drop; gate=class"
+    )
     arguments = parser.parse_args()
     runs = [CorruptedRun(out, arguments.share, arguments.at) for out in arguments.outs]
+    if arguments.dino is not None:
+        for run in runs:
+            print(f"{run.run.context.out}: {described(run)}\n\n{HEADER}", flush=True)
+        for row in dino_lines(runs, arguments.dino, arguments.query_drop, with_ceiling=not arguments.no_ceiling):
+            print(row, flush=True)
+        return
     measured_figures = [run.figures() for run in runs]
     for run, figures in zip(runs, measured_figures, strict=True):
         print(f"{run.run.context.out}: {described(run)}\n{roi_drop_text(figures)}\n", flush=True)
-    lines = ["| taught | seeds | AP50 | AP75 | AP .5:.95 | AP50 of each | limits (class, box) |", "|---" * 7 + "|"]
+    lines = [HEADER]
     lines.append(line("corrupted, all regions", [run.scores("all_regions", None) for run in runs]))
     print(lines[-1], flush=True)
     for gate in arguments.gates:

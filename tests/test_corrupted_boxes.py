@@ -88,6 +88,20 @@ def test_every_way_is_trained_once_and_tabled(
     stamps = [path.stat().st_mtime_ns for path in weights]
     benchmark.main()
     assert [path.stat().st_mtime_ns for path in weights] == stamps
+    tiny = ["embed_dims=16", "norm_groups=8", "ffn_dims=8", "encoder_layers=1", "decoder_layers=1", "num_queries=10"]
+    tiny += ["num_epochs=1", "short_side=64", "long_side=64"]
+    monkeypatch.setattr("sys.argv", ["corrupted_boxes.py", str(out), "--dino", *tiny, "--query-drop", "gate=class"])
+    capsys.readouterr()
+    benchmark.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == [
+        "taught",
+        "corrupted, DINO, all queries",
+        "corrupted, DINO, query drop: gate=class",
+        "true boxes, DINO",
+    ]
+    # The way is part of the weights' fingerprint: three trainings in three folders
+    assert len({path.name for path in out.glob("corrupted/dino_*/retrain/store/weights-*")}) == 3
     blind = load_settings(RunSettings, None, [*TOY_RUN, *data[:2], f"out={tmp_path / 'blind'}"])
     pipeline.run(blind, until="clues")
     with pytest.raises(UserError, match="wanted true boxes of the training and the test photos"):
