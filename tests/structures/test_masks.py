@@ -92,3 +92,37 @@ def test_both_ways_to_a_box_agree() -> None:
     assert (~masks.flatten(1).any(1)).any(), "the seed should give an empty mask too"
     one_by_one = torch.stack([M.box_from_rle(M.rle_from_mask(mask)) for mask in masks])
     assert M.boxes_from_masks(masks).equal(one_by_one)
+
+
+def test_mask_suppression_by_hand_and_of_nothing() -> None:
+    whole, three, half, apart = (
+        M.rle_from_mask(drawn(line, line)) for line in ("####..", "###...", "##....", "....##")
+    )
+    masks, scores = [half, whole, three, apart], torch.tensor([0.9, 0.8, 0.8, 0.1])
+    same = torch.zeros(4, dtype=torch.int64)
+    # IoU of the half and the whole is 1/2, of the half and three quarters 2/3, of the two larger ones 3/4
+    assert M.batched_mask_nms(masks, scores, same, 0.6).tolist() == [0, 1, 3]
+    assert M.batched_mask_nms(masks, scores, same, 0.4).tolist() == [0, 3]
+    # Only more than the limit suppresses, and only within a label
+    assert M.batched_mask_nms(masks, scores, same, 0.75).tolist() == [0, 1, 2, 3]
+    assert M.batched_mask_nms(masks, scores, torch.tensor([1, 0, 1, 1]), 0.6).tolist() == [0, 1, 3]
+    assert M.batched_mask_nms([], torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5).tolist() == []
+
+
+def test_mask_suppression_equals_a_plain_loop() -> None:
+    draw = torch.Generator().manual_seed(3)
+    corners = torch.randint(0, 7, (40, 2), generator=draw)
+    sides = torch.randint(2, 7, (40, 2), generator=draw)
+    masks = torch.zeros(40, 12, 12, dtype=torch.bool)
+    for mask, (y, x), (height, width) in zip(masks, corners.tolist(), sides.tolist(), strict=True):
+        mask[y : y + height, x : x + width] = True
+    scores, labels = torch.randint(0, 9, (40,), generator=draw) / 9, torch.randint(0, 3, (40,), generator=draw)
+    kept: list[int] = []
+    for row in sorted(range(40), key=lambda row: -float(scores[row])):
+        if not any(
+            labels[row] == labels[other] and (masks[row] & masks[other]).sum() > 0.4 * (masks[row] | masks[other]).sum()
+            for other in kept
+        ):
+            kept.append(row)
+    found = M.batched_mask_nms([M.rle_from_mask(mask) for mask in masks], scores, labels, 0.4)
+    assert found.tolist() == kept and 5 < len(kept) < 35

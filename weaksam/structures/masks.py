@@ -99,6 +99,26 @@ def pairwise_mask_iou(rles1: Sequence[Rle], rles2: Sequence[Rle], crowd: Tensor 
     return torch.from_numpy(np.nan_to_num(iou.reshape(len(rles1), len(rles2))))
 
 
+def batched_mask_nms(rles: Sequence[Rle], scores: Tensor, labels: Tensor, nms_iou: float) -> Tensor:
+    """Indices int64 ``(K,)`` of the masks that stay, best first; equal scores keep their order, no masks give ``(0,)``.
+
+    A mask goes if one of its own label that stays has a higher score and an IoU of more than ``nms_iou`` with it.
+    ``scores`` and ``labels`` (N,).
+    """
+    stays = torch.zeros(len(rles), dtype=torch.bool)
+    order = scores.argsort(descending=True, stable=True)
+    for label in labels.unique().tolist():
+        rows = order[labels[order] == label]
+        of_label = [rles[row] for row in rows.tolist()]
+        suppressing = pairwise_mask_iou(of_label, of_label) > nms_iou
+        free = torch.ones(len(rows), dtype=torch.bool)
+        for place, row in enumerate(rows.tolist()):
+            if free[place]:
+                stays[row] = True
+                free &= ~suppressing[place]
+    return order[stays[order]]
+
+
 def boxes_from_masks(masks: Tensor) -> Tensor:
     """Tight half-open xyxy boxes ``(..., 4)`` float32 of bool masks ``(..., H, W)``; zeros for an empty mask."""
     height, width = masks.shape[-2:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from weaksam.engine.detectors.initial_weights import (
     with_conventions,
 )
 from weaksam.engine.detectors.mask2former_settings import TrainableMask2FormerSettings
-from weaksam.engine.detectors.photos import load_photo
+from weaksam.engine.detectors.photos import ResizedPhoto, load_scales
 from weaksam.engine.detectors.result import DetectorMethod, DetectorResult, train_and_detect
 from weaksam.engine.detectors.training import batch_on, lr_factor
 from weaksam.engine.mixed_precision import autocast, forward_dtype
@@ -42,6 +42,7 @@ from weaksam.models.detectors.mask2former.targets import mask_target, photo_obje
 from weaksam.store.files import unchanged_files
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
+from weaksam.structures.masks import batched_mask_nms
 
 
 def mask2former_objective(
@@ -96,9 +97,31 @@ def _decays(model: Mask2Former, name: str) -> bool:
 def detect_sample_masks(
     model: Mask2Former, sample: Sample, settings: TrainableMask2FormerSettings, device: torch.device
 ) -> Instances:
-    """Detections with masks on a photo that is read from its file, see `segment_photo`."""
-    photo = load_photo(sample, settings.short_side, settings.long_side)
-    return segment_photo(model, photo.image.to(device), photo.size, settings)
+    """Detections with masks on a photo that is read from its file, see `segment_views`."""
+    photos = load_scales(sample, settings.short_side, settings.long_side, settings.test_scales, settings.longest_test)
+    return segment_views(model, photos, settings, device)
+
+
+def segment_views(
+    model: Mask2Former, photos: Sequence[ResizedPhoto], settings: TrainableMask2FormerSettings, device: torch.device
+) -> Instances:
+    """Detections with masks of one photo, given at one or more scales, in its original frame, best first.
+
+    Those of all scales and, with ``flip_test``, of the mirror images are merged: of one class, a mask that overlaps a
+    better one by an IoU of more than ``nms_iou`` is dropped, whichever view it is from, and the ``max_boxes`` best stay
+    (ours). A single view is not suppressed, see `segment_photo`.
+    """
+    views = [
+        segment_photo(model, photo.image.to(device), photo.size, settings, mirrored=mirrored)
+        for photo in photos
+        for mirrored in ((False, True) if settings.flip_test else (False,))
+    ]
+    merged = Instances.cat(views)
+    if len(views) == 1:
+        return merged
+    assert merged.masks is not None and merged.scores is not None
+    kept = batched_mask_nms(merged.masks, merged.scores, merged.labels, settings.nms_iou)
+    return merged[kept[: settings.max_boxes]]
 
 
 MASK2FORMER = DetectorMethod(mask2former_objective, mask_target, detect_sample_masks)

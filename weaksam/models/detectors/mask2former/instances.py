@@ -18,8 +18,12 @@ _MASKS_AT_ONCE = 8
 
 
 @torch.inference_mode()
-def segment_photo(model: Mask2Former, image: Tensor, size: tuple[int, int], settings: Mask2FormerSettings) -> Instances:
+def segment_photo(
+    model: Mask2Former, image: Tensor, size: tuple[int, int], settings: Mask2FormerSettings, *, mirrored: bool = False
+) -> Instances:
     """Detections with masks of a photo ``(3, h, w)`` in the frame of its original of ``size`` (H, W), best first.
+
+    ``mirrored``: the network is shown the photo's mirror image, and its masks are mirrored back.
 
     The ``max_boxes`` best pairs of query and class by the class's probability are taken; the score is that probability
     times the mean probability of the pixels in the mask (published code of Mask2Former, instance inference), whose
@@ -27,13 +31,14 @@ def segment_photo(model: Mask2Former, image: Tensor, size: tuple[int, int], sett
     are dropped; none left gives N = 0 with all columns.
     """
     model.eval()
-    predictions = model([image])
+    predictions = model([image.flip(-1) if mirrored else image])
     probabilities = predictions.classes[-1, 0].float().softmax(-1)[:, :-1]  # (Q, K)
     scores, pairs = probabilities.flatten().topk(min(settings.max_boxes, probabilities.numel()))
     pairs = pairs[scores >= settings.min_score]  # no score is above its class's probability
     queries, labels = pairs // probabilities.shape[1], pairs % probabilities.shape[1]
     chosen, of_pair = queries.unique(return_inverse=True)
-    inside, boxes, rles = _masks_of(predictions, chosen, (image.shape[1], image.shape[2]), size, settings)
+    shown = image.shape[1], image.shape[2]
+    inside, boxes, rles = _masks_of(predictions, chosen, shown, size, settings.mask_threshold, mirrored)
     of_pair = of_pair.cpu()
     detections = Instances(
         boxes[of_pair],
@@ -52,15 +57,17 @@ def _masks_of(
     queries: Tensor,
     shown: tuple[int, int],
     size: tuple[int, int],
-    settings: Mask2FormerSettings,
+    threshold: float,
+    mirrored: bool,
 ) -> tuple[Tensor, Tensor, list[Rle]]:
     """Mean probability in each mask ``(M,)``, 0 of an empty one, boxes ``(M, 4)`` and RLEs of the ``queries`` (M,).
 
-    On the CPU, in the frame of ``size`` (H, W) of a photo that was ``shown`` (h, w).
+    On the CPU, in the frame of ``size`` (H, W) of a photo that was ``shown`` (h, w), maybe ``mirrored``.
     """
     means, boxes, rles = [torch.zeros(0)], [torch.zeros(0, 4)], []
     for probabilities in _probabilities(predictions, queries, shown, size):
-        masks = probabilities > settings.mask_threshold
+        probabilities = probabilities.flip(-1) if mirrored else probabilities
+        masks = probabilities > threshold
         areas = masks.sum((1, 2))
         means.append(((probabilities * masks).sum((1, 2)) / areas.clamp(min=1)).cpu())
         boxes.append(boxes_from_masks(masks).cpu())
