@@ -103,17 +103,24 @@ def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, In
     return instances_of(pseudo_gt_stage.run(run.context, settings, weak_detector.stores["train"]))
 
 
-def retrain_detector(run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances]) -> DetectorResult:
+def retrain_detector(
+    run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances], weak_detector: DetectorResult
+) -> DetectorResult:
     """Train the detector on the pseudo ground truth, and detect with it."""
-    return retrain.run(with_backbone(run, backbone), run.retrain, pseudo_gt)
+    return retrain.run(with_backbone(run, backbone), run.retrain, pseudo_gt, weak_detector=weak_detector)
 
 
 def segment_instances(
-    run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances], detector: DetectorResult
+    run: Run,
+    backbone: BackboneSettings,
+    pseudo_gt: Mapping[str, Instances],
+    weak_detector: DetectorResult,
+    detector: DetectorResult,
 ) -> wsis.WsisResult:
     """Prompt the segmenter with the pseudo boxes, train Mask R-CNN or Mask2Former on its masks, segment with it."""
     context = with_backbone(run, backbone_of_masks(run, backbone, detector))
-    return wsis.run(context, run.wsis, run.mask_segmenter, pseudo_gt, weights_for_masks(run, detector))
+    weights = weights_for_masks(run, detector)
+    return wsis.run(context, run.wsis, run.mask_segmenter, pseudo_gt, weights, weak_detector=weak_detector)
 
 
 def train_weak_detector_on_truth(
@@ -126,15 +133,15 @@ def train_weak_detector_on_truth(
 
 def retrain_on_truth(run: Run, backbone: BackboneSettings) -> DetectorResult:
     """The retrained detector, taught the true boxes."""
-    context = with_backbone(run, backbone)
-    return retrain.run(context, run.retrain, run.true_train.truths, name="retrain_ceiling")
+    context, settings = with_backbone(run, backbone), run.retrain.with_complete_labels()
+    return retrain.run(context, settings, run.true_train.truths, name="retrain_ceiling")
 
 
 def segment_on_truth(run: Run, backbone: BackboneSettings, detector_ceiling: DetectorResult) -> wsis.WsisResult:
     """The instance segmenter, taught the true masks."""
     context = with_backbone(run, backbone_of_masks(run, backbone, detector_ceiling))
-    arguments = (context, run.wsis, run.mask_segmenter, run.true_train.truths, weights_for_masks(run, detector_ceiling))
-    return wsis.run(*arguments, name="wsis_ceiling")
+    settings, weights = run.wsis.with_complete_labels(), weights_for_masks(run, detector_ceiling)
+    return wsis.run(context, settings, run.mask_segmenter, run.true_train.truths, weights, name="wsis_ceiling")
 
 
 def with_backbone(run: Run, backbone: BackboneSettings) -> RunContext:
@@ -200,7 +207,7 @@ STAGES = (
     Stage(
         name="retrain",
         given=("train photos", "train tags", "test photos"),
-        inputs=("backbone", "pseudo_gt"),
+        inputs=("backbone", "pseudo_gt", "weak_detector"),
         outputs=("detector",),
         files=("retrain/detections_train.json", "retrain/detections_test.json"),
         make=retrain_detector,
@@ -208,7 +215,7 @@ STAGES = (
     Stage(
         name="wsis",
         given=("train photos", "train tags", "test photos", "mask segmenter"),
-        inputs=("backbone", "pseudo_gt", "detector"),
+        inputs=("backbone", "pseudo_gt", "weak_detector", "detector"),
         outputs=("instance_segmenter",),
         files=("wsis/pseudo_masks_train.json", "wsis/detections_test.json"),
         make=segment_instances,

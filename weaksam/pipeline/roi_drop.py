@@ -80,7 +80,8 @@ def early_detector(run: Run, share: float, stage: DetectorStage) -> EarlyDetecto
                 "wanted a run that retrains Faster R-CNN, whose regions are plotted, found retrain.detector="
                 f"{run.retrain.detector}: give another run"
             )
-        return retrain.run_early(context, run.retrain, run.results["pseudo_gt"], share)
+        weak_detector = run.results["weak_detector"]
+        return retrain.run_early(context, run.retrain, run.results["pseudo_gt"], share, weak_detector=weak_detector)
     masks, weights = run.results["instance_segmenter"].pseudo_masks, weights_for_masks(run, run.results["detector"])
     settings = run.wsis
     if not isinstance(settings, wsis.WsisSettings):
@@ -88,7 +89,7 @@ def early_detector(run: Run, share: float, stage: DetectorStage) -> EarlyDetecto
             "wanted a run that trains Mask R-CNN, whose regions are plotted, found wsis.network="
             f"{settings.network}: give another run"
         )
-    return wsis.run_early(context, settings, masks, share, weights)
+    return wsis.run_early(context, settings, masks, share, weights, weak_detector=run.results["weak_detector"])
 
 
 def _dropped(run: Run, stage: DetectorStage) -> dict[str, list[float]]:

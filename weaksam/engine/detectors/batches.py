@@ -17,6 +17,9 @@ from weaksam.store.progress import progress
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
+PhotoRegions = Mapping[str, Mapping[str, Instances]]
+"""Further regions of the photos that the losses are told of: by name, then by image id."""
+
 _BATCHES_AHEAD = 4
 """Batches whose photos are decoded in advance, where they are not kept."""
 
@@ -39,7 +42,9 @@ class TrainingPhotos:
     A photo without a box and without a tag is a true negative. One with a tag but no box is left out, as nobody knows
     where its object is and training would call that place background; with ``boxless_as_background`` it is taught as
     background all the same. Regions to ignore (``crowd``) are no boxes. ``label`` names the training in the progress;
-    ``target`` makes a view's instances and masks ``(N, h, w)`` into what the losses are told.
+    ``target`` makes a view's instances and masks ``(N, h, w)`` into what the losses are told; beside that every target
+    has the photo's ``tags``, bool ``(C,)``, and for each name in ``regions`` (`PhotoRegions`) its ``<name>_boxes``
+    (D, 4) and ``<name>_labels`` (D,) from 0 in the view; D may be 0.
 
     With ``frozen``, the backbone's frozen stages (a photo ``(3, h, w)`` to its map on the CPU), batches hold maps
     instead of photos; those of fixed views are kept where ``max_cache_gib`` leaves room, else computed again.
@@ -57,8 +62,10 @@ class TrainingPhotos:
         boxless_as_background: bool = False,
         target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of,
         frozen: Callable[[Tensor], Tensor] | None = None,
+        regions: PhotoRegions | None = None,
     ) -> None:
         self.target = target
+        self.num_classes = len(dataset.classes)
         nothing = Instances.empty()
         self.samples = [
             sample
@@ -71,6 +78,7 @@ class TrainingPhotos:
         self.photos: dict[int, ResizedPhoto] = {}
         """Those that are kept, by number."""
         self.instances: list[Instances] = []
+        self.regions = {name: self._shrunk(of_photos) for name, of_photos in (regions or {}).items()}
         room = int(max_cache_gib * 2**30)
         for number, sample in enumerate(progress(self.samples, len(self.samples), f"{label}: photos")):
             h, w = self.sizes[number]
@@ -81,6 +89,11 @@ class TrainingPhotos:
         self.frozen, self.room = frozen, room
         self.maps: dict[tuple[int, int], Tensor] = {}
         """Kept maps of the frozen stages, by number of the photo and of its view."""
+
+    def _shrunk(self, of_photos: Mapping[str, Instances]) -> list[Instances]:
+        """These of every photo, by its number, in its resized frame."""
+        framed = zip(self.samples, self.sizes, strict=True)
+        return [shrink(of_photos.get(sample.image_id, Instances.empty()), sample.size, size) for sample, size in framed]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -133,18 +146,27 @@ class TrainingPhotos:
     def _batch(self, indices: Sequence[int], epoch: int, augment: AugmentSettings, seed: int) -> DetectorBatch:
         """The photos of these numbers, each varied by the draw of (seed, image id, view)."""
         view = augment.view_in(epoch)
-        targets = [
-            self.target(
-                *vary_instances(self.instances[index], self.sizes[index], augment, self._generator(index, view, seed))
-            )
-            for index in indices
-        ]
+        targets = [self._target(index, view, augment, seed) for index in indices]
         image_ids = tuple(self.samples[index].image_id for index in indices)
         if self.frozen is None:
             return DetectorBatch(image_ids, [self._image(index, view, augment, seed) for index in indices], targets)
         maps = [self._map(index, view, augment, seed) for index in indices]
         sizes = tuple(self._view_size(index, epoch, augment, seed) for index in indices)
         return DetectorBatch(image_ids, maps, targets, sizes)
+
+    def _target(self, index: int, view: int, augment: AugmentSettings, seed: int) -> dict[str, Tensor]:
+        """What the losses are told of this view of this photo."""
+
+        def varied(instances: Instances) -> tuple[Instances, Tensor | None]:
+            return vary_instances(instances, self.sizes[index], augment, self._generator(index, view, seed))
+
+        tags = torch.zeros(self.num_classes, dtype=torch.bool)
+        tags[list(self.samples[index].tags)] = True
+        target = self.target(*varied(self.instances[index])) | {"tags": tags}
+        for name, of_photos in self.regions.items():
+            boxes, _ = varied(of_photos[index])
+            target |= {f"{name}_boxes": boxes.boxes, f"{name}_labels": boxes.labels}
+        return target
 
     def _image(self, index: int, view: int, augment: AugmentSettings, seed: int) -> Tensor:
         """This view of this photo ``(3, h, w)``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -16,6 +15,7 @@ from weaksam.engine.mixed_precision import autocast, forward_dtype
 from weaksam.engine.training import Objective
 from weaksam.models.detectors.dino.detector import Dino
 from weaksam.models.detectors.dino.settings import DinoDetectorSettings
+from weaksam.models.detectors.negatives import NegativeSettings
 from weaksam.models.query.query_drop import QueryDropSettings
 from weaksam.structures.devices import pinned
 
@@ -41,6 +41,8 @@ class TrainableDinoSettings(DinoDetectorSettings, MergedViews, TrainingSettings)
     """Gradients are cut to this norm; none: not cut."""
     query_drop: QueryDropSettings = QueryDropSettings()
     """Leaves matched queries with high losses out, which a wrong pseudo box often has."""
+    negatives: NegativeSettings = NegativeSettings()
+    """What queries without a box teach, where boxes are incomplete; ``anchors`` has no part in it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the forward pass of the training computes in; losses, boxes and deformable attention are float32."""
 
@@ -55,25 +57,22 @@ def dino_objective(model: Dino, settings: TrainableDinoSettings, device: torch.d
             named: dict[str, Tensor] = model.train()(photos, batch.targets)  # targets are read on the CPU
         return named
 
+    drop = settings.query_drop
+    model.negatives = settings.negatives
+    if drop.gate != "off":
+        model.drop = drop
+
+    def begin_step(step: int, total: int) -> None:
+        model.dropping = drop.active(step, total)
+        model.confident = settings.negatives.confident_from(step, total)
+
     return Objective(
         losses,
         optimizer_of(model, settings),
         lambda step, total: lr_factor(step, total, settings),
-        begin_step=_drop_starter(model, settings.query_drop),
+        begin_step=begin_step,
         clip_norm=settings.clip_norm,
     )
-
-
-def _drop_starter(model: Dino, drop: QueryDropSettings) -> Callable[[int, int], None] | None:
-    """What tells ``model`` before each step whether queries are dropped; None without query drop."""
-    if drop.gate == "off":
-        return None
-    model.drop = drop
-
-    def begin_step(step: int, total: int) -> None:
-        model.dropping = drop.active(step, total)
-
-    return begin_step
 
 
 DINO = DetectorMethod(dino_objective)

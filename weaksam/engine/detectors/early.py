@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from weaksam.engine.context import RunContext
-from weaksam.engine.detectors.batches import TrainingPhotos
+from weaksam.engine.detectors.batches import PhotoRegions, TrainingPhotos
 from weaksam.engine.detectors.training import (
     TrainableSettings,
     batch_on,
@@ -26,6 +26,7 @@ from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training_job import TrainingJob
 from weaksam.evaluation.roi_errors import ForegroundRegions, wrong_boxes
 from weaksam.models.backbones.weights import backbone_fingerprint
+from weaksam.models.detectors.negatives import NegativeSettings
 from weaksam.models.detectors.roi_heads import RoiLosses
 from weaksam.models.roi.roi_drop import RoiDropSettings
 from weaksam.store.progress import progress
@@ -53,6 +54,7 @@ def train_early(
     inputs: Mapping[str, str],
     name: str,
     share: float,
+    regions: PhotoRegions | None = None,
 ) -> EarlyDetector:
     """Train ``model`` as `train_and_detect` does with these arguments, but stop after ``share`` of the steps.
 
@@ -72,7 +74,8 @@ def train_early(
     epochs, steps = settings.num_epochs, settings.num_steps
     job = TrainingJob(folder, fingerprint, name, context.seed, epochs, steps, context.train.classes, stop_share=share)
     with kept_memory():
-        train_detector(model, instances, plain, replace(context, log=RunLog(None)), job, detector_objective)
+        silent = replace(context, log=RunLog(None))
+        train_detector(model, instances, plain, silent, job, detector_objective, regions=regions)
     return EarlyDetector(model, plain, instances, name, share, folder / "weights.safetensors")
 
 
@@ -88,6 +91,9 @@ def foreground_regions(
     num_classes = len(context.train.classes)
     photos = _marked_photos(context, early, truths, num_classes)
     model = early.model.to(context.device).train()
+    # What the background teaches says nothing of the foreground, and would want more than the boxes
+    model.rpn.negatives = model.roi_heads.negatives = NegativeSettings()
+    model.rpn.confident = None
     parts: list[tuple[dict[str, Tensor], Tensor]] = []
     seed_everything(seed)
     num_batches = num_passes * photos.num_batches(settings.batch_size)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from weaksam.data.detection_stores import instances_of
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.batches import PhotoRegions
 from weaksam.engine.detectors.detecting import detect_splits
 from weaksam.engine.detectors.training import (
     TrainingSettings,
@@ -72,10 +73,12 @@ def train_and_detect(
     inputs: Mapping[str, str],
     name: str,
     method: DetectorMethod = TORCHVISION,
+    regions: PhotoRegions | None = None,
 ) -> DetectorResult:
     """Train ``model`` on ``instances`` (by image id) of the training photos and detect on the test photos.
 
-    ``inputs``: fingerprints of all that the weights depend on besides settings, training photos, backbone and seed.
+    ``inputs``: fingerprints of all that the weights depend on besides settings, training photos, backbone and seed, the
+    further ``regions`` of the training photos among them.
     Detections are made on the training photos too where ``settings.detect_train`` says so. Weights and detections lie
     in ``OUT/<name>``. What was finished before is only read, and an interrupted training goes on.
 
@@ -100,6 +103,6 @@ def train_and_detect(
         log=context.log,
     )
     with kept_memory():
-        train_detector(model, instances, settings, context, job, method.objective, method.target)
+        train_detector(model, instances, settings, context, job, method.objective, method.target, regions)
         stores = detect_splits(context, settings, model, name, fingerprint, method.detect)
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores, context.backbone)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from weaksam.config import Settings, UserError
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.augmentation import AugmentSettings
-from weaksam.engine.detectors.batches import DetectorBatch, TrainingPhotos
+from weaksam.engine.detectors.batches import DetectorBatch, PhotoRegions, TrainingPhotos
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
@@ -23,6 +23,7 @@ from weaksam.engine.weight_average import WeightAverage
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.faster_rcnn import DetectorSettings, target_of, training_losses
 from weaksam.models.detectors.frozen_stages import frozen_map, losses_from_maps, num_frozen
+from weaksam.models.detectors.negatives import NegativeSettings
 from weaksam.models.detectors.photo_settings import PhotoSettings
 from weaksam.models.roi.roi_drop import RoiDropSettings
 from weaksam.store.store import stage_fingerprint
@@ -34,6 +35,7 @@ class TrainingSettings(PhotoSettings, AugmentSettings):
     """How a detector of any kind is trained and used."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "init", "backbone"})  # their bytes count
+    _as_before: ClassVar[Mapping[str, Any]] = {"negatives": NegativeSettings(rule="all", confident=None)}
     when_detecting: ClassVar[frozenset[str]] = frozenset(
         {
             "min_score",
@@ -93,6 +95,12 @@ class TrainingSettings(PhotoSettings, AugmentSettings):
     max_cache_gib: float = Field(4.0, ge=0)
     """Memory for resized training photos; what does not fit is read again at each pass."""
 
+    def with_complete_labels(self) -> Self:
+        """The same settings where no object lacks its box: every region that meets no box is background."""
+        if "negatives" not in type(self).model_fields:
+            return self
+        return self.model_copy(update={"negatives": self._as_before["negatives"]})
+
 
 class MergedViews(Settings):
     """Which views of a photo are detected on and merged."""
@@ -111,6 +119,8 @@ class TrainableSettings(DetectorSettings, MergedViews, TrainingSettings):
 
     roi_drop: RoiDropSettings = RoiDropSettings()
     """Leaves regions with high losses out, which a wrong pseudo box often has."""
+    negatives: NegativeSettings = NegativeSettings()
+    """What regions without a box teach, where boxes are incomplete."""
 
 
 def train_detector(
@@ -121,11 +131,12 @@ def train_detector(
     job: TrainingJob,
     objective_of: Callable[[Any, Any, torch.device], Objective],
     target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of,
+    regions: PhotoRegions | None = None,
 ) -> None:
     """Train ``model`` in place on ``instances`` of the training photos; its weights end up sealed in ``job.folder``.
 
     ``objective_of(model, settings, device)`` gives the losses and the optimizer, ``target`` what they are told of the
-    instances of a view. Goes on where a killed run stopped. Raises:
+    instances of a view, and ``regions`` lie beside these. Goes on where a killed run stopped. Raises:
         UserError: there is nothing to train on.
     """
     model.to(context.device)
@@ -148,6 +159,7 @@ def train_detector(
         boxless_as_background=settings.photos_without_box == "background",
         target=target,
         frozen=frozen_stages(model, settings, context.device),
+        regions=regions,
     )
     context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
     objective, num_batches = (
@@ -180,26 +192,22 @@ def frozen_stages(
 
 def detector_objective(model: GeneralizedRCNN, settings: TrainableSettings, device: torch.device) -> Objective:
     """Torchvision's losses of a `DetectorBatch`, and the optimizer of ``model`` on ``device``."""
+    drop, heads = settings.roi_drop, model.roi_heads
+    model.rpn.negatives = heads.negatives = settings.negatives
+    if drop.gate != "off":
+        heads.drop = drop
+
+    def begin_step(step: int, total: int) -> None:
+        heads.dropping = drop.active(step, total)
+        model.rpn.confident = settings.negatives.confident_from(step, total)
+
     return Objective(
         lambda batch: _losses(model, batch, device),
         optimizer_of(model, settings),
         lambda step, total: lr_factor(step, total, settings),
-        begin_step=_drop_starter(model, settings.roi_drop),
+        begin_step=begin_step,
         clip_norm=settings.clip_norm,
     )
-
-
-def _drop_starter(model: GeneralizedRCNN, drop: RoiDropSettings) -> Callable[[int, int], None] | None:
-    """What tells the heads of ``model`` before each step whether regions are dropped; None without RoI drop."""
-    if drop.gate == "off":
-        return None
-    heads = model.roi_heads
-    heads.drop = drop
-
-    def begin_step(step: int, total: int) -> None:
-        heads.dropping = drop.active(step, total)
-
-    return begin_step
 
 
 def lr_factor(step: int, total: int, settings: TrainingSettings) -> float:

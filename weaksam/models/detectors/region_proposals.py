@@ -13,6 +13,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from weaksam.models.backbones.clamping import RELU
 from weaksam.models.backbones.products import linear
 from weaksam.models.detectors.ignored_regions import IgnoringProposalNetwork
+from weaksam.models.detectors.negatives import NegativeSettings, confident_regions, unknown_classes
 
 
 class SampledProposals(IgnoringProposalNetwork):
@@ -23,17 +24,31 @@ class SampledProposals(IgnoringProposalNetwork):
     gradients are the same to rounding, and the backward pass of the head costs a few per cent.
     """
 
+    negatives = NegativeSettings()
+    """What anchors without a box teach."""
+    confident: float | None = None
+    """The objectness above which anchors and proposals are no background; the training sets this before each step."""
+
     def forward(
         self, images: ImageList, features: Mapping[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Proposals ``(R, 4)`` of each photo, and in training the losses ``loss_objectness``, ``loss_rpn_box_reg``."""
+        """Proposals ``(R, 4)`` of each photo, and in training the losses ``loss_objectness``, ``loss_rpn_box_reg``.
+
+        The heads, which read the same targets, find the confident proposals there, ``confident_boxes`` (R, 4), nan for
+        the others.
+        """
         maps = list(features.values())
         with torch.no_grad():
-            proposals, anchors = self._propose(images, maps)
+            proposals, scores, anchors, objectness_of_all = self._propose(images, maps)
         if not self.training:
             return proposals, {}
         assert targets is not None, "training wants targets"
         labels, matched = self.assign_targets_to_anchors(anchors, targets)
+        labels = self._known_labels(labels, anchors, objectness_of_all, targets)
+        if self.confident is not None:
+            for target, boxes, of_photo in zip(targets, proposals, scores, strict=True):
+                kept = confident_regions(boxes, of_photo, target, self.confident, self.negatives)
+                target["confident_boxes"] = boxes.masked_fill(~kept[:, None], torch.nan)  # picking them would wait
         chosen = [torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels)]
         num_positive, sampled = len(chosen[0]), torch.cat(chosen)
         objectness, deltas = self._predict(maps, sampled)
@@ -44,15 +59,35 @@ class SampledProposals(IgnoringProposalNetwork):
         objectness_loss = F.binary_cross_entropy_with_logits(objectness, torch.cat(labels)[sampled])
         return proposals, {"loss_objectness": objectness_loss, "loss_rpn_box_reg": box_loss}
 
-    def _propose(self, images: ImageList, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Proposals and anchors of each photo, as torchvision computes them."""
+    def _known_labels(
+        self,
+        labels: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        objectness: Sequence[Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+    ) -> list[Tensor]:
+        """Each photo's ``labels`` (A,) of its anchors, -1 for background of which some class is unknown."""
+        if self.confident is None and self.negatives.rule == "all":
+            return list(labels)
+        known = []
+        for of_photo, boxes, scores, target in zip(labels, anchors, objectness, targets, strict=True):
+            doubtful = confident_regions(boxes, scores, target, self.confident, self.negatives)
+            if self.negatives.anchors and self.negatives.rule != "all":
+                doubtful |= unknown_classes(boxes, target, self.negatives).any(dim=1)
+            known.append(of_photo.masked_fill(doubtful & (of_photo == 0), -1))
+        return known
+
+    def _propose(
+        self, images: ImageList, maps: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], Sequence[Tensor]]:
+        """Proposals, their objectness, anchors and the anchors' objectness of each photo, as torchvision has them."""
         objectness, deltas = self.head(maps)
         anchors = self.anchor_generator(images, maps)
         num_per_level = [scores.shape[1] * scores.shape[2] * scores.shape[3] for scores in objectness]
         flat_objectness, flat_deltas = concat_box_prediction_layers(objectness, deltas)
         boxes = self.box_coder.decode(flat_deltas, anchors).view(len(anchors), -1, 4)
-        proposals, _ = self.filter_proposals(boxes, flat_objectness, images.image_sizes, num_per_level)
-        return proposals, anchors
+        proposals, scores = self.filter_proposals(boxes, flat_objectness, images.image_sizes, num_per_level)
+        return proposals, scores, anchors, flat_objectness.sigmoid().view(len(anchors), -1).unbind()
 
     def _predict(self, maps: Sequence[Tensor], sampled: Tensor) -> tuple[Tensor, Tensor]:
         """Objectness ``(S,)`` and deltas ``(S, 4)`` of the anchors of these numbers, counted over all photos."""

@@ -14,6 +14,7 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from weaksam.models.backbones.clamping import RELU
 from weaksam.models.backbones.products import linear
 from weaksam.models.detectors.ignored_regions import IgnoringRoIHeads
+from weaksam.models.detectors.negatives import NegativeSettings, class_losses, unknown_classes
 from weaksam.models.roi.roi_drop import RoiDropSettings, dropped_regions, mean_of_kept
 
 _BETA = 1 / 9
@@ -30,7 +31,7 @@ class RoiLosses:
     labels: Tensor
     """Class of each ``(R,)``, 0 for background."""
     classification: Tensor
-    """Cross-entropy ``(R,)``."""
+    """Cross-entropy ``(R,)``, or what `class_losses` makes of it where labels are incomplete."""
     box: Tensor
     """Smooth L1 loss ``(R,)``, summed over the four deltas of the region's class; 0 for background."""
     mask: Tensor | None = None
@@ -85,6 +86,8 @@ class RegionHeads(IgnoringRoIHeads):
     """RoI drop, if the training has it; its losses then come with the shares that are dropped."""
     dropping = False
     """Whether it has started; the training sets this before each step."""
+    negatives = NegativeSettings()
+    """What regions without a box teach."""
 
     def forward(
         self,
@@ -118,9 +121,28 @@ class RegionHeads(IgnoringRoIHeads):
         mask = None
         if self.has_mask():
             mask = self._mask_losses(features, sampled, matches, labels, image_shapes, targets)
-        classification = F.cross_entropy(logits, label, reduction="none")
+        classification = self._class_losses(logits, label, sampled, targets)
         box = box_losses(deltas, label, torch.cat(wanted))
         return RoiLosses(label, classification, box, mask, tuple(matches))
+
+    def assign_targets_to_proposals(
+        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As `IgnoringRoIHeads`; where labels are incomplete ignored regions are 0, too: some classes are not there."""
+        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
+        if self.negatives.rule == "all":
+            return matched, labels
+        return matched, [of_photo.clamp(min=0) for of_photo in labels]
+
+    def _class_losses(
+        self, logits: Tensor, label: Tensor, sampled: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]
+    ) -> Tensor:
+        """Class loss ``(R,)`` of all sampled regions, photo by photo."""
+        if self.negatives.rule == "all" and not any("confident_boxes" in target for target in targets):
+            return F.cross_entropy(logits, label, reduction="none")
+        of_photos = zip(sampled, targets, strict=True)
+        unknown = [unknown_classes(regions, target, self.negatives) for regions, target in of_photos]
+        return class_losses(logits, label, torch.cat(unknown))
 
     def _mask_losses(
         self,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, sigmoid_focal_loss
 
+from weaksam.models.query.box_numbers import UNMATCHED
+
 CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0
 """Weights of the three losses in mmdet's DINO."""
 _CLASS_COST, _ALPHA, _GAMMA = 2.0, 0.25, 2.0
@@ -48,8 +50,13 @@ def matching_costs(logits: Tensor, boxes: Tensor, labels: Tensor, true_boxes: Te
     return _CLASS_COST * (as_object - as_background) + L1_WEIGHT * distance - GIOU_WEIGHT * overlap
 
 
-def focal_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Focal loss ``(...)`` of each query, summed over the classes of ``logits`` (..., C); label -1 is background."""
+def focal_losses(logits: Tensor, labels: Tensor, unknown: Tensor | None = None) -> Tensor:
+    """Focal loss ``(...)`` of each query, summed over the classes of ``logits`` (..., C); label -1 is background.
+
+    Without those that are ``unknown``, bool (..., C), at background queries.
+    """
     wanted = labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)
     losses: Tensor = sigmoid_focal_loss(logits.float(), wanted.float(), _ALPHA, _GAMMA)
+    if unknown is not None:
+        losses = losses.masked_fill(unknown & (labels == UNMATCHED)[..., None], 0.0)
     return losses.sum(-1)

@@ -11,7 +11,9 @@ from torch import nn
 from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.batches import PhotoRegions
 from weaksam.engine.detectors.dino import DINO
+from weaksam.engine.detectors.doubtful import doubtful_regions
 from weaksam.engine.detectors.early import EarlyDetector, train_early
 from weaksam.engine.detectors.initial_weights import detector_backbone, initial_weights, start_from
 from weaksam.engine.detectors.result import TORCHVISION, DetectorResult, train_and_detect
@@ -29,21 +31,24 @@ def run(
     pseudo_gt: Mapping[str, Instances],
     init_weights: Path | None = None,
     *,
+    weak_detector: DetectorResult | None = None,
     name: str = "retrain",
 ) -> DetectorResult:
     """Train on the boxes and labels of ``pseudo_gt`` (by image id) and detect on the test and training photos.
 
     With the true boxes as ``pseudo_gt`` and another ``name`` this measures the ceiling of the same detector. A photo
     with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
-    ``settings.init``, starts from another detector of the same shape, or from a published one. Writes
-    ``OUT/<name>/detections_test.json`` and ``detections_train.json``.
+    ``settings.init``, starts from another detector of the same shape, or from a published one. ``negatives`` may read
+    the ``weak_detector``'s detections on the training photos. Writes ``OUT/<name>/detections_test.json`` and
+    ``detections_train.json``.
 
     Raises:
-        UserError: no box at all, or weights of another detector, shape or number of classes.
+        UserError: no box at all, weights of another detector, shape or number of classes, or no weak detector where
+            the settings want it.
     """
-    context, model, inputs = _prepared(context, settings, pseudo_gt, init_weights, name)
+    context, model, inputs, regions = _prepared(context, settings, pseudo_gt, init_weights, weak_detector, name)
     method = DINO if isinstance(settings, DinoRetrainSettings) else TORCHVISION
-    return train_and_detect(context, settings, model, pseudo_gt, inputs, name, method)
+    return train_and_detect(context, settings, model, pseudo_gt, inputs, name, method, regions)
 
 
 def run_early(
@@ -52,14 +57,15 @@ def run_early(
     pseudo_gt: Mapping[str, Instances],
     share: float,
     *,
+    weak_detector: DetectorResult | None = None,
     name: str = "retrain",
 ) -> EarlyDetector:
     """The detector of `run` after the first ``share`` of its training, without RoI drop; detects and logs nothing.
 
     Its weights lie in ``context.out``, see `train_early`. Raises `UserError` as `run` does.
     """
-    context, model, inputs = _prepared(context, settings, pseudo_gt, None, name)
-    return train_early(context, settings, model, pseudo_gt, inputs, name, share)
+    context, model, inputs, regions = _prepared(context, settings, pseudo_gt, None, weak_detector, name)
+    return train_early(context, settings, model, pseudo_gt, inputs, name, share, regions)
 
 
 def _prepared(
@@ -67,22 +73,25 @@ def _prepared(
     settings: AnyRetrainSettings,
     pseudo_gt: Mapping[str, Instances],
     init_weights: Path | None,
+    weak_detector: DetectorResult | None,
     name: str,
-) -> tuple[RunContext, nn.Module, dict[str, str]]:
+) -> tuple[RunContext, nn.Module, dict[str, str], PhotoRegions]:
     """The context with the detector's own backbone, the detector with its first weights, and what decides these.
 
-    The last as fingerprints by name, with those of what the training depends on besides.
+    That as fingerprints by name, with those of what the training depends on besides; and the regions of the photos
+    that it reads beside the boxes.
     """
     initial = initial_weights(settings, init_weights, name)
     context = replace(context, backbone=detector_backbone(context, settings, initial, name))
     # Every random number below, the heads' first weights included, follows from the seed
     seed_everything(derive_seed(context.seed, name, "weights"))
     model = _untrained(context.backbone, settings, len(context.train.classes))
+    regions, of_regions = doubtful_regions(context, settings.negatives, pseudo_gt, weak_detector, name)
     inputs = {
         "pseudo_gt": fingerprint_of(instances_key(pseudo_gt)),
         "init": start_from(model, initial, context, name, settings.new_classes),
     }
-    return context, model, inputs
+    return context, model, inputs | of_regions, regions
 
 
 def _untrained(backbone: BackboneSettings, settings: AnyRetrainSettings, num_classes: int) -> nn.Module:

@@ -11,6 +11,7 @@ from torchvision.models.detection import MaskRCNN
 from weaksam.data.detection_stores import instances_of
 from weaksam.data.formats.coco import write_instances
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.doubtful import doubtful_regions
 from weaksam.engine.detectors.early import EarlyDetector, train_early
 from weaksam.engine.detectors.initial_weights import InitialWeights, detector_backbone, initial_weights, start_from
 from weaksam.engine.detectors.result import DetectorResult, train_and_detect
@@ -39,17 +40,20 @@ def run(
     pseudo_gt: Mapping[str, Instances],
     retrain_weights: Path | None = None,
     *,
+    weak_detector: DetectorResult | None = None,
     name: str = "wsis",
 ) -> WsisResult:
     """Prompt the segmenter with the boxes of ``pseudo_gt``, train a network on the masks, detect on the test photos.
 
     Instances that carry masks already (the true ones, for the ceiling under another ``name``) keep them; those marked
-    ``crowd`` are ignored in training. Mask R-CNN may start from ``retrain_weights``, the retrained detector's. Writes
+    ``crowd`` are ignored in training. Mask R-CNN may start from ``retrain_weights``, the retrained detector's, and its
+    ``negatives`` may read the ``weak_detector``'s detections on the training photos. Writes
     ``OUT/<name>/pseudo_masks_train.json`` (COCO instances) and ``OUT/<name>/detections_test.json`` (COCO results with
     RLE in the original photo's frame).
 
     Raises:
-        UserError: no box at all, or a detector to start from of another kind, shape or number of classes.
+        UserError: no box at all, a detector to start from of another kind, shape or number of classes, or no weak
+            detector where the settings want it.
     """
     initial = None
     if isinstance(settings, WsisSettings):
@@ -66,8 +70,9 @@ def run(
 
         trained = train_mask2former(context, settings, pseudo_masks, {"pseudo_masks": store.fingerprint}, name)
     else:
+        regions, of_regions = doubtful_regions(context, settings.negatives, pseudo_masks, weak_detector, name)
         model, inputs = _prepared(context, settings, initial, store, retrain_weights, name)
-        trained = train_and_detect(context, settings, model, pseudo_masks, inputs, name)
+        trained = train_and_detect(context, settings, model, pseudo_masks, inputs | of_regions, name, regions=regions)
     return WsisResult(trained.weights, trained.fingerprint, trained.stores, trained.backbone, store)
 
 
@@ -78,6 +83,7 @@ def run_early(
     share: float,
     retrain_weights: Path | None = None,
     *,
+    weak_detector: DetectorResult | None = None,
     name: str = "wsis",
 ) -> EarlyDetector:
     """The detector of `run` after the first ``share`` of its training, without RoI drop; detects and logs nothing.
@@ -85,8 +91,10 @@ def run_early(
     Its weights lie in ``context.out``, see `train_early`. Raises `UserError` as `run` does.
     """
     context, initial = _with_own_backbone(context, settings, name)
+    instances = instances_of(pseudo_masks)
+    regions, of_regions = doubtful_regions(context, settings.negatives, instances, weak_detector, name)
     model, inputs = _prepared(context, settings, initial, pseudo_masks, retrain_weights, name)
-    return train_early(context, settings, model, instances_of(pseudo_masks), inputs, name, share)
+    return train_early(context, settings, model, instances, inputs | of_regions, name, share, regions)
 
 
 def _with_own_backbone(

@@ -13,7 +13,9 @@ from weaksam.models.detectors.dino.losses import dino_losses
 from weaksam.models.detectors.dino.network import DinoNetwork
 from weaksam.models.detectors.dino.settings import DinoShape
 from weaksam.models.detectors.faster_rcnn import PhotoTransform
+from weaksam.models.detectors.negatives import NegativeSettings
 from weaksam.models.query.query_drop import QueryDropSettings
+from weaksam.models.query.query_negatives import QueryNegatives
 from weaksam.models.query.targets import QueryTargets
 
 
@@ -24,6 +26,10 @@ class Dino(DinoNetwork):
     """Query drop, if the training has it; its losses then come with the shares that are dropped."""
     dropping = False
     """Whether it has started; the training sets this before each step."""
+    negatives = NegativeSettings()
+    """What queries without a box teach."""
+    confident: float | None = None
+    """The score of a tagged class above which they do not teach that it is not there; set before each step."""
 
     def __init__(
         self,
@@ -53,7 +59,12 @@ class Dino(DinoNetwork):
         of_batch = QueryTargets.of(targets, batch.image_sizes, batch.tensors.device)
         denoising = self.dn_query_generator(of_batch)
         outputs = self.predictions(batch.tensors, batch.image_sizes, denoising)
-        return dino_losses(outputs, of_batch, denoising, self.drop, self.dropping)
+        negatives = None
+        if self.negatives.rule != "all" or self.confident is not None:
+            negatives = QueryNegatives.of(
+                self.negatives, self.confident, targets, batch.image_sizes, batch.tensors.device
+            )
+        return dino_losses(outputs, of_batch, denoising, self.drop, self.dropping, negatives)
 
 
 def detections(

@@ -21,6 +21,7 @@ from weaksam.models.query.box_terms import (
 )
 from weaksam.models.query.ignored import lies_in_ignored
 from weaksam.models.query.query_drop import QueryDropSettings, dropped_queries
+from weaksam.models.query.query_negatives import QueryNegatives
 from weaksam.models.query.targets import QueryTargets
 
 
@@ -65,16 +66,18 @@ def dino_losses(
     denoising: Denoising | None,
     drop: QueryDropSettings | None = None,
     dropping: bool = False,
+    negatives: QueryNegatives | None = None,
 ) -> dict[str, Tensor]:
     """Named losses, scalars: of the last layer, of all layers before it, of the encoder and of denoising.
 
     With ``drop`` there are figures as well: the shares of matched queries that left the class and the box term, which
-    are 0 before it is ``dropping``. Batches without a box have losses of background alone.
+    are 0 before it is ``dropping``. Batches without a box have losses of background alone; ``negatives`` say of which
+    classes background queries teach nothing.
     """
     num = outputs.num_denoising
     logits = torch.cat([outputs.logits[:, :, num:], outputs.encoder_logits[None]])
     boxes = torch.cat([outputs.boxes[:, :, num:], outputs.encoder_boxes[None]])
-    queries = matching_losses(logits, boxes, targets)
+    queries = matching_losses(logits, boxes, targets, negatives)
     figures: dict[str, Tensor] = {}
     if drop is not None:
         dropped = queries.dropped(drop)
@@ -87,44 +90,58 @@ def dino_losses(
     last = dict(zip(("loss_class", "loss_l1", "loss_giou"), by_layer[-2], strict=True))
     losses = last | {"loss_auxiliary": by_layer[:-2].sum(), "loss_encoder": by_layer[-1].sum()}
     if denoising is not None and num:
-        losses["loss_denoising"] = denoising_losses(outputs, targets, denoising).reduced().sum()
+        losses["loss_denoising"] = denoising_losses(outputs, targets, denoising, negatives).reduced().sum()
     return losses | figures
 
 
-def matching_losses(logits: Tensor, boxes: Tensor, targets: QueryTargets) -> QueryLosses:
+def matching_losses(
+    logits: Tensor, boxes: Tensor, targets: QueryTargets, negatives: QueryNegatives | None = None
+) -> QueryLosses:
     """Losses of ``logits`` (M, B, N, C) and ``boxes`` (M, B, N, 4), each of M layers matched on its own."""
     with torch.no_grad():
         costs = matching_costs(logits, boxes, targets.labels, targets.boxes)
-    return _losses(logits, boxes, matched_boxes(costs, targets.counts), targets)
+    return _losses(logits, boxes, matched_boxes(costs, targets.counts), targets, negatives)
 
 
-def denoising_losses(outputs: DinoOutputs, targets: QueryTargets, denoising: Denoising) -> QueryLosses:
+def denoising_losses(
+    outputs: DinoOutputs, targets: QueryTargets, denoising: Denoising, negatives: QueryNegatives | None = None
+) -> QueryLosses:
     """Losses of the denoising queries of every layer, whose true boxes are known."""
     num = outputs.num_denoising
     numbers = denoising.matched.expand(len(outputs.logits), -1, -1)
-    return _losses(outputs.logits[:, :, :num], outputs.boxes[:, :, :num], numbers, targets)
+    return _losses(outputs.logits[:, :, :num], outputs.boxes[:, :, :num], numbers, targets, negatives)
 
 
-def _losses(logits: Tensor, boxes: Tensor, numbers: Tensor, targets: QueryTargets) -> QueryLosses:
+def _losses(
+    logits: Tensor, boxes: Tensor, numbers: Tensor, targets: QueryTargets, negatives: QueryNegatives | None
+) -> QueryLosses:
     """Losses where query ``(m, b, n)`` has the true box of that photo named by ``numbers`` (M, B, N)."""
     matched = numbers != UNMATCHED
     if targets.boxes.shape[1] == 0:
         nothing = boxes.float().sum(-1) * 0
-        return QueryLosses(_classification(logits, boxes, numbers, targets), nothing, nothing, matched)
+        return QueryLosses(_classification(logits, boxes, numbers, targets, negatives), nothing, nothing, matched)
     index = numbers.clamp(min=0)
     labels = targets.labels.expand(len(numbers), -1, -1).gather(2, index).masked_fill(~matched, UNMATCHED)
     wanted = targets.boxes.expand(len(numbers), -1, -1, -1).gather(2, index[..., None].expand(-1, -1, -1, 4))
     distance, overlap = (boxes.float() - wanted).abs().sum(-1), generalised_iou(boxes.float(), wanted)
     return QueryLosses(
-        _classification(logits, boxes, labels, targets),
+        _classification(logits, boxes, labels, targets, negatives),
         (L1_WEIGHT * distance).masked_fill(~matched, 0.0),
         (GIOU_WEIGHT * (1 - overlap)).masked_fill(~matched, 0.0),
         matched,
     )
 
 
-def _classification(logits: Tensor, boxes: Tensor, labels: Tensor, targets: QueryTargets) -> Tensor:
-    """Focal losses ``(M, B, N)`` for ``labels`` (M, B, N); background queries in a region to ignore have none."""
+def _classification(
+    logits: Tensor, boxes: Tensor, labels: Tensor, targets: QueryTargets, negatives: QueryNegatives | None
+) -> Tensor:
+    """Focal losses ``(M, B, N)`` for ``labels`` (M, B, N); background queries in a region to ignore have none.
+
+    Or, with ``negatives``, those of the classes that are certainly not there.
+    """
+    if negatives is not None:
+        unknown = negatives.unknown(logits.detach(), boxes.detach().float())
+        return CLASS_WEIGHT * focal_losses(logits, labels, unknown)
     losses = CLASS_WEIGHT * focal_losses(logits, labels)
     if targets.ignored.shape[1] == 0:
         return losses
