@@ -4,7 +4,13 @@ import torch
 
 from tests.helpers import instances
 from weaksam.evaluation.settings import EvaluationSettings
-from weaksam.evaluation.stage_summaries import proposal_summary, pseudo_gt_summary, retrain_summary, wsod_summary
+from weaksam.evaluation.stage_summaries import (
+    choice_summary,
+    proposal_summary,
+    pseudo_gt_summary,
+    retrain_summary,
+    wsod_summary,
+)
 
 
 def test_stages_without_truth_are_counted_and_not_measured():
@@ -27,3 +33,30 @@ def test_wsod_summary_names_test_ap_and_train_corloc(truth):
     assert summary.figures["test_boxes"]["protocol"].endswith("detector: own NMS")
     # The largest proposal of a is the whole image: wrong for its cat and its dog; that of b is right
     assert summary.figures["train_corloc_largest"]["per_class"] == [0.5, 0.0]
+
+
+CHOICE = {"name": "weak", "reason": "by hand", "signals": {"weak": 0.5, "retrained": 0.25, "merged": 0.75}}
+MADE_BY = {"weak": "w", "retrained": "r", "merged": "m"}
+
+
+def test_a_choice_is_measured_beside_what_it_was_chosen_from(truth):
+    right = {i: objects.replace(scores=torch.ones(len(objects))) for i, objects in truth.instances.items()}
+    candidates = {"weak": {"test": {}}, "retrained": {"test": right}, "merged": {"test": right}}
+    summary = choice_summary({"train": None, "test": truth}, candidates, CHOICE, EvaluationSettings(), MADE_BY)
+    assert summary.made == "0 test detections (weak)"
+    assert summary.quality == "test AP50 0.000, AP75 0.000, AP .5:.95 0.000, network alone AP50 1.000"
+    figures = summary.figures["choice"]
+    assert figures["best"] == "retrained" and figures["lost"] == 1.0 and figures["name"] == "weak"
+    assert figures["candidates"]["merged"]["signal"] == 0.75 and figures["candidates"]["weak"]["average"] == 0.0
+    assert summary.figures["test_boxes"]["protocol"].endswith("detector: w")
+    assert summary.figures["test_network_boxes"]["mean"]["0.5"] == 1.0
+    assert {"test_coco_boxes", "test_coco_network_boxes"} <= set(summary.figures)
+
+
+def test_a_choice_without_truth_keeps_its_signals():
+    candidates = {name: {"train": {}} for name in ("weak", "retrained", "merged")}
+    summary = choice_summary({"train": None, "test": None}, candidates, CHOICE, EvaluationSettings(), MADE_BY)
+    assert summary.quality == "not measured" and set(summary.figures) == {"choice"}
+    figures = summary.figures["choice"]
+    assert figures["best"] is None and figures["lost"] is None
+    assert {name: row["signal"] for name, row in figures["candidates"].items()} == CHOICE["signals"]

@@ -26,6 +26,8 @@ PLAIN_FILES = {
     "pseudo_gt/train.json",
     "retrain/detections_train.json",
     "retrain/detections_test.json",
+    "retrain/network_detections_train.json",
+    "retrain/network_detections_test.json",
     "wsis/pseudo_masks_train.json",
     "wsis/detections_test.json",
 }
@@ -90,7 +92,10 @@ def test_writes_all_that_is_promised(unbroken):
     for stage, name in wanted.items():
         figures = next(row["figures"] for row in metrics["stages"] if row["stage"] == stage)
         assert figures[name]["protocol"], (stage, name)
+    choice = next(row["figures"]["choice"] for row in metrics["stages"] if row["stage"] == "retrain")
+    assert set(choice["candidates"]) == {"weak", "retrained", "merged"} and choice["lost"] >= 0
     record = json.loads((unbroken / "run.json").read_text())
+    assert set(record["trained on"]) == {"retrain", "wsis"}
     assert {"settings", "versions", "hashes", "seeds", "device"} <= set(record)
     events = [json.loads(line)["event"] for line in (unbroken / "log.jsonl").read_text().splitlines()]
     assert events.count("stage begins") == events.count("stage ends") == 6
@@ -184,7 +189,13 @@ def test_own_photos_without_truth_give_the_same_labels(scenes, unbroken, tmp_pat
     assert not [name for name in own if "test" in name]
     said = capsys.readouterr().out
     assert "Nothing was evaluated" in said and "1 photos were set aside" in said
-    assert all(row["figures"] == {} for row in json.loads((out / "metrics.json").read_text())["stages"])
+    figures = {row["stage"]: row["figures"] for row in json.loads((out / "metrics.json").read_text())["stages"]}
+    choice = figures.pop("retrain").pop("choice")
+    assert (
+        all(row["signal"] > 0 for row in choice["candidates"].values())
+        and choice["best"] is None
+        and not any(figures.values())
+    )
 
 
 def test_no_stage_sees_the_truth(scenes, tmp_path):

@@ -1,7 +1,7 @@
 """The page's tables, made from the content of metrics.json."""
 
 from tests.helpers import small_metrics
-from weaksam.report.tables import ap_table, class_table, recall_table, tables
+from weaksam.report.tables import ap_table, choice_table, class_table, recall_table, tables
 
 
 def test_class_table_has_a_bar_per_class_and_the_mean():
@@ -41,3 +41,23 @@ def test_what_was_measured_at_two_ious_alone_has_no_average():
     figures["average"] = None
     assert class_table(metrics).rows[0][1]["text"] == "0.500 / 0.250 / -"
     assert ap_table(metrics).rows[0][1:5] == ["0.500", "0.250", "-", "-"]
+
+
+def test_choice_table_says_what_was_chosen_why_and_what_was_lost():
+    aps = {"weak": (0.5, 0.4, 0.3), "merged": (0.6, 0.5, 0.4)}
+    rows = {
+        name: {"signal": 0.9, "mean": {"0.5": ap50, "0.75": ap75}, "average": average}
+        for name, (ap50, ap75, average) in aps.items()
+    }
+    choice = {"name": "weak", "reason": "set", "candidates": rows, "best": "merged", "lost": 0.1}
+    metrics = {"stages": [{"stage": "retrain", "figures": {"choice": choice}}]}
+    table = choice_table(metrics)
+    assert table.rows == [
+        ["weak", "chosen", "0.900", "0.500", "0.400", "0.300"],
+        ["merged", "", "0.900", "0.600", "0.500", "0.400"],
+    ]
+    assert table.text.startswith("weak: set.") and table.text.endswith("merged is best, 10.0 points above the choice.")
+    choice |= {"best": None, "lost": None, "candidates": {"weak": {"signal": None}}}
+    table = choice_table(metrics)
+    assert table.rows == [["weak", "chosen", "-", "-", "-", "-"]] and "best" not in table.text
+    assert choice_table({"stages": []}).rows == []

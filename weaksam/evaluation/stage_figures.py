@@ -43,15 +43,42 @@ def recall_figures(truth: Truth, proposals: Mapping[str, Tensor], settings: Eval
     return proposal_recall(truth.instances, truth.only(proposals), counts=counts).as_dict()
 
 
-def box_figures(truth: Truth, detections: Detections, settings: EvaluationSettings, made_by: str) -> dict[str, Figures]:
-    """VOC and COCO figures of scored boxes: ``test_boxes`` and ``test_coco_boxes``.
+def box_figures(
+    truth: Truth, detections: Detections, settings: EvaluationSettings, made_by: str, of: str = ""
+) -> dict[str, Figures]:
+    """VOC and COCO figures of scored boxes: ``test_boxes`` and ``test_coco_boxes``; ``of`` stands before "boxes".
 
     ``made_by`` says how the detector chose its boxes (suppression, boxes per photo); it becomes part of the protocol.
     """
     arguments = (truth.instances, truth.only(detections), truth.num_classes)
     voc = voc_ap(*arguments, ious=settings.ious, interpolation=settings.interpolation)
-    figures = {"test_boxes": voc.as_dict(), "test_coco_boxes": coco_ap(*arguments).as_dict()}
+    figures = {f"test_{of}boxes": voc.as_dict(), f"test_coco_{of}boxes": coco_ap(*arguments).as_dict()}
     return _with_detector(figures, made_by)
+
+
+def choice_figures(
+    truth: Truth | None,
+    choice: Mapping[str, Any],
+    candidates: Mapping[str, Detections | None],
+    settings: EvaluationSettings,
+) -> Figures:
+    """Whose detections were chosen, with AP50, AP75 and AP .5:.95 of each candidate on the test photos beside it.
+
+    ``choice`` says ``name``, ``reason`` and ``signals`` by candidate. ``best`` has the highest AP .5:.95, ``lost`` is
+    what the choice has less than that one: 0 where the signal agreed with the truth. Without a truth, or without test
+    detections (None), these are None.
+    """
+    rows: dict[str, Figures] = {}
+    for name, detections in candidates.items():
+        rows[name] = {"signal": choice["signals"].get(name)}
+        if truth is not None and detections is not None:
+            arguments = (truth.instances, truth.only(detections), truth.num_classes)
+            ap = voc_ap(*arguments, ious=AP_IOUS, interpolation=settings.interpolation).as_dict()
+            rows[name] |= {"mean": ap["mean"], "average": ap["average"]}
+    averages = {name: row["average"] for name, row in rows.items() if row.get("average") is not None}
+    best = max(averages, key=lambda name: averages[name]) if averages else None
+    lost = None if best is None else averages[best] - averages[choice["name"]]
+    return {"name": choice["name"], "reason": choice["reason"], "candidates": rows, "best": best, "lost": lost}
 
 
 def mask_figures(

@@ -12,6 +12,7 @@ from weaksam.evaluation.settings import EvaluationSettings
 from weaksam.evaluation.stage_figures import (
     Detections,
     box_figures,
+    choice_figures,
     corloc_figures,
     mask_figures,
     peak_figures,
@@ -101,6 +102,29 @@ def retrain_summary(
     )
     quality = brief(figures, *_ap("test_boxes", "test"))
     return StageSummary(_counts(detections), quality, figures)
+
+
+def choice_summary(
+    truths: SplitTruths,
+    candidates: Mapping[str, Mapping[str, Detections]],
+    choice: Mapping[str, Any],
+    settings: EvaluationSettings,
+    made_by: Mapping[str, str],
+) -> StageSummary:
+    """The detections that were chosen among those of the weak detector, the retrained network and both merged.
+
+    ``candidates``: by name, split and image id; ``choice`` says ``name``, ``reason`` and ``signals``; ``made_by`` says
+    how each candidate chose its boxes. The network's own figures are ``test_network_boxes``.
+    """
+    name, test = choice["name"], truths["test"]
+    on_test = {other: of_split.get("test") for other, of_split in candidates.items()}
+    figures: dict[str, Any] = {"choice": choice_figures(test, choice, on_test, settings)}
+    for candidate, of in ((name, ""), ("retrained", "network_")):
+        detections = on_test[candidate]
+        if test is not None and detections is not None:
+            figures |= box_figures(test, detections, settings, made_by[candidate], of)
+    quality = brief(figures, *_ap("test_boxes", "test"), ("test_network_boxes/mean/0.5", "network alone AP50"))
+    return StageSummary(f"{_counts(candidates[name])} ({name})", quality, figures)
 
 
 def wsis_summary(

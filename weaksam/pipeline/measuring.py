@@ -14,6 +14,7 @@ from weaksam.evaluation.protocol import DetectionFilter
 from weaksam.pipeline.plan import Stage
 from weaksam.pipeline.state import CEILING, Run
 from weaksam.stages import clues, pseudo_gt
+from weaksam.stages.retrain import RetrainResult
 from weaksam.stages.wsis import WsisResult
 from weaksam.store.store import Store
 from weaksam.structures.instances import Instances
@@ -74,8 +75,18 @@ def _pseudo_gt(run: Run, chosen: Mapping[str, Instances]) -> summaries.StageSumm
 
 
 def _retrain(run: Run, result: DetectorResult) -> summaries.StageSummary:
-    detections, made_by = detections_by_split(result), _made_by(run.settings.retrain)
-    return summaries.retrain_summary(run.truths, detections, run.settings.evaluation, made_by)
+    settings, made_by = run.settings, _made_by(run.settings.retrain)
+    if not isinstance(result, RetrainResult):
+        return summaries.retrain_summary(run.truths, detections_by_split(result), settings.evaluation, made_by)
+    candidates = {
+        name: {split: instances_of(store) for split, store in stores.items()}
+        for name, stores in result.candidates.items()
+    }
+    weak = _made_by(settings.wsod)
+    merged = f"weighted boxes fusion at IoU {settings.retrain.fusion_iou:g} of {weak}, and {made_by}"
+    all_made_by = {"weak": weak, "retrained": made_by, "merged": merged}
+    choice = result.choice.as_dict()
+    return summaries.choice_summary(run.truths, candidates, choice, settings.evaluation, all_made_by)
 
 
 def _wsis(run: Run, result: WsisResult) -> summaries.StageSummary:

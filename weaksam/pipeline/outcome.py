@@ -13,12 +13,13 @@ from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
 from weaksam.report.gallery import StageResults, galleries
 from weaksam.report.page import Page
 from weaksam.stages import clues
+from weaksam.stages.retrain import RetrainResult
 from weaksam.store.files import file_sha256, write_json_atomic
 from weaksam.store.listed_files import FILES
 from weaksam.store.records import write_record
 from weaksam.terminal import say
 
-DETECTORS = {"WSOD": "weak_detector", "retrained": "detector", "masks": "instance_segmenter"}
+DETECTORS = {"WSOD": "weak_detector", "retrained or merged": "detector", "masks": "instance_segmenter"}
 """The outputs whose detections the gallery shows, by title."""
 
 OUTCOME_FILES = ("metrics.json", "report.html")
@@ -39,7 +40,7 @@ def write_outcome(run: Run, reports: Sequence[StageReport]) -> dict[str, Any]:
         data_notes={split: dataset.notes for split, dataset in run.splits.items()} | {"pseudo_gt": run.given_notes},
     )
     keys = {f"stage {report.stage}": run.key(report.stage) for report in reports}
-    record = run_record(settings, run.context.device, {**run.inputs, **keys})
+    record = {**run_record(settings, run.context.device, {**run.inputs, **keys}), "trained on": trained_on(run)}
     write_json_atomic(out / "metrics.json", metrics, indent=1)
     Page(metrics, record, galleries(pictured(run))).write(out / "report.html")
     write_record(out / "run.json", {**record, FILES: {name: file_sha256(out / name) for name in OUTCOME_FILES}})
@@ -67,6 +68,22 @@ def pictured(run: Run) -> StageResults:
         pseudo_masks=None if masks is None else instances_of(masks),
         detections={title: by_split["test"] for title, by_split in detections.items() if "test" in by_split},
     )
+
+
+def trained_on(run: Run) -> dict[str, str]:
+    """What the retrained network and the instance segmenter were trained on, in words; empty before the retraining."""
+    detector = run.results.get("detector")
+    if not isinstance(detector, RetrainResult):
+        return {}
+    boxes = "the pseudo ground truth of the weak detector (pseudo_gt/train.json)"
+    if detector.rounds:
+        boxes = f"the pseudo ground truth of round {detector.rounds}, from the {detector.choice.name} detections"
+    masks = (
+        {"wsis": f"masks that the segmenter answers to the boxes of {boxes}"}
+        if "instance_segmenter" in run.results
+        else {}
+    )
+    return {"retrain": boxes, **masks}
 
 
 def unmeasured(run: Run) -> str | None:

@@ -105,22 +105,36 @@ def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, In
 
 def retrain_detector(
     run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances], weak_detector: DetectorResult
-) -> DetectorResult:
-    """Train the detector on the pseudo ground truth, and detect with it."""
-    return retrain.run(with_backbone(run, backbone), run.retrain, pseudo_gt, weak_detector=weak_detector)
+) -> retrain.RetrainResult:
+    """Train the detector on the pseudo ground truth, detect, and choose: its detections, the weak ones or both merged.
+
+    The rule of pseudo ground truth makes that of further rounds too; where a file gave it, they take the best box of
+    every tag.
+    """
+    rule = run.settings.pseudo_gt
+    if isinstance(rule, pseudo_gt_stage.GivenPseudoGtSettings):
+        rule = pseudo_gt_stage.Top1Settings()
+
+    def pseudo_gt_of(detections: Mapping[str, Instances]) -> dict[str, Instances]:
+        photos = run.context.train
+        return {
+            i: pseudo_gt_stage.choose_pseudo_gt(boxes, photos.by_id[i].tags, rule) for i, boxes in detections.items()
+        }
+
+    context = with_backbone(run, backbone)
+    return retrain.run_and_choose(context, run.retrain, pseudo_gt, weak_detector, pseudo_gt_of)
 
 
 def segment_instances(
-    run: Run,
-    backbone: BackboneSettings,
-    pseudo_gt: Mapping[str, Instances],
-    weak_detector: DetectorResult,
-    detector: DetectorResult,
+    run: Run, backbone: BackboneSettings, weak_detector: DetectorResult, detector: retrain.RetrainResult
 ) -> wsis.WsisResult:
-    """Prompt the segmenter with the pseudo boxes, train Mask R-CNN or Mask2Former on its masks, segment with it."""
+    """Prompt the segmenter with the pseudo boxes, train Mask R-CNN or Mask2Former on its masks, segment with it.
+
+    The boxes are those that the retrained network was taught last.
+    """
     context = with_backbone(run, backbone_of_masks(run, backbone, detector))
     weights = weights_for_masks(run, detector)
-    return wsis.run(context, run.wsis, run.mask_segmenter, pseudo_gt, weights, weak_detector=weak_detector)
+    return wsis.run(context, run.wsis, run.mask_segmenter, detector.pseudo_gt, weights, weak_detector=weak_detector)
 
 
 def train_weak_detector_on_truth(
@@ -209,13 +223,18 @@ STAGES = (
         given=("train photos", "train tags", "test photos"),
         inputs=("backbone", "pseudo_gt", "weak_detector"),
         outputs=("detector",),
-        files=("retrain/detections_train.json", "retrain/detections_test.json"),
+        files=(
+            "retrain/detections_train.json",
+            "retrain/detections_test.json",
+            "retrain/network_detections_train.json",
+            "retrain/network_detections_test.json",
+        ),
         make=retrain_detector,
     ),
     Stage(
         name="wsis",
         given=("train photos", "train tags", "test photos", "mask segmenter"),
-        inputs=("backbone", "pseudo_gt", "weak_detector", "detector"),
+        inputs=("backbone", "weak_detector", "detector"),
         outputs=("instance_segmenter",),
         files=("wsis/pseudo_masks_train.json", "wsis/detections_test.json"),
         make=segment_instances,

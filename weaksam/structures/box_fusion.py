@@ -31,19 +31,20 @@ def weighted_boxes_fusion(
     weights = [1.0] * len(sources) if weights is None else list(weights)
     if len(weights) != len(sources) or any(weight < 0 for weight in weights) or (weights and not sum(weights) > 0):
         raise ValueError(f"wanted {len(sources)} weights of at least 0 and not all 0, found {weights}")
-    if any(source.scores is None for source in sources):
+    scores = [source.scores for source in sources if source.scores is not None]
+    if len(scores) != len(sources):
         raise ValueError("wanted scored detections to merge, found a source without scores")
     pooled = Instances.cat([*sources])
     if len(pooled) == 0:
         return pooled if pooled.scores is not None else Instances.empty(scored=True)
-    weighted = torch.cat([source.scores.double() * weight for source, weight in zip(sources, weights, strict=True)])
+    weighted = torch.cat([of_source.double() * weight for of_source, weight in zip(scores, weights, strict=True)])
     order = weighted.argsort(descending=True, stable=True)
     first, boxes, means, sizes = _clusters(
         pooled.boxes[order].double(), weighted[order], pooled.labels[order], fusion_iou
     )
-    scores = (means * sizes.clamp(max=len(sources)) / sum(weights)).clamp(max=1).float()
-    fused = pooled[order[first]].replace(boxes=boxes.float(), scores=scores)
-    return fused[scores.argsort(descending=True, stable=True)]
+    fused_scores = (means * sizes.clamp(max=len(sources)) / sum(weights)).clamp(max=1).float()
+    fused = pooled[order[first]].replace(boxes=boxes.float(), scores=fused_scores)
+    return fused[fused_scores.argsort(descending=True, stable=True)]
 
 
 def _clusters(

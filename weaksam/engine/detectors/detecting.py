@@ -31,12 +31,13 @@ def detect_splits(
     name: str,
     fingerprint: str,
     detect_row: Callable[[Any, Sample, Any, torch.device], Instances] | None = None,
+    files: str = "detections",
 ) -> dict[str, Store]:
     """Detect on the test photos (where there are any) and, if asked, the training photos.
 
     ``fingerprint``: of the weights of ``model``. ``detect_row(model, sample, settings, device)`` gives the detections
     of a photo, with masks; None: as torchvision's detectors do. Each split gives a sealed store, with masks where the
-    model gives them, and ``OUT/<name>/detections_<split>.json`` (COCO results).
+    model gives them, and ``OUT/<name>/<files>_<split>.json`` (COCO results).
     """
     model.to(context.device).eval()
     splits = {"test": context.test} | ({"train": context.train} if settings.detect_train else {})
@@ -51,7 +52,7 @@ def detect_splits(
         store = detection_store(folder, name, store_key, dataset, masks=has_masks)
         row = _row_of(model, dataset, settings, context.device, detect_row or detect_sample)
         stores[split] = store.fill(row, f"{name}: detect {split}")
-        write_results(context.out / name / f"detections_{split}.json", dataset, instances_of(store))
+        write_results(context.out / name / f"{files}_{split}.json", dataset, instances_of(store))
     return stores
 
 

@@ -74,13 +74,15 @@ def train_and_detect(
     name: str,
     method: DetectorMethod = TORCHVISION,
     regions: PhotoRegions | None = None,
+    files: str = "detections",
 ) -> DetectorResult:
     """Train ``model`` on ``instances`` (by image id) of the training photos and detect on the test photos.
 
     ``inputs``: fingerprints of all that the weights depend on besides settings, training photos, backbone and seed, the
     further ``regions`` of the training photos among them.
     Detections are made on the training photos too where ``settings.detect_train`` says so. Weights and detections lie
-    in ``OUT/<name>``. What was finished before is only read, and an interrupted training goes on.
+    in ``OUT/<name>``, the latter in ``<files>_<split>.json`` too. What was finished before is only read, and an
+    interrupted training goes on.
 
     Raises:
         UserError: no box at all to train on.
@@ -104,5 +106,5 @@ def train_and_detect(
     )
     with kept_memory():
         train_detector(model, instances, settings, context, job, method.objective, method.target, regions)
-        stores = detect_splits(context, settings, model, name, fingerprint, method.detect)
+        stores = detect_splits(context, settings, model, name, fingerprint, method.detect, files)
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores, context.backbone)

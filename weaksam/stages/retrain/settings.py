@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from weaksam.config import Settings
 from weaksam.engine.detectors.dino import TrainableDinoSettings
 from weaksam.engine.detectors.training import TrainableSettings
 
+NETWORK_ALONE: Mapping[str, Any] = {"choice": "retrained", "fusion_iou": 0.6, "rounds": 0, "round_share": 0.5}
+"""The values of `ChoiceSettings` at which the stage trains one network and hands on what that one detects."""
 
-class RetrainSettings(TrainableSettings):
+
+class ChoiceSettings(Settings):
+    """Whose detections the stage hands on, and whether they teach the network once more."""
+
+    _as_before: ClassVar[Mapping[str, Any]] = NETWORK_ALONE
+
+    choice: Literal["auto", "weak", "retrained", "merged"] = Field(
+        "auto",
+        description="whose detections are handed on: the weak detector's, the retrained network's or both merged by "
+        "weighted boxes fusion; auto: by a signal without truth (docs/retrain.md)",
+    )
+    fusion_iou: float = Field(0.6, gt=0, lt=1, description="IoU above which merged boxes of a class are one object")
+    rounds: int = Field(
+        0, ge=0, le=10, description="further trainings on the pseudo ground truth that the chosen detections give"
+    )
+    round_share: float = Field(
+        0.5, gt=0, le=1, description="length of each of them, as a share of the first training's epochs or steps"
+    )
+
+
+class RetrainSettings(ChoiceSettings, TrainableSettings):
     """Faster R-CNN on pseudo ground truth, its training and its use."""
 
     # The kind is told by the other fields, so that what was trained before there were two is found again
@@ -17,10 +43,17 @@ class RetrainSettings(TrainableSettings):
     detector: Literal["faster_rcnn"] = "faster_rcnn"
 
 
-class DinoRetrainSettings(TrainableDinoSettings):
+class DinoRetrainSettings(ChoiceSettings, TrainableDinoSettings):
     """DINO on pseudo ground truth, its training and its use."""
+
+    _not_fingerprinted: ClassVar[frozenset[str]] = TrainableDinoSettings._not_fingerprinted
 
     detector: Literal["dino"] = "dino"
 
 
 AnyRetrainSettings = RetrainSettings | DinoRetrainSettings
+
+
+def network_settings(settings: AnyRetrainSettings) -> AnyRetrainSettings:
+    """``settings`` without what chooses between detections: what the network's weights and detections depend on."""
+    return settings.model_copy(update=dict(NETWORK_ALONE))

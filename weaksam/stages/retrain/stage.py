@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from torch import nn
 
@@ -21,7 +22,12 @@ from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.dino.build import build_dino
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
-from weaksam.stages.retrain.settings import AnyRetrainSettings, DinoRetrainSettings, RetrainSettings
+from weaksam.stages.retrain.settings import (
+    AnyRetrainSettings,
+    DinoRetrainSettings,
+    RetrainSettings,
+    network_settings,
+)
 from weaksam.structures.instances import Instances
 
 
@@ -33,22 +39,24 @@ def run(
     *,
     weak_detector: DetectorResult | None = None,
     name: str = "retrain",
+    files: str = "detections",
 ) -> DetectorResult:
     """Train on the boxes and labels of ``pseudo_gt`` (by image id) and detect on the test and training photos.
 
     With the true boxes as ``pseudo_gt`` and another ``name`` this measures the ceiling of the same detector. A photo
     with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
     ``settings.init``, starts from another detector of the same shape, or from a published one. ``negatives`` may read
-    the ``weak_detector``'s detections on the training photos. Writes ``OUT/<name>/detections_test.json`` and
-    ``detections_train.json``.
+    the ``weak_detector``'s detections on the training photos. `ChoiceSettings` have no part in it. Writes
+    ``OUT/<name>/<files>_test.json`` and ``<files>_train.json``.
 
     Raises:
         UserError: no box at all, weights of another detector, shape or number of classes, or no weak detector where
             the settings want it.
     """
+    settings = network_settings(settings)
     context, model, inputs, regions = _prepared(context, settings, pseudo_gt, init_weights, weak_detector, name)
     method = DINO if isinstance(settings, DinoRetrainSettings) else TORCHVISION
-    return train_and_detect(context, settings, model, pseudo_gt, inputs, name, method, regions)
+    return train_and_detect(context, settings, model, pseudo_gt, inputs, name, method, regions, files)
 
 
 def run_early(
@@ -64,6 +72,7 @@ def run_early(
 
     Its weights lie in ``context.out``, see `train_early`. Raises `UserError` as `run` does.
     """
+    settings = cast(RetrainSettings, network_settings(settings))
     context, model, inputs, regions = _prepared(context, settings, pseudo_gt, None, weak_detector, name)
     return train_early(context, settings, model, pseudo_gt, inputs, name, share, regions)
 

@@ -1,0 +1,45 @@
+"""The table of the choice over two seeds of a toy run: rows of each candidate, means, and what resumes."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT, TOY_RUN
+from weaksam import pipeline
+from weaksam.config import load_settings
+from weaksam.pipeline.settings import RunSettings
+from weaksam.scenes.synthetic import SceneSettings, write_dataset
+
+
+def test_a_table_of_two_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    choice_table = importlib.import_module("choice_table")
+    write_dataset(tmp_path, SceneSettings(size=64, num_classes=2, max_clutter=2, max_distractors=1), 5, 2, seed=1)
+    data = [
+        f"data.{split}.{name}={tmp_path / path}"
+        for split in ("train", "test")
+        for name, path in (("images", split), ("tags", f"tags_{split}.json"), ("truth", f"instances_{split}.json"))
+    ]
+    outs = [tmp_path / "seed0", tmp_path / "seed1"]
+    for seed, out in enumerate(outs):
+        settings = [*TOY_RUN, *data, f"out={out}", f"seed={seed}"]
+        pipeline.run(load_settings(RunSettings, None, settings), until="pseudo_gt")
+    monkeypatch.setattr("sys.argv", ["choice_table.py", *map(str, outs)])
+    capsys.readouterr()
+    choice_table.main()
+    table, note = capsys.readouterr().out.rsplit("\n\n", 1)
+    rows = [line.strip("| ").split(" | ") for line in table[table.index("| run") :].splitlines()[2:]]
+    assert [row[:2] for row in rows[:6]] == [
+        [f"seed{seed}", name] for seed in (0, 1) for name in ("weak", "retrained", "merged")
+    ]
+    assert sum("chosen" in row[2] for row in rows[:6]) == 2
+    assert [row[1] for row in rows[6:]] == ["weak", "retrained", "merged", "chosen"]
+    first, second, mean = (float(rows[index][4]) for index in (0, 3, 6))
+    assert mean == pytest.approx((first + second) / 2, abs=0.0011)
+    assert note.startswith("The choice was the best") and "of 2 runs" in note
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.safetensors")}
+    choice_table.main()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.safetensors")} == stamps

@@ -1,0 +1,182 @@
+"""Retrain, choose whose detections are handed on, and let these teach the network once more while that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from weaksam.data.detection_stores import instances_of
+from weaksam.data.formats.coco import write_results
+from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.result import DetectorResult
+from weaksam.stages.retrain.candidates import Candidates, candidate_detections, split_photos
+from weaksam.stages.retrain.choice import Choice, choose
+from weaksam.stages.retrain.settings import AnyRetrainSettings
+from weaksam.stages.retrain.stage import run
+from weaksam.store.store import Store
+from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.instances import Instances
+
+SAME_OBJECT_IOU = 0.5
+"""An old pseudo box that overlaps a new one of its class by as much shows the same object."""
+PseudoGt = Mapping[str, Instances]
+"""Pseudo ground truth of the training photos by image id."""
+
+
+@dataclass(frozen=True)
+class RetrainResult(DetectorResult):
+    """The network that was kept, the detections that were chosen (``stores``), and what they were chosen from.
+
+    ``weights``, ``fingerprint`` and ``backbone`` are the network's.
+    """
+
+    network_stores: Mapping[str, Store]
+    """What the network itself detected, by split."""
+    candidates: Candidates
+    """Sealed detections by whose they are and by split."""
+    choice: Choice
+    """Whose detections ``stores`` are, and why."""
+    pseudo_gt: PseudoGt
+    """What the network was taught last."""
+    rounds: int
+    """Further trainings after the first one that were kept."""
+
+
+def run_and_choose(
+    context: RunContext,
+    settings: AnyRetrainSettings,
+    pseudo_gt: PseudoGt,
+    weak: DetectorResult,
+    pseudo_gt_of: Callable[[Mapping[str, Instances]], PseudoGt],
+    *,
+    name: str = "retrain",
+) -> RetrainResult:
+    """Train the detector of `run`, and choose among the weak detector's detections, its own and both merged.
+
+    Where ``settings.rounds`` asks for it, the chosen detections on the training photos are the teacher of the next
+    round: ``pseudo_gt_of`` makes pseudo ground truth of them, old boxes that it lacks are kept, and the network is
+    trained on it from its last weights. Rounds end where the signal of the network falls, where the teacher finds
+    nothing, or where the weak detector is chosen, whose boxes the network knows.
+
+    Writes ``OUT/<name>/detections_<split>.json``, which are the chosen ones, and ``network_detections_<split>.json``.
+    Raises `UserError` as `run` does.
+    """
+    network = run(context, settings, pseudo_gt, weak_detector=weak, name=name, files="network_detections")
+    result = _chosen(context, settings, weak, network, pseudo_gt, 0, name)
+    for number in range(1, settings.rounds + 1):
+        after = _next_round(context, settings, weak, result, pseudo_gt_of, number, name)
+        if after is None:
+            break
+        result = after
+    write_detections(context, result, name)
+    context.log.write(
+        "choice",
+        stage=name,
+        choice=result.choice.name,
+        reason=result.choice.reason,
+        signals=result.choice.signals,
+        rounds=result.rounds,
+    )
+    return result
+
+
+def write_detections(context: RunContext, result: RetrainResult, name: str) -> None:
+    """Write the chosen detections and those of the network as COCO results, a file each and split."""
+    for files, stores in (("detections", result.stores), ("network_detections", result.network_stores)):
+        for split, store in stores.items():
+            path = context.out / name / f"{files}_{split}.json"
+            write_results(path, split_photos(context, split), instances_of(store))
+
+
+def joined_boxes(new: PseudoGt, old: PseudoGt) -> dict[str, Instances]:
+    """New pseudo boxes, and the old ones that overlap no new box of their class by `SAME_OBJECT_IOU` or more.
+
+    As CutLER (Wang et al. 2023) does between its rounds. A photo that one of them does not name has no box of it.
+    """
+    joined = {}
+    for image_id in {**old, **new}:
+        before, after = (_plain(source.get(image_id, Instances.empty())) for source in (old, new))
+        same = (pairwise_iou(before.boxes, after.boxes) >= SAME_OBJECT_IOU) & (before.labels[:, None] == after.labels)
+        joined[image_id] = Instances.cat([after, before[~same.any(dim=1)]])
+    return joined
+
+
+def _plain(instances: Instances) -> Instances:
+    """Boxes, labels and the marks of regions to ignore."""
+    return Instances(instances.boxes, instances.labels, crowd=instances.crowd)
+
+
+def _chosen(
+    context: RunContext,
+    settings: AnyRetrainSettings,
+    weak: DetectorResult,
+    network: DetectorResult,
+    pseudo_gt: PseudoGt,
+    rounds: int,
+    name: str,
+) -> RetrainResult:
+    """The network with the detections that its signal, or the settings, choose."""
+    candidates = candidate_detections(context, settings, weak, network, name)
+    choice = choose(context.train, candidates, settings.choice)
+    return RetrainResult(
+        network.weights,
+        network.fingerprint,
+        candidates[choice.name] if network.stores else {},
+        network.backbone,
+        network_stores=network.stores,
+        candidates=candidates,
+        choice=choice,
+        pseudo_gt=pseudo_gt,
+        rounds=rounds,
+    )
+
+
+def _next_round(
+    context: RunContext,
+    settings: AnyRetrainSettings,
+    weak: DetectorResult,
+    last: RetrainResult,
+    pseudo_gt_of: Callable[[Mapping[str, Instances]], PseudoGt],
+    number: int,
+    name: str,
+) -> RetrainResult | None:
+    """The result of one more round; None, with a line in the log, where there is no better one."""
+    why_not = _no_teacher(last)
+    taught = {} if why_not else pseudo_gt_of(last.detections("train"))
+    if not why_not and not any(len(boxes.without_crowd()) for boxes in taught.values()):
+        why_not = "the teacher finds no box of a tag"
+    if why_not:
+        context.log.write("round left out", stage=name, round=number, reason=why_not)
+        return None
+    boxes = joined_boxes(taught, last.pseudo_gt)
+    settings_of_round = shortened(settings).model_copy(update={"backbone": None, "new_classes": False})
+    network = run(
+        replace(context, backbone=last.backbone),
+        settings_of_round,
+        boxes,
+        last.weights.parent,
+        weak_detector=weak,
+        name=name,
+        files="network_detections",
+    )
+    after = _chosen(context, settings, weak, network, boxes, number, name)
+    before_signal, after_signal = (result.choice.signals.get("retrained") for result in (last, after))
+    better = before_signal is None or after_signal is None or after_signal >= before_signal
+    context.log.write("round", stage=name, round=number, before=before_signal, after=after_signal, kept=better)
+    return after if better else None
+
+
+def _no_teacher(last: RetrainResult) -> str | None:
+    """Why the result of a round cannot teach the next one; None where it can."""
+    if "train" not in last.stores:
+        return "no detections on the training photos (detect_train=false)"
+    if last.choice.name == "weak":
+        return "the weak detector was chosen, whose boxes the network knows"
+    return None
+
+
+def shortened(settings: AnyRetrainSettings) -> AnyRetrainSettings:
+    """``settings`` of a further round: ``round_share`` of the first training's epochs, or steps, at least one."""
+    num_steps = None if settings.num_steps is None else max(1, round(settings.num_steps * settings.round_share))
+    num_epochs = max(1, round(settings.num_epochs * settings.round_share))
+    return settings.model_copy(update={"num_epochs": num_epochs, "num_steps": num_steps})
