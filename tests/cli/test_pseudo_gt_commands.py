@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.evaluation.masks import rectangles
 from tests.helpers import TOY_RUN, instances
 from weaksam import cli
 from weaksam.data.formats.coco import read_instances, write_instances
@@ -77,6 +78,30 @@ def test_files_are_measured_by_hand(files: Path) -> None:
     assert row[:6] == ["all", "4", "2.000", "0.250", "0.333", "1.000"]
     assert row[6:] == ["1", "1", "1", "0", "1", "0", "0", "3", "1", "2", "0"]
     assert text.count("protocol: ") == 1 and "kinds: at IoU 0.5" in text
+
+
+def test_masks_are_measured_where_both_sides_have_them(files: Path) -> None:
+    samples = (Sample(f"{k}.jpg", files / f"{k}.jpg", (40, 40), (0,), None, k) for k in (1, 2))
+    dataset = Dataset("train", ("cat", "dog"), (1, 2), tuple(samples))
+    write_instances(files / "true_masks.json", dataset, {"1.jpg": rectangles([(0, 0, 10, 10)], [1])})
+    # No scores: another tool's masks
+    masks = {"1.jpg": rectangles([(0, 0, 10, 8)], [1]), "2.jpg": rectangles([(0, 0, 4, 4)], [1])}
+    write_instances(files / "masks.json", dataset, masks)
+    command = ("pseudo-gt", "eval", files / "masks.json", "--truth", files / "true_masks.json")
+    figures = json.loads(output(*command, "--json"))["against_truth"]["masks"]
+    assert figures["mask_iou"]["mask_iou"] == pytest.approx(0.4) and figures["mask_iou"]["object_iou"] == 0.8
+    assert figures["mask_iou"]["per_size"]["small"]["num_masks"] == 2
+    assert figures["pq"]["per_class"] == [None, pytest.approx(0.8 / 1.5)]
+    assert figures["miou"]["per_class"] == [None, pytest.approx(80 / 116)]
+    text = output(*command, "--masks")
+    assert "mask_iou: IoU of masks 0.400" in text and "dog: IoU of masks 0.400" in text and "pq: PQ 0.533" in text
+    assert "found none in the truth: give --truth with masks" in refused(
+        "pseudo-gt", "eval", files / "masks.json", "--masks"
+    )
+    write_instances(files / "boxes.json", dataset, {"1.jpg": masks["1.jpg"].replace(masks=None)})
+    bare = ("pseudo-gt", "eval", files / "boxes.json", "--truth", files / "true_masks.json")
+    assert f"found none in {files / 'boxes.json'}: give pseudo masks" in refused(*bare, "--masks")
+    assert "mask_iou" not in output(*bare)
 
 
 def test_every_form_gives_the_same_figures(files: Path) -> None:

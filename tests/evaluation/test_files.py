@@ -7,15 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.evaluation.masks import rectangles
 from tests.helpers import FORM_CLASSES, instances, write_detections, write_forms
 from weaksam.config import UserError
 from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats import voc_results
-from weaksam.data.formats.coco import object_entries, write_instances
+from weaksam.data.formats.coco import object_entries, write_instances, write_results
 from weaksam.data.formats.voc import write_annotations
 from weaksam.data.proposals.files import write_store
 from weaksam.evaluation.file_inputs import truth_dataset
-from weaksam.evaluation.files import evaluate_files
+from weaksam.evaluation.files import MASK_METRICS, evaluate_files
 from weaksam.evaluation.protocol import DetectionFilter
 from weaksam.evaluation.text import evaluation_text
 from weaksam.store.files import write_json_atomic
@@ -104,6 +105,90 @@ def test_masks_of_a_store_are_measured(tmp_path):
     mean = {"0.25": 1, "0.5": 1, "0.55": 1, "0.6": 1, **dict.fromkeys(("0.65", "0.7", "0.75"), 0)}
     assert figures["mask"]["mean"] == mean | dict.fromkeys(("0.8", "0.85", "0.9", "0.95"), 0)
     assert figures["mask"]["average"] == pytest.approx(0.3)
+
+
+@pytest.fixture
+def masked(tmp_path):
+    """Two photos of 60 x 60: the cat's mask is 18 of 20 pixels a side, the dog's is its own, one is false."""
+    truths = {
+        "a.jpg": rectangles([(10, 10, 30, 30)], [0], size=(60, 60)),
+        "b.jpg": rectangles([(0, 0, 40, 40)], [1], size=(60, 60)),
+    }
+    detections = {
+        "a.jpg": rectangles([(11, 11, 29, 29), (40, 40, 50, 50)], [0, 0], [0.9, 0.4], size=(60, 60)),
+        "b.jpg": rectangles([(0, 0, 40, 40)], [1], [0.8], size=(60, 60)),
+    }
+    samples = [Sample(n, tmp_path / n, (60, 60), (0,), t, k) for k, (n, t) in enumerate(truths.items(), start=1)]
+    dataset = Dataset("test", ("cat", "dog"), (1, 2), tuple(samples))
+    write_instances(tmp_path / "truth.json", dataset, truths)
+    write_instances(tmp_path / "pseudo_masks.json", dataset, detections)
+    write_results(tmp_path / "results.json", dataset, detections)
+    return tmp_path
+
+
+def test_every_mask_metric_of_files(masked):
+    figures = evaluate_files(masked / "truth.json", masked / "results.json", MASK_METRICS)
+    assert list(figures) == ["mask", "mask_coco", "boundary", "boundary_coco", "mask_iou", "miou", "pq"]
+    # IoU of the cat: 0.81 as a mask, 1/3 with boundaries; the ten thresholds end at 0.95
+    assert figures["mask"]["per_class"]["0.8"] == [1, 1] and figures["mask"]["per_class"]["0.85"] == [0, 1]
+    assert figures["boundary"]["per_class"]["0.25"] == [1, 1] and figures["boundary"]["per_class"]["0.5"] == [0, 1]
+    assert figures["mask_coco"]["per_class"] == pytest.approx([0.7, 1])
+    assert figures["boundary_coco"]["per_class"] == pytest.approx([0, 1])
+    of_masks = figures["mask_iou"]
+    assert of_masks["mask_iou"] == pytest.approx((0.81 + 0 + 1) / 3) and of_masks["object_iou"] == pytest.approx(0.905)
+    assert of_masks["per_class"][0]["num_masks"] == 2
+    # Painted from a score of 0.5 on, so that the false mask is none
+    assert figures["miou"]["per_class"] == pytest.approx([0.81, 1])
+    assert figures["miou"]["background"] == pytest.approx((7200 - 2000) / (7200 - 1600 - 324))
+    assert figures["pq"]["per_class"] == pytest.approx([0.81, 1])
+    lower = evaluate_files(masked / "truth.json", masked / "results.json", ["pq"], keep=DetectionFilter(min_score=0.3))
+    assert lower["pq"]["per_class"] == pytest.approx([0.81 / 1.5, 1])
+    text = evaluation_text(figures)
+    assert "pq: PQ 0.905, SQ 0.905, RQ 1.000" in text and "miou: mIoU " in text
+    assert "  medium objects: IoU of masks 1.000, with boundaries 1.000, of objects 1.000 (1 masks, 1 objects)" in text
+    assert "  small objects: IoU of masks 0.405, with boundaries 0.167" in text
+    assert text.count("protocol: ") == 7
+
+
+def test_the_instances_file_of_a_run_is_measured_as_well(masked):
+    plain = evaluate_files(masked / "truth.json", masked / "results.json", MASK_METRICS)
+    pseudo = evaluate_files(masked / "truth.json", masked / "pseudo_masks.json", MASK_METRICS)
+    for name, values in plain.items():
+        assert values["per_class"] == pseudo[name]["per_class"]
+
+
+def test_metrics_of_masks_are_left_out_where_a_side_has_boxes_alone(masked):
+    entries = json.loads((masked / "results.json").read_text())
+    bare = [{key: value for key, value in entry.items() if key != "segmentation"} for entry in entries]
+    write_json_atomic(masked / "boxes.json", bare)
+    figures = evaluate_files(masked / "truth.json", masked / "boxes.json", ["voc", "pq", "mask"])
+    assert list(figures) == ["voc"] and figures["voc"]["mean"]["0.5"] == 1
+    assert "boxes.json for pq, mask, found boxes alone" in figures["voc"]["protocol"]
+    with pytest.raises(UserError, match=r"wanted masks in .*boxes.json for mask_iou, found boxes alone: give masks"):
+        evaluate_files(masked / "truth.json", masked / "boxes.json", ["mask_iou"])
+    truth = json.loads((masked / "truth.json").read_text())
+    for entry in truth["annotations"]:
+        entry["segmentation"] = [[10, 10, 30, 30]]  # two points
+    write_json_atomic(masked / "truth.json", truth)
+    figures = evaluate_files(masked / "truth.json", masked / "results.json", ["voc", "miou"])
+    assert list(figures) == ["voc"] and "truth.json for miou" in figures["voc"]["protocol"]
+    assert "fewer than three points" in figures["voc"]["protocol"]
+
+
+def test_masks_of_another_size_are_refused(masked):
+    entries = json.loads((masked / "results.json").read_text())
+    entries[0]["segmentation"] = rectangles([(0, 0, 9, 9)], size=(30, 60)).masks[0]
+    write_json_atomic(masked / "results.json", entries)
+    with pytest.raises(UserError, match="found that the image is 60 x 60 but its mask says 60 x 30"):
+        evaluate_files(masked / "truth.json", masked / "results.json", ["mask"])
+
+
+def test_images_of_a_truth_without_a_photo_take_no_part(masked):
+    (masked / "photos").mkdir()
+    Image.new("RGB", (60, 60)).save(masked / "photos" / "b.jpg")
+    figures = evaluate_files(masked / "truth.json", masked / "results.json", MASK_METRICS, images=masked / "photos")
+    assert figures["pq"]["per_class"] == [None, 1] and figures["mask_iou"]["num_masks"] == 1
+    assert "1 images of the truth have no photo" in figures["miou"]["protocol"]
 
 
 def test_classes_in_the_order_of_the_category_ids(forms):

@@ -14,6 +14,8 @@ from tests.helpers import PROCESSES, TOY_RUN
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
 from weaksam.engine.distributed import HELPER
+from weaksam.evaluation.files import evaluate_files
+from weaksam.evaluation.protocol import DetectionFilter
 from weaksam.pipeline.plan import Stage, check_plan
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import open_run, without_truth
@@ -99,6 +101,20 @@ def test_writes_all_that_is_promised(unbroken):
     assert {"settings", "versions", "hashes", "seeds", "device"} <= set(record)
     events = [json.loads(line)["event"] for line in (unbroken / "log.jsonl").read_text().splitlines()]
     assert events.count("stage begins") == events.count("stage ends") == 6
+
+
+def test_pseudo_masks_are_measured_in_the_run_and_from_its_files(unbroken, scenes):
+    metrics = json.loads((unbroken / "metrics.json").read_text())
+    of_run = next(row["figures"] for row in metrics["stages"] if row["stage"] == "wsis")
+    by_command = pipeline.measure_pseudo_gt(unbroken, masks=True).as_dict()["against_truth"]["masks"]
+    assert by_command == {name: of_run[f"train_{name}"] for name in ("mask_iou", "miou", "pq")}
+    assert 0.1 < by_command["mask_iou"]["mask_iou"] < 1 and by_command["mask_iou"]["num_masks"] > 0
+    masks, truth = unbroken / "wsis" / "pseudo_masks_train.json", scenes / "instances_train.json"
+    keep = DetectionFilter(min_score=0)
+    by_file = evaluate_files(truth, masks, ["mask_iou", "miou", "pq"], keep=keep, images=scenes / "train")
+    for name, values in by_command.items():
+        assert by_file[name]["per_class"] == values["per_class"]
+    assert "Pseudo masks on the training photos" in (unbroken / "report.html").read_text()
 
 
 def test_report_stands_alone(unbroken):

@@ -1,7 +1,16 @@
 """The page's tables, made from the content of metrics.json."""
 
 from tests.helpers import small_metrics
-from weaksam.report.tables import ap_table, choice_table, class_table, recall_table, tables
+from weaksam.report.tables import (
+    ap_table,
+    choice_table,
+    class_table,
+    coco_table,
+    mask_iou_table,
+    recall_table,
+    segmentation_table,
+    tables,
+)
 
 
 def test_class_table_has_a_bar_per_class_and_the_mean():
@@ -61,3 +70,23 @@ def test_choice_table_says_what_was_chosen_why_and_what_was_lost():
     table = choice_table(metrics)
     assert table.rows == [["weak", "chosen", "-", "-", "-", "-"]] and "best" not in table.text
     assert choice_table({"stages": []}).rows == []
+
+
+def test_tables_of_masks():
+    metrics = small_metrics()
+    means = {"mask_iou": 0.5, "boundary_iou": 0.25, "object_iou": None, "num_masks": 3, "num_objects": 0}
+    painted = {
+        "test_pq": {"pq": 0.3, "sq": 0.6, "rq": 0.5},
+        "test_miou": {"mean": 0.7, "mean_of_objects": None},
+        "train_mask_iou": {**means, "per_class": [means, means], "per_size": {"small": means}},
+        "test_coco_boundaries": {"ap": 0.1, "ap50": 0.2, "ap75": 0.3},
+    }
+    metrics["stages"].append({"stage": "wsis", "figures": painted})
+    assert segmentation_table(metrics).rows == [
+        ["trained on pseudo masks, test", "0.300", "0.600", "0.500", "0.700", "-"]
+    ]
+    table = mask_iou_table(metrics)
+    assert [row[0] for row in table.rows] == ["all", "small objects", "cat", "<dog>"]
+    assert table.rows[0][1:] == ["0.500", "0.250", "-", "3", "0"]
+    assert coco_table(metrics).rows == [["wsis, boundaries", "0.100", "0.200", "0.300"]]
+    assert segmentation_table(small_metrics()).rows == mask_iou_table(small_metrics()).rows == []

@@ -16,7 +16,9 @@ def evaluate(
     detections: Annotated[
         Path, typer.Option(help="COCO results, a run's store of detections, or VOC's comp4_det_test_CLASS.txt files")
     ],
-    metrics: Annotated[str, typer.Option(help="comma-separated: voc, voc11, corloc, coco, mask")] = "voc,corloc,coco",
+    metrics: Annotated[
+        str, typer.Option(help="comma-separated: voc, voc11, corloc, coco, mask, boundary, mask_iou, miou, pq")
+    ] = "voc,corloc,coco",
     images: Annotated[Path | None, typer.Option(help="folder of photos: only theirs count; needed for YOLO")] = None,
     image_list: Annotated[
         Path | None,

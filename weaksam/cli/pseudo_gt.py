@@ -25,14 +25,17 @@ def evaluate_pseudo_gt(
         str | None, typer.Option(help="comma-separated, or a file of one a line: the order of VOC or YOLO classes")
     ] = None,
     iou: Annotated[float, typer.Option(help="IoU from which a box is on an object")] = 0.5,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="measure masks: of a run its pseudo masks; files of masks always are")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
-    """Count pseudo boxes and sort their errors into kinds, per class; without a truth the counts alone."""
+    """Count pseudo boxes and sort their errors into kinds, per class, and measure masks; without a truth counts."""
     from weaksam import pipeline
     from weaksam.cli.measuring_options import parse_classes
     from weaksam.evaluation.text import pseudo_gt_text
 
-    figures = pipeline.measure_pseudo_gt(source, truth, images, parse_classes(classes), iou)
+    figures = pipeline.measure_pseudo_gt(source, truth, images, parse_classes(classes), iou, masks)
     say(dumps(figures.as_dict(), indent=1) if json else pseudo_gt_text(figures))
 
 

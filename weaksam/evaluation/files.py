@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -16,14 +16,19 @@ from weaksam.data.findings import Findings
 from weaksam.evaluation.coco import coco_ap
 from weaksam.evaluation.corloc import corloc_and_baselines
 from weaksam.evaluation.file_inputs import proposal_boxes, tags_of_images, truth_dataset
-from weaksam.evaluation.protocol import AP_IOUS, DetectionFilter, keep_detections
+from weaksam.evaluation.mask_quality import mask_quality
+from weaksam.evaluation.panoptic import panoptic_quality
+from weaksam.evaluation.protocol import AP_IOUS, PAINTED_MIN_SCORE, DetectionFilter, keep_detections
+from weaksam.evaluation.semantic import semantic_iou
 from weaksam.evaluation.truth import Truth
 from weaksam.evaluation.voc import MASK_IOUS, Interpolation, voc_ap
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
-METRICS = ("voc", "voc11", "corloc", "coco", "mask")
-"""VOC AP (all-point), VOC AP (11-point), CorLoc, COCO box AP, and mask AP (VOC at four IoUs, and COCO)."""
+MASK_METRICS = ("mask", "boundary", "mask_iou", "miou", "pq")
+"""Mask AP and boundary AP (VOC's and COCO's), mean IoU of masks, mIoU of the painted classes, panoptic quality."""
+METRICS = ("voc", "voc11", "corloc", "coco", *MASK_METRICS)
+"""VOC AP (all-point), VOC AP (11-point), CorLoc, COCO box AP, and those that compare masks."""
 FileFigures = dict[str, dict[str, Any]]
 """Figures by name; see `evaluate_files` for what each holds."""
 BASELINE_BOXES = {"corloc_largest": "the image's largest proposal", "corloc_whole": "the whole image"}
@@ -67,16 +72,20 @@ def evaluate_files(
     Every figure holds ``classes`` (names by label) and ``protocol`` (how it was measured, in words). Shares are floats
     in [0, 1], None where undefined: the class has no true object (AP) or no tagged image (CorLoc).
 
-    * ``voc``, ``voc11``, ``mask``: ``mean`` by IoU as text (``figures["voc"]["mean"]["0.5"]`` is AP50) at 0.5, 0.55 to
-      0.95 (``mask``: 0.25 too), ``average``, their mean from 0.5 on (AP .5:.95), ``per_class`` by IoU as a list by
-      label, ``num_truths`` and ``num_detections`` by label;
-    * ``coco``, ``mask_coco`` (measured with ``mask``): ``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``,
-      ``ap_large``, ``ar1``, ``ar10``, ``ar100``, ``ar_small``, ``ar_medium``, ``ar_large``; ``per_class``, AP by
-      label; ``by_iou``, AP by IoU as text;
+    * ``voc``, ``voc11``, ``mask``, ``boundary``: ``mean`` by IoU as text (``figures["voc"]["mean"]["0.5"]`` is AP50) at
+      0.5, 0.55 to 0.95 (of masks 0.25 too), ``average``, their mean from 0.5 on (AP .5:.95), ``per_class`` by IoU as a
+      list by label, ``num_truths`` and ``num_detections`` by label;
+    * ``coco``, ``mask_coco`` (measured with ``mask``), ``boundary_coco`` (with ``boundary``): ``ap``, ``ap50``,
+      ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``, ``ar1``, ``ar10``, ``ar100``, ``ar_small``, ``ar_medium``,
+      ``ar_large``; ``per_class``, AP by label; ``by_iou``, AP by IoU as text;
+    * ``mask_iou``: see `MaskQualityResult.as_dict`; ``miou``: `SemanticResult.as_dict`; ``pq``:
+      `PanopticResult.as_dict`. The last two paint detections of at least ``keep.min_score``, 0.5 without it;
     * ``corloc`` and, with ``proposals``, ``corloc_largest``, ``corloc_whole``, ``corloc_random``: ``mean``,
       ``per_class`` by label, ``num_images`` tagged with each label.
 
-    No detections give 0. Raises `UserError` for unknown metrics, unreadable files and files that do not fit together.
+    No detections give 0. Where one side has boxes alone, metrics that compare masks are left out, as the protocol of
+    the others says. Raises `UserError` for unknown metrics, unreadable files, files that do not fit together, and where
+    no metric is left.
     """
     truth, detections = Path(truth), Path(detections)
     _check_request(metrics, truth, detections, pixel_inclusive)
@@ -92,9 +101,10 @@ def evaluate_files(
         pixel_inclusive=pixel_inclusive,
         proposals=None if proposals is None else proposal_boxes(Path(proposals), dataset, findings),
     )
-    notes = (*notes, *findings.notes)
+    measured, left_out = _measurable(metrics, inputs, truth, detections)
+    notes = (*notes, *findings.notes, *left_out)
     figures: FileFigures = {}
-    for name in metrics:
+    for name in measured:
         figures |= _MEASURES[name](inputs)
     return {name: {"classes": list(dataset.classes), **_with_notes(values, notes)} for name, values in figures.items()}
 
@@ -112,6 +122,24 @@ def _check_request(metrics: Sequence[str], truth: Path, detections: Path, pixel_
             f"wanted two COCO files for --pixel-inclusive, found {truth} and {detections}, whose corners are converted "
             "when they are read: leave it out"
         )
+
+
+def _measurable(
+    metrics: Sequence[str], inputs: EvaluationInputs, truth: Path, detections: Path
+) -> tuple[list[str], tuple[str, ...]]:
+    """The metrics for which masks are there where they need them, and a sentence on the others; none left is an error.
+
+    True masks may be missing where no image has an object.
+    """
+    sides = {truth: inputs.truth.instances, detections: inputs.detections}
+    bare = [path for path, values in sides.items() if any(len(v) and v.masks is None for v in values.values())]
+    lost = [name for name in metrics if name in MASK_METRICS and bare]
+    if not lost:
+        return list(metrics), ()
+    sentence = f"wanted masks in {bare[0]} for {', '.join(lost)}, found boxes alone: give masks, or leave that out"
+    if len(lost) == len(metrics):
+        raise UserError(sentence)
+    return [name for name in metrics if name not in lost], (f"not measured: {sentence}",)
 
 
 def _truth_of(dataset: Dataset, tags: Path | None, findings: Findings) -> Truth:
@@ -155,11 +183,32 @@ def _coco_figures(inputs: EvaluationInputs) -> FileFigures:
     return {"coco": result.as_dict()}
 
 
-def _mask_figures(inputs: EvaluationInputs) -> FileFigures:
+def _mask_figures(inputs: EvaluationInputs, geometry: Literal["masks", "boundaries"], name: str) -> FileFigures:
     arguments = (inputs.truth.instances, inputs.detections, inputs.truth.num_classes)
-    voc = voc_ap(*arguments, ious=sorted({*MASK_IOUS, *AP_IOUS}), geometry="masks", keep=inputs.keep)
-    coco = coco_ap(*arguments, geometry="masks", keep=inputs.keep)
-    return {"mask": voc.as_dict(), "mask_coco": coco.as_dict()}
+    voc = voc_ap(*arguments, ious=sorted({*MASK_IOUS, *AP_IOUS}), geometry=geometry, keep=inputs.keep)
+    coco = coco_ap(*arguments, geometry=geometry, keep=inputs.keep)
+    return {name: voc.as_dict(), f"{name}_coco": coco.as_dict()}
+
+
+def _mask_iou_figures(inputs: EvaluationInputs) -> FileFigures:
+    result = mask_quality(inputs.truth.instances, inputs.detections, inputs.truth.num_classes)
+    kept = () if inputs.keep == DetectionFilter() else (str(inputs.keep),)
+    return {"mask_iou": _with_notes(result.as_dict(), kept)}
+
+
+def _miou_figures(inputs: EvaluationInputs) -> FileFigures:
+    arguments = (inputs.truth.instances, inputs.detections, inputs.truth.num_classes)
+    painted = {"min_score": _painted_min_score(inputs.keep), "keep": inputs.keep}
+    return {"miou": semantic_iou(*arguments, sizes=inputs.truth.sizes, **painted).as_dict()}
+
+
+def _pq_figures(inputs: EvaluationInputs) -> FileFigures:
+    arguments = (inputs.truth.instances, inputs.detections, inputs.truth.num_classes)
+    return {"pq": panoptic_quality(*arguments, min_score=_painted_min_score(inputs.keep), keep=inputs.keep).as_dict()}
+
+
+def _painted_min_score(keep: DetectionFilter) -> float:
+    return PAINTED_MIN_SCORE if keep.min_score is None else keep.min_score
 
 
 _MEASURES: dict[str, Callable[[EvaluationInputs], FileFigures]] = {
@@ -167,5 +216,9 @@ _MEASURES: dict[str, Callable[[EvaluationInputs], FileFigures]] = {
     "voc11": lambda inputs: _voc_figures(inputs, "11-point", "voc11"),
     "corloc": _corloc_figures,
     "coco": _coco_figures,
-    "mask": _mask_figures,
+    "mask": lambda inputs: _mask_figures(inputs, "masks", "mask"),
+    "boundary": lambda inputs: _mask_figures(inputs, "boundaries", "boundary"),
+    "mask_iou": _mask_iou_figures,
+    "miou": _miou_figures,
+    "pq": _pq_figures,
 }

@@ -12,6 +12,7 @@ import torch
 from weaksam.evaluation.protocol import check_labels, json_number
 from weaksam.evaluation.pseudo_gt import PseudoGtResult, pseudo_gt_quality
 from weaksam.evaluation.pseudo_gt_kinds import KindCounts, count_kinds
+from weaksam.evaluation.pseudo_mask_figures import PseudoMaskFigures, pseudo_mask_figures
 from weaksam.structures.instances import Instances
 
 
@@ -20,7 +21,8 @@ class PseudoGtFigures:
     """Figures of pseudo boxes over a set of photos, counts by label.
 
     num_boxes: boxes. num_photos: photos. num_with_box: photos with a box of that class; num_empty: photos without any.
-    quality, kinds: against the true boxes of the photos that have some; None where no photo has.
+    quality, kinds: against the true boxes of the photos that have some; None where no photo has. masks: against the
+    true masks; None where boxes or true objects have none.
     """
 
     classes: tuple[str, ...]
@@ -30,6 +32,7 @@ class PseudoGtFigures:
     num_empty: int
     quality: PseudoGtResult | None = None
     kinds: KindCounts | None = None
+    masks: PseudoMaskFigures | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -55,7 +58,8 @@ class PseudoGtFigures:
         }
         if self.quality is None or self.kinds is None:
             return counts
-        return {**counts, "against_truth": {**self.quality.as_dict(), "kinds": self.kinds.as_dict()}}
+        masks = {} if self.masks is None else {"masks": self.masks.as_dict()}
+        return {**counts, "against_truth": {**self.quality.as_dict(), "kinds": self.kinds.as_dict(), **masks}}
 
 
 def pseudo_gt_figures(
@@ -65,11 +69,13 @@ def pseudo_gt_figures(
     truths: Mapping[str, Instances] | None = None,
     *,
     iou: float = 0.5,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
     notes: Sequence[str] = (),
 ) -> PseudoGtFigures:
     """Count the pseudo boxes on the photos ``image_ids`` and compare them with ``truths`` where there are any.
 
-    A photo that ``pseudo_gt`` lacks has none. Quality and kinds are of the photos that have a truth alone.
+    A photo that ``pseudo_gt`` lacks has none. Quality and kinds are of the photos that have a truth alone, and so are
+    those of masks, where both sides have them and ``sizes`` (H, W) by image id are given.
     """
     check_labels(pseudo_gt, len(classes), "pseudo boxes")
     boxes = {image_id: pseudo_gt.get(image_id, Instances.empty()) for image_id in image_ids}
@@ -80,6 +86,7 @@ def pseudo_gt_figures(
         num_boxes, num_with_box = num_boxes + counts, num_with_box + (counts > 0)
     known = {image_id: truth for image_id, truth in (truths or {}).items() if image_id in boxes}
     of_known = {image_id: boxes[image_id] for image_id in known}
+    with_masks = bool(known and sizes) and all(map(_has_masks, [*known.values(), *of_known.values()]))
     return PseudoGtFigures(
         tuple(classes),
         tuple(num_boxes.tolist()),
@@ -88,5 +95,11 @@ def pseudo_gt_figures(
         sum(len(of_photo) == 0 for of_photo in boxes.values()),
         pseudo_gt_quality(known, of_known, len(classes), iou=iou) if known else None,
         count_kinds(known, of_known, len(classes), iou) if known else None,
+        pseudo_mask_figures(known, of_known, len(classes), sizes) if with_masks and sizes else None,
         tuple(notes),
     )
+
+
+def _has_masks(instances: Instances) -> bool:
+    """Whether every object has a mask; none at all are no contradiction."""
+    return len(instances) == 0 or instances.masks is not None

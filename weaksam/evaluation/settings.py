@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from weaksam.config import Settings
-from weaksam.evaluation.protocol import AP_IOUS
+from weaksam.evaluation.protocol import AP_IOUS, PAINTED_MIN_SCORE
 
 
 class EvaluationSettings(Settings):
@@ -20,4 +20,7 @@ class EvaluationSettings(Settings):
     )
     recall_counts: tuple[int, ...] = Field(
         (10, 50, 100, 200), description="proposal counts at which recall is measured"
+    )
+    painted_min_score: float = Field(
+        PAINTED_MIN_SCORE, ge=0, le=1, description="score from which a detection is painted, for mIoU and PQ"
     )

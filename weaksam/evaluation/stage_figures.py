@@ -7,13 +7,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from weaksam.evaluation import pseudo_mask_figures as masks
 from weaksam.evaluation.clues import clue_quality
 from weaksam.evaluation.coco import coco_ap
 from weaksam.evaluation.corloc import corloc_and_baselines
+from weaksam.evaluation.panoptic import panoptic_quality
 from weaksam.evaluation.protocol import AP_IOUS, json_number
 from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
 from weaksam.evaluation.pseudo_gt_kinds import count_kinds
 from weaksam.evaluation.recall import proposal_recall
+from weaksam.evaluation.semantic import semantic_iou
 from weaksam.evaluation.settings import EvaluationSettings
 from weaksam.evaluation.truth import Truth
 from weaksam.evaluation.voc import MASK_IOUS, voc_ap
@@ -84,14 +87,25 @@ def choice_figures(
 def mask_figures(
     truth: Truth, detections: Detections, settings: EvaluationSettings, made_by: str
 ) -> dict[str, Figures]:
-    """Mask AP at `MASK_IOUS` and .5:.95, and COCO's: ``test_masks``, ``test_coco_masks``; empty without true masks."""
+    """What compares detected masks with true ones; empty without true masks.
+
+    ``test_masks``: AP at `MASK_IOUS` and .5:.95; ``test_coco_masks``, ``test_coco_boundaries``: COCO's; ``test_miou``:
+    `semantic_iou`; ``test_pq``: `panoptic_quality`.
+    """
     if not truth.has_masks:
         return {}
     arguments = (truth.instances, truth.only(detections), truth.num_classes)
     ious = sorted({*MASK_IOUS, *AP_IOUS})
     voc = voc_ap(*arguments, ious=ious, geometry="masks", interpolation=settings.interpolation)
-    figures = {"test_masks": voc.as_dict(), "test_coco_masks": coco_ap(*arguments, geometry="masks").as_dict()}
-    return _with_detector(figures, made_by)
+    min_score = settings.painted_min_score
+    figures = {
+        "test_masks": voc,
+        "test_coco_masks": coco_ap(*arguments, geometry="masks"),
+        "test_coco_boundaries": coco_ap(*arguments, geometry="boundaries"),
+        "test_miou": semantic_iou(*arguments, sizes=truth.sizes, min_score=min_score),
+        "test_pq": panoptic_quality(*arguments, min_score=min_score),
+    }
+    return _with_detector({name: result.as_dict() for name, result in figures.items()}, made_by)
 
 
 def _with_detector(figures: dict[str, Figures], made_by: str) -> dict[str, Figures]:
@@ -108,6 +122,19 @@ def corloc_figures(truth: Truth, detections: Detections, proposals: Mapping[str,
     """
     results = corloc_and_baselines(truth, detections, proposals)
     return {f"train_{name}": result.as_dict() for name, result in results.items()}
+
+
+def pseudo_mask_figures(truth: Truth, pseudo_masks: Detections) -> dict[str, Figures]:
+    """Quality of pseudo masks on the training photos, all of them painted; empty without true masks.
+
+    ``train_pseudo_masks``: precision and recall; ``train_mask_iou``, ``train_miou``, ``train_pq``: see
+    `PseudoMaskFigures`.
+    """
+    if not truth.has_masks:
+        return {}
+    result = masks.pseudo_mask_figures(truth.instances, truth.only(pseudo_masks), truth.num_classes, truth.sizes)
+    painted = {f"train_{name}": values for name, values in result.as_dict().items()}
+    return {"train_pseudo_masks": pseudo_figures(truth, pseudo_masks, "masks"), **painted}
 
 
 def pseudo_figures(truth: Truth, pseudo_gt: Detections, geometry: Literal["boxes", "masks"] = "boxes") -> Figures:

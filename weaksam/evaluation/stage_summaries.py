@@ -17,6 +17,7 @@ from weaksam.evaluation.stage_figures import (
     mask_figures,
     peak_figures,
     pseudo_figures,
+    pseudo_mask_figures,
     recall_figures,
 )
 from weaksam.evaluation.text import NOT_MEASURED, brief
@@ -136,17 +137,16 @@ def wsis_summary(
 ) -> StageSummary:
     """Pseudo masks of the training photos and the detections of Mask R-CNN."""
     train, test = truths["train"], truths["test"]
-    figures: dict[str, Any] = {}
-    if train is not None and train.has_masks:
-        figures["train_pseudo_masks"] = pseudo_figures(train, pseudo_masks, "masks")
+    figures: dict[str, Any] = {} if train is None else {**pseudo_mask_figures(train, pseudo_masks)}
     if test is not None and "test" in detections:
         figures |= {
             **mask_figures(test, detections["test"], settings, made_by),
             **box_figures(test, detections["test"], settings, made_by),
         }
-    quality = brief(figures, *_ap("test_masks", "test mask"))
-    if quality == NOT_MEASURED:
-        quality = brief(figures, *_ap("test_boxes", "no true masks; test box"))
+    pseudo = ("train_mask_iou/mask_iou", "pseudo-mask IoU")
+    quality = brief(figures, *_ap("test_masks", "test mask"), ("test_pq/pq", "PQ"), ("test_miou/mean", "mIoU"), pseudo)
+    if "test_masks" not in figures and "test_boxes" in figures:
+        quality = brief(figures, *_ap("test_boxes", "no true masks; test box"), pseudo)
     return StageSummary(f"{sum(map(len, pseudo_masks.values()))} pseudo masks; {_counts(detections)}", quality, figures)
 
 

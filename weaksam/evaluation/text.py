@@ -71,13 +71,16 @@ def evaluation_text(figures: Mapping[str, Mapping[str, Any]]) -> str:
         by_iou = ap_by_iou(values)
         if by_iou:
             lines += [f"  AP by IoU: {', '.join(f'{iou} {number(value)}' for iou, value in by_iou.items())}"]
-        lines += [f"  {class_name}: {number(value)}" for class_name, value in _per_class(values).items()]
+        lines += [f"  {class_name}: {value}" for class_name, value in _per_class(values).items()]
         lines += [f"  protocol: {values['protocol']}"]
     return "\n".join(lines)
 
 
 def _means(values: Mapping[str, Any]) -> dict[str, float | None]:
     """The means over all classes of one figure by their names: COCO's, VOC's by IoU, or the only one."""
+    for headlines in _HEADLINES:
+        if headlines.keys() <= values.keys():
+            return {label: values[name] for name, label in headlines.items()}
     if "ap" in values:
         return {key: values[key] for key in ("ap", "ap50", "ap75", "ar100")}
     mean = values["mean"]
@@ -86,6 +89,14 @@ def _means(values: Mapping[str, Any]) -> dict[str, float | None]:
             "AP .5:.95": values.get("average")
         }
     return {"mean": mean}
+
+
+_HEADLINES = (
+    {"pq": "PQ", "sq": "SQ", "rq": "RQ"},
+    {"mean": "mIoU", "mean_of_objects": "without background"},
+    {"mask_iou": "IoU of masks", "boundary_iou": "with boundaries", "object_iou": "of objects"},
+)
+"""Keys of the figures that compare masks, and what they are called."""
 
 
 def headline_ious(mean: Mapping[str, Any]) -> tuple[float, ...]:
@@ -100,12 +111,23 @@ def ap_by_iou(values: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: known[name] for name in names} if isinstance(known, Mapping) and set(names) <= set(known) else {}
 
 
-def _per_class(values: Mapping[str, Any]) -> dict[str, float | None]:
-    """One figure by class name: VOC's at IoU 0.5, or at its first IoU where 0.5 was not measured."""
+def _per_class(values: Mapping[str, Any]) -> dict[str, str]:
+    """A figure in words by class name: VOC's at IoU 0.5, or at its first IoU where 0.5 was not measured.
+
+    Of the mean IoU of masks all its means, and those by size.
+    """
     per_class = values["per_class"]
     if isinstance(per_class, Mapping):
         per_class = per_class.get("0.5", next(iter(per_class.values())))
-    return dict(zip(values["classes"], per_class, strict=True))
+    rows = dict(zip(values["classes"], per_class, strict=True))
+    if "per_size" not in values:
+        return {name: number(value) for name, value in rows.items()}
+    rows |= {f"{name} objects": of_size for name, of_size in values["per_size"].items()}
+    return {
+        name: f"{', '.join(f'{label} {number(mean)}' for label, mean in _means(of).items())} "
+        f"({of['num_masks']} masks, {of['num_objects']} objects)"
+        for name, of in rows.items()
+    }
 
 
 # weaksam recall
@@ -192,6 +214,9 @@ def pseudo_gt_text(figures: PseudoGtFigures) -> str:
     lines += [*table_lines(header, rows), "", *figures.notes]
     if figures.quality is not None and figures.kinds is not None:
         lines += [f"protocol: {figures.quality.protocol}", f"kinds: {figures.kinds.rules}"]
+    if figures.masks is not None:
+        of_masks = {name: {"classes": figures.classes, **v} for name, v in figures.masks.as_dict().items()}
+        lines += ["", evaluation_text(of_masks)]
     return "\n".join(lines)
 
 

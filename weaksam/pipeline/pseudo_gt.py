@@ -31,15 +31,19 @@ class BoxSource:
 
 
 def open_boxes(
-    source: Path, truth: Path | None = None, images: Path | None = None, classes: Sequence[str] | None = None
+    source: Path,
+    truth: Path | None = None,
+    images: Path | None = None,
+    classes: Sequence[str] | None = None,
+    masks: bool = False,
 ) -> BoxSource:
     """The pseudo ground truth of the run in the folder ``source``, or of a file or folder in a format of annotations.
 
     ``truth``: true boxes; a run's own where it is None. ``images``, ``classes``: as for `truth_dataset`; a run has its
-    own. Raises `UserError`, also where the run's pseudo ground truth is not finished.
+    own. ``masks``: of a run its pseudo masks. Raises `UserError`, also where the run's stage is not finished.
     """
     if (source / "run.json").is_file() or (source / "pseudo_gt").is_dir():
-        return _of_run(source, truth)
+        return _of_run(source, truth, masks)
     dataset, counted, notes = truth_dataset(source if truth is None else truth, images, classes=classes)
     if truth is None:
         return BoxSource(dataset, dataset.truths, {}, counted, notes)
@@ -49,12 +53,12 @@ def open_boxes(
     return BoxSource(dataset, boxes, truths, counted, (*notes, *findings.notes))
 
 
-def _of_run(out: Path, truth: Path | None) -> BoxSource:
-    """The pseudo ground truth of a run's training photos, from the file that its stage wrote."""
+def _of_run(out: Path, truth: Path | None, masks: bool) -> BoxSource:
+    """The pseudo ground truth of a run's training photos, boxes or masks, from the file that its stage wrote."""
     run = open_run(recorded_settings(out))
-    require_finished(run, ["pseudo_gt"])
+    require_finished(run, ["wsis" if masks else "pseudo_gt"])
     dataset = run.context.train
-    boxes = read_given_boxes(out / "pseudo_gt" / "train.json", dataset)
+    boxes = read_given_boxes(out / ("wsis/pseudo_masks_train.json" if masks else "pseudo_gt/train.json"), dataset)
     findings = Findings()
     truths = run.true_train.truths if truth is None else read_given_boxes(truth, dataset, findings)
     return BoxSource(dataset, boxes, truths, dataset.image_ids, findings.notes)
@@ -66,11 +70,23 @@ def measure_pseudo_gt(
     images: Path | None = None,
     classes: Sequence[str] | None = None,
     iou: float = 0.5,
+    masks: bool = False,
 ) -> PseudoGtFigures:
-    """Figures of pseudo ground truth, see `open_boxes`; without any true boxes the counts alone."""
-    opened = open_boxes(source, truth, images, classes)
+    """Figures of pseudo ground truth, see `open_boxes`; without any true boxes the counts alone.
+
+    Masks are measured where both sides have them; ``masks`` asks for them: `UserError` where one side has none.
+    """
+    opened = open_boxes(source, truth, images, classes, masks)
     arguments = (opened.boxes, opened.image_ids, opened.dataset.classes, opened.truths)
-    return pseudo_gt_figures(*arguments, iou=iou, notes=opened.notes)
+    sizes = {sample.image_id: sample.size for sample in opened.dataset}
+    figures = pseudo_gt_figures(*arguments, iou=iou, sizes=sizes, notes=opened.notes)
+    if masks and figures.masks is None:
+        bare = any(len(boxes) and boxes.masks is None for boxes in opened.boxes.values())
+        raise UserError(
+            f"wanted masks to compare with true ones, found none {f'in {source}' if bare else 'in the truth'}: give "
+            f"{'pseudo masks' if bare else '--truth with masks'}, or leave out --masks"
+        )
+    return figures
 
 
 def export_pseudo_gt(source: Path, out: Path, images: Path | None = None) -> str:

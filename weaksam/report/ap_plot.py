@@ -23,6 +23,8 @@ TITLES = {
     "coco": "COCO AP",
     "mask": "VOC AP of masks",
     "mask_coco": "COCO AP of masks",
+    "boundary": "VOC AP of boundaries",
+    "boundary_coco": "COCO AP of boundaries",
 }
 """What the figures that have AP by IoU are called above their curves."""
 

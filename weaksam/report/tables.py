@@ -58,6 +58,8 @@ def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
         ap_table,
         class_table,
         mask_table,
+        segmentation_table,
+        mask_iou_table,
         coco_table,
     ):
         table = make(metrics)
@@ -222,10 +224,46 @@ def mask_table(metrics: Mapping[str, Any]) -> Table:
     return Table("Mask AP on the test photos", columns, rows)
 
 
+def segmentation_table(metrics: Mapping[str, Any]) -> Table:
+    """Panoptic quality and mIoU of the masks on the test photos, and of the pseudo masks on the training photos."""
+    sources = (
+        ("pseudo masks, train", "wsis", "train"),
+        ("trained on pseudo masks, test", "wsis", "test"),
+        ("trained on true masks (ceiling), test", "wsis_ceiling", "test"),
+    )
+    rows = []
+    for label, stage, split in sources:
+        figures = figures_of(metrics, stage)
+        panoptic, semantic = figures.get(f"{split}_pq"), figures.get(f"{split}_miou")
+        if panoptic and semantic:
+            cells = [*(panoptic[name] for name in ("pq", "sq", "rq")), semantic["mean"], semantic["mean_of_objects"]]
+            rows.append([label, *map(number, cells)])
+    columns = ["masks", "PQ", "SQ", "RQ", "mIoU", "without background"]
+    return Table("Masks painted into one map", columns, rows, "The better-scored mask is on top; things only.")
+
+
+def mask_iou_table(metrics: Mapping[str, Any]) -> Table:
+    """Mean IoU of the pseudo masks with true masks: of all, by size of the object and by class."""
+    figures = figures_of(metrics, "wsis").get("train_mask_iou")
+    named = {} if not figures else {"all": figures, **{f"{name} objects": v for name, v in figures["per_size"].items()}}
+    named |= dict(zip(metrics["classes"], figures["per_class"], strict=True)) if figures else {}
+    rows = [
+        [name, *(number(means[f"{key}_iou"]) for key in ("mask", "boundary", "object")), *_mask_counts(means)]
+        for name, means in named.items()
+    ]
+    columns = ["", "mean IoU of masks", "with boundaries", "mean best IoU of objects", "masks", "objects"]
+    text = "A mask is compared with the object of its class that it overlaps most, an object with its best mask."
+    return Table("Pseudo masks on the training photos", columns, rows, text)
+
+
+def _mask_counts(means: Mapping[str, Any]) -> list[str]:
+    return [str(means["num_masks"]), str(means["num_objects"])]
+
+
 def coco_table(metrics: Mapping[str, Any]) -> Table:
     """COCO AP on the test photos, a row per detector."""
     rows = [
-        [f"{row['stage']}, {'masks' if 'masks' in name else 'boxes'}"]
+        [f"{row['stage']}, {name.removeprefix('test_coco_')}"]
         + [number(figures.get(key)) for key in ("ap", "ap50", "ap75")]
         for row in metrics["stages"]
         for name, figures in row["figures"].items()
