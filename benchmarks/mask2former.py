@@ -148,7 +148,7 @@ def take_step(model: Mask2Former, optimizer: torch.optim.Optimizer, size: tuple[
         hidden = torch.stack(decoded.intermediate_hidden_states).transpose(1, 2)
         outputs = decoder.class_predictor(hidden), torch.stack(decoded.masks_queries_logits)
     classes, embeddings = leaves(outputs)
-    told = QueryPredictions(classes, embeddings, features, batch.shape[-2:])
+    told = QueryPredictions(classes, embeddings[..., :-1], features, batch.shape[-2:], embeddings[..., -1])
     settings = PUBLISHED.losses
     with parts.part("matching"):
         query_of, in_ignored = match_photos(told, truth, torch.rand(1, settings.num_points, 2), settings)

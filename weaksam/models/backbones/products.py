@@ -16,16 +16,24 @@ _NUM_ROWS = (4096, 1024, 256, 64)
 time than a product takes, so that the sizes of photos must not decide about them."""
 
 
-def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None, bounds: Bounds = NO_BOUNDS) -> Tensor:
+def product(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    bounds: Bounds = NO_BOUNDS,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
     """``rows @ weight.T + bias`` of ``rows`` (R, C), ``weight`` (K, C) and ``bias`` (K,), clamped to ``bounds``.
 
-    ``(R, K)``, without a gradient. The same to rounding as ``torch.addmm``, which is what computes it on accelerators,
-    of other numbers than float32, and of the last rows.
+    ``(R, K)``, in ``out`` where that is given, without a gradient. The same to rounding as ``torch.addmm``, which
+    computes it on accelerators, of other numbers than float32, and of the last rows.
     """
     if not _suits(rows, weight):
-        return clamped(F.linear(rows, weight, bias), bounds)
+        plain = clamped(F.linear(rows, weight, bias), bounds)
+        return plain if out is None else out.copy_(plain)
     activation, limits = _activation(bounds)
-    out = rows.new_empty(len(rows), len(weight))
+    out = rows.new_empty(len(rows), len(weight)) if out is None else out
     begin = 0
     for num in _NUM_ROWS:
         while begin + num <= len(rows):
@@ -67,7 +75,10 @@ def _suits(*matrices: Tensor) -> bool:
 
 def products(tables: Tensor, weights: Tensor) -> Tensor:
     """``tables[i] @ weights[i].T``, ``(n, R, K)``, of ``tables`` (n, R, C) and ``weights`` (n, K, C)."""
-    return torch.stack([product(rows, weight) for rows, weight in zip(tables, weights, strict=True)])
+    out = tables.new_empty(*tables.shape[:2], weights.shape[1])
+    for rows, weight, of_table in zip(tables, weights, out, strict=True):
+        product(rows, weight, out=of_table)
+    return out
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, bounds: Bounds = NO_BOUNDS) -> Tensor:

@@ -123,6 +123,34 @@ def test_the_plain_twin():
         assert losses[name].item() == pytest.approx(value, rel=1e-5), name
 
 
+def test_offsets_are_embeddings_of_a_channel_that_is_1_everywhere():
+    told = predictions(7)
+    offsets = torch.randn(LAYERS, len(SIZES), QUERIES, generator=torch.Generator().manual_seed(8)).requires_grad_()
+    ours = QueryPredictions(told.classes, told.embeddings, told.features, told.frame, offsets)
+    ones = torch.ones_like(told.features[:, :1])
+    channels = torch.cat([told.features, ones], dim=1)
+    whole = QueryPredictions(told.classes, torch.cat([told.embeddings, offsets[..., None]], -1), channels, told.frame)
+    ignored = torch.zeros(SIZES[0])
+    ignored[:9] = 1
+    truth = [objects(SIZES[0], [2, 0], ignored=ignored), objects(SIZES[1], [1], seed=1)]
+    torch.testing.assert_close(ours.masks(1), whole.masks(1))
+    torch.testing.assert_close(ours.masks(0, -1), whole.masks(0)[-1])
+    points = torch.rand(64, 2, generator=torch.Generator().manual_seed(9))
+    points[:8] *= 0.02  # so near the border that an interpolated map fades
+    for photo, of_photo in enumerate(truth):
+        pairs = (photo_costs(told, photo, of_photo, points, SETTINGS) for told in (ours, whole))
+        (cost, inside), (expected, expected_inside) = pairs
+        torch.testing.assert_close(cost, expected)
+        assert torch.equal(inside, expected_inside)
+    values = []
+    for told in (ours, whole):
+        torch.manual_seed(3)
+        losses = mask2former_losses(told, truth, SETTINGS)
+        values.append([*losses.values(), *torch.autograd.grad(sum(losses.values()), [offsets, ours.features])])
+    torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-6)
+    assert values[0][3].abs().max() > 0.01
+
+
 def plain_losses(told: QueryPredictions, truth: list[PhotoObjects], settings: MaskLossSettings) -> dict[str, float]:
     """The same losses from whole masks of every query and one pair at a time."""
     masks = torch.einsum("lbqc,bchw->lbqhw", told.embeddings, told.features).detach()

@@ -60,11 +60,26 @@ def _exchange(decoder: MaskDecoder) -> None:
     """Exchange modules in place; weights keep their names and values."""
     fuse_convolutions(decoder)
     transformer = decoder.transformer_module.decoder
+    projection = decoder.pixel_decoder.mask_projection
+    projection.__class__ = UnusedProjection
     transformer.mask_predictor.__class__ = EmbeddingPredictor
+    transformer.mask_predictor.projection = (projection,)
     for layer in transformer.layers:
         layer.cross_attn.__class__ = MaskedAttention
     for layer in decoder.pixel_decoder.encoder.layers:
         layer.self_attn.__class__ = SampledAttention
+
+
+class UnusedProjection(nn.Conv2d):
+    """The last 1x1 convolution of the pixel decoder, which keeps its weights and leaves the map as it is.
+
+    A mask is the product of an embedding with every cell that it projects: `EmbeddingPredictor` projects the embeddings
+    instead, which are a thousandth of the cells.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The map ``(B, C, h, w)`` itself."""
+        return input
 
 
 class EmbeddingPredictor(Mask2FormerMaskPredictor):
@@ -74,15 +89,27 @@ class EmbeddingPredictor(Mask2FormerMaskPredictor):
     The masks themselves are computed where a loss or a detection reads them.
     """
 
+    projection: tuple[nn.Conv2d]
+    """That of the pixel decoder, as weights; a tuple, so that it is not registered a second time."""
+
     def forward(
         self, outputs: Tensor, pixel_embeddings: Tensor, attention_mask_target_size: torch.Size
     ) -> tuple[Tensor, Tensor]:
-        """Embeddings ``(B, Q, C)`` of ``outputs`` (Q, B, D), and bool ``(B * heads, Q, h * w)``: where not to look."""
+        """Embeddings of ``outputs`` (Q, B, D), and bool ``(B * heads, Q, h * w)``: where the next layer may not look.
+
+        Float32 ``(B, Q, C + 1)``; their product with the ``pixel_embeddings`` (B, C, H, W) before the projection, plus
+        their last column, are the masks.
+        """
+        (projection,) = self.projection
         embeddings = self.mask_embedder(outputs.transpose(0, 1))
+        with torch.autocast(outputs.device.type, enabled=False):
+            assert projection.bias is not None
+            columns = torch.cat([projection.weight.flatten(1), projection.bias[:, None]], dim=1)  # (C', C + 1)
+            embeddings = embeddings.float() @ columns
         with torch.no_grad():
             size = tuple(attention_mask_target_size)
             features = F.interpolate(pixel_embeddings, size=size, mode="bilinear", align_corners=False)
-            outside = (embeddings @ features.flatten(2).to(embeddings.dtype)) < 0
+            outside = embeddings[..., :-1] @ features.flatten(2).float() < -embeddings[..., -1:]
             return embeddings, outside.repeat_interleave(self.num_heads, dim=0)
 
 

@@ -79,9 +79,9 @@ def _probabilities(
     predictions: QueryPredictions, queries: Tensor, shown: tuple[int, int], size: tuple[int, int]
 ) -> Iterator[Tensor]:
     """Mask probabilities ``(m, H, W)`` of the ``queries``, a few at a time: enlarged, cut to the photo, resized."""
-    features = predictions.features[0].float()
+    features, offsets = predictions.features[0].float(), predictions.offsets_of(0)[-1]
     for chunk in queries.split(_MASKS_AT_ONCE) if len(queries) else ():
-        logits = predictions.embeddings[-1, 0, chunk].float() @ features.flatten(1)
+        logits = predictions.embeddings[-1, 0, chunk].float() @ features.flatten(1) + offsets[chunk, None]
         maps = logits.view(1, len(chunk), *features.shape[1:])
         maps = F.interpolate(maps, size=predictions.frame, mode="bilinear", align_corners=False)
         maps = maps[:, :, : shown[0], : shown[1]]

@@ -28,7 +28,7 @@ from weaksam.models.query.matching import match_queries
 class QueryPredictions:
     """What every layer says of the Q queries of B photos; K classes and C channels.
 
-    The logits of a query's mask are the products of its embedding with the ``features`` of every cell.
+    The logits of a query's mask are the products of its embedding with the ``features`` of every cell, plus its offset.
     """
 
     classes: Tensor
@@ -39,6 +39,20 @@ class QueryPredictions:
     """``(B, C, h, w)``, a quarter of the padded frame."""
     frame: tuple[int, int]
     """``(H, W)`` of the padded frame, in pixels of the photos shown."""
+    offsets: Tensor | None = None
+    """``(L, B, Q)``; None: 0."""
+
+    def masks(self, photo: int, layers: slice | int = slice(None)) -> Tensor:
+        """Logits ``(L, Q, h, w)`` of a photo's masks in these ``layers``; ``(Q, h, w)`` in one."""
+        features = self.features[photo].float()
+        logits = self.embeddings[layers, photo].float() @ features.flatten(1)
+        return (logits + self.offsets_of(photo)[layers, :, None]).unflatten(-1, features.shape[1:])
+
+    def offsets_of(self, photo: int) -> Tensor:
+        """Float32 ``(L, Q)``."""
+        if self.offsets is None:
+            return torch.zeros(self.embeddings.shape[0], self.embeddings.shape[2], device=self.embeddings.device)
+        return self.offsets[:, photo].float()
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,9 @@ def photo_costs(
     classes = predictions.classes[:, photo].float().softmax(-1)[..., objects.labels]  # (L, Q, N)
     features = at_points(predictions.features[photo, None].float(), points[None])[0]  # (C, P)
     logits = predictions.embeddings[:, photo].float() @ features  # (L, Q, P)
+    # As interpolated maps of the offsets would be: less within half a cell of the border
+    whole = at_points(features.new_ones(1, 1, *predictions.features.shape[2:]), points[None])[0]  # (1, P)
+    logits = logits + predictions.offsets_of(photo)[..., None] * whole
     of_photo = _in_photo(points, objects, predictions.frame)
     masks = objects.masks.new_zeros(0, len(points))
     if len(objects.labels):
@@ -168,7 +185,9 @@ def mask_losses(
     rows = query_of.clamp(min=0)[..., None].expand(-1, -1, predictions.embeddings.shape[-1])
     embeddings = predictions.embeddings[:, photo].gather(1, rows).transpose(0, 1).flatten(0, 1)  # (N * L, C)
     features = predictions.features[photo].float()
-    maps = (embeddings.float() @ features.flatten(1)).unflatten(1, (1, *features.shape[1:]))  # (N * L, 1, h, w)
+    offsets = predictions.offsets_of(photo).gather(1, rows[..., 0]).T.flatten()[:, None]  # (N * L, 1)
+    maps = embeddings.float() @ features.flatten(1) + offsets
+    maps = maps.unflatten(1, (1, *features.shape[1:]))  # (N * L, 1, h, w)
     points = loss_points(maps.detach(), drawn, uncertain)  # (N * L, P, 2)
     of_photo = _in_photo(points, objects, predictions.frame).view(num_objects, -1, 2)  # (N, L * P, 2)
     masks = at_points(objects.masks[:, None], of_photo)[:, 0].view(num_objects, layers, -1)

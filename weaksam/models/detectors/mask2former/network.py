@@ -12,7 +12,7 @@ from weaksam.models.backbones.inputs import normalise
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import input_colours
 from weaksam.models.detectors.mask2former.bodies import backbone_maps, swin_maps
-from weaksam.models.detectors.mask2former.decoder import MaskDecoder, mask_decoder
+from weaksam.models.detectors.mask2former.decoder import MaskDecoder, UnusedProjection, mask_decoder
 from weaksam.models.detectors.mask2former.losses import QueryPredictions
 from weaksam.models.detectors.mask2former.settings import Mask2FormerSettings
 
@@ -47,7 +47,10 @@ class Mask2Former(nn.Module):
         hidden = torch.stack(decoded.intermediate_hidden_states).transpose(1, 2)  # (L, B, Q, D)
         embeddings = torch.stack(decoded.masks_queries_logits)
         height, width = batch.shape[-2:]
-        return QueryPredictions(self.decoder.class_predictor(hidden), embeddings, pixels.mask_features, (height, width))
+        classes, frame = self.decoder.class_predictor(hidden), (height, width)
+        if isinstance(self.decoder.pixel_decoder.mask_projection, UnusedProjection):
+            return QueryPredictions(classes, embeddings[..., :-1], pixels.mask_features, frame, embeddings[..., -1])
+        return QueryPredictions(classes, embeddings, pixels.mask_features, frame)
 
     def train(self, mode: bool = True) -> Mask2Former:
         """As usual, but for the encoder's layers: which without dropout would only look for infinities."""
