@@ -42,7 +42,9 @@ MADE_BY = {"weak": "w", "retrained": "r", "merged": "m"}
 def test_a_choice_is_measured_beside_what_it_was_chosen_from(truth):
     right = {i: objects.replace(scores=torch.ones(len(objects))) for i, objects in truth.instances.items()}
     candidates = {"weak": {"test": {}}, "retrained": {"test": right}, "merged": {"test": right}}
-    summary = choice_summary({"train": None, "test": truth}, candidates, CHOICE, EvaluationSettings(), MADE_BY)
+    summary = choice_summary(
+        {"train": None, "test": truth}, candidates["weak"], candidates, CHOICE, EvaluationSettings(), MADE_BY
+    )
     assert summary.made == "0 test detections (weak)"
     assert summary.quality == "test AP50 0.000, AP75 0.000, AP .5:.95 0.000, network alone AP50 1.000"
     figures = summary.figures["choice"]
@@ -55,7 +57,9 @@ def test_a_choice_is_measured_beside_what_it_was_chosen_from(truth):
 
 def test_a_choice_without_truth_keeps_its_signals():
     candidates = {name: {"train": {}} for name in ("weak", "retrained", "merged")}
-    summary = choice_summary({"train": None, "test": None}, candidates, CHOICE, EvaluationSettings(), MADE_BY)
+    summary = choice_summary(
+        {"train": None, "test": None}, candidates["weak"], candidates, CHOICE, EvaluationSettings(), MADE_BY
+    )
     assert summary.quality == "not measured" and set(summary.figures) == {"choice"}
     figures = summary.figures["choice"]
     assert figures["best"] is None and figures["lost"] is None

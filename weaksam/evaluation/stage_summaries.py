@@ -107,6 +107,7 @@ def retrain_summary(
 
 def choice_summary(
     truths: SplitTruths,
+    chosen: Mapping[str, Detections],
     candidates: Mapping[str, Mapping[str, Detections]],
     choice: Mapping[str, Any],
     settings: EvaluationSettings,
@@ -114,18 +115,19 @@ def choice_summary(
 ) -> StageSummary:
     """The detections that were chosen among those of the weak detector, the retrained network and both merged.
 
-    ``candidates``: by name, split and image id; ``choice`` says ``name``, ``reason`` and ``signals``; ``made_by`` says
+    ``chosen``: by split and image id, moved by box voting where that is set; ``candidates``: by name, split and image
+    id; ``choice`` says ``name``, ``reason`` and ``signals``; ``made_by`` says
     how each candidate chose its boxes. The network's own figures are ``test_network_boxes``.
     """
     name, test = choice["name"], truths["test"]
-    on_test = {other: of_split.get("test") for other, of_split in candidates.items()}
+    on_test = {candidate: of_split.get("test") for candidate, of_split in candidates.items()}
     figures: dict[str, Any] = {"choice": choice_figures(test, choice, on_test, settings)}
-    for candidate, of in ((name, ""), ("retrained", "network_")):
-        detections = on_test[candidate]
+    measured = ((chosen.get("test"), name, ""), (on_test["retrained"], "retrained", "network_"))
+    for detections, candidate, of in measured:
         if test is not None and detections is not None:
             figures |= box_figures(test, detections, settings, made_by[candidate], of)
     quality = brief(figures, *_ap("test_boxes", "test"), ("test_network_boxes/mean/0.5", "network alone AP50"))
-    return StageSummary(f"{_counts(candidates[name])} ({name})", quality, figures)
+    return StageSummary(f"{_counts(chosen)} ({name})", quality, figures)
 
 
 def wsis_summary(

@@ -86,7 +86,8 @@ def _retrain(run: Run, result: DetectorResult) -> summaries.StageSummary:
     merged = f"weighted boxes fusion at IoU {settings.retrain.fusion_iou:g} of {weak}, and {made_by}"
     all_made_by = {"weak": weak, "retrained": made_by, "merged": merged}
     choice = result.choice.as_dict()
-    return summaries.choice_summary(run.truths, candidates, choice, settings.evaluation, all_made_by)
+    chosen = detections_by_split(result)
+    return summaries.choice_summary(run.truths, chosen, candidates, choice, settings.evaluation, all_made_by)
 
 
 def _wsis(run: Run, result: WsisResult) -> summaries.StageSummary:

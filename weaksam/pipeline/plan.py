@@ -104,7 +104,11 @@ def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, In
 
 
 def retrain_detector(
-    run: Run, backbone: BackboneSettings, pseudo_gt: Mapping[str, Instances], weak_detector: DetectorResult
+    run: Run,
+    backbone: BackboneSettings,
+    proposals: Mapping[str, Store],
+    pseudo_gt: Mapping[str, Instances],
+    weak_detector: DetectorResult,
 ) -> retrain.RetrainResult:
     """Train the detector on the pseudo ground truth, detect, and choose: its detections, the weak ones or both merged.
 
@@ -122,7 +126,9 @@ def retrain_detector(
         }
 
     context = with_backbone(run, backbone)
-    return retrain.run_and_choose(context, run.retrain, pseudo_gt, weak_detector, pseudo_gt_of)
+    return retrain.run_and_choose(
+        retrain.Teaching(context, run.retrain, weak_detector, proposals, pseudo_gt_of), pseudo_gt
+    )
 
 
 def segment_instances(
@@ -221,7 +227,7 @@ STAGES = (
     Stage(
         name="retrain",
         given=("train photos", "train tags", "test photos"),
-        inputs=("backbone", "pseudo_gt", "weak_detector"),
+        inputs=("backbone", "proposals", "pseudo_gt", "weak_detector"),
         outputs=("detector",),
         files=(
             "retrain/detections_train.json",

@@ -2,7 +2,7 @@
 
 from weaksam.stages.retrain.candidates import CandidateName, Candidates
 from weaksam.stages.retrain.choice import Choice
-from weaksam.stages.retrain.rounds import RetrainResult, run_and_choose
+from weaksam.stages.retrain.rounds import RetrainResult, Teaching, run_and_choose
 from weaksam.stages.retrain.settings import AnyRetrainSettings, DinoRetrainSettings, RetrainSettings
 from weaksam.stages.retrain.stage import run, run_early
 
@@ -14,6 +14,7 @@ __all__ = [
     "DinoRetrainSettings",
     "RetrainResult",
     "RetrainSettings",
+    "Teaching",
     "run",
     "run_and_choose",
     "run_early",

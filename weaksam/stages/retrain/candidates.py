@@ -12,7 +12,9 @@ from weaksam.engine.detectors.result import DetectorResult
 from weaksam.stages.retrain.settings import AnyRetrainSettings
 from weaksam.store.store import Store, store_folder
 from weaksam.structures.box_fusion import weighted_boxes_fusion
+from weaksam.structures.box_voting import voted_detections
 from weaksam.structures.dataset import Dataset
+from weaksam.structures.proposals import Proposals
 
 CandidateName = Literal["weak", "retrained", "merged"]
 Candidates = Mapping[CandidateName, Mapping[str, Store]]
@@ -36,6 +38,22 @@ def candidate_detections(
         "retrained": {split: network.stores[split] for split in splits},
         "merged": merged,
     }
+
+
+def voted(
+    context: RunContext,
+    settings: AnyRetrainSettings,
+    stores: Mapping[str, Store],
+    proposals: Mapping[str, Store],
+    name: str,
+) -> Mapping[str, Store]:
+    """The detections of ``stores`` (by split) after `voted_detections` by the split's ``proposals``.
+
+    They lie in ``OUT/<name>/store/voted_<split>-*``; ``stores`` themselves where ``settings.box_voting`` moves nothing.
+    """
+    if settings.box_voting.share == 0:
+        return stores
+    return {split: _voted(context, settings, store, proposals[split], split, name) for split, store in stores.items()}
 
 
 def split_photos(context: RunContext, split: str) -> Dataset:
@@ -67,3 +85,23 @@ def _merged(
         return {"boxes": merged.boxes[first], "labels": merged.labels[first], "scores": merged.scores[first]}
 
     return store.fill(row, f"{name}: merge {split}")
+
+
+def _voted(
+    context: RunContext, settings: AnyRetrainSettings, detections: Store, proposals: Store, split: str, name: str
+) -> Store:
+    """The store of a split's detections after the vote of its proposals."""
+    sources = [detections.fingerprint, proposals.fingerprint]
+    key = fingerprint_of({"stage": f"{name} voted", "sources": sources, "box_voting": settings.box_voting})
+    folder = store_folder(context.out, name, f"voted_{split}", key)
+    store = detection_store(folder, name, key, split_photos(context, split), masks=False)
+
+    def row(image_id: str) -> dict[str, Any]:
+        of_photo = proposals.read(image_id, "boxes", "scores")
+        candidates = Proposals.of(of_photo["boxes"], of_photo["scores"])
+        moved = voted_detections(
+            row_instances(detections[image_id], detections.folder), candidates, settings.box_voting
+        )
+        return {"boxes": moved.boxes, "labels": moved.labels, "scores": moved.scores}
+
+    return store.fill(row, f"{name}: box voting {split}")

@@ -9,8 +9,8 @@ from weaksam.data.detection_stores import instances_of
 from weaksam.data.formats.coco import write_results
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
-from weaksam.stages.retrain.candidates import Candidates, candidate_detections, split_photos
-from weaksam.stages.retrain.choice import Choice, choose
+from weaksam.stages.retrain.candidates import Candidates, candidate_detections, split_photos, voted
+from weaksam.stages.retrain.choice import LEAST_LEAD, Choice, choose
 from weaksam.stages.retrain.settings import AnyRetrainSettings
 from weaksam.stages.retrain.stage import run
 from weaksam.store.store import Store
@@ -21,6 +21,22 @@ SAME_OBJECT_IOU = 0.5
 """An old pseudo box that overlaps a new one of its class by as much shows the same object."""
 PseudoGt = Mapping[str, Instances]
 """Pseudo ground truth of the training photos by image id."""
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What the rounds of one retraining share."""
+
+    context: RunContext
+    settings: AnyRetrainSettings
+    weak: DetectorResult
+    """The weak detector with its detections on both splits."""
+    proposals: Mapping[str, Store]
+    """By split; only box voting reads them."""
+    pseudo_gt_of: Callable[[Mapping[str, Instances]], PseudoGt]
+    """Makes pseudo ground truth of detections on the training photos."""
+    name: str = "retrain"
+    """Folder below ``context.out``."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +58,24 @@ class RetrainResult(DetectorResult):
     """Further trainings after the first one that were kept."""
 
 
-def run_and_choose(
-    context: RunContext,
-    settings: AnyRetrainSettings,
-    pseudo_gt: PseudoGt,
-    weak: DetectorResult,
-    pseudo_gt_of: Callable[[Mapping[str, Instances]], PseudoGt],
-    *,
-    name: str = "retrain",
-) -> RetrainResult:
+def run_and_choose(teaching: Teaching, pseudo_gt: PseudoGt) -> RetrainResult:
     """Train the detector of `run`, and choose among the weak detector's detections, its own and both merged.
 
-    Where ``settings.rounds`` asks for it, the chosen detections on the training photos are the teacher of the next
-    round: ``pseudo_gt_of`` makes pseudo ground truth of them, old boxes that it lacks are kept, and the network is
-    trained on it from its last weights. Rounds end where the signal of the network falls, where the teacher finds
-    nothing, or where the weak detector is chosen, whose boxes the network knows.
+    The chosen ones move by ``settings.box_voting``. Where ``settings.rounds`` asks for it, those on the training photos
+    are the teacher of the next round: ``pseudo_gt_of`` makes pseudo ground truth of them, old boxes that it lacks are
+    kept, and the network is trained on it from its last weights. Rounds end where the network's signal falls by
+    `LEAST_LEAD`, where the teacher finds nothing, or where the weak detector is chosen, whose boxes the network knows.
 
     Writes ``OUT/<name>/detections_<split>.json``, which are the chosen ones, and ``network_detections_<split>.json``.
     Raises `UserError` as `run` does.
     """
-    network = run(context, settings, pseudo_gt, weak_detector=weak, name=name, files="network_detections")
-    result = _chosen(context, settings, weak, network, pseudo_gt, 0, name)
-    for number in range(1, settings.rounds + 1):
-        after = _next_round(context, settings, weak, result, pseudo_gt_of, number, name)
+    context, name = teaching.context, teaching.name
+    network = run(
+        context, teaching.settings, pseudo_gt, weak_detector=teaching.weak, name=name, files="network_detections"
+    )
+    result = _chosen(teaching, network, pseudo_gt, 0)
+    for number in range(1, teaching.settings.rounds + 1):
+        after = _next_round(teaching, result, number)
         if after is None:
             break
         result = after
@@ -106,22 +117,15 @@ def _plain(instances: Instances) -> Instances:
     return Instances(instances.boxes, instances.labels, crowd=instances.crowd)
 
 
-def _chosen(
-    context: RunContext,
-    settings: AnyRetrainSettings,
-    weak: DetectorResult,
-    network: DetectorResult,
-    pseudo_gt: PseudoGt,
-    rounds: int,
-    name: str,
-) -> RetrainResult:
+def _chosen(teaching: Teaching, network: DetectorResult, pseudo_gt: PseudoGt, rounds: int) -> RetrainResult:
     """The network with the detections that its signal, or the settings, choose."""
-    candidates = candidate_detections(context, settings, weak, network, name)
+    context, settings, name = teaching.context, teaching.settings, teaching.name
+    candidates = candidate_detections(context, settings, teaching.weak, network, name)
     choice = choose(context.train, candidates, settings.choice)
     return RetrainResult(
         network.weights,
         network.fingerprint,
-        candidates[choice.name] if network.stores else {},
+        voted(context, settings, candidates[choice.name], teaching.proposals, name),
         network.backbone,
         network_stores=network.stores,
         candidates=candidates,
@@ -131,39 +135,37 @@ def _chosen(
     )
 
 
-def _next_round(
-    context: RunContext,
-    settings: AnyRetrainSettings,
-    weak: DetectorResult,
-    last: RetrainResult,
-    pseudo_gt_of: Callable[[Mapping[str, Instances]], PseudoGt],
-    number: int,
-    name: str,
-) -> RetrainResult | None:
+def _next_round(teaching: Teaching, last: RetrainResult, number: int) -> RetrainResult | None:
     """The result of one more round; None, with a line in the log, where there is no better one."""
+    log, name = teaching.context.log, teaching.name
     why_not = _no_teacher(last)
-    taught = {} if why_not else pseudo_gt_of(last.detections("train"))
+    taught = {} if why_not else teaching.pseudo_gt_of(last.detections("train"))
     if not why_not and not any(len(boxes.without_crowd()) for boxes in taught.values()):
         why_not = "the teacher finds no box of a tag"
     if why_not:
-        context.log.write("round left out", stage=name, round=number, reason=why_not)
+        log.write("round left out", stage=name, round=number, reason=why_not)
         return None
     boxes = joined_boxes(taught, last.pseudo_gt)
-    settings_of_round = shortened(settings).model_copy(update={"backbone": None, "new_classes": False})
-    network = run(
-        replace(context, backbone=last.backbone),
-        settings_of_round,
+    after = _chosen(teaching, _taught_again(teaching, last, boxes), boxes, number)
+    before_signal, after_signal = (result.choice.signals["retrained"] for result in (last, after))
+    kept = after_signal > before_signal - LEAST_LEAD
+    log.write("round", stage=name, round=number, before=before_signal, after=after_signal, kept=kept)
+    return after if kept else None
+
+
+def _taught_again(teaching: Teaching, last: RetrainResult, boxes: PseudoGt) -> DetectorResult:
+    """The network of ``last``, trained on from its weights."""
+    # Its weights stand for the backbone that they began with
+    settings = shortened(teaching.settings).model_copy(update={"backbone": None, "new_classes": False})
+    return run(
+        replace(teaching.context, backbone=last.backbone),
+        settings,
         boxes,
         last.weights.parent,
-        weak_detector=weak,
-        name=name,
+        weak_detector=teaching.weak,
+        name=teaching.name,
         files="network_detections",
     )
-    after = _chosen(context, settings, weak, network, boxes, number, name)
-    before_signal, after_signal = (result.choice.signals.get("retrained") for result in (last, after))
-    better = before_signal is None or after_signal is None or after_signal >= before_signal
-    context.log.write("round", stage=name, round=number, before=before_signal, after=after_signal, kept=better)
-    return after if better else None
 
 
 def _no_teacher(last: RetrainResult) -> str | None:

@@ -10,8 +10,15 @@ from pydantic import Field
 from weaksam.config import Settings
 from weaksam.engine.detectors.dino import TrainableDinoSettings
 from weaksam.engine.detectors.training import TrainableSettings
+from weaksam.structures.box_voting import NO_VOTING, BoxVotingSettings
 
-NETWORK_ALONE: Mapping[str, Any] = {"choice": "retrained", "fusion_iou": 0.6, "rounds": 0, "round_share": 0.5}
+NETWORK_ALONE: Mapping[str, Any] = {
+    "choice": "retrained",
+    "fusion_iou": 0.6,
+    "box_voting": NO_VOTING,
+    "rounds": 0,
+    "round_share": 0.5,
+}
 """The values of `ChoiceSettings` at which the stage trains one network and hands on what that one detects."""
 
 
@@ -26,6 +33,9 @@ class ChoiceSettings(Settings):
         "weighted boxes fusion; auto: by a signal without truth (docs/retrain.md)",
     )
     fusion_iou: float = Field(0.6, gt=0, lt=1, description="IoU above which merged boxes of a class are one object")
+    box_voting: BoxVotingSettings = Field(
+        NO_VOTING, description="moves the chosen detections towards the proposals that overlap them"
+    )
     rounds: int = Field(
         0, ge=0, le=10, description="further trainings on the pseudo ground truth that the chosen detections give"
     )
