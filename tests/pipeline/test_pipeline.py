@@ -97,7 +97,9 @@ def test_writes_all_that_is_promised(unbroken):
     choice = next(row["figures"]["choice"] for row in metrics["stages"] if row["stage"] == "retrain")
     assert set(choice["candidates"]) == {"weak", "retrained", "merged"} and choice["lost"] >= 0
     record = json.loads((unbroken / "run.json").read_text())
-    assert set(record["trained on"]) == {"retrain", "wsis"}
+    assert set(record["trained on"]) == {"network", "retrain", "wsis"}
+    assert (unbroken / record["trained on"]["network"]).is_file()
+    assert "pseudo_gt/train.json" in record["trained on"]["wsis"]
     assert {"settings", "versions", "hashes", "seeds", "device"} <= set(record)
     events = [json.loads(line)["event"] for line in (unbroken / "log.jsonl").read_text().splitlines()]
     assert events.count("stage begins") == events.count("stage ends") == 6

@@ -71,19 +71,20 @@ def pictured(run: Run) -> StageResults:
 
 
 def trained_on(run: Run) -> dict[str, str]:
-    """What the retrained network and the instance segmenter were trained on, in words; empty before the retraining."""
+    """What the retrained network and the instance segmenter were trained on, in words, and where the network lies.
+
+    Empty before the retraining.
+    """
     detector = run.results.get("detector")
     if not isinstance(detector, RetrainResult):
         return {}
-    boxes = "the pseudo ground truth of the weak detector (pseudo_gt/train.json)"
+    boxes = "the pseudo ground truth of the weak detector or of a file (pseudo_gt/train.json)"
     if detector.rounds:
-        boxes = f"the pseudo ground truth of round {detector.rounds}, from the {detector.choice.name} detections"
-    masks = (
-        {"wsis": f"masks that the segmenter answers to the boxes of {boxes}"}
-        if "instance_segmenter" in run.results
-        else {}
-    )
-    return {"retrain": boxes, **masks}
+        boxes = f"the pseudo ground truth of round {detector.rounds}, by the {detector.choice.name} detections"
+    trained = {"network": detector.weights.relative_to(run.context.out).as_posix(), "retrain": boxes}
+    if "instance_segmenter" in run.results:
+        trained["wsis"] = f"masks that the segmenter answers to {boxes}"
+    return trained
 
 
 def unmeasured(run: Run) -> str | None:
