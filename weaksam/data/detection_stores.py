@@ -15,18 +15,21 @@ DETECTION_COLUMNS = {"boxes": "boxes", "labels": "ints", "scores": "floats"}
 """Columns of every store of detections and their kinds, see `Store`."""
 
 
-def detection_store(folder: Path, stage: str, fingerprint: str, dataset: Dataset, masks: bool) -> Store:
+def detection_store(
+    folder: Path, stage: str, fingerprint: str, dataset: Dataset, masks: bool, ignored: bool = False
+) -> Store:
     """A store, not filled yet, of one row of detections per photo of ``dataset``.
 
-    Columns: ``boxes (N, 4)`` half-open xyxy in pixels, ``labels (N,)``, ``scores (N,)`` in [0, 1], and with ``masks``
-    N RLE masks in ``rles``. N = 0 is a photo without detections.
+    Columns: ``boxes (N, 4)`` half-open xyxy in pixels, ``labels (N,)``, ``scores (N,)`` in [0, 1], with ``masks`` N RLE
+    masks in ``rles``, and with ``ignored`` in ``crowd (N,)`` 1 for regions that are to be ignored, 0 for the others.
+    N = 0 is a photo without detections.
     """
-    columns = DETECTION_COLUMNS | ({"rles": "rles"} if masks else {})
+    columns = DETECTION_COLUMNS | ({"rles": "rles"} if masks else {}) | ({"crowd": "ints"} if ignored else {})
     return Store(folder, stage=stage, fingerprint=fingerprint, image_ids=dataset.image_ids, columns=columns)
 
 
 def instances_of(store: Store) -> dict[str, Instances]:
-    """The detections of a sealed store by image id, of every photo; with masks where the store has them.
+    """The detections of a sealed store by image id, of every photo; with masks and marks where the store has them.
 
     A store of no photo gives none. Raises `UserError` where the store is not sealed, and for what is no detection.
     """
@@ -36,7 +39,9 @@ def instances_of(store: Store) -> dict[str, Instances]:
 def row_instances(row: Mapping[str, Any], folder: Path) -> Instances:
     """The detections in a row of the store in ``folder``; raises `UserError` for values that no detector gives."""
     check_row(row, folder, limited=True)
-    return Instances(row["boxes"], row["labels"], row["scores"], tuple(row["rles"]) if "rles" in row else None)
+    crowd = row["crowd"] > 0 if "crowd" in row else None
+    masks = tuple(row["rles"]) if "rles" in row else None
+    return Instances(row["boxes"], row["labels"], row["scores"], masks, crowd=crowd)
 
 
 def instances_key(instances: Mapping[str, Instances]) -> list[list[Any]]:

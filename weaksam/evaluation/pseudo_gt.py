@@ -78,9 +78,11 @@ def pseudo_gt_quality(
     """Precision and recall of pseudo boxes against the true ones, one pseudo box per object at most.
 
     Each pseudo box goes to the true object of its class it overlaps most; the best-scored one at ``iou`` or more is the
-    hit, a second one on the same object is false. Boxes on difficult or crowd truths are left out.
+    hit, a second one on the same object is false. Boxes on difficult or crowd truths are left out, and so are pseudo
+    boxes marked ``crowd``, which teach nothing.
     """
     check_iou(iou)
+    pseudo_gt = {image_id: boxes.without_crowd() for image_id, boxes in pseudo_gt.items()}
     pairs = pair_detections(truths, pseudo_gt, num_classes, geometry=geometry)
     hits, ignored = pairs.judge(iou)
     num_boxes = np.bincount(pairs.labels[~ignored], minlength=num_classes)

@@ -125,11 +125,14 @@ class KindCounts:
 def count_kinds(
     truths: Mapping[str, Instances], pseudo_gt: Mapping[str, Instances], num_classes: int, iou: float = 0.5
 ) -> KindCounts:
-    """The kinds of all pseudo boxes and true objects of the photos that ``truths`` names; a photo may have none."""
+    """The kinds of all pseudo boxes and true objects of the photos that ``truths`` names; a photo may have none.
+
+    Pseudo boxes marked ``crowd`` are left out: they teach nothing.
+    """
     boxes: dict[BoxKind, list[int]] = {kind: [0] * num_classes for kind in BOX_KINDS}
     objects: dict[ObjectKind, list[int]] = {kind: [0] * num_classes for kind in OBJECT_KINDS}
     for image_id, truth in truths.items():
-        of_photo = pseudo_gt.get(image_id, Instances.empty())
+        of_photo = pseudo_gt.get(image_id, Instances.empty()).without_crowd()
         kinds = sort_boxes(truth, of_photo, iou)
         for box_kind, label in zip(kinds.boxes, of_photo.labels.tolist(), strict=True):
             boxes[box_kind][label] += 1

@@ -15,6 +15,7 @@ from weaksam.evaluation.panoptic import panoptic_quality
 from weaksam.evaluation.protocol import AP_IOUS, json_number
 from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
 from weaksam.evaluation.pseudo_gt_kinds import count_kinds
+from weaksam.evaluation.pseudo_gt_zones import count_zones
 from weaksam.evaluation.recall import proposal_recall
 from weaksam.evaluation.semantic import semantic_iou
 from weaksam.evaluation.settings import EvaluationSettings
@@ -138,8 +139,10 @@ def pseudo_mask_figures(truth: Truth, pseudo_masks: Detections) -> dict[str, Fig
 
 
 def pseudo_figures(truth: Truth, pseudo_gt: Detections, geometry: Literal["boxes", "masks"] = "boxes") -> Figures:
-    """Precision, recall and number of pseudo boxes or pseudo masks, per photo too; of boxes also their kinds."""
+    """Precision, recall and number of pseudo boxes or pseudo masks, per photo too; of boxes also kinds and zones."""
     arguments = (truth.instances, truth.only(pseudo_gt), truth.num_classes)
     figures = pseudo_gt_quality(*arguments, geometry=geometry).as_dict()
     figures["per_photo"] = figures["number"] / len(truth.instances)
-    return figures if geometry == "masks" else {**figures, "kinds": count_kinds(*arguments).as_dict()}
+    if geometry == "masks":
+        return figures
+    return {**figures, "kinds": count_kinds(*arguments).as_dict(), "zones": count_zones(*arguments).as_dict()}

@@ -83,8 +83,11 @@ def wsod_summary(
 
 def pseudo_gt_summary(truths: SplitTruths, chosen: Detections, top1: Detections) -> StageSummary:
     """Pseudo ground truth of the training photos, with the top-1 choice beside it."""
-    num_photos = sum(len(boxes) > 0 for boxes in chosen.values())
-    output = f"{sum(map(len, chosen.values()))} boxes on {num_photos} photos"
+    believed = [boxes.without_crowd() for boxes in chosen.values()]
+    num_boxes, num_all = sum(map(len, believed)), sum(map(len, chosen.values()))
+    output = f"{num_boxes} boxes on {sum(len(boxes) > 0 for boxes in believed)} photos"
+    if num_all > num_boxes:
+        output += f", {num_all - num_boxes} regions ignored"
     train = truths["train"]
     if train is None:
         return StageSummary(output, NOT_MEASURED, {})

@@ -211,13 +211,26 @@ def pseudo_gt_text(figures: PseudoGtFigures) -> str:
         header += ["objects:", *OBJECT_KINDS]
         columns = _truth_columns(figures.quality, figures.kinds, len(figures.classes))
         rows = [[*row, *more] for row, more in zip(rows, columns, strict=True)]
-    lines += [*table_lines(header, rows), "", *figures.notes]
+    lines += [*table_lines(header, rows), "", *_zone_lines(figures), *figures.notes]
     if figures.quality is not None and figures.kinds is not None:
         lines += [f"protocol: {figures.quality.protocol}", f"kinds: {figures.kinds.rules}"]
     if figures.masks is not None:
         of_masks = {name: {"classes": figures.classes, **v} for name, v in figures.masks.as_dict().items()}
         lines += ["", evaluation_text(of_masks)]
     return "\n".join(lines)
+
+
+def _zone_lines(figures: PseudoGtFigures) -> list[str]:
+    """How many regions are ignored and, with a truth, which share of the missed objects they cover; none, no line."""
+    if not sum(figures.num_ignored):
+        return []
+    of_classes = zip(figures.classes, figures.num_ignored, strict=True)
+    line = f"ignored regions: {sum(figures.num_ignored)} ({', '.join(f'{name} {num}' for name, num in of_classes)})"
+    if figures.zones is None:
+        return [line]
+    zones = figures.zones
+    covered = f"{sum(zones.num_covered)} of {sum(zones.num_missed)} missed objects covered"
+    return [f"{line}; {covered}", f"ignored regions: {zones.as_dict()['rules']}"]
 
 
 def _truth_columns(quality: PseudoGtResult, kinds: KindCounts, num_classes: int) -> list[list[str]]:

@@ -86,15 +86,24 @@ def _train_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
         caption = f"best {min(MAX_PROPOSALS, len(boxes))} of {len(boxes)} proposals"
         pictures.append(Picture(caption, Canvas(image).boxes(boxes[:MAX_PROPOSALS], width=1).uri()))
     if results.pseudo_gt is not None:
-        pseudo_gt = results.pseudo_gt[sample.image_id]
-        canvas = _true_boxes(results, "train", sample, Canvas(image)).instances(pseudo_gt, captions=_scores(pseudo_gt))
-        caption = f"{counted(len(pseudo_gt), 'pseudo box', 'es')}{_true_count(results, 'train', sample)}"
-        pictures.append(Picture(caption, canvas.uri()))
+        pictures.append(_pseudo_boxes(results, results.pseudo_gt[sample.image_id], sample, image))
     if results.pseudo_masks is not None:
         masks = results.pseudo_masks[sample.image_id]
         pictures.append(Picture(counted(len(masks), "pseudo mask"), Canvas(image).instances(masks).uri()))
     tags = ", ".join(results.train.classes[label] for label in sample.tags)
     return GalleryPhoto(sample.image_id, tags, pictures)
+
+
+def _pseudo_boxes(results: StageResults, pseudo_gt: Instances, sample: Sample, image: np.ndarray) -> Picture:
+    """The pseudo boxes of a training photo over its true ones, and thin and without a colour what is ignored."""
+    believed = pseudo_gt.without_crowd()
+    canvas = _true_boxes(results, "train", sample, Canvas(image))
+    caption = f"{counted(len(believed), 'pseudo box', 'es')}{_true_count(results, 'train', sample)}"
+    if len(believed) < len(pseudo_gt):
+        assert pseudo_gt.crowd is not None
+        canvas = canvas.boxes(pseudo_gt.boxes[pseudo_gt.crowd], width=1)
+        caption += f"; {counted(len(pseudo_gt) - len(believed), 'ignored region')} (thin)"
+    return Picture(caption, canvas.instances(believed, captions=_scores(believed)).uri())
 
 
 def _clue_photo(results: StageResults, sample: Sample) -> GalleryPhoto:

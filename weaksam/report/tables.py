@@ -136,14 +136,19 @@ def pseudo_gt_table(metrics: Mapping[str, Any]) -> Table:
             str(figures[name]["number"]),
             number(figures[name].get("per_photo")),
             *_kind_cells(figures[name].get("kinds")),
+            *_zone_cells(figures[name].get("zones")),
             str(sum(of_class["num_truths"] for of_class in figures[name]["per_class"])),
         ]
         for label, name in names
         if figures.get(name)
     ]
     columns = ["chosen", "precision", "recall", "number", "a photo"]
-    columns += [*(kind.replace("_", " ") for kind in BOX_KINDS), "missed objects", "true objects"]
-    text = "On the training photos at IoU 0.5; every box and every object is of one kind."
+    columns += [*(kind.replace("_", " ") for kind in BOX_KINDS), "missed objects"]
+    columns += ["ignored regions", "missed objects in them", "true objects"]
+    text = (
+        "On the training photos at IoU 0.5; every box and every object is of one kind. Ignored regions are no boxes: "
+        "training learns nothing there."
+    )
     return Table("Pseudo ground truth", columns, rows, text)
 
 
@@ -172,6 +177,11 @@ def choice_table(metrics: Mapping[str, Any]) -> Table:
         text += f" By AP .5:.95 on the test photos {figures['best']} is best, {agreed}."
     columns = ["detections", "", "signal", "test AP50", "test AP75", "test AP .5:.95"]
     return Table("Whose detections were chosen", columns, rows, text)
+
+
+def _zone_cells(zones: Mapping[str, Any] | None) -> list[str]:
+    """Number of ignored regions, and of missed objects that they cover; dashes where none was counted."""
+    return ["-", "-"] if zones is None else [str(zones["ignored"]), str(zones["covered"])]
 
 
 def class_table(metrics: Mapping[str, Any]) -> Table:

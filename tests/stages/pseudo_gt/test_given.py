@@ -77,10 +77,20 @@ def test_the_stage_takes_them_as_they_are_and_other_boxes_make_another_store(coc
     assert run_given(run_context, settings, read_given(settings, dataset())).folder == stores[0].folder
 
 
-def test_labels_follow_the_names_and_crowds_are_left_out(coco: Path) -> None:
+def test_labels_follow_the_names(coco: Path) -> None:
     given = read_given(GivenPseudoGtSettings(path=coco), dataset(classes=("dog", "cat"), tags=((0, 1), (0,), ())))
     assert given["a.jpg"].labels.tolist() == [1, 0] and given["b.jpg"].labels.tolist() == [0]
-    assert read_given(change(coco, iscrowd=1), dataset())["a.jpg"].labels.tolist() == [1]
+
+
+def test_crowds_and_difficult_objects_are_ignored(coco: Path, tmp_path: Path) -> None:
+    given = read_given(change(coco, iscrowd=1), dataset())
+    assert given["a.jpg"].crowd.tolist() == [True, False] and given["b.jpg"].crowd is None
+    assert read_given(GivenPseudoGtSettings(path=coco), dataset())["a.jpg"].crowd is None
+    write_annotations(tmp_path / "voc", dataset(), given)  # VOC has difficult objects alone
+    of_voc = read_given(GivenPseudoGtSettings(path=tmp_path / "voc"), dataset())
+    assert of_voc["a.jpg"].crowd.tolist() == [True, False]
+    stored = instances_of(run_given(context(tmp_path, dataset()), GivenPseudoGtSettings(path=coco), given))
+    assert stored["a.jpg"].crowd.tolist() == [True, False] and stored["b.jpg"].crowd.tolist() == [False]
 
 
 def test_a_class_in_another_unicode_form_is_the_class(coco: Path) -> None:

@@ -58,8 +58,9 @@ def read_annotations(folder: Path, findings: Findings | None = None) -> Annotati
 def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
     """Write one XML per image of ``dataset`` into ``folder``; an image that is not in ``instances`` gets no objects.
 
-    Corners are rounded to whole pixels, as VOC has no others; masks and scores are not written. Photos in sub-folders
-    get their XML in sub-folders. Raises `UserError` where two photos differ by their ending alone.
+    Corners are rounded to whole pixels, as VOC has no others; masks and scores are not written. A crowd, for which VOC
+    has no mark, becomes a difficult object. Photos in sub-folders get their XML in sub-folders. Raises `UserError`
+    where two photos differ by their ending alone.
     """
     paths = {sample.image_id: folder / Path(sample.image_id).with_suffix(".xml") for sample in dataset}
     if len(set(paths.values())) < len(paths):
@@ -75,7 +76,7 @@ def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, In
         for row, (x1, y1, x2, y2) in enumerate(objects.boxes.round().int().tolist()):
             obj = ElementTree.SubElement(root, "object")
             ElementTree.SubElement(obj, "name").text = dataset.classes[int(objects.labels[row])]
-            difficult = objects.difficult is not None and bool(objects.difficult[row])
+            difficult = any(marks is not None and bool(marks[row]) for marks in (objects.difficult, objects.crowd))
             ElementTree.SubElement(obj, "difficult").text = str(int(difficult))
             _append_numbers(obj, "bndbox", {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2})
         ElementTree.indent(root)

@@ -19,9 +19,10 @@ def read_given(
 ) -> dict[str, Instances]:
     """The boxes of the file ``settings.path`` by image id, of every photo of ``dataset``; labels are those of its tags.
 
-    A photo that the file does not name has none. Scores are the file's, 1 where it has none; crowd regions are left
-    out. ``findings`` take how much was read, and what was taken for what. Raises `UserError` as `read_given_boxes`
-    does, and for boxes of classes that are no tag of their photo (unless ``settings.untagged`` drops them).
+    A photo that the file does not name has none. Scores are the file's, 1 where it has none; regions marked as a crowd
+    (COCO) or as difficult (VOC) are to be ignored, and come back marked ``crowd``. ``findings`` take how much was read,
+    and what was taken for what. Raises `UserError` as `read_given_boxes` does, and for boxes of classes that are no tag
+    of their photo (unless ``settings.untagged`` drops them).
     """
     given = read_given_boxes(settings.path, dataset, findings)
     by_id = {image_id: _as_detections(boxes) for image_id, boxes in given.items()}
@@ -34,10 +35,12 @@ def read_given(
 
 
 def _as_detections(boxes: Instances) -> Instances:
-    """Boxes with a score each, without crowds, marks and masks."""
-    boxes = boxes.without_crowd()
+    """Boxes with a score each, marked ``crowd`` where they are to be ignored and any is, without masks."""
     scores = torch.ones(len(boxes)) if boxes.scores is None else boxes.scores
-    return Instances(boxes.boxes, boxes.labels, scores)
+    marked = torch.zeros(len(boxes), dtype=torch.bool)
+    for marks in (boxes.crowd, boxes.difficult):
+        marked = marked if marks is None else marked | marks
+    return Instances(boxes.boxes, boxes.labels, scores, crowd=marked if bool(marked.any()) else None)
 
 
 def _refuse_untagged(by_id: Mapping[str, Instances], dataset: Dataset, settings: GivenPseudoGtSettings) -> None:

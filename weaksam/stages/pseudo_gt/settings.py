@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,21 @@ class RuleSettings(Settings):
     _renamed: ClassVar[Mapping[str, str]] = {"method": "{section}rule"}
 
 
-class ThresholdSettings(RuleSettings):
+class ChoosingSettings(RuleSettings):
+    """What the rules share that choose among detections."""
+
+    _as_before: ClassVar[Mapping[str, Any]] = {"ignore_from": None}
+
+    ignore_from: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="detections that are not chosen are ignored in training where at least this share of those of "
+        "their score is there because of the tag; none: they are background",
+    )
+
+
+class ThresholdSettings(ChoosingSettings):
     """The two thresholds of WeakSAM's Algorithm 2; each rule says how it compares with them."""
 
     min_score_norm: float = Field(
@@ -62,13 +76,13 @@ class AdaptiveReleasedSettings(ThresholdSettings):
     rule: Literal["adaptive_released"] = "adaptive_released"
 
 
-class Top1Settings(RuleSettings):
+class Top1Settings(ChoosingSettings):
     """The rule ``top1``: the best-scored box of every tag."""
 
     rule: Literal["top1"] = "top1"
 
 
-class TopKSettings(RuleSettings):
+class TopKSettings(ChoosingSettings):
     """The rule ``topk``: the best-scored boxes of every tag."""
 
     rule: Literal["topk"] = "topk"

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from weaksam.config import fingerprint_of
+import torch
+from torch import Tensor
+
+from weaksam.config import fingerprint_of, listed
 from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import write_instances
 from weaksam.engine.context import RunContext
 from weaksam.stages.pseudo_gt.adaptive import adaptive_pseudo_gt
 from weaksam.stages.pseudo_gt.paper import paper_pseudo_gt
+from weaksam.stages.pseudo_gt.presence import tag_presence
 from weaksam.stages.pseudo_gt.ranking import scores_of
 from weaksam.stages.pseudo_gt.released import released_pseudo_gt
 from weaksam.stages.pseudo_gt.settings import (
     AdaptivePaperSettings,
     AdaptiveReleasedSettings,
     AdaptiveSettings,
+    ChoosingSettings,
     GivenPseudoGtSettings,
     PseudoGtSettings,
     TopKSettings,
 )
 from weaksam.stages.pseudo_gt.topk import topk_pseudo_gt
+from weaksam.stages.pseudo_gt.zones import with_ignored
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.instances import Instances
+from weaksam.terminal import say
 
 
 def run(context: RunContext, settings: PseudoGtSettings, detections: Store | Mapping[str, Instances]) -> Store:
@@ -33,17 +40,40 @@ def run(context: RunContext, settings: PseudoGtSettings, detections: Store | Map
     an image it does not name has none and keeps an empty row.
     """
     by_id = instances_of(detections) if isinstance(detections, Store) else detections
+    tags = {sample.image_id: sample.tags for sample in context.train}
+    chosen = choose_all(by_id, tags, len(context.train.classes), settings)
+    ignores = isinstance(settings, ChoosingSettings) and settings.ignore_from is not None
+    return _write(context, settings, chosen, {"detections": _fingerprint(detections)}, ignores)
 
-    def choose(image_id: str) -> Instances:
-        of_image = by_id.get(image_id, Instances.empty(scored=True))
-        return choose_pseudo_gt(of_image, context.train.by_id[image_id].tags, settings)
 
-    return _write(context, settings, choose, {"detections": _fingerprint(detections)})
+def choose_all(
+    detections: Mapping[str, Instances], tags: Mapping[str, Sequence[int]], num_classes: int, settings: PseudoGtSettings
+) -> dict[str, Instances]:
+    """Pseudo ground truth of every image of ``tags`` (image id to labels) from detections by image id.
+
+    By the rule that the settings name; with ``ignore_from`` other detections follow, marked ``crowd``. Not for the
+    rule ``given``. An image without detections has no box.
+    """
+    nothing = Instances.empty(scored=True)
+    believed = {
+        image_id: choose_pseudo_gt(detections.get(image_id, nothing), of_image, settings)
+        for image_id, of_image in tags.items()
+    }
+    if not isinstance(settings, ChoosingSettings) or settings.ignore_from is None:
+        return believed
+    presence = tag_presence(detections, tags, num_classes)
+    return {
+        image_id: with_ignored(
+            believed[image_id], detections.get(image_id, nothing), of_image, presence, settings.ignore_from
+        )
+        for image_id, of_image in tags.items()
+    }
 
 
 def run_given(context: RunContext, settings: GivenPseudoGtSettings, given: Mapping[str, Instances]) -> Store:
     """Take the pseudo ground truth that `read_given` read for every training image, as `run` leaves it."""
-    return _write(context, settings, lambda image_id: given[image_id], {"given": _fingerprint(given)})
+    ignores = any(boxes.crowd is not None for boxes in given.values())
+    return _write(context, settings, given, {"given": _fingerprint(given)}, ignores)
 
 
 def choose_pseudo_gt(detections: Instances, tags: Iterable[int], settings: PseudoGtSettings) -> Instances:
@@ -58,32 +88,63 @@ def choose_pseudo_gt(detections: Instances, tags: Iterable[int], settings: Pseud
 
 
 def _write(
-    context: RunContext, settings: PseudoGtSettings, choose: Callable[[str], Instances], inputs: Mapping[str, str]
+    context: RunContext,
+    settings: PseudoGtSettings,
+    chosen: Mapping[str, Instances],
+    inputs: Mapping[str, str],
+    ignores: bool,
 ) -> Store:
-    """The sealed store of what ``choose`` gives for each training image, and the COCO file beside it."""
+    """The sealed store of what was ``chosen`` for each training image, and the COCO file beside it.
+
+    ``ignores``: whether the store has a column of what is to be ignored.
+    """
     fingerprint = stage_fingerprint("pseudo_gt", settings, {"data": context.train.fingerprint, **inputs})
     folder = store_folder(context.out, "pseudo_gt", "train", fingerprint)
-    store = detection_store(folder, "pseudo_gt", fingerprint, context.train, masks=False)
+    store = detection_store(folder, "pseudo_gt", fingerprint, context.train, masks=False, ignored=ignores)
 
     def row(image_id: str) -> dict[str, Any]:
-        pseudo_gt = choose(image_id)
-        return {"boxes": pseudo_gt.boxes, "labels": pseudo_gt.labels, "scores": scores_of(pseudo_gt)}
+        boxes = chosen[image_id]
+        columns = {"boxes": boxes.boxes, "labels": boxes.labels, "scores": scores_of(boxes)}
+        return columns | ({"crowd": _marks(boxes).long()} if ignores else {})
 
     store.fill(row, "pseudo ground truth")
     by_id = instances_of(store)
     write_instances(context.out / "pseudo_gt" / "train.json", context.train, by_id)
-    num_boxes = sum(len(boxes) for boxes in by_id.values())
-    num_empty = sum(len(boxes) == 0 for boxes in by_id.values())
-    context.log.write("pseudo_gt", boxes=num_boxes, images=len(by_id), images_without_box=num_empty)
+    _log(context, by_id)
     return store
 
 
+def _log(context: RunContext, by_id: Mapping[str, Instances]) -> None:
+    """Log how much is believed and how much ignored, and the classes that have a tag and no box at all."""
+    believed = {image_id: boxes.without_crowd() for image_id, boxes in by_id.items()}
+    num_boxes = sum(map(len, believed.values()))
+    num_empty = sum(len(boxes) == 0 for boxes in believed.values())
+    counts = {"boxes": num_boxes, "images": len(by_id), "images_without_box": num_empty}
+    num_ignored = sum(map(len, by_id.values())) - num_boxes
+    if num_ignored:
+        only = sum(len(boxes) > 0 and len(believed[image_id]) == 0 for image_id, boxes in by_id.items())
+        counts |= {"ignored": num_ignored, "images_with_ignored_alone": only}
+    context.log.write("pseudo_gt", **counts)
+    tagged = {label for sample in context.train for label in sample.tags}
+    lost = tagged - {label for boxes in believed.values() for label in boxes.labels.tolist()}
+    if lost:
+        names = listed([context.train.classes[label] for label in sorted(lost)])
+        context.log.write("pseudo_gt", classes_without_box=names)
+        say(f"pseudo_gt: tagged classes without any box, which the detector will not learn: {names}", error=True)
+
+
+def _marks(boxes: Instances) -> Tensor:
+    """Bool ``(N,)``: which boxes are to be ignored."""
+    return torch.zeros(len(boxes), dtype=torch.bool) if boxes.crowd is None else boxes.crowd
+
+
 def _fingerprint(detections: Store | Mapping[str, Instances]) -> str:
-    """Of a store its own, of instances one over boxes, labels and scores."""
+    """Of a store its own, of instances one over boxes, labels, scores and, where there are some, marks."""
     if isinstance(detections, Store):
         return detections.fingerprint
     rows = {
         image_id: [of_image.boxes.tolist(), of_image.labels.tolist(), scores_of(of_image).tolist()]
+        + ([] if of_image.crowd is None else [of_image.crowd.tolist()])
         for image_id, of_image in detections.items()
     }
     return fingerprint_of(rows)

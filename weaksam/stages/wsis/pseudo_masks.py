@@ -30,8 +30,10 @@ def make_pseudo_masks(
     """The sealed store of one mask per pseudo box of every training photo (an empty row where there is none).
 
     Columns: boxes, labels and scores (1 where ``pseudo_gt`` has none) of ``pseudo_gt``, the mask as RLE, and the
-    ``predicted_iou`` that the segmenter gave it; instances that carry masks keep them, with 1 as predicted IoU.
+    ``predicted_iou`` that the segmenter gave it; instances that carry masks keep them, with 1 as predicted IoU. Where
+    some of ``pseudo_gt`` are to be ignored, ``crowd`` says which.
     """
+    ignores = any(boxes.crowd is not None and bool(boxes.crowd.any()) for boxes in pseudo_gt.values())
     fingerprint = fingerprint_of(
         {
             "stage": f"{name} pseudo masks",
@@ -40,10 +42,12 @@ def make_pseudo_masks(
             "train": context.train.fingerprint,
             "pseudo_gt": instances_key(pseudo_gt),
         }
+        | ({"columns": "crowd"} if ignores else {})
     )
     folder = store_folder(context.out, name, "pseudo_masks", fingerprint)
     image_ids = context.train.image_ids
-    store = Store(folder, stage=name, fingerprint=fingerprint, image_ids=image_ids, columns=_COLUMNS)
+    columns = _COLUMNS | ({"crowd": "ints"} if ignores else {})
+    store = Store(folder, stage=name, fingerprint=fingerprint, image_ids=image_ids, columns=columns)
 
     def row(image_id: str) -> dict[str, Any]:
         instances = pseudo_gt.get(image_id, Instances.empty())
@@ -51,7 +55,8 @@ def make_pseudo_masks(
         if len(instances) and instances.masks is None:
             image = read_photo(context.train.by_id[image_id])
             rles, predicted_iou = masks_of_boxes(segmenter, image, instances.boxes, settings.mask_choice)
-        return {
+        marks = torch.zeros(len(instances), dtype=torch.bool) if instances.crowd is None else instances.crowd
+        return ({"crowd": marks.long()} if ignores else {}) | {
             "boxes": instances.boxes,
             "labels": instances.labels,
             "scores": instances.scores if instances.scores is not None else torch.ones(len(instances)),
