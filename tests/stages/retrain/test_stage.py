@@ -17,7 +17,7 @@ from weaksam.models.detectors.faster_rcnn import (
     build_faster_rcnn,
 )
 from weaksam.models.roi.roi_drop import RoiDropSettings
-from weaksam.stages.retrain import RetrainSettings, run
+from weaksam.stages.retrain import DinoRetrainSettings, RetrainSettings, run
 from weaksam.store.weights import load_state
 
 TINY = RetrainSettings(
@@ -153,3 +153,11 @@ def test_the_kept_weights_are_the_average_and_resume_keeps_it(tmp_path, squares)
     assert not torch.equal(states[0][key], states[1][key])
     frozen = "backbone.body.0.1.running_mean"
     assert torch.equal(states[0][frozen], states[1][frozen])
+
+
+@pytest.mark.parametrize("kind", [RetrainSettings, DinoRetrainSettings])
+def test_with_complete_labels_every_region_without_a_box_is_background(kind):
+    incomplete = kind(negatives={"rule": "detections", "confident": 0.8}, num_epochs=3)
+    complete = incomplete.with_complete_labels()
+    assert (complete.negatives.rule, complete.negatives.confident) == ("all", None)
+    assert complete.num_epochs == 3

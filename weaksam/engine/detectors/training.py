@@ -30,12 +30,15 @@ from weaksam.store.store import stage_fingerprint
 from weaksam.structures.devices import moved_together, pinned
 from weaksam.structures.instances import Instances
 
+COMPLETE_LABELS = NegativeSettings(rule="all", confident=None)
+"""What regions without a box teach where no object lacks its box: background."""
+
 
 class TrainingSettings(PhotoSettings, AugmentSettings):
     """How a detector of any kind is trained and used."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "init", "backbone"})  # their bytes count
-    _as_before: ClassVar[Mapping[str, Any]] = {"negatives": NegativeSettings(rule="all", confident=None)}
+    _as_before: ClassVar[Mapping[str, Any]] = {"negatives": COMPLETE_LABELS}
     when_detecting: ClassVar[frozenset[str]] = frozenset(
         {
             "min_score",
@@ -99,7 +102,7 @@ class TrainingSettings(PhotoSettings, AugmentSettings):
         """The same settings where no object lacks its box: every region that meets no box is background."""
         if "negatives" not in type(self).model_fields:
             return self
-        return self.model_copy(update={"negatives": self._as_before["negatives"]})
+        return self.model_copy(update={"negatives": COMPLETE_LABELS})
 
 
 class MergedViews(Settings):
