@@ -52,7 +52,7 @@ ROI_DROP = {
     "coco14": ("joint", 10_000, 5.0, 4.0),
 }
 """Gate, first step, and the limits of the class and the box term."""
-NAMES = [f"{data}_{method}" for data in FASTER_RCNN for method in ("mist", "oicr")]
+NAMES = [*(f"{data}_{method}" for data in FASTER_RCNN for method in ("mist", "oicr")), "voc12_full", "coco14_full"]
 
 
 def recipe_of(name: str) -> RunSettings:

@@ -62,7 +62,8 @@ Location = tuple[str | int, ...]
 def load_settings(model_cls: type[SettingsT], path: Path | None, overrides: Sequence[str] = ()) -> SettingsT:
     """Settings from the YAML mapping at ``path`` (``None`` or an empty file: defaults only), then ``overrides``.
 
-    An override is ``key=value`` with a dotted key (``backbone.weights=none``) and a YAML value; later ones win.
+    An override is ``key=value`` with a dotted key (``backbone.weights=none``) and a YAML value; later ones win. For a
+    section ``key=@FILE`` takes the section of that name from another YAML file, in place of all that it held.
     Relative paths stay relative to the current directory. Raises `UserError` for a file that is missing, not
     YAML or not a mapping, a key that does not exist (the nearest one is named), a missing value or a wrong type.
     """
@@ -70,7 +71,7 @@ def load_settings(model_cls: type[SettingsT], path: Path | None, overrides: Sequ
     raw_texts: dict[Location, str] = {}
     for override in overrides:
         key, text = _split_override(override)
-        _assign(model_cls, values, key, _parse_value(override, text))
+        _assign(model_cls, values, key, _override_value(model_cls, key, override, text))
         raw_texts[key] = text
     source = "the overrides" if path is None else str(path)
     try:
@@ -149,6 +150,19 @@ def _split_override(override: str) -> tuple[Location, str]:
     if not equals or not all(parts):
         raise UserError(f"wanted an override like backbone.weights=none, found {override!r}: write key=value")
     return parts, text.strip()
+
+
+def _override_value(model_cls: type[BaseModel], key: Location, override: str, text: str) -> Any:
+    """The value of an override: of a section ``@FILE`` is the section of that name in that file, all else is YAML."""
+    field = _key_at(model_cls, key).field
+    if not text.startswith("@") or field is None or not _sections(field.annotation):
+        return _parse_value(override, text)
+    section: Any = read_yaml_mapping(Path(text[1:]))
+    for name in key:
+        section = section.get(name) if isinstance(section, dict) else None
+    if section is None:
+        raise UserError(f"wanted a section '{_dotted(key)}' in {text[1:]}, found none: name a file that has it")
+    return section
 
 
 def _parse_value(override: str, text: str) -> Any:

@@ -12,7 +12,7 @@ from weaksam.data.annotations import Annotations, ImageTruth
 from weaksam.data.class_names import ClassLabels
 from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
-from weaksam.data.formats import coco, voc, yolo
+from weaksam.data.formats import coco, voc, voc_pictures, yolo
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import BadImage, image_size
 from weaksam.data.photos import Photo, list_photos
@@ -43,16 +43,19 @@ def read_truth(
     findings: Findings | None = None,
     images: Path | None = None,
 ) -> Annotations:
-    """Annotations in COCO JSON, a folder of VOC XML or a folder of YOLO labels, recognised by what is there.
+    """Annotations in COCO JSON, a folder of VOC XML, VOC's SegmentationObject or a folder of YOLO labels, recognised by
+    what is there.
 
-    ``sizes``, photos' (H, W) by image id, ``classes``, used where no names file is there, and ``images``, the photos'
-    folder, matter to YOLO only. ``findings`` takes what is noticed, and every fault where it gathers them. Raises
-    `UserError` for anything else.
+    ``sizes``, photos' (H, W) by image id, and ``classes``, used where no names file is there, matter to YOLO and VOC's
+    pictures, ``images``, the photos' folder, to YOLO only. ``findings`` takes what is noticed, and every fault where it
+    gathers them. Raises `UserError` for anything else.
     """
     if path.is_dir():
         kind = _folder_kind(path)
         if kind == "voc":
             return voc.read_annotations(path, findings)
+        if kind == "pictures":
+            return voc_pictures.read_pictures(path, classes, findings, sizes)
         if kind == "yolo":
             return yolo.read_labels(path, sizes, classes, findings, images)
         raise UserError(f"wanted true boxes in {path}, found neither VOC *.xml nor YOLO *.txt: name the folder of them")
@@ -66,7 +69,7 @@ def read_truth(
 
 
 def _folder_kind(folder: Path) -> str | None:
-    """``voc`` for a folder of XML, ``yolo`` for one of labels, None for another.
+    """``voc`` for a folder of XML, ``pictures`` for VOC's SegmentationObject, ``yolo`` for one of labels, else None.
 
     Files in the folder itself come before those in sub-folders, XML before text; `UserError` where only sub-folders
     hold both.
@@ -74,6 +77,8 @@ def _folder_kind(folder: Path) -> str | None:
     inside = {path.suffix.lower() for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
     if ".xml" in inside:
         return "voc"
+    if ".png" in inside and voc_pictures.has_pictures(folder):
+        return "pictures"
     if yolo.label_files(folder):
         if ".txt" not in inside and annotation_files(folder, ".xml"):
             raise UserError(f"wanted true boxes in {folder}, found VOC *.xml and YOLO *.txt below it: name one folder")
