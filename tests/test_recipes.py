@@ -6,7 +6,10 @@ A recipe's settings stay as they are but for sizes, so that no recipe can stop a
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ from torchvision.models import resnet50, vgg16
 from tests.helpers import ROOT, TOY_RUN, pickled, random_sam, write_photo
 from weaksam import pipeline
 from weaksam.config import load_settings
-from weaksam.data.formats.voc import write_annotations
+from weaksam.data.annotations import rle_from_box
+from weaksam.data.formats.voc import write_annotations, write_segmentation
 from weaksam.data.formats.voc_lists import write_split
 from weaksam.models.weaktr.fusion import FusionShape
 from weaksam.models.weaktr.network import WeakTr
@@ -26,6 +30,7 @@ from weaksam.models.weaktr.vit import VitShape
 from weaksam.pipeline.settings import RunSettings
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.stages import STAGE_NAMES
+from weaksam.store.files import file_sha256
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 
@@ -35,7 +40,18 @@ CONFIGS = ROOT / "configs"
 PUBLISHED = ("voc07_oicr", "voc07_mist", "voc12_oicr", "voc12_mist", "coco14_oicr", "coco14_mist")
 WITH_DINO = ("voc07_dino", "voc12_dino", "coco14_dino")
 WITH_MASK2FORMER = ("voc12_mask2former", "coco14_mask2former")
-COVERED = {*PUBLISHED, *WITH_DINO, *WITH_MASK2FORMER, "weaktr_voc", "weaktr_coco", "scenes_vit", "demo", "custom"}
+WHOLE = ("voc12_full", "coco14_full")
+COVERED = {
+    *PUBLISHED,
+    *WITH_DINO,
+    *WITH_MASK2FORMER,
+    *WHOLE,
+    "weaktr_voc",
+    "weaktr_coco",
+    "scenes_vit",
+    "demo",
+    "custom",
+}
 SIZE = (64, 80)
 VOC_CLASSES = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
 pottedplant sheep sofa train tvmonitor""".split()  # noqa: SIM905
@@ -76,6 +92,10 @@ SMALL = [
     "wsis.mask_layers=1",
 ]
 """Sizes and lengths, and two thresholds of SAM's own judgement, which a random SAM does not have."""
+SMALL_WEAKTR = [
+    f"clues.weaktr_training.{setting}"
+    for setting in ("num_epochs=1", "warmup_epochs=0", "batch_size=2", "image_size=48", "workers=0")
+]
 SMALL_DINO = [
     *(override for override in SMALL if not override.startswith("retrain.")),
     *(
@@ -133,6 +153,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_weaktr(folder / "data" / "weights" / "weaktr_voc.pth", 20)
     write_weaktr(folder / "data" / "weights" / "weaktr_coco.pth", 90)
     torch.save(random_sam(3).state_dict(), folder / "sam_vit_h_4b8939.pth")
+    write_deit(folder / "facebook" / "deit-small-patch16-224")
     return folder
 
 
@@ -170,6 +191,17 @@ def write_voc(devkit: Path) -> None:
         for split in ("train", "trainval", "val", "test"):
             write_split(lists, split, flags, names[:4] if split.startswith("train") else names[4:])
         (lists / "trainaug.txt").write_text("".join(f"{name}\n" for name in names[:4]))  # no lists by class, as SBD's
+        write_pictures(devkit / year, dict(zip(names[4:], objects[4:], strict=True)))
+
+
+def write_pictures(folder: Path, objects: dict[str, Instances]) -> None:
+    """VOC's segmentation of some photos, every object the whole of its box, and the list of them."""
+    for name, of_photo in objects.items():
+        masks = [rle_from_box(box, SIZE) for box in of_photo.boxes.tolist()]
+        pair = (folder / kind / f"{name}.png" for kind in ("SegmentationClass", "SegmentationObject"))
+        write_segmentation(*pair, of_photo.replace(masks=tuple(masks)), SIZE)
+    (folder / "ImageSets" / "Segmentation").mkdir()
+    (folder / "ImageSets" / "Segmentation" / "val.txt").write_text("".join(f"{name}\n" for name in objects))
 
 
 def write_coco(folder: Path) -> None:
@@ -185,7 +217,9 @@ def write_coco(folder: Path) -> None:
             for label, (x1, y1, x2, y2) in zip(part, toy_objects(part, number).boxes.tolist(), strict=True):
                 entry = {"id": len(annotations) + 1, "image_id": number, "category_id": COCO_IDS[label], "iscrowd": 0}
                 sides = (x2 - x1, y2 - y1)
-                annotations.append(entry | {"bbox": [x1, y1, *sides], "area": sides[0] * sides[1]})
+                outline = [[x1, y1, x2, y1, x2, y2, x1, y2]]
+                entry |= {"bbox": [x1, y1, *sides], "area": sides[0] * sides[1], "segmentation": outline}
+                annotations.append(entry)
         path = folder / "annotations" / f"instances_{split}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
@@ -229,6 +263,15 @@ def write_weaktr(path: Path, num_slots: int) -> None:
     torch.save({"model": model.state_dict(), "epoch": 59, "miou": np.float64(0.694)}, path)
 
 
+def write_deit(folder: Path) -> None:
+    """A narrow DeiT of six blocks as a folder of transformers."""
+    from transformers import DeiTConfig, DeiTModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 48}
+    DeiTModel(DeiTConfig(image_size=48, patch_size=16, **sizes)).save_pretrained(folder)
+
+
 def run(name: str, *overrides: str, until: str | None = None) -> tuple[dict[str, Any], Path]:
     """Metrics and folder of a recipe run from the present folder."""
     settings = load_settings(RunSettings, CONFIGS / f"{name}.yaml", overrides)
@@ -260,16 +303,80 @@ def test_published_recipes_run_to_the_end(name: str, workplace: Path, monkeypatc
         assert (out / stage / "detections_test.json").is_file()
 
 
+SRUN = """#!/usr/bin/env bash
+# Stands in for Slurm's srun: the tasks that --ntasks asks for, on this machine, and the exit code of one that fails
+for word in "$@"; do case $word in --ntasks=*) tasks=${word#--ntasks=};; esac; done
+while [[ $1 == --* ]]; do shift; done
+pids=()
+for ((rank = 0; rank < tasks; rank++)); do
+  SLURM_PROCID=$rank SLURM_LOCALID=$rank SLURM_STEP_NUM_TASKS=$tasks "$@" & pids+=($!)
+done
+code=0
+for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+exit $code
+"""
+TOOLS = ("generate_proposals", "train_wsod", "retrain", "wsis_extend")
+
+
+@pytest.mark.parametrize(("name", "launchers"), [("voc12_full", "dist slurm"), ("coco14_full", "slurm dist")])
+def test_the_whole_pipeline_by_one_command_and_by_the_tools(
+    name: str, launchers: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`weaksam run`, and the four tools one after the other, each in two processes by one of the launch scripts."""
+    monkeypatch.chdir(workplace)
+    srun = workplace / "bin" / "srun"
+    srun.parent.mkdir(exist_ok=True)
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    small = [*SMALL, *SMALL_WEAKTR]
+    metrics, out = run(name, *small)
+    assert [row["stage"] for row in metrics["stages"]] == list(STAGE_NAMES)
+    figures = metrics["stages"][-1]["figures"]
+    assert {"test_masks", "test_coco_masks", "test_coco_boundaries", "test_miou", "test_pq", "test_boxes"} <= set(
+        figures
+    )
+    by_tools = workplace / f"{name}_by_tools"
+    for number, tool in enumerate(TOOLS):
+        launch(launchers.split()[number % 2], tool, name, *small, f"out={by_tools}")
+    stores = stored_files(out)
+    assert stored_files(by_tools) == stores and any(path.startswith("wsis/") for path in stores)
+    # Another network on the same masks; the stages before are only read
+    mask2former = [override for override in SMALL_MASK2FORMER if override.startswith("wsis.")]
+    section = f"wsis=@{CONFIGS / name.replace('full', 'mask2former')}.yaml"
+    again, _ = run(name, *(o for o in small if not o.startswith("wsis.")), section, *mask2former, f"out={by_tools}")
+    assert again["stages"][-1]["figures"]["test_pq"]["protocol"]
+    kept = {path: digest for path, digest in stored_files(by_tools).items() if path in stores}
+    assert kept == stores
+
+
+def launch(launcher: str, tool: str, name: str, *overrides: str) -> None:
+    """Run a tool in two processes by ``dist`` (torchrun) or ``slurm`` (the stand-in for srun); it must succeed."""
+    script = ["tools/dist_train.sh", "2"] if launcher == "dist" else ["tools/slurm_train.sh", "gpu", "2"]
+    path = f"{Path('bin').resolve()}{os.pathsep}{os.environ['PATH']}"
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = ["bash", str(ROOT / script[0]), *script[1:], str(ROOT / "tools" / f"{tool}.py")]
+    ended = subprocess.run(
+        [*command, str(CONFIGS / f"{name}.yaml"), *overrides], env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, (launcher, tool, ended.stdout[-2000:], ended.stderr[-2000:])
+
+
+def stored_files(out: Path) -> dict[str, str]:
+    """SHA-256 of every file of the sealed stores below ``out`` by relative name; records of time and machine aside."""
+    files = (path for path in sorted(out.glob("*/store/**/*")) if path.is_file() and path.name != "done.json")
+    return {path.relative_to(out).as_posix(): file_sha256(path) for path in files}
+
+
 @pytest.mark.parametrize("name", ["weaktr_voc", "weaktr_coco"])
 def test_recipes_of_clues_train_and_map(name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import DeiTConfig, DeiTModel
-
     monkeypatch.chdir(workplace)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 48}
-    DeiTModel(DeiTConfig(image_size=48, patch_size=16, **sizes)).save_pretrained("facebook/deit-small-patch16-224")
-    training = ["num_epochs=1", "warmup_epochs=0", "batch_size=2", "image_size=48", "workers=0"]
-    small = [f"clues.weaktr_training.{setting}" for setting in training]
-    metrics, out = run(name, "threads=1", "clues.max_side=64", *small, until="clues")
+    metrics, out = run(name, "threads=1", "clues.max_side=64", *SMALL_WEAKTR, until="clues")
     assert [row["stage"] for row in metrics["stages"]] == ["clues"]
     assert len(list((out / "clues").glob("**/weaktr.safetensors"))) == 1
 
