@@ -80,7 +80,7 @@ def trained_on(run: Run) -> dict[str, str]:
         return {}
     boxes = "the pseudo ground truth of the weak detector or of a file (pseudo_gt/train.json)"
     if detector.rounds:
-        boxes = f"the pseudo ground truth of round {detector.rounds}, by the {detector.choice.name} detections"
+        boxes = f"the pseudo ground truth of round {detector.rounds}, from the detections chosen before it"
     trained = {"network": detector.weights.relative_to(run.context.out).as_posix(), "retrain": boxes}
     if "instance_segmenter" in run.results:
         trained["wsis"] = f"masks that the segmenter answers to {boxes}"

@@ -119,17 +119,23 @@ def test_merged_unless_one_detector_leads_by_its_tags(tmp_path, squares):
     assert choice.name == "merged" and choice.signals == {} and "nothing to compare" in choice.reason
 
 
-def test_old_boxes_stay_where_no_new_one_shows_the_object():
+def test_old_boxes_stay_or_are_ignored_where_no_new_one_shows_the_object():
     old = {
         "a": instances([[0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 10, 10]], [0, 0, 1]),
         "b": instances([[1, 1, 2, 2]]),
+        "d": instances([[5, 5, 9, 9], [0, 0, 3, 3]], [0, 1], crowd=[True, False]),
     }
     new = {"a": instances([[0, 0, 10, 5]], [0], [0.5]), "c": instances([[3, 3, 4, 4]], [1], [0.2])}
     joined = joined_boxes(new, old)
-    # IoU 0.5 with the new box of class 0: the same object; class 1 has no new box there
+    # IoU 0.5 with the new box of class 0: the same object. Another old box of class 0, which has a new one, is ignored;
+    # class 1 has no new box
     assert joined["a"].boxes.tolist() == [[0, 0, 10, 5], [20, 20, 30, 30], [0, 0, 10, 10]]
     assert joined["a"].labels.tolist() == [0, 0, 1] and joined["a"].scores is None
-    assert joined["b"].boxes.tolist() == [[1, 1, 2, 2]] and joined["c"].labels.tolist() == [1]
+    assert joined["a"].crowd.tolist() == [False, True, False]
+    assert joined["b"].boxes.tolist() == [[1, 1, 2, 2]] and joined["b"].crowd.tolist() == [False]
+    assert joined["c"].labels.tolist() == [1] and len(joined["c"].without_crowd()) == 1
+    assert joined["d"].crowd.tolist() == [True, False]
+    assert len(joined_boxes({"e": Instances.empty()}, {})["e"]) == 0
 
 
 def test_chosen_boxes_move_to_the_vote_of_proposals(tmp_path, squares):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
 from weaksam.data.detection_stores import instances_of
 from weaksam.data.formats.coco import write_results
 from weaksam.engine.context import RunContext
@@ -100,16 +102,25 @@ def write_detections(context: RunContext, result: RetrainResult, name: str) -> N
 
 
 def joined_boxes(new: PseudoGt, old: PseudoGt) -> dict[str, Instances]:
-    """New pseudo boxes, and the old ones that overlap no new box of their class by `SAME_OBJECT_IOU` or more.
+    """New pseudo boxes, with the old ones that overlap no new one of their class by `SAME_OBJECT_IOU` or more.
 
-    As CutLER (Wang et al. 2023) does between its rounds. A photo that one of them does not name has no box of it.
+    CutLER (Wang et al. 2023) keeps those as objects. Ours: they stay objects where the photo has no new box of their
+    class, else they are regions to ignore (``crowd``), since the detections that made the new ones had seen them. A
+    photo that one of the two does not name has no box of it.
     """
-    joined = {}
-    for image_id in {**old, **new}:
-        before, after = (_plain(source.get(image_id, Instances.empty())) for source in (old, new))
-        same = (pairwise_iou(before.boxes, after.boxes) >= SAME_OBJECT_IOU) & (before.labels[:, None] == after.labels)
-        joined[image_id] = Instances.cat([after, before[~same.any(dim=1)]])
-    return joined
+    return {
+        image_id: _joined(new.get(image_id, Instances.empty()), old.get(image_id, Instances.empty()))
+        for image_id in {**old, **new}
+    }
+
+
+def _joined(new: Instances, old: Instances) -> Instances:
+    """`joined_boxes` of one photo."""
+    new, old = _plain(new), _plain(old)
+    same = (pairwise_iou(old.boxes, new.boxes) >= SAME_OBJECT_IOU) & (old.labels[:, None] == new.labels)
+    rest = old[~same.any(dim=1)]
+    crowd = torch.zeros(len(rest), dtype=torch.bool) if rest.crowd is None else rest.crowd
+    return Instances.cat([new, rest.replace(crowd=crowd | torch.isin(rest.labels, new.without_crowd().labels))])
 
 
 def _plain(instances: Instances) -> Instances:
