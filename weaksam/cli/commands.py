@@ -55,7 +55,9 @@ app = group(
         "run": stages.run,
         "proposals": stages.proposals,
         "wsod": stages.up_to("wsod", "Train the weakly supervised detector on tags and proposals."),
-        "retrain": stages.up_to("retrain", "Train Faster R-CNN or DINO on the pseudo ground truth."),
+        "retrain": stages.up_to(
+            "retrain", "Train Faster R-CNN or DINO on the pseudo ground truth, and choose whose detections to hand on."
+        ),
         "wsis": stages.up_to("wsis", "Turn pseudo boxes into pseudo masks and train Mask R-CNN."),
         "eval": measuring.evaluate,
         "recall": measuring.recall,

@@ -8,14 +8,17 @@ import torch
 
 from tests import helpers
 from tests.helpers import UNTRAINED_BACKBONE, Stopped, draw_squares, instances, stopped_after_first_epoch
+from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.engine.detectors.result import DetectorResult
+from weaksam.engine.detectors.training import TrainableSettings
 from weaksam.engine.log import RunLog
 from weaksam.stages.pseudo_gt.topk import topk_pseudo_gt
 from weaksam.stages.retrain import RetrainResult, RetrainSettings, Teaching, run, run_and_choose
 from weaksam.stages.retrain.candidates import voted
 from weaksam.stages.retrain.choice import LEAST_LEAD, best_scores, choose, tag_signal
 from weaksam.stages.retrain.rounds import joined_boxes, shortened
+from weaksam.stages.retrain.settings import NETWORK_ALONE, ChoiceSettings, network_settings
 from weaksam.structures.box_fusion import weighted_boxes_fusion
 from weaksam.structures.box_voting import BoxVotingSettings
 from weaksam.structures.instances import Instances
@@ -149,6 +152,19 @@ def test_chosen_boxes_move_to_the_vote_of_proposals(tmp_path, squares):
     assert boxes["0.png"].scores.tolist() == [0.5] and boxes["0.png"].labels.tolist() == [1]
     assert len(boxes["1.png"]) == 0 and set(stores) == {"train", "test"}
     assert voted(context(tmp_path, squares), TINY, detections.stores, {}, "retrain") is detections.stores
+
+
+def test_what_is_chosen_changes_no_network_and_is_found_again():
+    chosen_otherwise = changed(choice="weak", rounds=3, box_voting=BoxVotingSettings(), fusion_iou=0.5)
+    assert fingerprint_of(chosen_otherwise) != fingerprint_of(TINY)
+    assert fingerprint_of(network_settings(chosen_otherwise)) == fingerprint_of(network_settings(TINY))
+    # As before there was a choice: none of its fields counts
+    fields = {name: value for name, value in TINY.model_dump().items() if name not in ChoiceSettings.model_fields}
+    assert set(TINY.model_dump()) - set(fields) == set(NETWORK_ALONE)
+    plain = type("Plain", (TrainableSettings,), {"__module__": __name__})(
+        **{name: value for name, value in fields.items() if name != "detector"}
+    )
+    assert fingerprint_of(network_settings(TINY)) == fingerprint_of(plain)
 
 
 def test_a_round_is_a_share_of_the_training_and_at_least_one_epoch():
