@@ -35,8 +35,10 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "detections": ("negatives.rule=detections",),
     "tags_heads": ("negatives.rule=tags", "negatives.anchors=false"),
     "detections_heads": ("negatives.rule=detections", "negatives.anchors=false"),
+    "near": ("negatives.rule=detections", "negatives.near_iou=0.3"),
     "confident": ("negatives.confident=0.8",),
     "background_iou": ("background_iou=0.1",),
+    "given_proposals": ("given_proposals=100",),
 }
 """The settings below ``retrain`` of each variant."""
 VARIANTS = (*RULES, *(f"removed_{name}" for name in RULES), "true_boxes")
@@ -74,7 +76,8 @@ def scores(run: Run, variant: str, share: float, extra: Sequence[str]) -> dict[s
     texts = [*extra, *RULES.get(variant.removeprefix("removed_"), ()), "detect_train=false"]
     settings = settings_with(type(run.settings.retrain), written, texts)
     boxes = boxes_of(run, variant, share)
-    ap = measured(run, retrain.run(context, settings, boxes, weak_detector=run.results["weak_detector"]))
+    inputs = {name: run.results[name] for name in ("weak_detector", "proposals")}
+    ap = measured(run, retrain.run(context, settings, boxes, **inputs))
     return {"AP50": ap.mean(0.5), "AP75": ap.mean(0.75), "AP": ap.average()}
 
 

@@ -151,10 +151,10 @@ def train_weak_detector_on_truth(
     return wsod.run(*arguments, truths=run.true_train.truths, name="wsod_ceiling")
 
 
-def retrain_on_truth(run: Run, backbone: BackboneSettings) -> DetectorResult:
+def retrain_on_truth(run: Run, backbone: BackboneSettings, proposals: Mapping[str, Store]) -> DetectorResult:
     """The retrained detector, taught the true boxes."""
     context, settings = with_backbone(run, backbone), run.retrain.with_complete_labels()
-    return retrain.run(context, settings, run.true_train.truths, name="retrain_ceiling")
+    return retrain.run(context, settings, run.true_train.truths, proposals=proposals, name="retrain_ceiling")
 
 
 def segment_on_truth(run: Run, backbone: BackboneSettings, detector_ceiling: DetectorResult) -> wsis.WsisResult:
@@ -260,7 +260,7 @@ CEILINGS = (
     Stage(
         name="retrain_ceiling",
         given=("train photos", "test photos", "true labels"),
-        inputs=("backbone",),
+        inputs=("backbone", "proposals"),
         outputs=("detector_ceiling",),
         files=(),
         make=retrain_on_truth,

@@ -44,6 +44,7 @@ def plain_unknown(region, photo, settings) -> list[bool]:
         overlaps, default=0.0
     )
     partly = any(overlap >= settings.partly_iou and overlap > 0 for overlap in overlaps)
+    near = settings.rule != "all" and settings.near_iou <= max(overlaps, default=0.0) < 0.5 and any(overlaps)
     unknown = []
     for number, tagged in enumerate(tags):
         detected = any(
@@ -57,7 +58,7 @@ def plain_unknown(region, photo, settings) -> list[bool]:
         doubtful = {"all": False, "tags": tagged, "detections": tagged and detected}[settings.rule] and not partly
         ignored = settings.rule != "all" and in_ignored and (tagged or not any(tags))
         confident = "confident_boxes" in photo and region in photo["confident_boxes"].tolist() and tagged
-        unknown.append(doubtful or ignored or confident)
+        unknown.append(doubtful or ignored or confident or (near and tagged))
     return unknown
 
 
@@ -120,7 +121,9 @@ def test_the_rule_equals_a_plain_loop(rule):
         boxes = regions(*drawn(30))
         if photo_number % 3 == 0:
             photo["confident_boxes"] = torch.cat([boxes[:2], torch.full((1, 4), torch.nan)])
-        settings = NegativeSettings(rule=rule, partly_iou=0.11 * (photo_number % 3))
+        settings = NegativeSettings(
+            rule=rule, partly_iou=0.11 * (photo_number % 3), near_iou=[0.5, 0.23][photo_number % 2]
+        )
         unknown = unknown_classes(boxes, photo, settings).tolist()
         assert unknown == [plain_unknown(box, photo, settings) for box in boxes.tolist()]
         seen |= {value for row in unknown for value in row}

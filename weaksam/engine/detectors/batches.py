@@ -44,7 +44,7 @@ class TrainingPhotos:
     background all the same. Regions to ignore (``crowd``) are no boxes. ``label`` names the training in the progress;
     ``target`` makes a view's instances and masks ``(N, h, w)`` into what the losses are told; beside that every target
     has the photo's ``tags``, bool ``(C,)``, and for each name in ``regions`` (`PhotoRegions`) its ``<name>_boxes``
-    (D, 4) and ``<name>_labels`` (D,) from 0 in the view; D may be 0.
+    (D, 4) and ``<name>_labels`` (D,) from 0 in the view, without those under a pixel wide or high; D may be 0.
 
     With ``frozen``, the backbone's frozen stages (a photo ``(3, h, w)`` to its map on the CPU), batches hold maps
     instead of photos; those of fixed views are kept where ``max_cache_gib`` leaves room, else computed again.
@@ -164,8 +164,9 @@ class TrainingPhotos:
         tags[list(self.samples[index].tags)] = True
         target = self.target(*varied(self.instances[index])) | {"tags": tags}
         for name, of_photos in self.regions.items():
-            boxes, _ = varied(of_photos[index])
-            target |= {f"{name}_boxes": boxes.boxes, f"{name}_labels": boxes.labels}
+            in_view, _ = varied(of_photos[index])
+            in_view = in_view[(in_view.boxes[:, 2:] - in_view.boxes[:, :2] >= 1).all(dim=1)]
+            target |= {f"{name}_boxes": in_view.boxes, f"{name}_labels": in_view.labels}
         return target
 
     def _image(self, index: int, view: int, augment: AugmentSettings, seed: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import write_results
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.given_proposals import SplitProposals
 from weaksam.engine.detectors.photos import ResizedPhoto, load_scales
 from weaksam.engine.detectors.training import TrainableSettings, TrainingSettings
 from weaksam.models.detectors.faster_rcnn import detect, instances_from
@@ -32,12 +34,14 @@ def detect_splits(
     fingerprint: str,
     detect_row: Callable[[Any, Sample, Any, torch.device], Instances] | None = None,
     files: str = "detections",
+    proposals: Mapping[str, SplitProposals] | None = None,
 ) -> dict[str, Store]:
     """Detect on the test photos (where there are any) and, if asked, the training photos.
 
     ``fingerprint``: of the weights of ``model``. ``detect_row(model, sample, settings, device)`` gives the detections
-    of a photo, with masks; None: as torchvision's detectors do. Each split gives a sealed store, with masks where the
-    model gives them, and ``OUT/<name>/<files>_<split>.json`` (COCO results).
+    of a photo, with masks; None: as torchvision's detectors do, which take ``proposals``, by split, beside their own.
+    Each split gives a sealed store, with masks where the model gives them, and ``OUT/<name>/<files>_<split>.json``
+    (COCO results).
     """
     model.to(context.device).eval()
     splits = {"test": context.test} | ({"train": context.train} if settings.detect_train else {})
@@ -46,11 +50,15 @@ def detect_splits(
         if dataset is None:
             continue
         inputs = {"weights": fingerprint, "photos": dataset.fingerprint}
+        detect_one = detect_row or detect_sample
+        if proposals:
+            inputs["proposals"] = proposals[split].fingerprint
+            detect_one = partial(detect_sample, proposals=proposals[split].boxes)
         store_key = stage_fingerprint(f"{name} {split}", settings, inputs)
         folder = store_folder(context.out, name, split, store_key)
         has_masks = detect_row is not None or isinstance(model, MaskRCNN)
         store = detection_store(folder, name, store_key, dataset, masks=has_masks)
-        row = _row_of(model, dataset, settings, context.device, detect_row or detect_sample)
+        row = _row_of(model, dataset, settings, context.device, detect_one)
         stores[split] = store.fill(row, f"{name}: detect {split}")
         write_results(context.out / name / f"{files}_{split}.json", dataset, instances_of(store))
     return stores
@@ -74,18 +82,30 @@ def _row_of(
 
 
 def detect_sample(
-    model: GeneralizedRCNN, sample: Sample, settings: TrainableSettings, device: torch.device
+    model: GeneralizedRCNN,
+    sample: Sample,
+    settings: TrainableSettings,
+    device: torch.device,
+    proposals: Mapping[str, Tensor] | None = None,
 ) -> Instances:
-    """Detections of torchvision's detector on a photo that is read from its file, see `detect_photo`."""
+    """Detections of torchvision's detector on a photo that is read from its file, see `detect_photo`.
+
+    ``proposals``: boxes ``(P, 4)`` by image id that the heads take besides.
+    """
     photos = load_scales(sample, settings.short_side, settings.long_side, settings.test_scales, settings.longest_test)
-    return detect_photo(model, photos, settings, device)
+    return detect_photo(model, photos, settings, device, None if proposals is None else proposals[sample.image_id])
 
 
 def detect_photo(
-    model: GeneralizedRCNN, photos: Sequence[ResizedPhoto], settings: TrainableSettings, device: torch.device
+    model: GeneralizedRCNN,
+    photos: Sequence[ResizedPhoto],
+    settings: TrainableSettings,
+    device: torch.device,
+    proposals: Tensor | None = None,
 ) -> Instances:
     """Detections of one photo, given at one or more scales, in its original frame, best first.
 
+    The heads take ``proposals`` (P, 4) in that frame, if there are some, beside those of the detector itself.
     Boxes of all scales and, with ``flip_test``, of the mirror images are suppressed together. A model that gives masks
     predicts those of the boxes that are left at the first scale; its own boxes at one scale are not mirrored.
     """
@@ -95,9 +115,9 @@ def detect_photo(
         if len(photos) == 1:
             (raw,) = detect(model, [first.image.to(device)])
             return _with_masks(instances_from(raw, _frame(first), first.size), raw["masks"], first, settings)
-    views = [_boxes_of(model, photo, device, mirrored=False) for photo in photos]
+    views = [_boxes_of(model, photo, device, proposals, mirrored=False) for photo in photos]
     if settings.flip_test:
-        views += [_boxes_of(model, photo, device, mirrored=True) for photo in photos]
+        views += [_boxes_of(model, photo, device, proposals, mirrored=True) for photo in photos]
     merged = Instances.cat(views)
     if len(views) > 1:
         merged = merged[batched_nms(merged.boxes, merged.scores, merged.labels, settings.nms_iou)[: settings.max_boxes]]
@@ -110,11 +130,16 @@ def detect_photo(
     return _with_masks(merged, probabilities, first, settings)
 
 
-def _boxes_of(model: GeneralizedRCNN, photo: ResizedPhoto, device: torch.device, mirrored: bool) -> Instances:
-    """Boxes of one view in the original photo's frame."""
-    image = photo.image.to(device)
-    (raw,) = detect(model, [image.flip(-1) if mirrored else image], masks=False)
-    frame = _frame(photo)
+def _boxes_of(
+    model: GeneralizedRCNN, photo: ResizedPhoto, device: torch.device, proposals: Tensor | None, mirrored: bool
+) -> Instances:
+    """Boxes of one view in the original photo's frame, in which ``proposals`` (P, 4) lie."""
+    image, frame = photo.image.to(device), _frame(photo)
+    given = []
+    if proposals is not None:
+        in_view = box_ops.scale(proposals, frame[1] / photo.size[1], frame[0] / photo.size[0]).to(device)
+        given = [box_ops.hflip(in_view, frame[1]) if mirrored else in_view]
+    (raw,) = detect(model, [image.flip(-1) if mirrored else image], masks=False, given=given)
     boxes = box_ops.hflip(raw["boxes"], frame[1]) if mirrored else raw["boxes"]
     return instances_from({**raw, "boxes": boxes}, frame, photo.size)
 

@@ -14,6 +14,7 @@ from weaksam.data.detection_stores import instances_of
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.batches import PhotoRegions
 from weaksam.engine.detectors.detecting import detect_splits
+from weaksam.engine.detectors.given_proposals import SplitProposals
 from weaksam.engine.detectors.training import (
     TrainingSettings,
     detector_objective,
@@ -75,11 +76,12 @@ def train_and_detect(
     method: DetectorMethod = TORCHVISION,
     regions: PhotoRegions | None = None,
     files: str = "detections",
+    proposals: Mapping[str, SplitProposals] | None = None,
 ) -> DetectorResult:
     """Train ``model`` on ``instances`` (by image id) of the training photos and detect on the test photos.
 
     ``inputs``: fingerprints of all that the weights depend on besides settings, training photos, backbone and seed, the
-    further ``regions`` of the training photos among them.
+    further ``regions`` of the training photos among them. The box head takes ``proposals``, by split, beside its own.
     Detections are made on the training photos too where ``settings.detect_train`` says so. Weights and detections lie
     in ``OUT/<name>``, the latter in ``<files>_<split>.json`` too. What was finished before is only read, and an
     interrupted training goes on.
@@ -92,6 +94,9 @@ def train_and_detect(
         "backbone": backbone_fingerprint(context.backbone),
         "seed": str(context.seed),
     }
+    if proposals:
+        inputs = {**inputs, "proposals": proposals["train"].fingerprint}
+        regions = {**(regions or {}), "given": proposals["train"].as_regions()}
     fingerprint = training_fingerprint(name, settings, {**of_every_detector, **inputs})
     folder = store_folder(context.out, name, "weights", fingerprint)
     job = TrainingJob(
@@ -106,5 +111,5 @@ def train_and_detect(
     )
     with kept_memory():
         train_detector(model, instances, settings, context, job, method.objective, method.target, regions)
-        stores = detect_splits(context, settings, model, name, fingerprint, method.detect, files)
+        stores = detect_splits(context, settings, model, name, fingerprint, method.detect, files, proposals)
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores, context.backbone)

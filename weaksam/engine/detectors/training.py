@@ -164,7 +164,7 @@ def train_detector(
         frozen=frozen_stages(model, settings, context.device),
         regions=regions,
     )
-    context.log.write("training photos", stage=label, used=len(photos), tagged_without_box=photos.num_left_out)
+    _log_photos(context, label, photos, instances)
     objective, num_batches = (
         objective_of(model, settings, context.device),
         photos.num_batches(settings.batch_size),
@@ -178,6 +178,19 @@ def train_detector(
         job,
         num_steps_per_epoch=num_batches,
         on_epoch_end=lambda epoch: average.put_in() if average is not None and epoch + 1 == num_epochs else None,
+    )
+
+
+def _log_photos(context: RunContext, label: str, photos: TrainingPhotos, instances: Mapping[str, Instances]) -> None:
+    """Log how many photos are used, and the tagged classes that have no box on any of them."""
+    tagged = {tag for sample in context.train for tag in sample.tags}
+    boxed = {int(tag) for of_photo in instances.values() for tag in of_photo.without_crowd().labels.unique()}
+    context.log.write(
+        "training photos",
+        stage=label,
+        used=len(photos),
+        tagged_without_box=photos.num_left_out,
+        classes_without_box=[context.train.classes[tag] for tag in sorted(tagged - boxed)],
     )
 
 

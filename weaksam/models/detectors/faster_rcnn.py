@@ -186,9 +186,12 @@ def training_losses(
 
 
 @torch.inference_mode()
-def detect(model: nn.Module, images: Sequence[Tensor], *, masks: bool = True) -> list[dict[str, Tensor]]:
+def detect(
+    model: nn.Module, images: Sequence[Tensor], *, masks: bool = True, given: Sequence[Tensor] = ()
+) -> list[dict[str, Tensor]]:
     """Raw detections in the frame of each photo ``(3, h, w)``: boxes ``(N, 4)``, labels from 1, scores ``(N,)``.
 
+    Proposals that are ``given`` (P, 4) of each photo, in its frame, go to the heads of torchvision's detectors, too.
     A Mask R-CNN adds ``masks`` where they are wanted: probabilities ``(N, 1, 28, 28)`` inside each box. Best score
     first.
     """
@@ -200,6 +203,8 @@ def detect(model: nn.Module, images: Sequence[Tensor], *, masks: bool = True) ->
     batch, _ = model.transform(list(images))
     features = model.backbone(batch.tensors)
     proposals, _ = model.rpn(batch, features)
+    if given:
+        proposals = [torch.cat(of_photo) for of_photo in zip(proposals, given, strict=True)]
     if masks:
         detections, _ = model.roi_heads(features, proposals, batch.image_sizes)
         return detections

@@ -14,6 +14,8 @@ from weaksam.config import Settings
 from weaksam.models.detectors.ignored_regions import IGNORED, nearest_is_ignored
 from weaksam.structures.boxes import pairwise_ioa, pairwise_iou
 
+_OBJECT_IOU = 0.5
+"""IoU with a box from which on a region is its object."""
 MOSTLY = 0.5
 """Share of a region above which it lies in a detection."""
 
@@ -32,6 +34,9 @@ class NegativeSettings(Settings):
     partly_iou: float = Field(0.1, ge=0, le=0.5)
     """Regions that overlap a box by at least this IoU, too little to be it, are background all the same: of them the
     box says enough. Fast R-CNN's and BRL's 0.1."""
+    near_iou: float = Field(0.5, ge=0, le=0.5)
+    """Of regions whose IoU with a box is from this up to 0.5, at which they are its object, the tagged classes are
+    unknown with ``tags`` and ``detections``: where boxes are loose the object may lie so. 0.5: of none (ours)."""
     min_score: float = Field(0.05, ge=0, le=1)
     """Least score of the weak detector's detections with ``detections``."""
     anchors: bool = True
@@ -60,8 +65,10 @@ def unknown_classes(regions: Tensor, target: Mapping[str, Tensor], settings: Neg
     """
     tags, boxes, labels = target["tags"], target["boxes"], target["labels"]
     unknown = _by_rule(regions, target, settings)
-    unknown &= ~_partly_met(regions, boxes, labels, settings.partly_iou)[:, None]
+    overlap = _best_iou(regions, boxes, labels)
+    unknown &= ~((overlap >= settings.partly_iou) & (overlap > 0))[:, None]
     if settings.rule != "all":
+        unknown |= ((overlap >= settings.near_iou) & (overlap < _OBJECT_IOU) & (overlap > 0))[:, None] & tags
         in_ignored = nearest_is_ignored(regions, boxes, labels)
         unknown |= in_ignored[:, None] & (tags | ~tags.any())
     if "confident_boxes" in target:
@@ -91,12 +98,11 @@ def meets(regions: Tensor, boxes: Tensor, least_iou: float) -> Tensor:
     return ((iou >= least_iou) & (iou > 0)) | (pairwise_ioa(regions, boxes) > MOSTLY)
 
 
-def _partly_met(regions: Tensor, boxes: Tensor, labels: Tensor, least_iou: float) -> Tensor:
-    """Bool ``(R,)``: the regions that overlap one of ``boxes`` (N, 4) that is not ignored by this IoU, and at all."""
+def _best_iou(regions: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+    """IoU ``(R,)`` of each region with the nearest of ``boxes`` (N, 4) that is not ignored; 0 where there is none."""
     if len(boxes) == 0:
-        return torch.zeros(len(regions), dtype=torch.bool, device=regions.device)
-    iou = pairwise_iou(regions, boxes).masked_fill(labels == IGNORED, 0.0).amax(dim=1)
-    return (iou >= least_iou) & (iou > 0)
+        return regions.new_zeros(len(regions))
+    return pairwise_iou(regions, boxes).masked_fill(labels == IGNORED, 0.0).amax(dim=1)
 
 
 def _among(regions: Tensor, boxes: Tensor) -> Tensor:

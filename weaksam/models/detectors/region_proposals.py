@@ -35,7 +35,7 @@ class SampledProposals(IgnoringProposalNetwork):
         """Proposals ``(R, 4)`` of each photo, and in training the losses ``loss_objectness``, ``loss_rpn_box_reg``.
 
         The heads, which read the same targets, find the confident proposals there, ``confident_boxes`` (R, 4), nan for
-        the others.
+        the others. Proposals that a target gives, ``given_boxes`` (P, 4), stand behind the network's own.
         """
         maps = list(features.values())
         with torch.no_grad():
@@ -49,6 +49,10 @@ class SampledProposals(IgnoringProposalNetwork):
             for target, boxes, of_photo in zip(targets, proposals, scores, strict=True):
                 kept = confident_regions(boxes, of_photo, target, self.confident, self.negatives)
                 target["confident_boxes"] = boxes.masked_fill(~kept[:, None], torch.nan)  # picking them would wait
+        proposals = [
+            torch.cat([boxes, target["given_boxes"]]) if "given_boxes" in target else boxes
+            for boxes, target in zip(proposals, targets, strict=True)
+        ]
         chosen = [torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels)]
         num_positive, sampled = len(chosen[0]), torch.cat(chosen)
         objectness, deltas = self._predict(maps, sampled)

@@ -73,7 +73,13 @@ def run_and_choose(teaching: Teaching, pseudo_gt: PseudoGt) -> RetrainResult:
     """
     context, name = teaching.context, teaching.name
     network = run(
-        context, teaching.settings, pseudo_gt, weak_detector=teaching.weak, name=name, files="network_detections"
+        context,
+        teaching.settings,
+        pseudo_gt,
+        weak_detector=teaching.weak,
+        proposals=teaching.proposals,
+        name=name,
+        files="network_detections",
     )
     result = _chosen(teaching, network, pseudo_gt, 0)
     for number in range(1, teaching.settings.rounds + 1):
@@ -174,6 +180,7 @@ def _taught_again(teaching: Teaching, last: RetrainResult, boxes: PseudoGt) -> D
         boxes,
         last.weights.parent,
         weak_detector=teaching.weak,
+        proposals=teaching.proposals,
         name=teaching.name,
         files="network_detections",
     )

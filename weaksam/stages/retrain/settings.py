@@ -50,7 +50,12 @@ class RetrainSettings(ChoiceSettings, TrainableSettings):
     # The kind is told by the other fields, so that what was trained before there were two is found again
     _not_fingerprinted: ClassVar[frozenset[str]] = TrainableSettings._not_fingerprinted | {"detector"}
 
+    _as_before: ClassVar[Mapping[str, Any]] = {"given_proposals": 0}
+
     detector: Literal["faster_rcnn"] = "faster_rcnn"
+    given_proposals: int = Field(0, ge=0)
+    """So many of a photo's best proposals of the run go to the box head beside those of the proposal network, in
+    training and when detecting (as in Fast R-CNN); 0: none."""
 
 
 class DinoRetrainSettings(ChoiceSettings, TrainableDinoSettings):

@@ -9,13 +9,14 @@ from typing import cast
 
 from torch import nn
 
-from weaksam.config import fingerprint_of
+from weaksam.config import UserError, fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.batches import PhotoRegions
 from weaksam.engine.detectors.dino import DINO
 from weaksam.engine.detectors.doubtful import doubtful_regions
 from weaksam.engine.detectors.early import EarlyDetector, train_early
+from weaksam.engine.detectors.given_proposals import SplitProposals
 from weaksam.engine.detectors.initial_weights import detector_backbone, initial_weights, start_from
 from weaksam.engine.detectors.result import TORCHVISION, DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
@@ -28,6 +29,7 @@ from weaksam.stages.retrain.settings import (
     RetrainSettings,
     network_settings,
 )
+from weaksam.store.store import Store
 from weaksam.structures.instances import Instances
 
 
@@ -38,6 +40,7 @@ def run(
     init_weights: Path | None = None,
     *,
     weak_detector: DetectorResult | None = None,
+    proposals: Mapping[str, Store] | None = None,
     name: str = "retrain",
     files: str = "detections",
 ) -> DetectorResult:
@@ -46,17 +49,18 @@ def run(
     With the true boxes as ``pseudo_gt`` and another ``name`` this measures the ceiling of the same detector. A photo
     with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
     ``settings.init``, starts from another detector of the same shape, or from a published one. ``negatives`` may read
-    the ``weak_detector``'s detections on the training photos. `ChoiceSettings` have no part in it. Writes
-    ``OUT/<name>/<files>_test.json`` and ``<files>_train.json``.
+    the ``weak_detector``'s detections on the training photos; ``proposals``, by split, serve ``given_proposals``.
+    `ChoiceSettings` have no part in it. Writes ``OUT/<name>/<files>_test.json`` and ``<files>_train.json``.
 
     Raises:
-        UserError: no box at all, weights of another detector, shape or number of classes, or no weak detector where
-            the settings want it.
+        UserError: no box at all, weights of another detector, shape or number of classes, or no weak detector or
+            proposals where the settings want them.
     """
     settings = network_settings(settings)
     context, model, inputs, regions = _prepared(context, settings, pseudo_gt, init_weights, weak_detector, name)
     method = DINO if isinstance(settings, DinoRetrainSettings) else TORCHVISION
-    return train_and_detect(context, settings, model, pseudo_gt, inputs, name, method, regions, files)
+    given = _given_proposals(settings, proposals, name)
+    return train_and_detect(context, settings, model, pseudo_gt, inputs, name, method, regions, files, given)
 
 
 def run_early(
@@ -101,6 +105,20 @@ def _prepared(
         "init": start_from(model, initial, context, name, settings.new_classes),
     }
     return context, model, inputs | of_regions, regions
+
+
+def _given_proposals(
+    settings: AnyRetrainSettings, proposals: Mapping[str, Store] | None, name: str
+) -> dict[str, SplitProposals]:
+    """The proposals that the box head takes beside its own, by split; nothing where the settings want none."""
+    if isinstance(settings, DinoRetrainSettings) or settings.given_proposals == 0:
+        return {}
+    if proposals is None:
+        raise UserError(
+            f"{name}.given_proposals={settings.given_proposals} wants the run's proposals, found none: take "
+            f"{name}.given_proposals=0"
+        )
+    return {split: SplitProposals.best(store, settings.given_proposals) for split, store in proposals.items()}
 
 
 def _untrained(backbone: BackboneSettings, settings: AnyRetrainSettings, num_classes: int) -> nn.Module:
