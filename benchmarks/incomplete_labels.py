@@ -35,6 +35,7 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "detections": ("negatives.rule=detections",),
     "tags_heads": ("negatives.rule=tags", "negatives.anchors=false"),
     "detections_heads": ("negatives.rule=detections", "negatives.anchors=false"),
+    "partly": ("negatives.rule=detections", "negatives.partly_iou=0.5", "negatives.min_score=0.02"),
     "near": ("negatives.rule=detections", "negatives.near_iou=0.3"),
     "confident": ("negatives.confident=0.8",),
     "background_iou": ("background_iou=0.1",),
