@@ -122,10 +122,15 @@ def retrained(run: Run, name: str) -> tuple[dict[str, Instances], DetectorResult
 
 
 def measured(run: Run, result: DetectorResult) -> VocResult:
-    """AP of the test detections at all thresholds."""
+    """AP of a detector's test detections at all thresholds."""
+    return measured_detections(run, result.detections("test"))
+
+
+def measured_detections(run: Run, detections: Mapping[str, Instances]) -> VocResult:
+    """AP of detections on the test photos, by image id, at all thresholds."""
     truth = run.truths["test"]
     assert truth is not None
-    return voc_ap(truth.instances, truth.only(result.detections("test")), truth.num_classes, ious=AP_IOUS)
+    return voc_ap(truth.instances, truth.only(detections), truth.num_classes, ious=AP_IOUS)
 
 
 def rows(run: Run, names: list[str]) -> Iterator[str]:

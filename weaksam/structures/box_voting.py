@@ -58,12 +58,12 @@ def voted_detections(detections: Instances, proposals: Proposals, settings: BoxV
     if settings.share == 0:
         return detections
     first = settings.num_proposals
-    candidates, weights = proposals.boxes[:first], proposals.scores[:first].clamp(min=0)
-    return detections.replace(boxes=votes_of(detections.boxes, candidates, weights, settings))
-
-
-def votes_of(boxes: Tensor, candidates: Tensor, weights: Tensor, settings: BoxVotingSettings) -> Tensor:
-    """`voted_boxes` by the settings, of all ``candidates``."""
-    return voted_boxes(
-        boxes, candidates, weights, least_iou=settings.least_iou, power=settings.power, share=settings.share
+    boxes = voted_boxes(
+        detections.boxes,
+        proposals.boxes[:first],
+        proposals.scores[:first].clamp(min=0),
+        least_iou=settings.least_iou,
+        power=settings.power,
+        share=settings.share,
     )
+    return detections.replace(boxes=boxes)

@@ -23,12 +23,12 @@ from weaksam.stages.wsod.seeds.class_maps import ClassMapSeedSettings
 from weaksam.stages.wsod.seeds.relocate_examples import relocated
 from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.store.store import Store
-from weaksam.structures.box_voting import BoxVotingSettings
+from weaksam.structures.box_voting import BoxVotingSettings, voted_detections
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, rle_from_mask
-from weaksam.structures.proposals import PROPOSAL_COLUMNS
+from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals
 
 CLUES = clues.ClueSettings(long_side=256)
 RELOCATION = RelocationSettings()
@@ -235,22 +235,6 @@ def test_detections_are_thresholded_suppressed_per_class_and_capped() -> None:
     assert len(detections_from(scores[:0], boxes[:0], WsodSettings())) == 0
 
 
-def test_detections_move_towards_the_proposals_of_their_class() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8]])
-    scores = torch.tensor([[0.9, 0.2], [0.3, 0.6]])
-    voting = BoxVotingSettings(power=0, share=1)
-    detections = detections_from(scores, boxes, WsodSettings(box_voting=voting))
-    # Class 0: (0.9 * 10 + 0.3 * 8) / 1.2; class 1: (0.2 * 10 + 0.6 * 8) / 0.8
-    assert detections.labels.tolist() == [0, 1]
-    assert detections.boxes[:, 3].tolist() == pytest.approx([9.5, 8.5])
-    of_classes = torch.stack([boxes, boxes + 100], dim=1)  # (N, C, 4), as from box regression
-    moved = detections_from(scores, of_classes, WsodSettings(box_voting=voting))
-    assert moved.boxes[:, 3].tolist() == pytest.approx([9.5, 100 + 8.5])
-    first = detections_from(scores, boxes, WsodSettings(box_voting=voting.model_copy(update={"num_proposals": 1})))
-    assert first.boxes[:, 3].tolist() == pytest.approx([10, 10])
-    assert len(detections_from(scores[:0], boxes[:0], WsodSettings(box_voting=voting))) == 0
-
-
 def test_voting_needs_no_other_training(discs, tmp_path: Path) -> None:
     plain = train(discs, tmp_path)
     voting = TINY.model_copy(update={"box_voting": BoxVotingSettings()})
@@ -258,6 +242,9 @@ def test_voting_needs_no_other_training(discs, tmp_path: Path) -> None:
     assert voted.fingerprint == plain.fingerprint
     before, after = plain.detections("train"), voted.detections("train")
     assert any(not torch.equal(before[image_id].boxes, after[image_id].boxes) for image_id in before)
+    image_id = min(before)
+    moved = voted_detections(before[image_id], Proposals.from_row(discs[2][image_id]), BoxVotingSettings())
+    assert torch.equal(after[image_id].boxes, moved.boxes)
     assert all(torch.equal(before[image_id].scores, after[image_id].scores) for image_id in before)
 
 

@@ -50,7 +50,7 @@ class AdaptiveSettings(ThresholdSettings):
 
     rule: Literal["adaptive"] = "adaptive"
     larger_share: float = Field(
-        default=0.9,
+        default=1,
         ge=0,
         le=1,
         description="least score of a larger box, as a share of the better-scored one in it, that replaces that one; "

@@ -10,7 +10,6 @@ from torch import Tensor
 from weaksam.models.roi.box_deltas import decode_boxes
 from weaksam.models.wsod.head import HeadOutput, mean_class_probabilities
 from weaksam.stages.wsod.settings import WsodSettings
-from weaksam.structures.box_voting import BoxVotingSettings, votes_of
 from weaksam.structures.boxes import batched_nms, clip
 from weaksam.structures.instances import Instances
 
@@ -34,25 +33,10 @@ def detections_of(
 def detections_from(scores: Tensor, boxes: Tensor, settings: WsodSettings) -> Instances:
     """Detections from class probabilities ``(N, C)`` of proposals ``(N, 4)``: threshold, NMS per class, best first.
 
-    Boxes may also be ``(N, C, 4)``, a box for each class. With ``settings.box_voting`` each box that is left moves
-    towards the proposals' boxes that overlap it, weighted by their probability of its class (`voted_boxes`).
+    Boxes may also be ``(N, C, 4)``, a box for each class.
     """
     index, labels = (scores > settings.min_score).nonzero(as_tuple=True)
     values = scores[index, labels]
     chosen = boxes[index] if boxes.dim() == 2 else boxes[index, labels]
     keep = batched_nms(chosen, values, labels, settings.nms_iou)[: settings.max_boxes]
-    detections = Instances(chosen[keep], labels[keep], values[keep])
-    if settings.box_voting.share == 0:
-        return detections
-    first = settings.box_voting.num_proposals
-    return detections.replace(boxes=_voted(detections, scores[:first], boxes[:first], settings.box_voting))
-
-
-def _voted(detections: Instances, scores: Tensor, boxes: Tensor, settings: BoxVotingSettings) -> Tensor:
-    """Boxes ``(K, 4)`` of detections after the vote of proposals with ``scores`` (N, C) and boxes as above."""
-    moved = detections.boxes.clone()
-    for label in detections.labels.unique().tolist():
-        rows = detections.labels == label
-        candidates = boxes if boxes.dim() == 2 else boxes[:, label]
-        moved[rows] = votes_of(detections.boxes[rows], candidates, scores[:, label], settings)
-    return moved
+    return Instances(chosen[keep], labels[keep], values[keep])

@@ -77,8 +77,7 @@ class WsodSettings(Settings):
     max_boxes: int = Field(100, ge=1, description="most detections of a photo")
     box_voting: BoxVotingSettings = Field(
         NO_VOTING,
-        description="moves detections towards the overlapping proposals, weighted by their score of the class; share "
-        "0: not at all",
+        description="moves detections towards the overlapping proposals, weighted by their scores; share 0: not at all",
     )
     max_cache_gib: float = Field(2.0, ge=0, description="memory for frozen features; what does not fit is recomputed")
     max_table_gib: float = Field(

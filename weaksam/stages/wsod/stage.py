@@ -23,9 +23,10 @@ from weaksam.stages.wsod.seeds.relocate_examples import relocated
 from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.store import Store, stage_fingerprint, store_folder
-from weaksam.structures.box_voting import NO_VOTING
+from weaksam.structures.box_voting import NO_VOTING, voted_detections
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
+from weaksam.structures.proposals import Proposals
 
 
 def run(
@@ -113,8 +114,9 @@ def _detect(
     store = detection_store(folder, name, fingerprint, dataset, masks=False)
 
     def row(image_id: str) -> dict[str, Any]:
-        boxes = best_proposals(proposals[image_id], settings.num_proposals)
-        detections = detector.detect(dataset.by_id[image_id], boxes)
+        stored = proposals[image_id]
+        detections = detector.detect(dataset.by_id[image_id], best_proposals(stored, settings.num_proposals))
+        detections = voted_detections(detections, Proposals.from_row(stored), settings.box_voting)
         return {"boxes": detections.boxes, "labels": detections.labels, "scores": detections.scores}
 
     store.fill(row, progress=f"{name}: detecting ({split})")
