@@ -121,9 +121,8 @@ def retrain_detector(
 
     def pseudo_gt_of(detections: Mapping[str, Instances]) -> dict[str, Instances]:
         photos = run.context.train
-        return {
-            i: pseudo_gt_stage.choose_pseudo_gt(boxes, photos.by_id[i].tags, rule) for i, boxes in detections.items()
-        }
+        tags = {image_id: photos.by_id[image_id].tags for image_id in detections}
+        return pseudo_gt_stage.choose_all(detections, tags, len(photos.classes), rule)
 
     context = with_backbone(run, backbone)
     return retrain.run_and_choose(
