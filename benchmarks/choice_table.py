@@ -1,4 +1,4 @@
-"""Print the signal of the choice beside the true AP of weak, retrained, merged and chosen detections, over runs.
+"""Print the signal of the choice beside the true AP of weak, retrained, merged and handed-on detections.
 
     python benchmarks/choice_table.py OUT [OUT ...]
 
@@ -26,13 +26,12 @@ from weaksam.pipeline.running import recorded_settings
 APS = ("AP50", "AP75", "AP .5:.95")
 
 
-def choice_of(out: Path) -> Mapping[str, Any]:
-    """The figure ``choice`` of the run in ``out``, see `choice_figures`; its retraining is finished first."""
+def figures_of(out: Path) -> Mapping[str, Any]:
+    """The figures of the retrain stage of the run in ``out``, which is finished first."""
     with owning(recorded_settings(out)):
         run, stage = open_finished(out), stage_named("retrain")
         run.timed(stage.name, lambda: stage.run(run))
-        choice: Mapping[str, Any] = summarise(run, stage).figures["choice"]
-        return choice
+        return summarise(run, stage).figures
 
 
 def aps_of(row: Mapping[str, Any]) -> list[float]:
@@ -40,20 +39,22 @@ def aps_of(row: Mapping[str, Any]) -> list[float]:
     return [row["mean"]["0.5"], row["mean"]["0.75"], row["average"]]
 
 
-def lines_of(name: str, choice: Mapping[str, Any]) -> list[str]:
-    """A line of the table per candidate of one run."""
-    lines = []
+def lines_of(name: str, figures: Mapping[str, Any]) -> list[str]:
+    """A line of the table per candidate of one run, and one of what is handed on, after box voting."""
+    choice, lines = figures["choice"], []
     for candidate, row in choice["candidates"].items():
         marks = [mark for mark, key in (("chosen", "name"), ("best", "best")) if choice[key] == candidate]
         cells = [name, candidate, ", ".join(marks), number(row["signal"]), *map(number, aps_of(row))]
         lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    handed_on = [name, "handed on", choice["name"], "", *map(number, aps_of(figures["test_boxes"]))]
+    return [*lines, "| " + " | ".join(handed_on) + " |"]
 
 
-def mean_lines(choices: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Means over the runs of each candidate and of what was chosen, and how often that was the best."""
+def mean_lines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Means over the runs of each candidate and of what is handed on, and how often the choice was the best."""
+    choices = [figures["choice"] for figures in runs]
     named = {name: [choice["candidates"][name] for choice in choices] for name in ("weak", "retrained", "merged")}
-    named["chosen"] = [choice["candidates"][choice["name"]] for choice in choices]
+    named["handed on"] = [figures["test_boxes"] for figures in runs]
     lines = []
     for name, rows in named.items():
         means = [number(statistics.mean(values)) for values in zip(*map(aps_of, rows), strict=True)]
@@ -71,11 +72,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outs", type=Path, nargs="+", metavar="OUT", help="folders of runs")
     outs = parser.parse_args().outs
-    choices = [choice_of(out) for out in outs]
+    runs = [figures_of(out) for out in outs]
     lines = ["| run | detections | | signal (tag AP) | " + " | ".join(APS) + " |", "|---" * 7 + "|"]
-    for out, choice in zip(outs, choices, strict=True):
-        lines += lines_of(out.name, choice)
-    print("\n" + "\n".join([*lines, *mean_lines(choices)]))
+    for out, figures in zip(outs, runs, strict=True):
+        lines += lines_of(out.name, figures)
+    print("\n" + "\n".join([*lines, *mean_lines(runs)]))
 
 
 if __name__ == "__main__":

@@ -32,12 +32,11 @@ def test_a_table_of_two_seeds(
     choice_table.main()
     table, note = capsys.readouterr().out.rsplit("\n\n", 1)
     rows = [line.strip("| ").split(" | ") for line in table[table.index("| run") :].splitlines()[2:]]
-    assert [row[:2] for row in rows[:6]] == [
-        [f"seed{seed}", name] for seed in (0, 1) for name in ("weak", "retrained", "merged")
-    ]
-    assert sum("chosen" in row[2] for row in rows[:6]) == 2
-    assert [row[1] for row in rows[6:]] == ["weak", "retrained", "merged", "chosen"]
-    first, second, mean = (float(rows[index][4]) for index in (0, 3, 6))
+    names = ["weak", "retrained", "merged", "handed on"]
+    assert [row[:2] for row in rows[:8]] == [[f"seed{seed}", name] for seed in (0, 1) for name in names]
+    assert sum("chosen" in row[2] for row in rows[:8]) == 2
+    assert [row[1] for row in rows[8:]] == names
+    first, second, mean = (float(rows[index][4]) for index in (0, 4, 8))
     assert mean == pytest.approx((first + second) / 2, abs=0.0011)
     assert note.startswith("The choice was the best") and "of 2 runs" in note
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("weights.safetensors")}

@@ -36,7 +36,7 @@ def test_wsod_summary_names_test_ap_and_train_corloc(truth):
 
 
 CHOICE = {"name": "weak", "reason": "by hand", "signals": {"weak": 0.5, "retrained": 0.25, "merged": 0.75}}
-MADE_BY = {"weak": "w", "retrained": "r", "merged": "m"}
+MADE_BY = {"weak": "w", "retrained": "r", "merged": "m", "chosen": "w, moved"}
 
 
 def test_a_choice_is_measured_beside_what_it_was_chosen_from(truth):
@@ -50,7 +50,7 @@ def test_a_choice_is_measured_beside_what_it_was_chosen_from(truth):
     figures = summary.figures["choice"]
     assert figures["best"] == "retrained" and figures["lost"] == 1.0 and figures["name"] == "weak"
     assert figures["candidates"]["merged"]["signal"] == 0.75 and figures["candidates"]["weak"]["average"] == 0.0
-    assert summary.figures["test_boxes"]["protocol"].endswith("detector: w")
+    assert summary.figures["test_boxes"]["protocol"].endswith("detector: w, moved")
     assert summary.figures["test_network_boxes"]["mean"]["0.5"] == 1.0
     assert {"test_coco_boxes", "test_coco_network_boxes"} <= set(summary.figures)
 

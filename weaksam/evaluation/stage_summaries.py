@@ -120,12 +120,12 @@ def choice_summary(
 
     ``chosen``: by split and image id, moved by box voting where that is set; ``candidates``: by name, split and image
     id; ``choice`` says ``name``, ``reason`` and ``signals``; ``made_by`` says
-    how each candidate chose its boxes. The network's own figures are ``test_network_boxes``.
+    how each candidate, and ``chosen``, came by its boxes. The network's own figures are ``test_network_boxes``.
     """
     name, test = choice["name"], truths["test"]
     on_test = {candidate: of_split.get("test") for candidate, of_split in candidates.items()}
     figures: dict[str, Any] = {"choice": choice_figures(test, choice, on_test, settings)}
-    measured = ((chosen.get("test"), name, ""), (on_test["retrained"], "retrained", "network_"))
+    measured = ((chosen.get("test"), "chosen", ""), (on_test["retrained"], "retrained", "network_"))
     for detections, candidate, of in measured:
         if test is not None and detections is not None:
             figures |= box_figures(test, detections, settings, made_by[candidate], of)

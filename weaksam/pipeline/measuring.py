@@ -84,8 +84,10 @@ def _retrain(run: Run, result: DetectorResult) -> summaries.StageSummary:
     }
     weak = _made_by(settings.wsod)
     merged = f"weighted boxes fusion at IoU {settings.retrain.fusion_iou:g} of {weak}, and {made_by}"
-    all_made_by = {"weak": weak, "retrained": made_by, "merged": merged}
-    choice = result.choice.as_dict()
+    all_made_by: dict[str, str] = {"weak": weak, "retrained": made_by, "merged": merged}
+    choice, share = result.choice.as_dict(), settings.retrain.box_voting.share
+    moved = f", moved by {share:g} to the vote of proposals" if share else ""
+    all_made_by["chosen"] = f"{all_made_by[result.choice.name]}{moved}"
     chosen = detections_by_split(result)
     return summaries.choice_summary(run.truths, chosen, candidates, choice, settings.evaluation, all_made_by)
 

@@ -34,7 +34,7 @@ class ChoiceSettings(Settings):
     )
     fusion_iou: float = Field(0.6, gt=0, lt=1, description="IoU above which merged boxes of a class are one object")
     box_voting: BoxVotingSettings = Field(
-        NO_VOTING, description="moves the chosen detections towards the proposals that overlap them"
+        BoxVotingSettings(), description="moves the chosen detections towards the proposals that overlap them"
     )
     rounds: int = Field(
         0, ge=0, le=10, description="further trainings on the pseudo ground truth that the chosen detections give"
