@@ -183,12 +183,14 @@ def sam_decode(bench: Bench) -> Timed:
 
 def sam_boxes(bench: Bench) -> Timed:
     """A mask for each box, as the instance masks of the last stage are made; the encoder included."""
-    from weaksam.sam.box_masks import masks_of_boxes
+    from weaksam.sam.box_masks import BoxMaskSettings, masks_of_boxes
+    from weaksam.sam.prompts import Prompts
 
     segmenter, image = random_segmenter(bench), bench.image()
     boxes = bench.proposals(3 if bench.toy else 20, seed=0)
     what = f"box to mask, {len(boxes)} boxes, with the encoder"
-    return Timed(lambda: masks_of_boxes(segmenter, image, boxes, "predicted_iou"), 1, what)
+    prompts, settings = Prompts(boxes=boxes), BoxMaskSettings()
+    return Timed(lambda: masks_of_boxes(segmenter, segmenter.encode(image), prompts, settings), 1, what)
 
 
 def region_tree(bench: Bench) -> Timed:
@@ -287,8 +289,7 @@ def _detector(bench: Bench, masks: bool) -> tuple[Any, Any]:
 def _detector_step(bench: Bench, masks: bool) -> Timed:
     from weaksam.engine.detectors.batches import TrainingPhotos
     from weaksam.engine.detectors.training import detector_objective
-    from weaksam.sam.box_masks import box_mask
-    from weaksam.structures.masks import rle_from_mask
+    from weaksam.structures.masks import box_mask, rle_from_mask
 
     settings, model = _detector(bench, masks)
     truths = bench.dataset.truths

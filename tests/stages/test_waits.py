@@ -23,7 +23,6 @@ from weaksam.models.detectors.mask2former.network import build_mask2former
 from weaksam.models.detectors.mask2former.targets import mask_target
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn
 from weaksam.models.wsod.targets import Seeds
-from weaksam.sam.box_masks import box_mask
 from weaksam.stages.retrain.settings import RetrainSettings
 from weaksam.stages.wsis.settings import Mask2FormerWsisSettings, WsisSettings
 from weaksam.stages.wsod import WsodSettings
@@ -35,7 +34,7 @@ from weaksam.stages.wsod.frozen import FrozenDetector
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.devices import reading_waits_everywhere
 from weaksam.structures.instances import Instances
-from weaksam.structures.masks import rle_from_mask
+from weaksam.structures.masks import box_mask, rle_from_mask
 
 MOBILENET = BackboneSettings(name="mobilenet_v2", weights="none")
 

@@ -131,15 +131,21 @@ def retrain_detector(
 
 
 def segment_instances(
-    run: Run, backbone: BackboneSettings, weak_detector: DetectorResult, detector: retrain.RetrainResult
+    run: Run,
+    backbone: BackboneSettings,
+    weak_detector: DetectorResult,
+    detector: retrain.RetrainResult,
+    clues: Store | None,
 ) -> wsis.WsisResult:
     """Prompt the segmenter with the pseudo boxes, train Mask R-CNN or Mask2Former on its masks, segment with it.
 
-    The boxes are those that the retrained network was taught last.
+    The boxes are those that the retrained network was taught last. Peaks of the clues may prompt beside them.
     """
     context = with_backbone(run, backbone_of_masks(run, backbone, detector))
     weights = weights_for_masks(run, detector)
-    return wsis.run(context, run.wsis, run.mask_segmenter, detector.pseudo_gt, weights, weak_detector=weak_detector)
+    peaks = None if clues is None else wsis.StoredPeaks(clue_stage.clue_peaks(clues), clues.fingerprint)
+    arguments = (context, run.wsis, run.mask_segmenter, detector.pseudo_gt, weights)
+    return wsis.run(*arguments, weak_detector=weak_detector, peaks=peaks)
 
 
 def train_weak_detector_on_truth(
@@ -239,7 +245,8 @@ STAGES = (
     Stage(
         name="wsis",
         given=("train photos", "train tags", "test photos", "mask segmenter"),
-        inputs=("backbone", "weak_detector", "detector"),
+        inputs=("backbone", "weak_detector", "detector", "clues"),
+        optional=frozenset({"clues"}),  # their peaks prompt beside the boxes, if asked for
         outputs=("instance_segmenter",),
         files=("wsis/pseudo_masks_train.json", "wsis/detections_test.json"),
         make=segment_instances,

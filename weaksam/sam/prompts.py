@@ -1,4 +1,4 @@
-"""Hold the points and boxes that prompt a segmenter, as one checked value."""
+"""Hold the points, boxes and masks that prompt a segmenter, as one checked value."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ FOREGROUND, BACKGROUND, PADDING = 1, 0, -1
 
 @dataclass(frozen=True)
 class Prompts:
-    """P prompts for one photo, each of K points, of a box, or of both; P may be 0.
+    """P prompts for one photo, each of K points, of a box, or of both, and of a mask beside them; P may be 0.
 
     ``points (P, K, 2)``: xy in photo pixels. ``point_labels (P, K)``: 1 foreground, 0 background, -1 padding; all
-    foreground where points come without labels. ``boxes (P, 4)``: half-open xyxy in photo pixels. What is not given is
-    None.
+    foreground where points come without labels. ``boxes (P, 4)``: half-open xyxy in photo pixels. ``mask_logits (P, g,
+    g)``: what an earlier answer of the same segmenter gives for it, see `MaskPrompting`. What is not given is None.
 
     Raises:
         ValueError: the shapes disagree, or there are neither points nor boxes.
@@ -26,6 +26,7 @@ class Prompts:
     points: Tensor | None = None
     point_labels: Tensor | None = None
     boxes: Tensor | None = None
+    mask_logits: Tensor | None = None
 
     def __post_init__(self) -> None:
         points, labels, boxes = self.points, self.point_labels, self.boxes
@@ -39,6 +40,9 @@ class Prompts:
             raise ValueError(f"point_labels must be (P, K) beside points, found {tuple(labels.shape)}: match points")
         if points is not None and boxes is not None and len(points) != len(boxes):
             raise ValueError(f"points and boxes must hold the same P, found {len(points)} and {len(boxes)}: pad one")
+        logits = self.mask_logits
+        if logits is not None and (logits.dim() != 3 or len(logits) != len(self)):
+            raise ValueError(f"mask_logits must be (P, g, g), found {tuple(logits.shape)}: give each prompt its mask")
         if points is not None and labels is None:
             foreground = torch.full(points.shape[:2], FOREGROUND, device=points.device)
             object.__setattr__(self, "point_labels", foreground)
@@ -55,10 +59,8 @@ class Prompts:
 
     def __getitem__(self, rows: Tensor | slice) -> Prompts:
         """The prompts ``rows``: indices ``(N,)``, a mask ``(P,)`` or a slice."""
-        points, labels, boxes = (
-            None if given is None else given[rows] for given in (self.points, self.point_labels, self.boxes)
-        )
-        return Prompts(points, labels, boxes)
+        given = (self.points, self.point_labels, self.boxes, self.mask_logits)
+        return Prompts(*(None if part is None else part[rows] for part in given))
 
 
 def of_equal_length(prompts: Prompts, at_once: int) -> Iterator[tuple[Tensor, Prompts]]:
@@ -80,4 +82,4 @@ def _without_padding(prompts: Prompts, length: int) -> Prompts:
         return prompts
     first = (prompts.point_labels == PADDING).long().argsort(dim=1, stable=True)[:, :length]
     points = prompts.points.gather(1, first[..., None].expand(-1, -1, 2))
-    return Prompts(points, prompts.point_labels.gather(1, first), prompts.boxes)
+    return Prompts(points, prompts.point_labels.gather(1, first), prompts.boxes, prompts.mask_logits)

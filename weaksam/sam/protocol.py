@@ -52,6 +52,15 @@ class Masks:
         return full_masks(self.masks[p_index, k_index], self.size)
 
 
+@runtime_checkable
+class MaskPrompting(Protocol):
+    """An answer (`Masks`) whose masks can prompt the same segmenter again, as SAM's can."""
+
+    def as_prompts(self, p_index: Tensor, k_index: Tensor) -> Tensor:
+        """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` as logits ``(N, g, g)``, see ``Prompts.mask_logits``."""
+        ...
+
+
 @dataclass(frozen=True)
 class ListedRegions:
     """N regions of one photo, best first: what a segmenter finds without being prompted.
@@ -91,6 +100,8 @@ class Segmenter(Protocol):
 
     def predict(self, embedding: Embedding, prompts: Prompts, *, min_pred_iou: float | None = None) -> Masks:
         """Answer P prompts; P = 0 is answered with empty tensors.
+
+        Masks among the prompts are only given to a segmenter whose answers are `MaskPrompting`; others ignore them.
 
         Masks whose predicted IoU is not above ``min_pred_iou`` may be answered empty, since the caller drops them
         anyway: most of a decoder's time goes into drawing them.

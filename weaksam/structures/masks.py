@@ -1,13 +1,16 @@
 """Encode, decode and measure masks: bool ``(H, W)`` tensors in memory, COCO's compressed RLE at rest."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.nn import functional as F
+
+from weaksam.structures.boxes import clip
 
 Rle = dict[str, Any]
 """A COCO compressed run-length mask: ``{"size": [height, width], "counts": str}``."""
@@ -80,6 +83,11 @@ def rle_problem(rle: Rle) -> str | None:
     return None
 
 
+def combined_rle(rles: Sequence[Rle], rule: Literal["either", "both"]) -> Rle:
+    """The pixels that are in one of ``rles`` (``either``) or in all of them (``both``); one or more, of one size."""
+    return _with_text_counts(coco_mask.merge(list(rles), intersect=rule == "both"))
+
+
 def rle_area(rles: Sequence[Rle]) -> Tensor:
     """Area ``(N,)`` float32 in pixels; no masks give ``(0,)``."""
     if not rles:
@@ -117,6 +125,14 @@ def batched_mask_nms(rles: Sequence[Rle], scores: Tensor, labels: Tensor, nms_io
                 stays[row] = True
                 free &= ~suppressing[place]
     return order[stays[order]]
+
+
+def box_mask(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bool mask ``(H, W)`` of all pixels that a box ``(4,)`` touches in a photo of ``size``."""
+    x1, y1, x2, y2 = clip(box[None], size)[0].tolist()
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[int(y1) : math.ceil(y2), int(x1) : math.ceil(x2)] = True
+    return mask
 
 
 def boxes_from_masks(masks: Tensor) -> Tensor:

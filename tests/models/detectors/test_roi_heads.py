@@ -1,5 +1,7 @@
 """The heads' losses after RoI drop: by hand from single regions, of masks too, and in a training from its start on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -50,6 +52,45 @@ def test_losses_after_independent_gates() -> None:
             "dropped_mask": 0.25,
         }
     )
+
+
+def test_masks_count_by_their_weights() -> None:
+    """Weights of 1, 0.5, 0.25 and 0: (0.5 + 0.35 + 0.225) / 3, and without the third mask, whose loss is above 0.8.
+
+    What is dropped is decided by the losses as they are; a mask without weight leaves the divisor, a dropped one stays.
+    """
+    weighted = replace(LOSSES, mask_weights=torch.tensor([1.0, 0.5, 0.25, 0.0]))
+    plain = values(LOSSES.reduced())
+    assert values(weighted.reduced()) == pytest.approx(plain | {"loss_mask": 1.075 / 3})
+    losses = weighted.reduced_after(RoiDropSettings(gate="independent", mask_limit=0.8), active=True)
+    assert float(losses["loss_mask"]) == pytest.approx(0.85 / 3)
+    assert float(losses["dropped_mask"]) == 0.25
+    nothing = replace(LOSSES, mask_weights=torch.zeros(4))
+    assert values(nothing.reduced()) == pytest.approx(plain | {"loss_mask": 0.0})
+
+
+def test_a_mask_without_weight_still_trains_its_box() -> None:
+    """Of two objects: each region's mask counts by the weight of the object that it is assigned to."""
+    settings = MaskDetectorSettings(fpn_channels=16, representation=32, mask_channels=16, mask_layers=1)
+    torch.manual_seed(0)
+    model = build_mask_rcnn(UNTRAINED_BACKBONE, settings, 2).train()
+    objects = instances([[4, 4, 40, 40], [50, 10, 90, 60]], [0, 1])
+    masks = torch.zeros(2, 64, 96, dtype=torch.bool)
+    masks[0, 6:36, 6:36], masks[1, 12:50, 52:88] = True, True
+    image = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(1))
+    all_losses = {}
+    for weights in (None, (1.0, 1.0), (0.0, 0.5), (0.0, 0.0)):
+        weighted = objects if weights is None else objects.replace(mask_weights=torch.tensor(weights))
+        torch.manual_seed(2)
+        losses = training_losses(model, [image], [target_of(weighted, masks)])
+        all_losses[weights] = values(losses)
+    plain = all_losses[None]
+    assert plain["loss_mask"] > 0.5 and plain["loss_box_reg"] > 0
+    assert all_losses[1.0, 1.0] == pytest.approx(plain, rel=1e-5)
+    assert all_losses[0.0, 0.0] == pytest.approx(plain | {"loss_mask": 0.0}, rel=1e-5)
+    torch.manual_seed(2)
+    one_mask = all_losses[0.0, 0.5]["loss_mask"]
+    assert 0.2 < one_mask < 0.5 and one_mask != pytest.approx(plain["loss_mask"] / 2)
 
 
 def test_before_the_start_nothing_is_dropped() -> None:

@@ -84,6 +84,22 @@ def test_half_open_boxes_reach_sam_as_corner_pixels(sam, photo):
     np.testing.assert_allclose(answer.iou[0], iou, atol=1e-5)
 
 
+def test_masks_prompt_as_sams_own_predictor_takes_them(sam, photo):
+    boxes = torch.tensor([[10.0, 20.0, 71.0, 81.0], [60.0, 5.0, 150.0, 90.0], [5.0, 5.0, 30.0, 40.0]])
+    points = torch.tensor([[[40.0, 50.0]], [[100.0, 40.0]], [[0.0, 0.0]]])
+    labels = torch.tensor([[1], [0], [-1]])  # the last box has no point
+    embedding = sam.encode(photo)
+    first = sam.predict(embedding, Prompts(points, labels, boxes))
+    logits = first.as_prompts(torch.arange(3), torch.tensor([0, 1, 2]))
+    answer = sam.predict(embedding, Prompts(points, labels, boxes, logits))
+    for p in range(3):
+        box = (boxes[p] - torch.tensor([0.0, 0.0, 1.0, 1.0])).numpy()
+        point = {"point_coords": points[p].numpy(), "point_labels": labels[p].numpy()} if p < 2 else {}
+        _, iou, low = official_answer(sam, photo, box=box, mask_input=logits[p, None].numpy(), **point)
+        np.testing.assert_allclose(answer.iou[p], iou, atol=1e-5)
+        np.testing.assert_allclose(answer.logits[p], low, atol=1e-3)
+
+
 def test_boxes_come_from_masks_at_the_input_resolution(sam, photo):
     answer = sam.predict(
         sam.encode(photo), Prompts(torch.rand(6, 1, 2, generator=torch.Generator().manual_seed(1)) * 100)

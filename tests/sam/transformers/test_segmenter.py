@@ -110,6 +110,28 @@ def test_answers_equal_those_of_transformers(model_type, shape, segmenter, offic
         assert answer.size == image.shape[:2]
 
 
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_masks_prompt_as_transformers_takes_them(model_type, segmenter, official):
+    """Prompts with masks, together, against transformers with one prompt after the other."""
+    image, sam = noise_photo(PHOTOS["wide"]), segmenter(model_type)
+    embedding = sam.encode(image)
+    first = sam.predict(embedding, Prompts(boxes=BOXES))
+    logits = first.as_prompts(torch.arange(3), torch.tensor([2, 0, 1]))
+    answer = sam.predict(embedding, Prompts(POINTS, LABELS, BOXES, logits))
+    network, processor = official(model_type)
+    inclusive = BOXES - torch.tensor([0.0, 0.0, 1.0, 1.0])
+    for p in range(3):
+        asked = {"input_points": POINTS, "input_labels": LABELS, "input_boxes": inclusive}
+        asked = {name: [rows[p, None].tolist()] for name, rows in asked.items()}
+        inputs = processor(images=image, return_tensors="pt", **asked)
+        for name in ("original_sizes", "reshaped_input_sizes"):
+            inputs.pop(name, None)
+        with torch.no_grad():
+            theirs = network(**inputs, input_masks=logits[p, None, None], multimask_output=True)
+        torch.testing.assert_close(answer.iou[p], theirs.iou_scores[0, 0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(answer.logits[p], theirs.pred_masks[0, 0], atol=1e-4, rtol=1e-4)
+
+
 def test_masks_cover_the_photo_and_boxes_and_stability_are_measured_in_its_pixels(segmenter):
     sam = segmenter("sam")
     answer = sam.predict(sam.encode(noise_photo((60, 100))), Prompts(POINTS))

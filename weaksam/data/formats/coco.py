@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from torch import Tensor
 
 from weaksam.config import UserError
 from weaksam.data.annotations import Annotations
@@ -326,10 +327,16 @@ def _summary(path: Path, table: TruthTable, num_classes: int) -> str:
 # Writing
 
 
-def write_instances(path: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
+def write_instances(
+    path: Path,
+    dataset: Dataset,
+    instances: Mapping[str, Instances],
+    numbers: Mapping[str, Mapping[str, Sequence[float] | Tensor]] | None = None,
+) -> None:
     """Write ``instances`` (by image id) as a COCO instances file, with every image of ``dataset``.
 
-    An image that is not in ``instances`` is written without annotations. Scores are kept under ``score``.
+    An image that is not in ``instances`` is written without annotations. Scores are kept under ``score``, further
+    ``numbers`` (by their key, then by image id one for each object) under their own keys.
     """
     annotations: list[Entry] = []
     for sample in dataset.samples:
@@ -341,6 +348,7 @@ def write_instances(path: Path, dataset: Dataset, instances: Mapping[str, Instan
             entry.setdefault("segmentation", [])
             if objects.difficult is not None:
                 entry["difficult"] = int(objects.difficult[row])
+            entry |= {key: _short(float(of[sample.image_id][row])) for key, of in (numbers or {}).items()}
             annotations.append(entry)
     images = [
         {"id": sample.file_id, "file_name": sample.image_id, "width": sample.size[1], "height": sample.size[0]}

@@ -55,7 +55,7 @@ def load_scales(
 def shrink(instances: Instances, size: tuple[int, int], to_size: tuple[int, int]) -> Instances:
     """Instances of a photo of ``size`` (H, W) resized to ``to_size`` (h, w); masks are shrunk once and kept as RLE.
 
-    Of the marks only ``crowd`` stays: such regions are ignored in training.
+    Of the marks only ``crowd`` stays (such regions are ignored in training), and the weights of the masks.
     """
     h, w = to_size
     boxes = box_ops.scale(box_ops.clip(instances.boxes, size), w / size[1], h / size[0])
@@ -64,4 +64,5 @@ def shrink(instances: Instances, size: tuple[int, int], to_size: tuple[int, int]
     masks = [mask_from_rle(rle)[None, None].float() for rle in instances.masks]
     small = [F.interpolate(mask, (h, w), mode="bilinear", antialias=True)[0, 0] >= 0.5 for mask in masks]
     masks_there = tuple(rle_from_mask(mask) for mask in small)
-    return Instances(boxes, instances.labels, masks=masks_there, crowd=instances.crowd)
+    weights = instances.mask_weights
+    return Instances(boxes, instances.labels, masks=masks_there, crowd=instances.crowd, mask_weights=weights)

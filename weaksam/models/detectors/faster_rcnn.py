@@ -165,8 +165,8 @@ def finish_detector(
 def target_of(instances: Instances, masks: Tensor | None = None) -> dict[str, Tensor]:
     """Torchvision's target: boxes ``(N, 4)``, labels ``(N,)`` from 1 and, if given, masks uint8 ``(N, h, w)``.
 
-    Instances marked ``crowd`` are regions to ignore: their label is `IGNORED`. Boxes under one pixel wide or high are
-    left out.
+    With masks come their ``mask_weights`` (N,) where the instances have them. Instances marked ``crowd`` are regions to
+    ignore: their label is `IGNORED`. Boxes under one pixel wide or high are left out.
     """
     sides = instances.boxes[:, 2:] - instances.boxes[:, :2]  # (N, 2)
     kept = (sides >= 1).all(dim=1)
@@ -174,7 +174,10 @@ def target_of(instances: Instances, masks: Tensor | None = None) -> dict[str, Te
     if instances.crowd is not None:
         labels = labels.masked_fill(instances.crowd, IGNORED)
     target = {"boxes": instances.boxes[kept], "labels": labels[kept]}
-    return target if masks is None else target | {"masks": masks[kept].to(torch.uint8)}
+    if masks is None:
+        return target
+    weights = {} if instances.mask_weights is None else {"mask_weights": instances.mask_weights[kept]}
+    return target | {"masks": masks[kept].to(torch.uint8)} | weights
 
 
 def training_losses(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class RoiLosses:
     """Smooth L1 loss ``(R,)``, summed over the four deltas of the region's class; 0 for background."""
     mask: Tensor | None = None
     """Mean cross-entropy ``(F,)`` over the mask's cells of the foreground regions, in the order of ``labels``."""
+    mask_weights: Tensor | None = None
+    """How far the mask of each foreground region ``(F,)`` counts, in [0, 1]; None: all fully."""
     matches: tuple[Tensor, ...] = ()
     """Per photo the number ``(R_i,)`` of the box in its target that each region is assigned to; 0 for background."""
 
@@ -49,18 +51,23 @@ class RoiLosses:
     def reduced(self, dropped: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Torchvision's scalars: mean of the classification, sum of the boxes over R, mean of the masks; 0 of none.
 
-        Regions ``dropped`` (bool ``(R,)`` by term) count as 0; the divisors stay as they are.
+        Regions ``dropped`` (bool ``(R,)`` by term) count as 0; the divisors stay as they are. Mask losses are
+        multiplied by their weights, and divided by the number of those whose weight is above 0 (ours).
         """
-        divisors = {
-            "class": len(self.labels),
-            "box": len(self.labels),
-            "mask": 0 if self.mask is None else len(self.mask),
-        }
+        divisors: dict[str, int | Tensor] = {"class": len(self.labels), "box": len(self.labels)}
+        if self.mask is not None:
+            divisors["mask"] = len(self.mask) if self.mask_weights is None else (self.mask_weights > 0).sum()
         nowhere = torch.zeros_like(self.labels, dtype=torch.bool)
         return {
             _SCALARS[term]: mean_of_kept(losses, nowhere if dropped is None else dropped[term], divisors[term])
-            for term, losses in self.terms().items()
+            for term, losses in self._weighted_terms().items()
         }
+
+    def _weighted_terms(self) -> dict[str, Tensor]:
+        """`terms` with the mask losses times their weights."""
+        if self.mask is None or self.mask_weights is None:
+            return self.terms()
+        return replace(self, mask=self.mask * self.mask_weights.to(self.mask)).terms()
 
     def reduced_after(self, drop: RoiDropSettings, active: bool) -> dict[str, Tensor]:
         """`reduced` by RoI drop where it is ``active``, and the shares of foreground regions that left each term.
@@ -118,12 +125,13 @@ class RegionHeads(IgnoringRoIHeads):
         pooled = self.box_roi_pool(features, sampled, image_shapes)
         logits, deltas = self.box_predictor(self.box_head(pooled))
         label = torch.cat(labels)
-        mask = None
+        mask, weights = None, None
         if self.has_mask():
             mask = self._mask_losses(features, sampled, matches, labels, image_shapes, targets)
+            weights = _weights_of_masks(matches, labels, targets)
         classification = self._class_losses(logits, label, sampled, targets)
         box = box_losses(deltas, label, torch.cat(wanted))
-        return RoiLosses(label, classification, box, mask, tuple(matches))
+        return RoiLosses(label, classification, box, mask, weights, tuple(matches))
 
     def assign_targets_to_proposals(
         self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
@@ -164,6 +172,19 @@ class RegionHeads(IgnoringRoIHeads):
             for target, of_photo, match, chosen in zip(targets, boxes, matches, foreground, strict=True)
         ]
         return F.binary_cross_entropy_with_logits(logits, torch.cat(wanted), reduction="none").mean(dim=(1, 2))
+
+
+def _weights_of_masks(
+    matches: Sequence[Tensor], labels: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]
+) -> Tensor | None:
+    """The weight ``(F,)`` of the mask that each foreground region is assigned to; None where no target has any."""
+    if not any("mask_weights" in target for target in targets):
+        return None
+    weights = []
+    for target, match, of_photo in zip(targets, matches, labels, strict=True):
+        of_boxes = target.get("mask_weights", torch.ones(len(target["labels"]), device=match.device))
+        weights.append(of_boxes[match[of_photo > 0]])
+    return torch.cat(weights)
 
 
 def box_losses(deltas: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:

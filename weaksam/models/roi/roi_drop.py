@@ -93,10 +93,11 @@ def _above(loss: Tensor, counted: Tensor, limit: float, threshold: str) -> Tenso
     return counted & (rank < (limit * counted.sum()).floor())
 
 
-def mean_of_kept(loss: Tensor, dropped: Tensor, divisor: int) -> Tensor:
+def mean_of_kept(loss: Tensor, dropped: Tensor, divisor: int | Tensor) -> Tensor:
     """A term's loss, scalar: the sum of ``loss`` (R,) over regions that are not ``dropped`` (R,), by ``divisor``.
 
     The divisor is what it is without dropping (all sampled regions for class and box, the foreground for masks), so
-    that dropping only ever lowers a loss. A divisor of 0 gives 0.
+    that dropping only ever lowers a loss. A divisor of 0 gives 0; one on the device is not read back.
     """
-    return loss.masked_fill(dropped, 0.0).sum() / max(divisor, 1)
+    at_least_1 = divisor.clamp(min=1) if isinstance(divisor, Tensor) else max(divisor, 1)
+    return loss.masked_fill(dropped, 0.0).sum() / at_least_1

@@ -53,6 +53,10 @@ class SamMasks(Masks):
         """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` as SAM itself gives them: bool ``(N, H, W)``."""
         return enlarge(self.logits[p_index, k_index], self.sam_frame) > self.threshold
 
+    def as_prompts(self, p_index: Tensor, k_index: Tensor) -> Tensor:
+        """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` as SAM's mask prompts ``(N, g', g')``."""
+        return self.logits[p_index, k_index]
+
 
 class SegmentAnything:
     """Frozen SAM: encodes a photo once, answers batches of prompts with three masks each.
@@ -161,7 +165,7 @@ class SegmentAnything:
             side,
             device,
             PROMPTS_ON_CPU if device.type == "cpu" else PROMPTS_ELSEWHERE,
-            lambda together: self._answer(embedding, self._prompt_embeddings(together), min_pred_iou),
+            lambda together: self._answer(embedding, together, min_pred_iou),
         )
         frame, threshold = self._frame(embedding), self.sam.mask_threshold
         h, w = (max(1, round(length * side / frame.side)) for length in embedding.input_size)
@@ -176,25 +180,29 @@ class SegmentAnything:
             points = self.transform.apply_coords_torch(points.double(), size).float()
         if boxes is not None:
             boxes = self.transform.apply_boxes_torch(inclusive_from_xyxy(boxes.float()).double(), size).float()
-        return Prompts(points, prompts.point_labels, boxes)
+        return Prompts(points, prompts.point_labels, boxes, prompts.mask_logits)
 
     def _prompt_embeddings(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """SAM's sparse and dense embeddings of prompts without padding in its input frame."""
-        points, labels, boxes = (
+        points, labels, boxes, logits = (
             None if given is None else given.to(self.sam.device)
-            for given in (prompts.points, prompts.point_labels, prompts.boxes)
+            for given in (prompts.points, prompts.point_labels, prompts.boxes, prompts.mask_logits)
         )
         pair = None if points is None else (points, labels)
-        sparse, dense = self.sam.prompt_encoder(points=pair, boxes=boxes, masks=None)
+        masks = None if logits is None else logits[:, None]
+        sparse, dense = self.sam.prompt_encoder(points=pair, boxes=boxes, masks=masks)
         return sparse, dense
 
     def _answer(
-        self, embedding: SamEmbedding, prompt: tuple[Tensor, Tensor], min_pred_iou: float | None
+        self, embedding: SamEmbedding, prompts: Prompts, min_pred_iou: float | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits ``(P, 3, g', g')``, predicted IoU and stability ``(P, 3)``, photo boxes ``(P, 3, 4)``."""
-        sparse, dense = prompt
+        sparse, dense = self._prompt_embeddings(prompts)
         decoder, position = self.sam.mask_decoder, self.sam.prompt_encoder.get_dense_pe()
-        if self._decoder is not None and sparse.shape[1] + decoder.num_mask_tokens + 1 <= MAX_TOKENS:
+        # With masks among the prompts they share nothing of the photo
+        shareable = self._decoder is not None and prompts.mask_logits is None
+        if shareable and sparse.shape[1] + decoder.num_mask_tokens + 1 <= MAX_TOKENS:
+            assert self._decoder is not None
             photo = self._photo_side(embedding, dense[:1], position)
             side, iou = self._decoder.prompts(photo, sparse)
             wanted = torch.ones_like(iou, dtype=torch.bool) if min_pred_iou is None else iou > min_pred_iou

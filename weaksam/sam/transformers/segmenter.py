@@ -50,6 +50,10 @@ class HfMasks(Masks):
         chosen = self.logits[p_index, k_index].split(MASKS_AT_ONCE)
         return torch.cat([enlarge(part, self.frame) > 0 for part in chosen])
 
+    def as_prompts(self, p_index: Tensor, k_index: Tensor) -> Tensor:
+        """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` as the network's mask prompts ``(N, g, g)``."""
+        return self.logits[p_index, k_index]
+
 
 class TransformersSam:
     """A frozen promptable model of transformers: encodes a photo once, answers prompts with three masks each.
@@ -168,14 +172,20 @@ class TransformersSam:
         if boxes is not None:  # a box is its two corner pixels
             corners = inclusive_from_xyxy(boxes.float()).reshape(-1, 2, 2)
             inputs["input_boxes"] = to_input(corners, frame).reshape(-1, 4)
-        return {name: value[None].to(self.device) for name, value in inputs.items()}
+        if prompts.mask_logits is None:  # many prompts of a photo
+            return {name: value[None].to(self.device) for name, value in inputs.items()}
+        # The network takes a mask for each photo: every prompt gets the photo for itself
+        inputs["input_masks"] = prompts.mask_logits
+        return {name: value[:, None].to(self.device) for name, value in inputs.items()}
 
     def _answer(
         self, embedding: HfEmbedding, prompts: Mapping[str, Tensor], min_pred_iou: float | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits ``(P, 3, g, g)``, predicted IoU, stability ``(P, 3)`` and boxes ``(P, 3, 4)`` of one small batch."""
-        answer = self.network(**self._decoder_inputs(embedding.features), **prompts, multimask_output=True)
-        logits, iou = answer.pred_masks[0].float(), answer.iou_scores[0].float()
+        num_photos = len(next(iter(prompts.values())))  # as often as there are prompts with masks
+        features = tuple(level.expand(num_photos, *level.shape[1:]) for level in embedding.features)
+        answer = self.network(**self._decoder_inputs(features), **prompts, multimask_output=True)
+        logits, iou = answer.pred_masks.flatten(0, 1).float(), answer.iou_scores.flatten(0, 1).float()
         wanted = torch.ones_like(iou, dtype=torch.bool) if min_pred_iou is None else iou > min_pred_iou
         logits = torch.where(wanted[..., None, None], logits, EMPTY_LOGIT)
         boxes, stability = iou.new_zeros(*iou.shape, 4), torch.zeros_like(iou)

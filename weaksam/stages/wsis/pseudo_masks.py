@@ -1,23 +1,51 @@
-"""Turn pseudo boxes into pseudo masks with the segmenter, and keep them in a store."""
+"""Turn pseudo boxes into pseudo masks with the segmenter, and keep them with their quality in a store."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from weaksam.config import fingerprint_of
+from weaksam.config import UserError, fingerprint_of
 from weaksam.data.detection_stores import instances_key
-from weaksam.data.sample_photos import read_photo
+from weaksam.data.sample_photos import read_photos_ahead
 from weaksam.engine.context import RunContext
-from weaksam.sam.box_masks import masks_of_boxes
-from weaksam.sam.protocol import Segmenter
+from weaksam.sam.batches import BatchLimit, encode_all
+from weaksam.sam.box_masks import BoxMasks, box_prompts, mask_quality, masks_of_boxes
+from weaksam.sam.prompts import Prompts
+from weaksam.sam.protocol import Embedding, Segmenter
 from weaksam.stages.wsis.settings import PseudoMaskSettings
+from weaksam.stages.wsis.usable_boxes import usable_objects
 from weaksam.store.store import Store, store_folder
+from weaksam.structures.clue_points import CluePeaks, PeaksOf
 from weaksam.structures.instances import Instances
+from weaksam.terminal import say
 
-_COLUMNS = {"boxes": "boxes", "labels": "ints", "scores": "floats", "predicted_iou": "floats", "rles": "rles"}
+
+@dataclass(frozen=True)
+class StoredPeaks:
+    """Peaks that may prompt beside boxes: ``of`` a photo by its image id, from what ``fingerprint`` names."""
+
+    of: PeaksOf
+    fingerprint: str
+
+
+MASK_COLUMNS = {
+    "boxes": "boxes",
+    "labels": "ints",
+    "scores": "floats",
+    "predicted_iou": "floats",
+    "stability": "floats",
+    "box_agreement": "floats",
+    "rles": "rles",
+}
+"""Columns of a store of pseudo masks, see `make_pseudo_masks`."""
+_PHOTOS_AHEAD = 2
+_PHOTOS_AT_ONCE, _PHOTOS_AT_ONCE_ON_CUDA = 1, 8
+_PROMPTS_AT_ONCE = 64
 
 
 def make_pseudo_masks(
@@ -26,42 +54,138 @@ def make_pseudo_masks(
     segmenter: Segmenter,
     pseudo_gt: Mapping[str, Instances],
     name: str,
+    peaks: StoredPeaks | None = None,
 ) -> Store:
     """The sealed store of one mask per pseudo box of every training photo (an empty row where there is none).
 
-    Columns: boxes, labels and scores (1 where ``pseudo_gt`` has none) of ``pseudo_gt``, the mask as RLE, and the
-    ``predicted_iou`` that the segmenter gave it; instances that carry masks keep them, with 1 as predicted IoU. Where
-    some of ``pseudo_gt`` are to be ignored, ``crowd`` says which.
+    Columns: boxes, labels and scores (1 where ``pseudo_gt`` has none) of ``pseudo_gt``, the mask as RLE, and of each
+    what `BoxMasks` says: ``predicted_iou``, ``stability`` and ``box_agreement``; instances that carry masks keep them,
+    with 1 for all three. Those marked ``crowd`` take no pixels from others. With ``settings.prompt_peaks`` the
+    ``peaks`` prompt too. Photos are decoded ahead on threads and encoded several at a time; those without a box to
+    prompt with are not read. Where some of ``pseudo_gt`` are to be ignored, ``crowd`` says which.
     """
-    ignores = any(boxes.crowd is not None and bool(boxes.crowd.any()) for boxes in pseudo_gt.values())
-    fingerprint = fingerprint_of(
+    ignores = _has_ignored(pseudo_gt)
+    fingerprint = _fingerprint(context, settings, segmenter, pseudo_gt, name, peaks)
+    folder = store_folder(context.out, name, "box_masks", fingerprint)
+    image_ids = context.train.image_ids
+    columns = MASK_COLUMNS | ({"crowd": "ints"} if ignores else {})
+    store = Store(folder, stage=name, fingerprint=fingerprint, image_ids=image_ids, columns=columns)
+
+    def note(sentence: str) -> None:
+        say(f"{name}: {sentence}", error=True)
+        context.log.write("out_of_memory", stage=name, note=sentence)
+
+    at_once = _PHOTOS_AT_ONCE_ON_CUDA if context.device.type == "cuda" else _PHOTOS_AT_ONCE
+    photos, prompts = BatchLimit(at_once, "photos", note), BatchLimit(_PROMPTS_AT_ONCE, "prompts", note)
+
+    def rows(part: Sequence[str]) -> Iterator[dict[str, Any]]:
+        objects = {image_id: pseudo_gt.get(image_id, Instances.empty()) for image_id in part}
+        prompted = [image_id for image_id in part if len(objects[image_id]) and objects[image_id].masks is None]
+        images = read_photos_ahead([context.train.by_id[image_id] for image_id in prompted], _PHOTOS_AHEAD)
+        embeddings = encode_all(segmenter, images, photos)
+        for image_id in part:
+            if image_id in prompted:
+                of_photo = CluePeaks.none() if peaks is None else peaks.of(image_id)
+                masks = segmented(segmenter, next(embeddings), objects[image_id], of_photo, settings, prompts)
+            else:
+                masks = kept_masks(objects[image_id])
+            yield {"image_id": image_id, **_row(objects[image_id], masks, ignores)}
+
+    return store.fill_parts(rows, f"{name}: pseudo masks")
+
+
+def _fingerprint(
+    context: RunContext,
+    settings: PseudoMaskSettings,
+    segmenter: Segmenter,
+    pseudo_gt: Mapping[str, Instances],
+    name: str,
+    peaks: StoredPeaks | None,
+) -> str:
+    """What decides the masks; `UserError` where peaks are wanted and there are none."""
+    prompting = settings.prompting_key()
+    if settings.prompt_peaks:
+        if peaks is None:
+            raise UserError(
+                f"wanted clue points for {name}.prompt_peaks={settings.prompt_peaks}, found none: run the clues stage "
+                f"first, or set {name}.prompt_peaks=0"
+            )
+        prompting |= {"prompt_peaks": settings.prompt_peaks, "peaks": peaks.fingerprint}
+    return fingerprint_of(
         {
             "stage": f"{name} pseudo masks",
-            "mask_choice": settings.mask_choice,
             "segmenter": segmenter.fingerprint,
             "train": context.train.fingerprint,
             "pseudo_gt": instances_key(pseudo_gt),
+            **prompting,
         }
-        | ({"columns": "crowd"} if ignores else {})
+        | ({"columns": "crowd"} if _has_ignored(pseudo_gt) else {})
     )
-    folder = store_folder(context.out, name, "pseudo_masks", fingerprint)
-    image_ids = context.train.image_ids
-    columns = _COLUMNS | ({"crowd": "ints"} if ignores else {})
-    store = Store(folder, stage=name, fingerprint=fingerprint, image_ids=image_ids, columns=columns)
 
-    def row(image_id: str) -> dict[str, Any]:
-        instances = pseudo_gt.get(image_id, Instances.empty())
-        rles, predicted_iou = list(instances.masks or ()), torch.ones(len(instances))
-        if len(instances) and instances.masks is None:
-            image = read_photo(context.train.by_id[image_id])
-            rles, predicted_iou = masks_of_boxes(segmenter, image, instances.boxes, settings.mask_choice)
-        marks = torch.zeros(len(instances), dtype=torch.bool) if instances.crowd is None else instances.crowd
-        return ({"crowd": marks.long()} if ignores else {}) | {
-            "boxes": instances.boxes,
-            "labels": instances.labels,
-            "scores": instances.scores if instances.scores is not None else torch.ones(len(instances)),
-            "predicted_iou": predicted_iou,
-            "rles": rles,
-        }
 
-    return store.fill(row, f"{name}: pseudo masks")
+def segmented(
+    segmenter: Segmenter,
+    embedding: Embedding,
+    objects: Instances,
+    peaks: CluePeaks,
+    settings: PseudoMaskSettings,
+    limit: BatchLimit,
+) -> BoxMasks:
+    """The masks of the boxes of ``objects`` on an encoded photo, prompted together with the ``peaks`` inside them."""
+    prompts = Prompts(boxes=objects.boxes)
+    if settings.prompt_peaks:
+        prompts = box_prompts(objects.boxes, peaks_of_boxes(objects, peaks), settings.prompt_peaks)
+    return masks_of_boxes(segmenter, embedding, prompts, settings, limit, free=objects.crowd)
+
+
+def peaks_of_boxes(objects: Instances, peaks: CluePeaks) -> list[Tensor]:
+    """For each object the peaks ``(K, 2)`` xy of its class anywhere on the photo, the highest first."""
+    order = peaks.heights.argsort(descending=True, stable=True)
+    return [peaks.points[order][peaks.labels[order] == label].float() for label in objects.labels.tolist()]
+
+
+def kept_masks(objects: Instances) -> BoxMasks:
+    """The masks that ``objects`` carry, trusted wholly; none where there is no object."""
+    sure = torch.ones(len(objects))
+    return BoxMasks(list(objects.masks or ()), sure, sure, sure)
+
+
+def _has_ignored(pseudo_gt: Mapping[str, Instances]) -> bool:
+    """Whether any object is to be ignored."""
+    return any(objects.crowd is not None and bool(objects.crowd.any()) for objects in pseudo_gt.values())
+
+
+def _row(objects: Instances, masks: BoxMasks, ignores: bool) -> dict[str, Any]:
+    """What the store keeps of a photo; with ``ignores`` which objects are to be ignored, too."""
+    marks = torch.zeros(len(objects), dtype=torch.bool) if objects.crowd is None else objects.crowd
+    return ({"crowd": marks.long()} if ignores else {}) | {
+        "boxes": objects.boxes,
+        "labels": objects.labels,
+        "scores": objects.scores if objects.scores is not None else torch.ones(len(objects)),
+        "predicted_iou": masks.predicted_iou,
+        "stability": masks.stability,
+        "box_agreement": masks.box_agreement,
+        "rles": masks.rles,
+    }
+
+
+def stored_qualities(store: Store) -> dict[str, Tensor]:
+    """The quality ``(N,)`` in [0, 1] of every pseudo mask of a sealed store by image id, see `mask_quality`."""
+    return {
+        row["image_id"]: mask_quality(row["predicted_iou"], row["box_agreement"])
+        for row in store.rows("predicted_iou", "box_agreement")
+    }
+
+
+def usable_pseudo_gt(context: RunContext, pseudo_gt: Mapping[str, Instances], name: str) -> dict[str, Instances]:
+    """The objects of the training photos that can have a mask; a sentence is said and logged of each that cannot."""
+    usable: dict[str, Instances] = {}
+    for image_id, objects in pseudo_gt.items():
+        if image_id not in context.train.by_id:
+            usable[image_id] = objects
+            continue
+        usable[image_id], problems = usable_objects(objects, context.train.by_id[image_id])
+        for problem in problems:
+            say(f"{name}: {problem}", error=True)
+            context.log.write("object left out", stage=name, note=problem)
+    return usable

@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from weaksam.config import Settings
 from weaksam.engine.detectors.mask2former_settings import TrainableMask2FormerSettings
 from weaksam.engine.detectors.training import TrainableSettings
 from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings
+from weaksam.sam.box_masks import BoxMaskSettings
+
+_ONE_ROUND: dict[str, Any] = {"rounds": 1, "agreed_iou": 0.8, "agreed_masks": "segmenter"}
 
 
-class PseudoMaskSettings(Settings):
-    """How pseudo boxes become masks."""
+class PseudoMaskSettings(BoxMaskSettings):
+    """How pseudo boxes become masks, and how far each mask is believed."""
 
-    mask_choice: Literal["predicted_iou", "box_agreement"] = "predicted_iou"
-    """Of the segmenter's three masks per box take the one it trusts most, or whose own box agrees best."""
+    _as_before: ClassVar[Mapping[str, Any]] = {
+        "prompt_peaks": 0,
+        "mask_weights": "off",
+        "min_mask_quality": 0.0,
+        **_ONE_ROUND,
+    }
+
+    prompt_peaks: int = Field(0, ge=0)
+    """Clue points of a box's class inside it that prompt together with it, the highest peaks first; 0: boxes alone."""
+    mask_weights: Literal["off", "quality"] = "off"
+    """How far a mask counts in the losses of the masks: all alike, or each by its quality (predicted IoU times
+    agreement with its box)."""
+    min_mask_quality: float = Field(0.0, ge=0, le=1)
+    """Masks of lower quality do not train the masks. Mask R-CNN still learns their boxes; Mask2Former, which learns
+    masks alone, takes them as regions to ignore."""
+    rounds: int = Field(1, ge=1)
+    """Trainings. After each but the last, the network's masks of the pseudo boxes are compared with the segmenter's:
+    in the next one, which starts as the first did, a mask counts by the IoU of the two."""
+    agreed_iou: float = Field(0.8, ge=0, le=1)
+    """From this IoU on the two masks agree, and the next training learns what ``agreed_masks`` says."""
+    agreed_masks: Literal["segmenter", "network", "mean"] = "segmenter"
+    """Where the two agree: the segmenter's mask, the network's, or the pixels that have at least half in the mean of
+    the segmenter's mask (once) and the network's probabilities on the photo and its mirror image (twice)."""
+
+    def of_each_training(self) -> dict[str, Any]:
+        """The settings that a single training is not told, at what leaves its fingerprint as it was."""
+        return dict(_ONE_ROUND)
 
 
 class WsisSettings(PseudoMaskSettings, MaskDetectorSettings, TrainableSettings):

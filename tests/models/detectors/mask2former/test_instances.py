@@ -37,6 +37,19 @@ def test_empty_masks_and_regions_to_ignore_are_no_objects():
     assert len(nothing.labels) == 0 and nothing.size == (8, 8)
 
 
+def test_masks_without_weight_are_regions_to_ignore_with_their_boxes():
+    masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[0, :4], masks[1, 4:6, :2], masks[2, 7:] = True, True, True
+    boxes = instances([[0, 0, 8, 4], [0, 4, 3, 6], [0, 7, 8, 8]], [2, 1, 0], crowd=[False, False, True])
+    target = mask_target(boxes.replace(mask_weights=torch.tensor([0.5, 0.0, 1.0])), masks)
+    assert target["labels"].tolist() == [2] and target["mask_weights"].tolist() == [0.5]
+    expected = torch.zeros(8, 8)
+    expected[4:6, :3], expected[7] = 1, 1
+    assert torch.equal(target["ignored"].float(), expected)
+    (of_photo,) = photo_objects([target], [torch.zeros(3, 8, 8)])
+    assert of_photo.weights.tolist() == [0.5]
+
+
 class Told(torch.nn.Module):
     """Gives the same predictions of every photo."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -298,3 +299,19 @@ def test_bfloat16_predictions_are_compared_in_float32():
     for name, value in half.items():
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(full[name].item(), rel=0.05)
+
+
+def test_masks_count_by_their_weights():
+    """The losses of the masks, not that of the classes, are sums over objects times their weights."""
+    told, truth = predictions(7, (SIZES[0],)), objects(SIZES[0], [1])
+    twice = replace(truth, labels=truth.labels.repeat(2), masks=truth.masks.repeat(2, 1, 1))
+    results = []
+    for weights in (None, torch.tensor([1.0, 1.0]), torch.tensor([0.5, 0.5]), torch.tensor([0.25, 1.0])):
+        torch.manual_seed(3)
+        results.append(mask2former_losses(told, [replace(twice, weights=weights)], SETTINGS))
+    plain, whole, half, uneven = results
+    for name in ("loss_mask", "loss_dice"):
+        assert whole[name].item() == pytest.approx(plain[name].item())
+        assert half[name].item() == pytest.approx(plain[name].item() / 2)
+        assert plain[name] / 4 < uneven[name] < plain[name]
+    assert all(result["loss_class"].item() == pytest.approx(plain["loss_class"].item()) for result in results)

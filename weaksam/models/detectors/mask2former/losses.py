@@ -67,6 +67,8 @@ class PhotoObjects:
     """``(h, w)``."""
     ignored: Tensor | None = None
     """Float ``(h, w)``: 1 in the regions to ignore; None where there is none."""
+    weights: Tensor | None = None
+    """How far each mask counts in the losses of the masks, ``(N,)`` in (0, 1]; None: all fully."""
 
 
 def mask2former_losses(
@@ -87,13 +89,18 @@ def mask2former_losses(
         if len(of_photo.labels):
             drawn = draw_loss_points(query_of[photo].numel(), settings, device)
             losses = mask_losses(predictions, photo, of_photo, query_of[photo], drawn, num_uncertain(settings))
-            sums = [total + loss.sum() for total, loss in zip(sums, losses, strict=True)]
+            sums = [total + _weighted(loss, of_photo).sum() for total, loss in zip(sums, losses, strict=True)]
     num_objects = max(1, sum(len(of_photo.labels) for of_photo in objects))
     return {
         "loss_class": settings.class_weight * classes,
         "loss_mask": settings.mask_weight * sums[0] / num_objects,
         "loss_dice": settings.dice_weight * sums[1] / num_objects,
     }
+
+
+def _weighted(losses: Tensor, objects: PhotoObjects) -> Tensor:
+    """``losses`` (N, L) times the weight of each object's mask."""
+    return losses if objects.weights is None else losses * objects.weights[:, None]
 
 
 def match_photos(
