@@ -16,7 +16,7 @@ from weaksam.sam.prompts import FOREGROUND, PADDING, Prompts
 from weaksam.sam.protocol import NUM_MASKS, Embedding, MaskPrompting, Masks, Segmenter
 from weaksam.structures.boxes import area, pairwise_iou
 from weaksam.structures.mask_cleaning import deepest_point, without_fragments, without_holes
-from weaksam.structures.masks import Rle, box_mask, boxes_from_masks, rle_from_mask
+from weaksam.structures.masks import Rle, box_from_rle, box_mask, rle_from_mask
 
 _FULL_AT_ONCE = 8
 _AS_BEFORE: dict[str, Any] = {"second_pass": False, "overlaps": "off", "min_fragment": 0.0, "max_hole": 0.0}
@@ -210,7 +210,6 @@ def _drawn(
     rles: list[Rle] = [{}] * num
     predicted = torch.tensor([mask.predicted_iou for mask in chosen]).reshape(num)
     stability = torch.tensor([0.0 if mask.empty else mask.stability for mask in chosen]).reshape(num)
-    agreement = torch.zeros(num)
     order = _order(chosen, boxes, settings).tolist()
     taken = torch.zeros(size, dtype=torch.bool)
     for row, full in zip(order, _full_masks([chosen[row] for row in order]), strict=True):
@@ -222,8 +221,8 @@ def _drawn(
             mask = left if left.any() else mask
             predicted[row] *= float(left.any())
         rles[row] = rle_from_mask(mask)
-        agreement[row] = float(pairwise_iou(boxes_from_masks(mask)[None], boxes[row, None]))
-    return BoxMasks(rles, predicted, stability, agreement)
+    own = torch.stack([box_from_rle(rle) for rle in rles]) if rles else torch.zeros(0, 4)
+    return BoxMasks(rles, predicted, stability, pairwise_iou(own, boxes).diagonal())
 
 
 def _order(chosen: Sequence[_ChosenMask], boxes: Tensor, settings: BoxMaskSettings) -> Tensor:

@@ -16,8 +16,8 @@ def without_fragments(mask: Tensor, smallest: float) -> Tensor:
     Parts are connected over sides and corners. The largest one always stays, so that no mask becomes empty; an empty
     mask stays empty.
     """
-    window = _window(mask)
-    if smallest <= 0 or window is None:
+    window = _window(mask) if smallest > 0 else None
+    if window is None:
         return mask
     inside = mask[window].numpy()
     numbers, count = ndimage.label(inside, structure=_WITH_DIAGONALS)
@@ -36,8 +36,8 @@ def without_holes(mask: Tensor, largest: float) -> Tensor:
 
     A hole is background that the mask surrounds: connected over sides alone, and not reaching the photo's border.
     """
-    window = _window(mask)
-    if largest <= 0 or window is None:
+    window = _window(mask) if largest > 0 else None
+    if window is None:
         return mask
     inside = mask[window].numpy()
     holes = ndimage.binary_fill_holes(inside) & ~inside

@@ -3,19 +3,18 @@
 import pytest
 import torch
 
-from tests.helpers import UNTRAINED_BACKBONE, context, draw_squares, training_history
-from tests.stages.wsis.test_stage import TINY, TINY_QUERIES
+from tests.helpers import UNTRAINED_BACKBONE, context, draw_squares
 from weaksam.engine.detectors.photos import load_photo
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, paste_masks, predict_masks
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
-from weaksam.stages.wsis import run
 from weaksam.stages.wsis.pseudo_masks import make_pseudo_masks
 from weaksam.stages.wsis.rounds import compare_masks, masks_among_detections, masks_of_boxes_by
-from weaksam.stages.wsis.settings import PseudoMaskSettings
+from weaksam.stages.wsis.settings import PseudoMaskSettings, WsisSettings
 from weaksam.stages.wsis.weights import mask_weights, training_masks
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import combined_rle, mask_from_rle, rle_from_mask
 
+SMALL = WsisSettings(short_side=64, long_side=96, fpn_channels=16, representation=32, mask_channels=16, mask_layers=1)
 QUALITY, AGREEMENT = torch.tensor([0.9, 0.5, 0.2]), torch.tensor([1.0, 0.5, 1.0])
 
 
@@ -64,9 +63,7 @@ def test_masks_are_compared_by_hand(pseudo_masks, squares, agreed_masks):
     run_context, store = pseudo_masks
 
     def network_masks(image_id, objects, thresholds):
-        assert thresholds[0] == 0.5 and thresholds[1:] == {"network": (0.5,), "mean": (0.25, 0.75)}.get(
-            agreed_masks, ()
-        )
+        assert thresholds == {"segmenter": (0.5,), "network": (0.5, 0.5), "mean": (0.5, 0.25, 0.75)}[agreed_masks]
         size = squares.by_id[image_id].size
         masks = []
         for (x1, y1, x2, y2), label in zip(objects.boxes.int().tolist(), objects.labels.tolist(), strict=True):
@@ -95,11 +92,11 @@ def test_masks_are_compared_by_hand(pseudo_masks, squares, agreed_masks):
 def test_masks_of_a_network_are_those_in_the_boxes_on_both_views(pseudo_masks, squares):
     run_context, store = pseudo_masks
     torch.manual_seed(0)
-    model = build_mask_rcnn(UNTRAINED_BACKBONE, TINY, 2)
+    model = build_mask_rcnn(UNTRAINED_BACKBONE, SMALL, 2)
     torch.nn.init.normal_(model.roi_heads.mask_predictor.mask_fcn_logits.weight, std=5.0)
-    objects = training_masks(store, TINY)["1.png"]
-    masks = masks_of_boxes_by(model, TINY, run_context)("1.png", objects, (0.25, 0.75))
-    photo = load_photo(squares.by_id["1.png"], TINY.short_side, TINY.long_side)
+    objects = training_masks(store, SMALL)["1.png"]
+    masks = masks_of_boxes_by(model, SMALL, run_context)("1.png", objects, (0.25, 0.75))
+    photo = load_photo(squares.by_id["1.png"], SMALL.short_side, SMALL.long_side)
     for row, (likely, sure) in enumerate(masks):
         box, label = objects.boxes[row, None], objects.labels[row, None] + 1
         assert photo.image.shape[1:] == (64, 96)  # boxes need no scaling
@@ -130,30 +127,3 @@ def test_pixels_of_one_or_all_masks():
     left, right = rectangle((4, 6), 0, 0, 4, 4), rectangle((4, 6), 2, 0, 6, 4)
     assert combined_rle([left, right], "both") == rectangle((4, 6), 2, 0, 4, 4)
     assert combined_rle([left, right], "either") == rectangle((4, 6), 0, 0, 6, 4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("settings", [TINY, TINY_QUERIES])
-def test_a_second_round_starts_anew_and_resumes(tmp_path, squares, settings, monkeypatch):
-    pseudo = {sample.image_id: Instances(sample.truth.boxes, sample.truth.labels) for sample in squares}
-    settings = settings.model_copy(update={"num_epochs": 1, "detect_train": False})
-    arguments = (RegionTreeSegmenter(), pseudo)
-    once = run(context(tmp_path / "once", squares, backbone=UNTRAINED_BACKBONE), settings, *arguments)
-    twice = settings.model_copy(update={"rounds": 2})
-    whole = run(context(tmp_path / "whole", squares, backbone=UNTRAINED_BACKBONE), twice, *arguments)
-    first = next((tmp_path / "whole" / "wsis" / "store").glob(f"weights-{once.fingerprint[:8]}*"))
-    assert (first / "weights.safetensors").read_bytes() == once.weights.read_bytes()
-    assert whole.weights.read_bytes() != once.weights.read_bytes()
-    assert "agreement" in whole.pseudo_masks.columns
-    assert len(training_history(whole.weights.parent)) == 1
-    # Killed in the comparison, and run again
-    broken = context(tmp_path / "broken", squares, backbone=UNTRAINED_BACKBONE)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("weaksam.stages.wsis.rounds.pairwise_mask_iou", interrupted)
-        run(broken, twice, *arguments)
-    resumed = run(broken, twice, *arguments)
-    assert resumed.weights.read_bytes() == whole.weights.read_bytes()
-
-
-def interrupted(*_):
-    raise KeyboardInterrupt

@@ -203,3 +203,31 @@ def test_regions_to_ignore_reach_the_training_of_masks(tmp_path, disc):
     assert masks[0] != masks[1]
     content = json.loads((tmp_path / "both" / "pseudo_masks_train.json").read_text())
     assert [annotation["iscrowd"] for annotation in content["annotations"]] == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [TINY, TINY_QUERIES])
+def test_a_second_round_starts_anew_and_resumes(tmp_path, disc, settings, monkeypatch):
+    dataset, _ = disc
+    pseudo = {sample.image_id: Instances(sample.truth.boxes, sample.truth.labels) for sample in dataset}
+    settings = settings.model_copy(update={"num_epochs": 1, "detect_train": False})
+    arguments = (RegionTreeSegmenter(), pseudo)
+    once = run(context(tmp_path / "once", dataset, backbone=UNTRAINED_BACKBONE), settings, *arguments)
+    twice = settings.model_copy(update={"rounds": 2})
+    whole = run(context(tmp_path / "whole", dataset, backbone=UNTRAINED_BACKBONE), twice, *arguments)
+    first = next((tmp_path / "whole" / "wsis" / "store").glob(f"weights-{once.fingerprint[:8]}*"))
+    assert (first / "weights.safetensors").read_bytes() == once.weights.read_bytes()
+    assert whole.weights.read_bytes() != once.weights.read_bytes()
+    assert "agreement" in whole.pseudo_masks.columns
+    assert len(training_history(whole.weights.parent)) == 1
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    # Killed in the comparison, and run again
+    broken = context(tmp_path / "broken", dataset, backbone=UNTRAINED_BACKBONE)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("weaksam.stages.wsis.rounds.pairwise_mask_iou", interrupted)
+        run(broken, twice, *arguments)
+    resumed = run(broken, twice, *arguments)
+    assert resumed.weights.read_bytes() == whole.weights.read_bytes()
