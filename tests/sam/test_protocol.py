@@ -6,7 +6,7 @@ import torch
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.protocol import Masks, RegionLister, Segmenter, boxes_in_photo
 from weaksam.stages.proposals.prompts import grid_points
-from weaksam.structures.masks import full_masks
+from weaksam.structures.mask_resizing import full_masks
 
 
 def test_boxes_are_half_open_in_photo_pixels_and_zero_for_an_empty_mask():

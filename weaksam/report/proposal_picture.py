@@ -24,7 +24,8 @@ from weaksam.report.pictures import COLOURS, Canvas
 from weaksam.store.files import atomic_file
 from weaksam.structures.boxes import area, nms
 from weaksam.structures.clue_points import SOURCES
-from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_area, rle_from_mask
+from weaksam.structures.mask_resizing import full_masks
+from weaksam.structures.masks import Rle, mask_from_rle, rle_area, rle_from_mask
 from weaksam.structures.proposals import IMPORTED, Proposals
 
 PANEL_SIDE = 400

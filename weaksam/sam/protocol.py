@@ -10,7 +10,8 @@ from torch import Tensor
 
 from weaksam.sam.prompts import Prompts
 from weaksam.structures.boxes import scale
-from weaksam.structures.masks import boxes_from_masks, full_masks
+from weaksam.structures.mask_resizing import full_masks
+from weaksam.structures.masks import boxes_from_masks
 
 NUM_MASKS = 3
 EncoderPrecision = Literal["float32", "bfloat16"]

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.nn import functional as F
 
 from weaksam.structures.boxes import clip
 
@@ -155,14 +154,6 @@ def box_from_rle(rle: Rle) -> Tensor:
     if width <= 0 or height <= 0:
         return torch.zeros(4)
     return torch.tensor([x, y, x + width, y + height])
-
-
-def full_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bool masks ``(N, h, w)`` of a working frame resized to the photo: bool ``(N, H, W)``, edges interpolated."""
-    if len(masks) == 0 or masks.shape[-2:] == size:
-        return masks.new_zeros((0, *size)) if len(masks) == 0 else masks
-    soft = F.interpolate(masks[:, None].float(), size=size, mode="bilinear", align_corners=False)
-    return soft[:, 0] >= 0.5
 
 
 def _with_text_counts(encoded: dict[str, Any]) -> Rle:

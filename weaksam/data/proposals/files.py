@@ -29,7 +29,8 @@ from weaksam.store.sealed import open_sealed
 from weaksam.store.store import Store
 from weaksam.structures.boxes import xyxy_from_xywh
 from weaksam.structures.instances import Instances
-from weaksam.structures.masks import Rle, full_masks, mask_from_rle, rle_from_mask
+from weaksam.structures.mask_resizing import full_masks
+from weaksam.structures.masks import Rle, mask_from_rle, rle_from_mask
 from weaksam.structures.proposals import IMPORTED, PROPOSAL_COLUMNS, Proposals
 
 ProposalsByKey = dict[Key, Proposals]
