@@ -2,10 +2,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/mask2former.py overfit OUT --weights FILE [--settings key=value ...]
     OMP_NUM_THREADS=1 python benchmarks/mask2former.py step [--size 800 1333] [--objects 8] [--steps 2]
+    OMP_NUM_THREADS=1 python benchmarks/mask2former.py convolutions [--size 800 1344] [--repeats 3]
 
 ``overfit`` renders 16 scenes in OUT and trains the wsis stage's Mask2Former on their true masks, and prints the mask AP
 on the same scenes; ``--settings`` are those of the stage. ``step`` times training steps of the published size
 with ResNet-50 and random weights on one random photo, divided among the parts of the network by a profile.
+``convolutions`` times those of the pixel decoder alone, forward and backward, with every cell of the finest map
+projected, as published, and without, in turn.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from weaksam.config import load_settings
 from weaksam.data.dataset import SplitSettings, load_dataset
@@ -29,7 +34,10 @@ from weaksam.engine.detectors.mask2former import mask2former_objective
 from weaksam.engine.kept_memory import kept_memory
 from weaksam.engine.log import RunLog
 from weaksam.evaluation.coco import coco_ap
+from weaksam.models.backbones.clamping import NO_BOUNDS
+from weaksam.models.backbones.fast_convolutions import FastConv2d
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.detectors.mask2former.decoder import UnusedProjection, mask_decoder
 from weaksam.models.detectors.mask2former.losses import (
     PhotoObjects,
     QueryPredictions,
@@ -39,7 +47,7 @@ from weaksam.models.detectors.mask2former.losses import (
 )
 from weaksam.models.detectors.mask2former.network import Mask2Former, build_mask2former
 from weaksam.models.detectors.mask2former.points import draw_loss_points, num_uncertain
-from weaksam.models.detectors.mask2former.settings import MaskLossSettings
+from weaksam.models.detectors.mask2former.settings import Mask2FormerSettings, MaskLossSettings
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.stages import wsis
@@ -47,6 +55,8 @@ from weaksam.stages import wsis
 SCENES = SceneSettings(size=128, num_classes=3, max_objects=3, max_distractors=1, max_clutter=15, min_radius=0.18)
 OVERFIT = ["short_side=128", "long_side=128", "num_epochs=70", "batch_size=4", "smallest_scale=1", "largest_scale=1"]
 OVERFIT += ["colour_jitter=0", "flip=false", "weight_decay=0", "trainable_layers=6", "backbone_lr_factor=1", "lr=5e-4"]
+CHANNELS = [256, 512, 1024, 2048]
+"""Depth of ResNet-50's maps of stride 4 to 32."""
 PUBLISHED = wsis.Mask2FormerWsisSettings(
     channels=256, encoder_layers=6, decoder_layers=9, encoder_width=1024, decoder_width=2048, num_queries=100,
     trainable_layers=6, losses=MaskLossSettings(num_points=12544),
@@ -186,6 +196,33 @@ def profile(size: tuple[int, int], objects: int, num_steps: int) -> None:
     print(f"| all | {total:.2f} | |\n\nAt most {peak_gib():.2f} GiB of memory.")
 
 
+def time_convolutions(size: tuple[int, int], repeats: int) -> None:
+    """Print the CPU seconds of the pixel decoder without its encoder, best and median, for a photo of ``size`` (h, w).
+
+    The sides are multiples of 32. One pass before is not counted.
+    """
+    torch.manual_seed(0)
+    shape = Mask2FormerSettings(channels=256, encoder_layers=1, decoder_layers=1, num_queries=1)
+    decoder = mask_decoder(shape, CHANNELS, 20).to(memory_format=torch.channels_last).train().pixel_decoder
+    decoder.encoder.forward = lambda inputs_embeds, **_: BaseModelOutput(last_hidden_state=inputs_embeds)
+    projection = decoder.mask_projection
+    projection.norm, projection.bounds = (), NO_BOUNDS  # what `FastConv2d` wants to know
+    drawn = [torch.randn(1, depth, size[0] >> level, size[1] >> level) for level, depth in enumerate(CHANNELS, start=2)]
+    maps = [values.to(memory_format=torch.channels_last).requires_grad_() for values in drawn]
+    seconds: dict[type[nn.Module], list[float]] = {FastConv2d: [], UnusedProjection: []}
+    with kept_memory():
+        for _ in range(repeats + 1):
+            for kind, passes in seconds.items():
+                projection.__class__ = kind
+                start = time.process_time()
+                pixels = decoder(maps)
+                outputs = [*pixels.multi_scale_features, pixels.mask_features]
+                torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+                passes.append(time.process_time() - start)
+    for kind, passes in seconds.items():
+        print(f"{kind.__name__}: {min(passes[1:]):.3f} / {median(passes[1:]):.3f} CPU seconds, best / median")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -197,9 +234,14 @@ if __name__ == "__main__":
     step.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
     step.add_argument("--objects", type=int, default=8)
     step.add_argument("--steps", type=int, default=2)
+    alone = commands.add_parser("convolutions")
+    alone.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("H", "W"))
+    alone.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.command == "overfit":
         overfit(given.out, given.weights, given.settings)
+    elif given.command == "convolutions":
+        time_convolutions(tuple(given.size), given.repeats)
     else:
         profile(tuple(given.size), given.objects, given.steps)
