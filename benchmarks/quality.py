@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from weaksam.evaluation.voc import MASK_IOUS
+
 THREE = (("AP50", ("mean", "0.5")), ("AP75", ("mean", "0.75")), ("AP .5:.95", ("average",)))
 """The average precisions that every table shows side by side."""
 FIGURES = (
@@ -32,9 +34,15 @@ FIGURES = (
     ("pseudo_gt", "top-1 recall", ("train_top1", "recall")),
     ("pseudo_gt", "top-1 number", ("train_top1", "number")),
     *(("retrain", f"test {name}", ("test_boxes", *path)) for name, path in THREE),
+    *(("retrain", f"test {name} of the network alone", ("test_network_boxes", *path)) for name, path in THREE),
     *(("retrain_ceiling", f"test {name}", ("test_boxes", *path)) for name, path in THREE),
     *(("wsis", f"test box {name}", ("test_boxes", *path)) for name, path in THREE),
-    *(("wsis", f"test mask {name}", ("test_masks", *path)) for name, path in THREE),
+    ("wsis", "mean IoU of the pseudo masks", ("train_mask_iou", "mask_iou")),
+    *(("wsis", f"test mask AP{100 * iou:.0f}", ("test_masks", "mean", f"{iou:g}")) for iou in MASK_IOUS),
+    ("wsis", "test mask AP .5:.95", ("test_masks", "average")),
+    ("wsis", "test boundary AP .5:.95", ("test_coco_boundaries", "ap")),
+    ("wsis", "test PQ", ("test_pq", "pq")),
+    ("wsis", "test mIoU", ("test_miou", "mean")),
     *(("wsis_ceiling", f"test mask {name}", ("test_masks", *path)) for name, path in THREE),
 )
 """(stage, what, path into the stage's figures in metrics.json)."""
