@@ -30,7 +30,8 @@ from weaksam.evaluation.text import number
 from weaksam.pipeline.plan import stage_named
 from weaksam.pipeline.running import recorded_settings
 from weaksam.pipeline.state import Run, open_run, require_finished
-from weaksam.sam.box_masks import masks_of_boxes
+from weaksam.sam.box_masks import BoxMaskSettings, masks_of_boxes
+from weaksam.sam.prompts import Prompts
 from weaksam.stages import pseudo_gt
 from weaksam.stages.pseudo_gt.settings import AdaptiveSettings, PseudoGtSettings, Top1Settings
 from weaksam.structures.box_voting import BoxVotingSettings, voted_detections
@@ -71,8 +72,9 @@ def mask_boxes(least_iou: float) -> Move:
         if len(detections) == 0:
             return detections
         image = read_photo(run.splits[split].by_id[image_id])
-        masks, _ = masks_of_boxes(run.segmenter, image, detections.boxes, "predicted_iou")
-        boxes = torch.stack([box_from_rle(mask) for mask in masks])
+        embedding, prompts = run.segmenter.encode(image), Prompts(boxes=detections.boxes)
+        masks = masks_of_boxes(run.segmenter, embedding, prompts, BoxMaskSettings())
+        boxes = torch.stack([box_from_rle(mask) for mask in masks.rles])
         agree = pairwise_iou(boxes, detections.boxes).diagonal() >= least_iou
         return detections.replace(boxes=torch.where(agree[:, None], boxes, detections.boxes))
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.helpers import CPU, noise_photo, random_sam
 from tests.sam.transformers.toys import write_toy
-from weaksam.sam.box_masks import masks_of_boxes
+from weaksam.sam.box_masks import BoxMaskSettings, masks_of_boxes
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.narrow_photos import widened
 from weaksam.sam.official.segmenter import SegmentAnything
@@ -79,10 +79,12 @@ def test_masks_of_boxes_on_odd_photos(segmenter: Segmenter) -> None:
     for height, width in SIZES:
         black = np.zeros((height, width, 3), np.uint8)
         whole = torch.tensor([[0.0, 0.0, width, height]])
-        rles, predicted = masks_of_boxes(segmenter, black, whole, "predicted_iou")
-        assert rles[0]["size"] == [height, width] and predicted.shape == (1,)
-        rles, predicted = masks_of_boxes(segmenter, black, torch.zeros(0, 4), "box_agreement")
-        assert rles == [] and predicted.shape == (0,)
+        embedding = segmenter.encode(black)
+        masks = masks_of_boxes(segmenter, embedding, Prompts(boxes=whole), BoxMaskSettings())
+        assert masks.rles[0]["size"] == [height, width] and masks.predicted_iou.shape == (1,)
+        settings = BoxMaskSettings(mask_choice="box_agreement", second_pass=True)
+        masks = masks_of_boxes(segmenter, embedding, Prompts(boxes=torch.zeros(0, 4)), settings)
+        assert masks.rles == [] and masks.predicted_iou.shape == (0,)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from weaksam.stages.pseudo_gt.adaptive import adaptive_pseudo_gt
 from weaksam.stages.pseudo_gt.given import read_given
 from weaksam.stages.pseudo_gt.paper import paper_pseudo_gt
 from weaksam.stages.pseudo_gt.released import released_pseudo_gt
-from weaksam.stages.pseudo_gt.settings import AdaptiveSettings, GivenPseudoGtSettings, PseudoGtSettings
+from weaksam.stages.pseudo_gt.settings import AdaptiveSettings, GivenPseudoGtSettings, PseudoGtSettings, Top1Settings
 from weaksam.stages.pseudo_gt.stage import choose_all, choose_pseudo_gt, run, run_given
 from weaksam.stages.pseudo_gt.topk import topk_pseudo_gt
 
@@ -12,6 +12,7 @@ __all__ = [
     "AdaptiveSettings",
     "GivenPseudoGtSettings",
     "PseudoGtSettings",
+    "Top1Settings",
     "adaptive_pseudo_gt",
     "choose_all",
     "choose_pseudo_gt",
