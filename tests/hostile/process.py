@@ -13,7 +13,7 @@ from typing import Any
 
 MEMORY = 1 << 30
 """What a process may take beyond the memory of the server that it is forked from, in bytes."""
-CPU_SECONDS = 20
+CPU_SECONDS = 60
 """Seconds of processor time of all commands of a case together: a fuse, far above what any needs."""
 OUT = "out"
 """The folder, inside of that of the case, that commands may write to."""
