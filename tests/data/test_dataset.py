@@ -286,7 +286,8 @@ def test_truth_that_spells_the_classes_differently_is_refused(folder) -> None:
         ({"tags": "strangers.csv"}, r"found none of its 2 \(x\.jpg, y\.jpg\)"),
         ({"tags": "untagged.csv"}, "wanted at least one class"),
         ({"truth": "nowhere.json"}, "wanted true boxes .* found nothing there"),
-        ({"truth": "tags.csv"}, "wanted true boxes as COCO .json .* found the file"),
+        ({"truth": "tags.csv"}, "wanted a table of boxes with the columns .* found no file, label"),
+        ({"truth": "tags.txt"}, "wanted true boxes as .json .* found the file"),
         ({"truth": "empty"}, "found neither VOC .*xml nor YOLO"),
     ],
 )
@@ -295,6 +296,7 @@ def test_every_mistake_is_one_sentence(folder, changes, message) -> None:
     (folder / "empty.csv").write_text("")
     (folder / "strangers.csv").write_text("x.jpg,fig\ny.jpg,fig\n")
     (folder / "untagged.csv").write_text("file,tags\na.jpg,\nb.jpg,\n")
+    (folder / "tags.txt").write_text("a.jpg,fig\n")
     paths = {key: value and folder / value for key, value in changes.items()}
     with pytest.raises(UserError, match=message) as caught:
         load_dataset(split(folder, **paths), name="train")

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import typer.core
 
-from weaksam.cli import boxes, data, measuring, pseudo_gt, roi_drop, stages
+from weaksam.cli import boxes, data, labels, measuring, pseudo_gt, roi_drop, stages
 from weaksam.cli.arguments import guarded
 from weaksam.terminal import say
 
@@ -59,6 +59,8 @@ app = group(
             "retrain", "Train Faster R-CNN or DINO on the pseudo ground truth, and choose whose detections to hand on."
         ),
         "wsis": stages.up_to("wsis", "Turn pseudo boxes into pseudo masks and train Mask R-CNN."),
+        "export": labels.export_labels,
+        "import": labels.import_labels,
         "eval": measuring.evaluate,
         "recall": measuring.recall,
         "report": measuring.report,

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import Rle, rle_from_polygons
 
+CROSSING = "a polygon that crosses itself was filled by the even-odd rule"
+"""What readers say of such a polygon."""
+
 
 @dataclass(frozen=True)
 class ImageTruth:

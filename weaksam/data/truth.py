@@ -12,9 +12,10 @@ from weaksam.data.annotations import Annotations, ImageTruth
 from weaksam.data.class_names import ClassLabels
 from weaksam.data.file_errors import reads
 from weaksam.data.findings import Findings
-from weaksam.data.formats import coco, voc, voc_pictures, yolo
+from weaksam.data.formats import voc, voc_pictures, yolo
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import BadImage, image_size
+from weaksam.data.label_files import label_file_classes, labels_in, numbers_classes, read_label_file
 from weaksam.data.photos import Photo, list_photos
 from weaksam.data.truth_photos import fit_to_photo
 from weaksam.data.truth_table import used_labels
@@ -43,13 +44,15 @@ def read_truth(
     findings: Findings | None = None,
     images: Path | None = None,
 ) -> Annotations:
-    """Annotations in COCO JSON, a folder of VOC XML, VOC's SegmentationObject or a folder of YOLO labels, recognised by
-    what is there.
+    """Annotations in a file, see `read_label_file`, or in a folder of VOC XML, VOC's SegmentationObject or YOLO labels.
+
+    Which of them is recognised by what is there.
 
     ``sizes``, photos' (H, W) by image id, and ``classes``, used where no names file is there, matter to YOLO and VOC's
     pictures, ``images``, the photos' folder, to YOLO only. ``findings`` takes what is noticed, and every fault where it
     gathers them. Raises `UserError` for anything else.
     """
+    path = labels_in(path)
     if path.is_dir():
         kind = _folder_kind(path)
         if kind == "voc":
@@ -63,9 +66,7 @@ def read_truth(
         raise UserError(
             f"wanted true boxes (COCO .json, folder of VOC .xml or YOLO .txt) at {path}, found nothing there"
         )
-    if path.suffix.lower() != ".json":
-        raise UserError(f"wanted true boxes as COCO .json or a folder of VOC .xml or YOLO .txt, found the file {path}")
-    return coco.read_instances(path, findings)
+    return read_label_file(path, findings)
 
 
 def _folder_kind(folder: Path) -> str | None:
@@ -96,6 +97,7 @@ def read_measured_truth(
     not state are read there. ``classes`` names VOC's and YOLO's in order. Raises `UserError`, also where no photo fits.
     """
     photos = {} if images is None else list_photos(images)
+    truth = labels_in(truth)
     relative = truth.is_dir() and _folder_kind(truth) == "yolo"
     if relative and images is None:
         raise UserError(f"wanted the photos of the YOLO labels in {truth}, found no folder of them: give --images DIR")
@@ -138,7 +140,7 @@ def _fitted(image: ImageTruth, photo: Path, truth: Path, findings: Findings) -> 
 
 def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path, findings: Findings) -> Annotations:
     """The same with labels counted in ``classes``, which are numbered from 1; other classes' objects are left out."""
-    if path.suffix.lower() == ".json":
+    if numbers_classes(path):
         raise UserError(
             f"wanted no list of classes for the COCO file {path}, which numbers its own, found one: omit it"
         )
@@ -154,10 +156,11 @@ def _in_classes(annotations: Annotations, classes: Sequence[str], path: Path, fi
 @reads("true boxes")
 def truth_classes(path: Path) -> tuple[str, ...] | None:
     """Class names of a truth in its order, whose objects are not checked; None for YOLO labels without a names file."""
+    path = labels_in(path)
     if path.is_dir() and _folder_kind(path) == "yolo":
         return yolo.find_names(path)
     if path.is_file() and path.suffix.lower() == ".json":
-        return coco.read_classes(path)
+        return label_file_classes(path)
     return read_truth(path, {}).classes
 
 

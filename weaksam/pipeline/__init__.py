@@ -1,5 +1,7 @@
 """Run the stages of the method in order."""
 
+from weaksam.pipeline.labels import export as export_labels
+from weaksam.pipeline.labels import import_labels
 from weaksam.pipeline.plan import CEILINGS, STAGES, Stage
 from weaksam.pipeline.pseudo_gt import export_pseudo_gt, measure_pseudo_gt
 from weaksam.pipeline.roi_drop import plot_roi_drop
@@ -10,7 +12,9 @@ __all__ = [
     "CEILINGS",
     "STAGES",
     "Stage",
+    "export_labels",
     "export_pseudo_gt",
+    "import_labels",
     "measure_clues",
     "measure_pseudo_gt",
     "plot_roi_drop",

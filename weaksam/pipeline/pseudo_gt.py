@@ -8,9 +8,8 @@ from pathlib import Path
 
 from weaksam.config import UserError
 from weaksam.data.findings import Findings
-from weaksam.data.formats.coco import write_instances
-from weaksam.data.formats.voc import write_annotations
 from weaksam.data.given_boxes import read_given_boxes
+from weaksam.data.label_export import ExportOptions, export_labels
 from weaksam.evaluation.file_inputs import truth_dataset
 from weaksam.evaluation.pseudo_gt_figures import PseudoGtFigures, pseudo_gt_figures
 from weaksam.pipeline.running import recorded_settings
@@ -90,24 +89,13 @@ def measure_pseudo_gt(
 
 
 def export_pseudo_gt(source: Path, out: Path, images: Path | None = None) -> str:
-    """Write pseudo ground truth as COCO JSON (``out`` ends in .json) or as a folder of VOC XML; says what it wrote.
+    """Write pseudo ground truth as COCO JSON (``out`` ends in .json) or as VOC's folders; says what it wrote.
 
-    Every photo is in it, one without a box too. Raises `UserError` where ``out`` is a file of another kind, and for
-    photos of unknown size, which VOC and COCO both state.
+    As `weaksam.pipeline.labels.export` with ``coco`` and ``voc``, but links to photos. Raises `UserError` as that does.
     """
     as_json = out.suffix.lower() == ".json"
     if not as_json and (out.suffix or out.is_file()):
         raise UserError(f"wanted a .json file (COCO) or a folder (VOC XML) to write, found {out}: name one of these")
     opened = open_boxes(source, None, images)
-    unsized = [sample.image_id for sample in opened.dataset if 0 in sample.size]
-    if unsized:
-        raise UserError(
-            f"wanted the sizes of all {len(opened.dataset)} photos of {source}, found none for {unsized[0]}: give "
-            "--images DIR"
-        )
-    write = write_instances if as_json else write_annotations
-    write(out, opened.dataset, opened.boxes)
-    num_boxes = sum(map(len, opened.boxes.values()))
-    num_empty = sum(len(opened.boxes.get(image_id, ())) == 0 for image_id in opened.dataset.image_ids)
-    form = "COCO JSON" if as_json else "VOC XML, corners rounded to pixels and without scores"
-    return f"{out}: {num_boxes} boxes on {len(opened.dataset)} photos, {num_empty} of them without any ({form})"
+    form = "coco" if as_json else "voc"
+    return export_labels(out, form, opened.dataset, opened.boxes, ExportOptions(photos="none"))

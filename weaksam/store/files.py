@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,44 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path``: what is written there is there as ``path`` at the end, or nothing is.
+
+    Raises `UserError` where ``path`` is a file or a folder that holds something, and if the disk refuses.
+    """
+    path = path.absolute()
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        kind = "a file" if path.is_file() else "a folder with files in it"
+        raise UserError(f"wanted a new or empty folder to write, found {kind} at {path}: name another, or remove it")
+    temporary = path.parent / f".{path.name[:50]}.{os.getpid()}.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except Exception as error:
+        sentence = refusal(path, error)
+        if sentence is None:
+            raise
+        raise sentence from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_json_atomic(path: Path, value: Any, indent: int | None = None) -> None:
     """Write JSON atomically: paths as text, tensors and arrays as lists, settings as mappings, NaN as null."""
     write_text_atomic(path, json_text(value, indent))
+
+
+def write_json_rows_atomic(path: Path, rows: Iterable[Any]) -> None:
+    """Write a JSON list atomically, a line for each of ``rows``, which are taken one at a time."""
+    with atomic_file(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write("[")
+        for number, row in enumerate(rows):
+            file.write((",\n" if number else "\n") + json_text(row))
+        file.write("\n]\n")
 
 
 def write_text_atomic(path: Path, text: str) -> None:

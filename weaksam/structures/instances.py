@@ -117,6 +117,14 @@ class Instances:
         return replace(self, **tensors)
 
 
+def ignored(objects: Instances) -> Tensor:
+    """Bool ``(N,)``: which objects are to be ignored, being difficult or a crowd; all False where nothing says so."""
+    marked = torch.zeros(len(objects), dtype=torch.bool)
+    for marks in (objects.difficult, objects.crowd):
+        marked = marked if marks is None else marked | marks
+    return marked
+
+
 def _check_boxes(boxes: Tensor) -> None:
     if boxes.dtype != torch.float32 or boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"Instances.boxes must be float32 (N, 4), found {boxes.dtype} {tuple(boxes.shape)}")

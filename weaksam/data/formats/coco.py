@@ -14,15 +14,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-from torch import Tensor
-
 from weaksam.config import UserError
 from weaksam.data.annotations import Annotations
 from weaksam.data.class_names import LONGEST, check_name, is_plain
 from weaksam.data.findings import Findings
 from weaksam.data.formats.coco_blocks import plain_objects
 from weaksam.data.formats.coco_entries import CategoryLabels, ObjectReader
+from weaksam.data.formats.coco_writing import object_entries, write_instances, write_results
 from weaksam.data.image_entries import ImageEntries, composed, read_image_entries
 from weaksam.data.json_entries import FileId, JsonEntry, as_file_id, attempt, json_entries, listed_keys, shown
 from weaksam.data.json_stream import stream_blocks
@@ -31,14 +29,9 @@ from weaksam.data.object_columns import ObjectColumns
 from weaksam.data.text_files import read_json
 from weaksam.data.truth_table import TruthTable
 from weaksam.regular_files import open_regular
-from weaksam.store.files import write_json_atomic
-from weaksam.structures.boxes import area
-from weaksam.structures.dataset import Dataset
-from weaksam.structures.instances import Instances
-from weaksam.structures.masks import rle_area
 
-Entry = dict[str, Any]
-"""One annotation or result of a COCO file."""
+__all__ = ["object_entries", "read_classes", "read_if_instances", "read_instances", "write_instances", "write_results"]
+
 SECTIONS = ("images", "annotations", "categories")
 """The lists of an instances file."""
 _TAIL_BYTES = 1 << 18
@@ -322,78 +315,3 @@ def _summary(path: Path, table: TruthTable, num_classes: int) -> str:
     empty = f", {counts['empty']} of them without objects" if counts["empty"] else ""
     text = f"{path}: {len(table)} images{empty}; {counts['objects']} objects of {num_classes} classes"
     return f"{text} ({special})" if special else text
-
-
-# Writing
-
-
-def write_instances(
-    path: Path,
-    dataset: Dataset,
-    instances: Mapping[str, Instances],
-    numbers: Mapping[str, Mapping[str, Sequence[float] | Tensor]] | None = None,
-) -> None:
-    """Write ``instances`` (by image id) as a COCO instances file, with every image of ``dataset``.
-
-    An image that is not in ``instances`` is written without annotations. Scores are kept under ``score``, further
-    ``numbers`` (by their key, then by image id one for each object) under their own keys.
-    """
-    annotations: list[Entry] = []
-    for sample in dataset.samples:
-        objects = instances.get(sample.image_id, Instances.empty())
-        areas = rle_area(objects.masks) if objects.masks is not None else area(objects.boxes)
-        for row, entry in enumerate(object_entries(objects, dataset.category_ids)):
-            entry = {"id": len(annotations) + 1, "image_id": sample.file_id, **entry, "area": float(areas[row])}
-            entry["iscrowd"] = int(objects.crowd is not None and bool(objects.crowd[row]))
-            entry.setdefault("segmentation", [])
-            if objects.difficult is not None:
-                entry["difficult"] = int(objects.difficult[row])
-            entry |= {key: _short(float(of[sample.image_id][row])) for key, of in (numbers or {}).items()}
-            annotations.append(entry)
-    images = [
-        {"id": sample.file_id, "file_name": sample.image_id, "width": sample.size[1], "height": sample.size[0]}
-        for sample in dataset.samples
-    ]
-    categories = [
-        {"id": number, "name": name, "supercategory": "object"}
-        for number, name in zip(dataset.category_ids, dataset.classes, strict=True)
-    ]
-    write_json_atomic(path, {"images": images, "annotations": annotations, "categories": categories})
-
-
-def write_results(path: Path, dataset: Dataset, detections: Mapping[str, Instances]) -> None:
-    """Write detections (by image id) as a COCO results list: ``bbox`` xywh, ``score`` and, where given, RLE masks.
-
-    Raises `UserError` for detections without scores.
-    """
-    results: list[Entry] = []
-    for sample in dataset.samples:
-        objects = detections.get(sample.image_id, Instances.empty())
-        if len(objects) and objects.scores is None:
-            raise UserError(f"wanted scored detections to write {path}, found none on {sample.image_id}: give scores")
-        entries = object_entries(objects, dataset.category_ids)
-        results.extend({"image_id": sample.file_id, **entry} for entry in entries)
-    write_json_atomic(path, results)
-
-
-def object_entries(objects: Instances, category_ids: Sequence[int]) -> list[Entry]:
-    """The part of an entry that truth and results share, per object: category, box, and mask and score where given.
-
-    ``category_ids``: the file's number by label. No objects give no entries.
-    """
-    entries: list[Entry] = []
-    for row, (x1, y1, x2, y2) in enumerate(objects.boxes.tolist()):
-        # Widths stay float64, so that x + width gives x2 back exactly
-        box = [_short(x1), _short(y1), x2 - x1, y2 - y1]
-        entry: Entry = {"category_id": category_ids[int(objects.labels[row])], "bbox": box}
-        if objects.masks is not None:
-            entry["segmentation"] = objects.masks[row]
-        if objects.scores is not None:
-            entry["score"] = _short(float(objects.scores[row]))
-        entries.append(entry)
-    return entries
-
-
-def _short(value: float) -> float:
-    """The float64 of fewest digits that is the same float32."""
-    return float(str(np.float32(value)))

@@ -17,15 +17,18 @@ from weaksam.data.formats.voc_xml import XmlImage, parse_xml
 from weaksam.data.image_entries import composed
 from weaksam.data.images import LIMITS
 from weaksam.data.object_columns import ObjectColumns
+from weaksam.data.output_names import class_file_names, photo_paths
 from weaksam.data.sizes import size_problem
 from weaksam.regular_files import open_regular
-from weaksam.store.files import atomic_file
+from weaksam.store.files import atomic_file, write_text_atomic
 from weaksam.structures.dataset import Dataset
-from weaksam.structures.instances import Instances
+from weaksam.structures.instances import Instances, ignored
 from weaksam.structures.masks import boxes_from_masks, mask_from_rle, rle_from_mask
 
 VOID = 255
 """Pixel value of VOC's unlabelled borders."""
+CLASS_LIST = "classes.txt"
+"""File beside the folders of pictures that names their classes, a line each from index 1 on."""
 
 
 def read_annotations(folder: Path, findings: Findings | None = None) -> Annotations:
@@ -62,17 +65,13 @@ def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, In
     has no mark, becomes a difficult object. Photos in sub-folders get their XML in sub-folders. Raises `UserError`
     where two photos differ by their ending alone.
     """
-    paths = {sample.image_id: folder / Path(sample.image_id).with_suffix(".xml") for sample in dataset}
-    if len(set(paths.values())) < len(paths):
-        raise UserError(
-            f"wanted a name of its own for each XML in {folder}, found photos that differ by their ending: rename one"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+    paths = photo_paths(dataset, ".xml")
     for sample in dataset.samples:
         root = ElementTree.Element("annotation")
         ElementTree.SubElement(root, "filename").text = Path(sample.image_id).name
         _append_numbers(root, "size", {"width": sample.size[1], "height": sample.size[0], "depth": 3})
         objects = instances.get(sample.image_id, Instances.empty())
+        ElementTree.SubElement(root, "segmented").text = str(int(objects.masks is not None and len(objects) > 0))
         for row, (x1, y1, x2, y2) in enumerate(objects.boxes.round().int().tolist()):
             obj = ElementTree.SubElement(root, "object")
             ElementTree.SubElement(obj, "name").text = dataset.classes[int(objects.labels[row])]
@@ -80,9 +79,58 @@ def write_annotations(folder: Path, dataset: Dataset, instances: Mapping[str, In
             ElementTree.SubElement(obj, "difficult").text = str(int(difficult))
             _append_numbers(obj, "bndbox", {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2})
         ElementTree.indent(root)
-        paths[sample.image_id].parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(paths[sample.image_id]) as temporary:
+        with atomic_file(folder / paths[sample.image_id]) as temporary:
             ElementTree.ElementTree(root).write(temporary, encoding="utf-8")
+
+
+def write_devkit(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
+    """Write what VOC's tools read: ``Annotations``, ``ImageSets/Main`` and, where there are masks, their pictures.
+
+    ``SPLIT.txt`` lists all photos, ``CLASS_SPLIT.txt`` says of each 1 (there), 0 (difficult objects alone) or -1. The
+    photos belong to ``JPEGImages``, called ``NAME.jpg``. Raises `UserError` as `write_annotations` does, and where two
+    classes would share a list.
+    """
+    lists, names = class_file_names(dataset.classes), photo_paths(dataset, "")
+    write_annotations(folder / "Annotations", dataset, instances)
+    main, split = folder / "ImageSets" / "Main", dataset.name
+    write_text_atomic(main / f"{split}.txt", "\n".join(name.as_posix() for name in names.values()))
+    for label, class_name in enumerate(dataset.classes):
+        flags = (
+            f"{names[sample.image_id]} {_flag(instances.get(sample.image_id, Instances.empty()), label):2d}"
+            for sample in dataset
+        )
+        write_text_atomic(main / f"{lists[class_name]}_{split}.txt", "\n".join(flags))
+    if any(objects.masks is not None for objects in instances.values()):
+        write_pictures(folder, dataset, instances)
+        write_text_atomic(
+            folder / "ImageSets" / "Segmentation" / f"{split}.txt",
+            "\n".join(names[sample.image_id].as_posix() for sample in dataset if sample.image_id in instances),
+        )
+
+
+def _flag(objects: Instances, label: int) -> int:
+    """1 where an object of the class is there, 0 where all of them are to be ignored, -1 without any."""
+    of_class = objects.labels == label
+    if not bool(of_class.any()):
+        return -1
+    return int(bool((of_class & ~ignored(objects)).any()))
+
+
+def write_pictures(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
+    """Write the pictures of `write_segmentation` for every image, and ``classes.txt``: the name of index 1 first.
+
+    They lie in ``SegmentationClass`` and ``SegmentationObject``; an image without objects gets empty ones. Ignored
+    regions become border pixels, which belong to nothing. Where masks overlap the better-scored one is seen. Raises
+    `UserError` as `write_segmentation` does.
+    """
+    paths = photo_paths(dataset, ".png")
+    write_text_atomic(folder / CLASS_LIST, "\n".join(dataset.classes))
+    for sample in dataset.samples:
+        objects = instances.get(sample.image_id, Instances.empty(masked=True))
+        if objects.scores is not None:
+            objects = objects[objects.scores.argsort(stable=True)]
+        pair = (folder / kind / paths[sample.image_id] for kind in ("SegmentationClass", "SegmentationObject"))
+        write_segmentation(*pair, objects, sample.size)
 
 
 def read_segmentation(class_png: Path, object_png: Path, size: tuple[int, int] | None = None) -> Instances:
@@ -121,15 +169,20 @@ def read_segmentation(class_png: Path, object_png: Path, size: tuple[int, int] |
 def write_segmentation(class_png: Path, object_png: Path, instances: Instances, size: tuple[int, int]) -> None:
     """Write the masks of ``instances`` as the two VOC pictures of ``size`` (H, W); where masks overlap the later wins.
 
-    Raises `UserError` without masks or with more than 254 objects, as VOC's pictures have one byte per pixel.
+    A crowd becomes border pixels, below all others. Raises `UserError` without masks, and with more than 254 objects or
+    classes, as VOC's pictures have one byte per pixel.
     """
     if instances.masks is None or len(instances) >= VOID:
-        raise UserError(f"wanted at most 254 objects with masks to write {object_png}, found {len(instances)}")
+        state = f"{len(instances)}{' without masks' if instances.masks is None else ''}"
+        raise UserError(f"wanted at most 254 objects with masks to write {object_png}, found {state}")
+    if len(instances) and int(instances.labels.max()) >= VOID - 1:
+        raise UserError(f"wanted at most 254 classes to write {class_png}, found number {int(instances.labels.max())}")
     class_map, object_map = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-    for row, rle in enumerate(instances.masks):
-        mask = mask_from_rle(rle).numpy()
-        class_map[mask] = int(instances.labels[row]) + 1
-        object_map[mask] = row + 1
+    crowd = torch.zeros(len(instances)) if instances.crowd is None else instances.crowd
+    for row in (~crowd.bool()).int().argsort(stable=True).tolist():
+        mask = mask_from_rle(instances.masks[row]).numpy()
+        class_map[mask] = VOID if crowd[row] else int(instances.labels[row]) + 1
+        object_map[mask] = VOID if crowd[row] else row + 1
     for path, indices in ((class_png, class_map), (object_png, object_map)):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(indices)

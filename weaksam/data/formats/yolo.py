@@ -1,23 +1,26 @@
-"""Read YOLO's text labels, boxes and polygons, and write boxes."""
+"""Read and write YOLO's text labels, boxes and polygons."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
 from weaksam.config import UserError, listed
 from weaksam.data.annotation_folders import annotation_files, match_photos
-from weaksam.data.annotations import Annotations, ImageTruth
+from weaksam.data.annotations import CROSSING, Annotations, ImageTruth
 from weaksam.data.findings import Findings
 from weaksam.data.formats.yolo_lines import LabelLine, are_scores, looks_like_labels, parse_lines
 from weaksam.data.formats.yolo_names import NAME_FILES, class_names
 from weaksam.data.image_names import ImageNames
 from weaksam.data.object_columns import ObjectColumns
-from weaksam.store.files import atomic_file
+from weaksam.data.output_names import photo_paths
+from weaksam.store.files import atomic_file, write_text_atomic
 from weaksam.structures.boxes import xyxy_from_yolo, yolo_from_xyxy
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
-from weaksam.structures.masks import rle_from_polygons
+from weaksam.structures.mask_polygons import crosses_itself, polygon_from_rle
+from weaksam.structures.masks import rle_area, rle_from_polygons
 
 _LISTS = frozenset({"classes", "train", "val", "valid", "test", "trainval", "readme", "labels"})
 """Stems, in small letters, of text files that may be lists or notes beside the labels: their content tells."""
@@ -55,7 +58,8 @@ def read_labels(
     for image_id in (*sizes, *strays):
         size = sizes.get(image_id)
         of_photo = lines[name_of[image_id]] if image_id in name_of else []
-        truths[image_id] = ImageTruth(_instances(of_photo, label_of, size or (0, 0), with_masks, scored), None, size)
+        objects = _instances(of_photo, label_of, size or (0, 0), with_masks, scored, findings)
+        truths[image_id] = ImageTruth(objects, None, size)
     shift = 0 if min(names) == 1 else 1
     category_ids = tuple(number + shift for number in names)
     return Annotations(tuple(names.values()), category_ids, truths, findings.notes)
@@ -117,28 +121,79 @@ def _say_what_was_read(
         )
 
 
-def write_labels(folder: Path, dataset: Dataset, instances: Mapping[str, Instances]) -> None:
-    """Write one box file per image of ``dataset`` and ``classes.txt``; an image without objects gets an empty file.
+def write_labels(
+    folder: Path,
+    dataset: Dataset,
+    instances: Mapping[str, Instances],
+    *,
+    polygons: bool = False,
+    scores: bool = True,
+) -> None:
+    """Write one file per image of ``dataset`` and ``classes.txt``; an image without objects gets an empty file.
 
-    Scores become the sixth number; masks are not written, as YOLO has only polygons.
+    A line is a box, or with ``polygons`` the one polygon that `polygon_from_rle` makes of the whole mask (the corners
+    of the box where there is no mask). ``scores`` become the sixth number of boxes, which some readers refuse. Raises
+    `UserError` where two photos differ by their ending alone.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
+    write_text_atomic(folder / "classes.txt", "\n".join(dataset.classes))
+    paths = photo_paths(dataset, ".txt")
     for sample in dataset.samples:
         objects = instances.get(sample.image_id, Instances.empty())
-        relative = yolo_from_xyxy(objects.boxes.double(), sample.size).tolist()
-        lines = []
-        for row, numbers in enumerate(relative):
-            if objects.scores is not None:
-                numbers = [*numbers, float(objects.scores[row])]
-            lines.append(" ".join([str(int(objects.labels[row])), *(f"{number:.9f}" for number in numbers)]))
-        path = folder / PurePosixPath(sample.image_id).with_suffix(".txt")
-        with atomic_file(path) as temporary:
+        write = _polygon_lines if polygons else _box_lines
+        lines = [" ".join(line) for line in write(objects, sample.size, scores)]
+        with atomic_file(folder / paths[sample.image_id]) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
+def write_dataset(
+    folder: Path, dataset: Dataset, instances: Mapping[str, Instances], *, polygons: bool = False
+) -> None:
+    """Write the layout that ultralytics trains on: ``data.yaml``, ``labels/SPLIT/*.txt``; photos go to images/SPLIT.
+
+    Without scores, for which its loader has no column. Raises `UserError` for photos below a folder called ``images``,
+    which that loader takes for its own.
+    """
+    inside = next((sample for sample in dataset if "images" in Path(sample.image_id).parts[:-1]), None)
+    if inside is not None:
+        raise UserError(
+            f"wanted photos below no folder called 'images', found {inside.image_id}: YOLO's loader looks for labels "
+            "beside the last folder of that name; rename it"
+        )
+    write_labels(folder / "labels" / dataset.name, dataset, instances, polygons=polygons, scores=False)
+    # JSON is YAML; ultralytics wants both splits, and takes the folder of this file where no path is given
+    names = "".join(
+        f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for number, name in enumerate(dataset.classes)
+    )
+    text = f"train: images/{dataset.name}\nval: images/{dataset.name}\nnc: {len(dataset.classes)}\nnames:\n{names}"
+    write_text_atomic(folder / "data.yaml", text.rstrip("\n"))
+
+
+def _box_lines(objects: Instances, size: tuple[int, int], scores: bool) -> Iterator[list[str]]:
+    """The words of each object's line: class, centre, sides and perhaps the score."""
+    relative = yolo_from_xyxy(objects.boxes.double(), size).tolist()
+    for row, numbers in enumerate(relative):
+        if scores and objects.scores is not None:
+            numbers = [*numbers, float(objects.scores[row])]
+        yield [str(int(objects.labels[row])), *(f"{number:.9f}" for number in numbers)]
+
+
+def _polygon_lines(objects: Instances, size: tuple[int, int], scores: bool) -> Iterator[list[str]]:
+    """The words of each object's line: class and corners, as shares of the photo; a polygon has no score."""
+    height, width = size
+    for row, (x1, y1, x2, y2) in enumerate(objects.boxes.tolist()):
+        polygon = None if objects.masks is None else polygon_from_rle(objects.masks[row])
+        points = [[x1, y1], [x2, y1], [x2, y2], [x1, y2]] if polygon is None else polygon.tolist()
+        shares = (f"{x / width:.9f} {y / height:.9f}" for x, y in points)
+        yield [str(int(objects.labels[row])), *shares]
+
+
 def _instances(
-    lines: Sequence[LabelLine], label_of: Mapping[int, int], size: tuple[int, int], with_masks: bool, scored: bool
+    lines: Sequence[LabelLine],
+    label_of: Mapping[int, int],
+    size: tuple[int, int],
+    with_masks: bool,
+    scored: bool,
+    findings: Findings,
 ) -> Instances:
     """The objects of one photo of ``size`` (H, W) from its parsed lines, in pixels."""
     height, width = size
@@ -151,5 +206,8 @@ def _instances(
             continue
         xs, ys = [x * width for x in numbers[::2]], [y * height for y in numbers[1::2]]
         polygon = [value for point in zip(xs, ys, strict=True) for value in point]
-        rows.add((min(xs), min(ys), max(xs), max(ys)), label, mask=rle_from_polygons([polygon], size))
+        mask = rle_from_polygons([polygon], size)
+        if crosses_itself(polygon, float(rle_area([mask]))):
+            findings.guess(CROSSING, line.place)
+        rows.add((min(xs), min(ys), max(xs), max(ys)), label, mask=mask)
     return rows.instances(with_masks=with_masks, size=size).replace(difficult=None, crowd=None)

@@ -11,7 +11,7 @@ from weaksam.data.findings import Findings
 from weaksam.data.given_boxes import read_given_boxes
 from weaksam.stages.pseudo_gt.settings import GivenPseudoGtSettings
 from weaksam.structures.dataset import Dataset
-from weaksam.structures.instances import Instances
+from weaksam.structures.instances import Instances, ignored
 
 
 def read_given(
@@ -37,9 +37,7 @@ def read_given(
 def _as_detections(boxes: Instances) -> Instances:
     """Boxes with a score each, marked ``crowd`` where they are to be ignored and any is, without masks."""
     scores = torch.ones(len(boxes)) if boxes.scores is None else boxes.scores
-    marked = torch.zeros(len(boxes), dtype=torch.bool)
-    for marks in (boxes.crowd, boxes.difficult):
-        marked = marked if marks is None else marked | marks
+    marked = ignored(boxes)
     return Instances(boxes.boxes, boxes.labels, scores, crowd=marked if bool(marked.any()) else None)
 
 
