@@ -211,3 +211,17 @@ def test_a_run_goes_out_and_into_another(finished: Path, name: str) -> None:
         assert given.images[image_id].instances.boxes.tolist() == boxes.tolist()
         assert given.images[image_id].instances.labels.tolist() == image.instances.labels.tolist()
     output("pseudo-gt", *TOY_RUN, *settings, f"out={finished}")  # as it was
+
+
+def test_a_run_is_exported_in_the_formats_of_tools(finished: Path) -> None:
+    original = read_instances(finished / "pseudo_gt" / "train.json")
+    num_boxes = sum(len(image.instances) for image in original.images.values())
+    text = output("export", finished, "--format", "yolo")
+    out = finished / "export" / "pseudo-gt_train_yolo"
+    assert f"{out}: {num_boxes} boxes on 5 photos" in text and "links of the photos in images/train" in text
+    assert len(list((out / "labels/train").glob("train_*.txt"))) == len(list((out / "images/train").iterdir())) == 5
+    text = output("export", finished, "--format", "csv", "--what", "detections", "--min-score", 0.5)
+    detections = json.loads((finished / "wsod" / "detections_train.json").read_text())
+    assert f" {sum(entry['score'] >= 0.5 for entry in detections)} boxes on 5 photos" in text
+    assert "wanted the finished stage wsis" in refused("export", finished, "--format", "masks", "--what", "masks")
+    assert "wanted the test photos" in refused("export", finished, "--format", "csv", "--split", "test")

@@ -172,7 +172,7 @@ def _percents(region: JsonEntry, values: Sequence[Any]) -> list[float]:
     if not all(is_number(value) for value in values):
         raise region.refusal("value", "finite numbers in percent of the photo")
     numbers = region.numbers(values)
-    outside = [number for number in numbers if not -_TOLERANCE <= number <= 100 + _TOLERANCE]
+    outside = [f"{number:g}" for number in numbers if not -_TOLERANCE <= number <= 100 + _TOLERANCE]
     if outside:
         raise UserError(
             f"wanted percent of the photo's sides, 0 to 100, in {region.place}, found {listed(outside, 3)}: draw the "
