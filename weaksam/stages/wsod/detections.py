@@ -22,12 +22,17 @@ def detections_of(
     Scores are the mean over branches and views; with box offsets a class's box is the mean over branches and views of
     where they move the proposal. Offsets are those of the photo, not of its mirror image.
     """
-    scores = torch.stack([mean_class_probabilities(output.refine) for output in outputs]).mean(dim=0)
+    scores = class_scores_of(outputs)
     deltas = [of_branch for output in outputs for of_branch in output.deltas]
     if deltas:
         moved = torch.stack([decode_boxes(boxes, of_branch[:, 1:]) for of_branch in deltas]).mean(dim=0)  # (N, C, 4)
         boxes = clip(moved, size)
     return detections_from(scores, boxes, settings)
+
+
+def class_scores_of(outputs: Sequence[HeadOutput]) -> Tensor:
+    """Class probabilities ``(N, C)`` of proposals, the mean over the branches of all views' outputs, at least one."""
+    return torch.stack([mean_class_probabilities(output.refine) for output in outputs]).mean(dim=0)
 
 
 def detections_from(scores: Tensor, boxes: Tensor, settings: WsodSettings) -> Instances:

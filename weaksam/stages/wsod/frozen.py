@@ -12,10 +12,12 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.schedules import warmup_cosine
 from weaksam.engine.training import Objective
 from weaksam.engine.training_job import TrainingJob
+from weaksam.models.wsod.extent import CellMap
 from weaksam.models.wsod.head import HeadOutput, WsodHead
-from weaksam.stages.wsod.detections import detections_of
+from weaksam.stages.wsod.detections import class_scores_of, detections_of
 from weaksam.stages.wsod.example_cache import ExampleCache
 from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample
+from weaksam.stages.wsod.extent import Extent
 from weaksam.stages.wsod.losses import mean_losses, photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection, unread_features
 from weaksam.stages.wsod.settings import WsodSettings
@@ -26,8 +28,11 @@ from weaksam.structures.instances import Instances
 class FrozenDetector:
     """The head on frozen features: photo in, class probabilities of its proposals out.
 
-    ``photos``: features of the same backbone and size that another detector has read already.
+    ``photos``: features of the same backbone and size that another detector has read already. ``extent``: moves the
+    detections, if it is set.
     """
+
+    extent: Extent | None = None
 
     def __init__(self, context: RunContext, settings: WsodSettings, photos: PhotoFeatures | None = None) -> None:
         self.context, self.settings = context, settings
@@ -123,4 +128,17 @@ class FrozenDetector:
         if len(boxes) == 0:
             return Instances.empty(scored=True)
         outputs = self.outputs([(sample, boxes, False), (sample, boxes, True)])
-        return detections_of(outputs, boxes, sample.size, self.settings)
+        found = detections_of(outputs, boxes, sample.size, self.settings)
+        if self.extent is None:
+            return found
+        return self.extent.moved(found, sample, self.cell_map(sample), boxes, class_scores_of(outputs))
+
+    @torch.inference_mode()
+    def class_scores(self, sample: Sample, boxes: Tensor) -> Tensor:
+        """Class probabilities ``(N, C)`` of proposals (N, 4), N at least 1, averaged over photo and mirror image."""
+        return class_scores_of(self.outputs([(sample, boxes, False), (sample, boxes, True)]))
+
+    def cell_map(self, sample: Sample) -> CellMap:
+        """The photo's frozen map, not mirrored."""
+        view, stride = self.photos.views(sample)[0], self.photos.stride
+        return CellMap(view.features, (view.scale[0] / stride, view.scale[1] / stride), sample.size)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from weaksam.config import Settings
+from weaksam.models.wsod.extent import NO_EXTENT, ExtentSettings
 from weaksam.stages.wsod.end_to_end_settings import EndToEndSettings
 from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.stages.wsod.seeds.settings import SeedSettings
@@ -18,7 +19,7 @@ class WsodSettings(Settings):
     """The weakly supervised detector; ``mode`` says whether the backbone stays frozen or is trained along."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "max_table_gib"})
-    _as_before: ClassVar[Mapping[str, Any]] = {"box_voting": NO_VOTING}
+    _as_before: ClassVar[Mapping[str, Any]] = {"box_voting": NO_VOTING, "extent": NO_EXTENT}
     _renamed: ClassVar[Mapping[str, str]] = {
         "mode=draft": "{section}mode=frozen",
         "mode=full": "{section}mode=end_to_end",
@@ -75,6 +76,11 @@ class WsodSettings(Settings):
     nms_iou: float = Field(0.3, gt=0, le=1, description="suppression of detections, per class")
     min_score: float = Field(0.001, ge=0, le=1, description="least score of a detection")
     max_boxes: int = Field(100, ge=1, description="most detections of a photo")
+    extent: ExtentSettings = Field(
+        ExtentSettings(),
+        description="moves detections towards the proposal around them that differs most from its surroundings; share "
+        "0: not at all (frozen)",
+    )
     box_voting: BoxVotingSettings = Field(
         NO_VOTING,
         description="moves detections towards the overlapping proposals, weighted by their scores; share 0: not at all",

@@ -14,9 +14,11 @@ from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import fit
 from weaksam.engine.training_state import load_trained
 from weaksam.models.backbones.weights import backbone_fingerprint
+from weaksam.models.wsod.extent import NO_EXTENT
 from weaksam.stages.wsod.detector import WeakDetector
 from weaksam.stages.wsod.end_to_end import EndToEndDetector
 from weaksam.stages.wsod.examples import ClassMaps, best_proposals, make_examples
+from weaksam.stages.wsod.extent import learnt_extent
 from weaksam.stages.wsod.frozen import FrozenDetector
 from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.seeds.relocate_examples import relocated
@@ -52,7 +54,7 @@ def run(
     """
     for split, store in proposals.items():
         _require_same_photos(store, _photos(context, split), split)
-    learnt = settings.model_copy(update={"box_voting": NO_VOTING})  # boxes vote after the training
+    learnt = settings.model_copy(update={"box_voting": NO_VOTING, "extent": NO_EXTENT})  # boxes move after it
     fingerprint = stage_fingerprint("wsod", learnt, _inputs(context, proposals["train"], clue_store, truths))
     folder = store_folder(context.out, name, "weights", fingerprint)
     seed_everything(derive_seed(context.seed, "wsod", "weights"))
@@ -74,6 +76,8 @@ def run(
             num_steps_per_epoch=-(-len(examples) // settings.batch_size),
         )
     detector.begin_detecting()
+    if isinstance(detector, FrozenDetector) and settings.extent.share > 0:
+        detector.extent = learnt_extent(context, detector, proposals["train"], fingerprint, name)
     stores = {
         split: _detect(context, settings, detector, store, split, fingerprint, name)
         for split, store in proposals.items()
