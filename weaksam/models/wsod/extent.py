@@ -102,7 +102,7 @@ class CellSums:
 
 
 def _solved(grams: Tensor, totals: Tensor, ridge: float) -> Tensor:
-    """Weights ``(C, K + 1)`` from Gram matrices ``(C, 2, K + 1, K + 1)`` and sums ``(C, 2, K + 1)``: 1 inside, else 0."""
+    """Weights ``(C, K + 1)`` from Gram matrices ``(C, 2, K + 1, K + 1)`` and sums ``(C, 2, K + 1)`` of `CellSums`."""
     weights = []
     for gram, total in zip(grams.double(), totals.double(), strict=True):
         num = total[:, -1].clamp(min=1)  # cells outside, inside
