@@ -10,6 +10,8 @@ from tests.helpers import DISC_COLOURS, context, draw_discs
 from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.engine.detectors.result import DetectorResult
+from weaksam.engine.training_state import load_sealed
+from weaksam.models.wsod.extent import NO_EXTENT, ExtentSettings, tightened
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.targets import Seeds
 from weaksam.sam.build import SegmenterSettings, build_segmenter
@@ -23,6 +25,7 @@ from weaksam.stages.wsod.seeds.class_maps import ClassMapSeedSettings
 from weaksam.stages.wsod.seeds.relocate_examples import relocated
 from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.store.store import Store
+from weaksam.store.weights import load_into
 from weaksam.structures.box_voting import BoxVotingSettings, voted_detections
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.dataset import Dataset
@@ -246,6 +249,33 @@ def test_voting_needs_no_other_training(discs, tmp_path: Path) -> None:
     moved = voted_detections(before[image_id], Proposals.from_row(discs[2][image_id]), BoxVotingSettings())
     assert torch.equal(after[image_id].boxes, moved.boxes)
     assert all(torch.equal(before[image_id].scores, after[image_id].scores) for image_id in before)
+
+
+def test_boxes_move_by_what_the_other_photos_teach(discs, tmp_path: Path, monkeypatch) -> None:
+    dataset, _, proposal_store, _ = discs
+    plain = train(discs, tmp_path, TINY.model_copy(update={"extent": NO_EXTENT}))
+    moved = train(discs, tmp_path)
+    assert moved.fingerprint == plain.fingerprint  # nothing is trained anew
+
+    detector = frozen.FrozenDetector(context(tmp_path, dataset), TINY)
+    load_into(detector.model, load_sealed(moved.weights, "wsod"), "wsod")
+    detector.begin_detecting()
+    [sealed] = (tmp_path / "wsod" / "store").glob("extent-*/weights.safetensors")
+    of_folds = load_sealed(sealed, "extent")["of_folds"]
+    assert of_folds.shape == (4, len(dataset.classes), 17)
+    before, after = plain.detections("train"), moved.detections("train")
+    for index, sample in enumerate(dataset):
+        boxes = proposal_store[sample.image_id]["boxes"][: TINY.num_proposals]
+        scores = detector.class_scores(sample, boxes)
+        photo = detector.cell_map(sample)
+        wanted = tightened(before[sample.image_id], photo, of_folds[index % 4], boxes, scores, ExtentSettings())
+        torch.testing.assert_close(after[sample.image_id].boxes, wanted.boxes)
+        assert torch.equal(after[sample.image_id].scores, before[sample.image_id].scores)
+    assert any(not torch.equal(before[image_id].boxes, after[image_id].boxes) for image_id in before)
+
+    # Another share reads what was learnt: no cell is counted again
+    monkeypatch.setattr("weaksam.stages.wsod.extent.CellSums", None)
+    train(discs, tmp_path, TINY.model_copy(update={"extent": ExtentSettings(share=0.25)}))
 
 
 def test_no_proposal_anywhere_is_one_sentence(discs, tmp_path: Path) -> None:

@@ -128,10 +128,10 @@ class FrozenDetector:
         if len(boxes) == 0:
             return Instances.empty(scored=True)
         outputs = self.outputs([(sample, boxes, False), (sample, boxes, True)])
-        found = detections_of(outputs, boxes, sample.size, self.settings)
+        detections = detections_of(outputs, boxes, sample.size, self.settings)
         if self.extent is None:
-            return found
-        return self.extent.moved(found, sample, self.cell_map(sample), boxes, class_scores_of(outputs))
+            return detections
+        return self.extent.moved(detections, sample, self.cell_map(sample), boxes, class_scores_of(outputs))
 
     @torch.inference_mode()
     def class_scores(self, sample: Sample, boxes: Tensor) -> Tensor:
