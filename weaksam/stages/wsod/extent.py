@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +13,13 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained, seal
 from weaksam.models.wsod.extent import CellMap, CellSums, ExtentSettings, tightened
-from weaksam.stages.wsod.examples import best_proposals
 from weaksam.store.progress import progress
-from weaksam.store.store import Store, store_folder
+from weaksam.store.store import store_folder
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
-if TYPE_CHECKING:
-    from weaksam.stages.wsod.frozen import FrozenDetector
+SeenPhoto = tuple[CellMap | None, Mapping[int, Tensor]]
+"""Map of a photo and the best box ``(4,)`` of each of its tags, by label; no map where it has no proposal."""
 
 
 class ExtentRegressions(nn.Module):
@@ -56,29 +54,27 @@ class Extent:
 
 
 def learnt_extent(
-    context: RunContext, detector: FrozenDetector, proposals: Store, weights_key: str, name: str
+    context: RunContext,
+    settings: ExtentSettings,
+    depth: int,
+    seen: Iterable[SeenPhoto],
+    inputs: Mapping[str, str],
+    name: str,
 ) -> Extent:
-    """What the best box of every tag on the training photos teaches a trained detector; sealed, so learnt once.
+    """What the best box of every tag on the training photos teaches; sealed, so learnt, and ``seen`` read, once.
 
-    The photos' folds follow from their order. Photos without proposals teach nothing. ``weights_key``: fingerprint of
-    the detector's weights. Lies in ``OUT/<name>/store/extent-*``.
+    ``seen``: the training photos in their order, from which the folds follow, with maps of ``depth`` channels. Photos
+    without proposals teach nothing. ``inputs``: fingerprints of what decides the boxes. Lies in
+    ``OUT/<name>/store/extent-*``.
     """
-    settings = detector.settings.extent
-    key = fingerprint_of(
-        {
-            "stage": f"{name} extent",
-            "weights": weights_key,
-            "proposals": proposals.fingerprint,
-            "folds": settings.folds,
-            "ridge": settings.ridge,
-        }
-    )
-    num_classes, depth = len(context.train.classes), len(detector.model.directions)
+    learning = {"stage": f"{name} extent", "folds": settings.folds, "ridge": settings.ridge}
+    key = fingerprint_of({**learning, **inputs})
+    num_classes = len(context.train.classes)
     model = ExtentRegressions(num_classes, depth, settings.folds)
     job = TrainingJob(store_folder(context.out, name, "extent", key), key, f"{name} extent", context.seed, num_epochs=0)
     if not load_trained(model, job):
         sums = CellSums(num_classes, depth, settings.folds)
-        for index, (photo, best) in enumerate(_best_boxes(context, detector, proposals)):
+        for index, (photo, best) in enumerate(progress(seen, len(context.train), f"{name}: learning extent")):
             if photo is not None:
                 sums.add(photo, best, index % settings.folds)
         of_folds, of_all = sums.regressions(settings.ridge)
@@ -87,16 +83,3 @@ def learnt_extent(
         seal(model, job, [])
     folds = {sample.image_id: index % settings.folds for index, sample in enumerate(context.train)}
     return Extent(model, folds, settings)
-
-
-def _best_boxes(
-    context: RunContext, detector: FrozenDetector, proposals: Store
-) -> Iterator[tuple[CellMap | None, dict[int, Tensor]]]:
-    """Map and best box of every tag of each training photo in their order; no map where there is no proposal."""
-    for sample in progress(context.train, len(context.train), "wsod: learning extent"):
-        boxes = best_proposals(proposals[sample.image_id], detector.settings.num_proposals)
-        if len(boxes) == 0:
-            yield None, {}
-            continue
-        scores = detector.class_scores(sample, boxes)
-        yield detector.cell_map(sample), {label: boxes[scores[:, label].argmax()] for label in sample.tags}

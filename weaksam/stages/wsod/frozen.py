@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +16,12 @@ from weaksam.models.wsod.extent import CellMap
 from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.stages.wsod.detections import class_scores_of, detections_of
 from weaksam.stages.wsod.example_cache import ExampleCache
-from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample
-from weaksam.stages.wsod.extent import Extent
+from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample, best_proposals
+from weaksam.stages.wsod.extent import Extent, SeenPhoto, learnt_extent
 from weaksam.stages.wsod.losses import mean_losses, photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection, unread_features
 from weaksam.stages.wsod.settings import WsodSettings
+from weaksam.store.store import Store
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
@@ -137,6 +138,25 @@ class FrozenDetector:
     def class_scores(self, sample: Sample, boxes: Tensor) -> Tensor:
         """Class probabilities ``(N, C)`` of proposals (N, 4), N at least 1, averaged over photo and mirror image."""
         return class_scores_of(self.outputs([(sample, boxes, False), (sample, boxes, True)]))
+
+    def learn_extent(self, proposals: Store, weights_key: str, name: str) -> None:
+        """Let detections move by what the best boxes of the training photos' tags teach, see `learnt_extent`.
+
+        ``proposals``: the training photos'; ``weights_key``: fingerprint of the trained weights.
+        """
+        inputs = {"weights": weights_key, "proposals": proposals.fingerprint}
+        depth, seen = len(self.model.directions), self._best_boxes(proposals)
+        self.extent = learnt_extent(self.context, self.settings.extent, depth, seen, inputs, name)
+
+    def _best_boxes(self, proposals: Store) -> Iterator[SeenPhoto]:
+        """Map and best boxes of each training photo."""
+        for sample in self.context.train:
+            boxes = best_proposals(proposals[sample.image_id], self.settings.num_proposals)
+            if len(boxes) == 0:
+                yield None, {}
+                continue
+            scores = self.class_scores(sample, boxes)
+            yield self.cell_map(sample), {label: boxes[scores[:, label].argmax()] for label in sample.tags}
 
     def cell_map(self, sample: Sample) -> CellMap:
         """The photo's frozen map, not mirrored."""

@@ -18,7 +18,6 @@ from weaksam.models.wsod.extent import NO_EXTENT
 from weaksam.stages.wsod.detector import WeakDetector
 from weaksam.stages.wsod.end_to_end import EndToEndDetector
 from weaksam.stages.wsod.examples import ClassMaps, best_proposals, make_examples
-from weaksam.stages.wsod.extent import learnt_extent
 from weaksam.stages.wsod.frozen import FrozenDetector
 from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.seeds.relocate_examples import relocated
@@ -77,7 +76,7 @@ def run(
         )
     detector.begin_detecting()
     if isinstance(detector, FrozenDetector) and settings.extent.share > 0:
-        detector.extent = learnt_extent(context, detector, proposals["train"], fingerprint, name)
+        detector.learn_extent(proposals["train"], fingerprint, name)
     stores = {
         split: _detect(context, settings, detector, store, split, fingerprint, name)
         for split, store in proposals.items()
