@@ -33,8 +33,8 @@ class ExtentSettings(Settings):
     share: float = Field(
         0.5, ge=0, le=1, description="share of the way from a detection to the chosen proposal; 0: boxes stay"
     )
-    least_iou: float = Field(0.4, gt=0, le=1, description="least IoU with the detection of a proposal to choose from")
-    power: float = Field(4.0, ge=0, description="power of the score in score^power x contrast, by which is chosen")
+    least_iou: float = Field(0.6, gt=0, le=1, description="least IoU with the detection of a proposal to choose from")
+    power: float = Field(2.0, ge=0, description="power of the score in score^power x contrast, by which is chosen")
     ring: float = Field(0.2, gt=0, le=2, description="width of the ring around a box, as a share of the box's sides")
     folds: int = Field(4, ge=2, description="parts of the training photos; each is judged by what the others teach")
     ridge: float = Field(0.1, gt=0, description="shrinkage of the regression, relative to a feature's mean square")
