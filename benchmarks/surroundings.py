@@ -33,7 +33,7 @@ from weaksam.structures.instances import Instances
 
 CHOICES = [
     ExtentSettings(least_iou=least_iou, power=power, share=share, ring=ring)
-    for ring, least_iou, power, share in product((0.2, 0.4), (0.4, 0.5), (1.0, 2.0, 4.0), (0.5, 0.75, 1.0))
+    for ring, least_iou, power, share in product((0.2, 0.4), (0.4, 0.6, 0.7), (1.0, 2.0, 4.0), (0.5, 0.75, 1.0))
 ]
 """The settings of each row."""
 

@@ -37,7 +37,7 @@ def test_a_best_box_on_a_part_moves_to_the_whole(surroundings) -> None:
     for number, shown in enumerate(photos):
         sums.add(shown.map, shown.best(), number % 4)
     of_folds, _ = sums.regressions(0.1)
-    boxes = surroundings.moved(photos, of_folds, ExtentSettings(share=1, power=1))
+    boxes = surroundings.moved(photos, of_folds, ExtentSettings(share=1, power=1, least_iou=0.5))
     assert len(boxes) == 8 and boxes["0.png", 0].tolist() == WHOLE
     assert surroundings.moved(photos, of_folds, ExtentSettings(share=0))["0.png", 0].tolist() == PART
 

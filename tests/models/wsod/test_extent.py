@@ -77,14 +77,18 @@ def test_a_class_without_a_box_has_no_contrast() -> None:
 
 @pytest.mark.parametrize(("share", "wanted"), [(1.0, WHOLE), (0.5, [40.0, 40, 100, 120]), (0.0, PART)])
 def test_a_part_moves_towards_the_whole(share: float, wanted: list[float]) -> None:
-    moved = tightened(FOUND, photo(), TELLS, BOXES, SCORES, ExtentSettings(share=share, power=1))
+    moved = tightened(FOUND, photo(), TELLS, BOXES, SCORES, ExtentSettings(share=share, power=1, least_iou=0.5))
     assert moved.boxes.tolist() == [wanted]
     assert moved.scores is not None and moved.scores.tolist() == FOUND.scores.tolist()
 
 
 def test_the_score_and_the_overlap_hold_a_box_back() -> None:
     def end(**settings: float) -> list[float]:
-        return tightened(FOUND, photo(), TELLS, BOXES, SCORES, ExtentSettings(share=1, **settings)).boxes[0].tolist()
+        return (
+            tightened(FOUND, photo(), TELLS, BOXES, SCORES, ExtentSettings(share=1, **{"least_iou": 0.5, **settings}))
+            .boxes[0]
+            .tolist()
+        )
 
     assert end(power=99) == PART
     assert end(power=1, least_iou=0.51) == PART  # PART is half of WHOLE
