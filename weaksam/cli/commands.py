@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import typer.core
 
-from weaksam.cli import boxes, data, labels, measuring, pseudo_gt, roi_drop, settings, stages
+from weaksam.cli import boxes, data, init, labels, measuring, pseudo_gt, roi_drop, settings, stages
 from weaksam.cli.arguments import guarded
 from weaksam.terminal import say
 
@@ -65,6 +65,7 @@ app = group(
         "recall": measuring.recall,
         "report": measuring.report,
         "verify": measuring.verify,
+        "init": init.init,
         "settings": settings.settings,
         "doctor": doctor,
     },
