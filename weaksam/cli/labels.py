@@ -12,7 +12,7 @@ from weaksam.terminal import say
 Classes = Annotated[
     str | None, typer.Option(help="comma-separated, or a file of one a line: the order of VOC or YOLO classes")
 ]
-FORMAT_NAMES = "coco, voc, yolo, yolo-seg, labelstudio, cvat, masks, csv"
+FORMAT_NAMES = "coco, voc, yolo, yolo-seg, labelstudio, cvat, masks, csv, mmdet, detectron2"
 
 
 def export_labels(

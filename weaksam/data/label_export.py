@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from weaksam.config import UserError, did_you_mean, listed
 from weaksam.data.formats import coco, cvat, label_studio, object_tables, voc, yolo
+from weaksam.data.frames import detectron2, mmdet
 from weaksam.data.output_names import photo_paths
 from weaksam.store.files import atomic_folder
 from weaksam.structures.dataset import Dataset
@@ -108,6 +109,10 @@ FORMATS: Mapping[str, LabelFormat] = {
         _plain(voc.write_pictures), needs_masks=True, ignored="border pixels", note="without scores and hidden pixels"
     ),
     "csv": LabelFormat(_plain(object_tables.write_table), ".csv", ignored="the column ignored"),
+    "mmdet": LabelFormat(_plain(mmdet.write_mmdet), photos="images/SPLIT", ignored="iscrowd"),
+    "detectron2": LabelFormat(
+        _plain(detectron2.write_detectron2), photos="images/SPLIT", ignored="iscrowd, which detectron2 leaves out"
+    ),
 }
 """The formats by name, in the order of the help."""
 
@@ -150,11 +155,11 @@ def export_labels(
         return _summary(out, form, dataset, objects, "")
     with atomic_folder(out) as folder:
         form.write(folder, dataset, kept, options)
-        photos = _place_photos(folder, form, dataset, options.photos)
+        photos = place_photos(folder, form, dataset, options.photos)
     return _summary(out, form, dataset, objects, photos)
 
 
-def _place_photos(folder: Path, form: LabelFormat, dataset: Dataset, how: PhotoForm) -> str:
+def place_photos(folder: Path, form: LabelFormat, dataset: Dataset, how: PhotoForm) -> str:
     """Link or copy the photos where the format's readers look for them; says how many, and what is missing."""
     if not form.photos or how == "none":
         return ""

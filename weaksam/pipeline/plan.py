@@ -185,8 +185,9 @@ def backbone_of_masks(run: Run, backbone: BackboneSettings, detector: DetectorRe
 
 
 def weights_for_masks(run: Run, detector: DetectorResult) -> Path | None:
-    """The weights of the retrained detector that Mask R-CNN may start from; None where that is no Faster R-CNN."""
-    return detector.weights if isinstance(run.retrain, retrain.RetrainSettings) else None
+    """The weights of our retrained Faster R-CNN, which Mask R-CNN may start from; None for any other."""
+    ours = isinstance(run.retrain, retrain.RetrainSettings) and run.retrain.engine == "weaksam"
+    return detector.weights if ours else None
 
 
 def no_points(image_id: str) -> CluePoints:

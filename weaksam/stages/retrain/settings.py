@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from weaksam.config import Settings
 from weaksam.engine.detectors.dino import TrainableDinoSettings
@@ -25,7 +27,8 @@ NETWORK_ALONE: Mapping[str, Any] = {
 class ChoiceSettings(Settings):
     """Whose detections the stage hands on, and whether they teach the network once more."""
 
-    _as_before: ClassVar[Mapping[str, Any]] = NETWORK_ALONE
+    _as_before: ClassVar[Mapping[str, Any]] = {**NETWORK_ALONE, "engine": "weaksam", "engine_options": ()}
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"engine_python"})
 
     choice: Literal["auto", "weak", "retrained", "merged"] = Field(
         "auto",
@@ -43,12 +46,35 @@ class ChoiceSettings(Settings):
         0.5, gt=0, le=1, description="length of each of them, as a share of the first training's epochs or steps"
     )
 
+    engine: Literal["weaksam", "mmdet", "detectron2"] = Field(
+        "weaksam", description="what trains the network: weaksam, or another frame by its exported configuration"
+    )
+    engine_options: tuple[str, ...] = Field(
+        (), description="key=value options of that frame, such as train_cfg.max_iters=500 (mmdet)"
+    )
+    engine_python: Path | None = Field(None, description="Python that has the frame; by default the one that runs")
+
+    @model_validator(mode="after")
+    def _frame_can_do_it(self) -> Self:
+        """Raise ``ValueError`` for what another frame cannot do, and for its options without it."""
+        if self.engine == "weaksam":
+            if self.engine_options or self.engine_python is not None:
+                raise ValueError("engine_options and engine_python are of engine=mmdet or detectron2: set engine too")
+            return self
+        if self.rounds:
+            raise ValueError(f"rounds={self.rounds} needs engine=weaksam, found {self.engine}: take rounds=0")
+        if wrong := [option for option in self.engine_options if "=" not in option]:
+            raise ValueError(f"engine_options want key=value, found {wrong[0]!r}: write it so")
+        return self
+
 
 class RetrainSettings(ChoiceSettings, TrainableSettings):
     """Faster R-CNN on pseudo ground truth, its training and its use."""
 
     # The kind is told by the other fields, so that what was trained before there were two is found again
-    _not_fingerprinted: ClassVar[frozenset[str]] = TrainableSettings._not_fingerprinted | {"detector"}
+    _not_fingerprinted: ClassVar[frozenset[str]] = (
+        TrainableSettings._not_fingerprinted | ChoiceSettings._not_fingerprinted | {"detector"}
+    )
 
     _as_before: ClassVar[Mapping[str, Any]] = {"given_proposals": 0}
 
@@ -61,7 +87,9 @@ class RetrainSettings(ChoiceSettings, TrainableSettings):
 class DinoRetrainSettings(ChoiceSettings, TrainableDinoSettings):
     """DINO on pseudo ground truth, its training and its use."""
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = TrainableDinoSettings._not_fingerprinted
+    _not_fingerprinted: ClassVar[frozenset[str]] = (
+        TrainableDinoSettings._not_fingerprinted | ChoiceSettings._not_fingerprinted
+    )
 
     detector: Literal["dino"] = "dino"
 

@@ -23,6 +23,7 @@ from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.dino.build import build_dino
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
+from weaksam.stages.retrain.frames import run_in_frame
 from weaksam.stages.retrain.settings import (
     AnyRetrainSettings,
     DinoRetrainSettings,
@@ -50,13 +51,16 @@ def run(
     with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
     ``settings.init``, starts from another detector of the same shape, or from a published one. ``negatives`` may read
     the ``weak_detector``'s detections on the training photos; ``proposals``, by split, serve ``given_proposals``.
-    `ChoiceSettings` have no part in it. Writes ``OUT/<name>/<files>_test.json`` and ``<files>_train.json``.
+    `ChoiceSettings` have no part in it, but for ``engine``: another frame trains as `run_in_frame` says. Writes
+    ``OUT/<name>/<files>_test.json`` and ``<files>_train.json``.
 
     Raises:
         UserError: no box at all, weights of another detector, shape or number of classes, or no weak detector or
             proposals where the settings want them.
     """
     settings = network_settings(settings)
+    if settings.engine != "weaksam":
+        return run_in_frame(context, settings, pseudo_gt, name, files)
     context, model, inputs, regions = _prepared(context, settings, pseudo_gt, init_weights, weak_detector, name)
     method = DINO if isinstance(settings, DinoRetrainSettings) else TORCHVISION
     given = _given_proposals(settings, proposals, name)

@@ -1,0 +1,1 @@
+"""Datasets and configurations for other training frames: mmdet and detectron2."""
