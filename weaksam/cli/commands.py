@@ -61,6 +61,7 @@ app = group(
         "wsis": stages.up_to("wsis", "Turn pseudo boxes into pseudo masks and train Mask R-CNN."),
         "export": labels.export_labels,
         "import": labels.import_labels,
+        "convert-weights": labels.convert_weights,
         "eval": measuring.evaluate,
         "recall": measuring.recall,
         "report": measuring.report,

@@ -43,6 +43,7 @@ def findings() -> Iterator[Finding]:
         ("segmenter", _segmenter, "pip install --force-reinstall higra"),
         ("bundled sam_nano", _nano, "reinstall weaksam: its weights file is missing"),
         ("ImageNet weights", _imagenet, ""),
+        ("mmdet and detectron2", _frames, ""),
     )
     for name, check, remedy in checks:
         try:
@@ -145,3 +146,12 @@ def _imagenet() -> Finding:
     return Finding(
         "ImageNet weights", True, "none cached: downloaded when first needed; offline, set backbone.weights=FILE"
     )
+
+
+def _frames() -> Finding:
+    from importlib.util import find_spec
+
+    there = [name for name in ("mmdet", "detectron2") if find_spec(name) is not None]
+    detail = f"{' and '.join(there) or 'neither'} can be retrain.engine here"
+    remedy = "" if there else "optional: an environment of their own, see docs/formats.md, as retrain.engine_python"
+    return Finding("mmdet and detectron2", True, detail, remedy)

@@ -1,4 +1,4 @@
-"""Define ``weaksam export`` and ``weaksam import``: labels in the formats of other tools, out and in."""
+"""Define ``weaksam export``, ``import`` and ``convert-weights``: labels and weights for other tools, out and in."""
 
 from __future__ import annotations
 
@@ -66,3 +66,14 @@ def import_labels(
     from weaksam.cli.measuring_options import parse_classes
 
     say(pipeline.import_labels(source, use, out, images, parse_classes(classes)))
+
+
+def convert_weights(
+    source: Annotated[Path, typer.Argument(help="weights of a detector: a file, or a folder with weights.safetensors")],
+    to: Annotated[str, typer.Option(help="weaksam, detectron2 (Faster and Mask R-CNN) or mmdet (DINO)")],
+    out: Annotated[Path, typer.Option(help="file to write: .safetensors for weaksam, else .pth")],
+) -> None:
+    """Write a detector's weights by the names of detectron2 or mmdet, or theirs by ours."""
+    from weaksam import pipeline
+
+    say(pipeline.convert_weights(source, to, out))

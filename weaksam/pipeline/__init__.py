@@ -7,11 +7,13 @@ from weaksam.pipeline.pseudo_gt import export_pseudo_gt, measure_pseudo_gt
 from weaksam.pipeline.roi_drop import plot_roi_drop
 from weaksam.pipeline.running import measure_clues, rewrite_report, run
 from weaksam.pipeline.verifying import verify_run
+from weaksam.pipeline.weight_conversion import convert_weights
 
 __all__ = [
     "CEILINGS",
     "STAGES",
     "Stage",
+    "convert_weights",
     "export_labels",
     "export_pseudo_gt",
     "import_labels",

@@ -57,6 +57,13 @@ def save_weights(
             path.replace(before)
 
 
+def save_torch(path: Path, content: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write named tensors below a key atomically as torch's ``.pth``, for tools that read nothing else."""
+    tensors = {key: {name: value.detach().cpu() for name, value in state.items()} for key, state in content.items()}
+    with atomic_file(Path(path)) as temporary:
+        torch.save(tensors, temporary)
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """The ``metadata`` that `save_weights` wrote with the tensors; empty if there is none.
 

@@ -60,7 +60,7 @@ def test_the_frame_gets_the_pseudo_boxes_and_its_detections_come_back(squares, m
     written = with_stand_in(squares, settings, monkeypatch)
     result = run(squares, settings, pseudo_gt(squares))
     (folder,) = written
-    labels = read_instances(folder / "annotations" / "train.json")
+    labels = read_instances(folder / "annotations" / "squares.json")
     assert set(labels.images) == set(squares.train.image_ids)  # photos without a box too
     assert sum(len(image.instances) for image in labels.images.values()) == 3
     assert (folder / "calls.txt").read_text() == "faster_rcnn.py train_cfg.max_iters=2\n"
