@@ -23,7 +23,8 @@ from weaksam.config import UserError
 from weaksam.data.formats.coco import read_instances
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import read_image
-from weaksam.report.proposal_picture import draw_proposals, write_picture
+from weaksam.report.proposal_picture import draw_proposals
+from weaksam.report.sheets import write_picture
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.scenes.synthetic import SceneSettings, render_scene
 from weaksam.stages.proposals import ProposalSettings, propose

@@ -65,6 +65,7 @@ app = group(
         "eval": measuring.evaluate,
         "recall": measuring.recall,
         "report": measuring.report,
+        "show": measuring.show,
         "verify": measuring.verify,
         "init": init.init,
         "settings": settings.settings,

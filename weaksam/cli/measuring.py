@@ -127,6 +127,21 @@ def report(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None
     pipeline.rewrite_report(out)
 
 
+def show(
+    out: Annotated[Path, typer.Argument(help="folder of a run")],
+    photo: Annotated[str, typer.Argument(help="a photo of the run, by its name below the photos' folder")],
+    picture: Annotated[Path, typer.Option(help="picture to write, .png or .jpg")] = Path("photo.png"),
+    columns: Annotated[int, typer.Option(min=1, help="drawings side by side")] = 3,
+) -> None:
+    """Draw what a run's stages made of one photo: class maps, peaks, proposals, pseudo boxes and masks, detections.
+
+    Of a training photo its way to the pseudo labels, of a test photo its detections; true boxes, where known, dashed.
+    """
+    from weaksam import pipeline
+
+    say(pipeline.show_photo(out, photo, picture, columns))
+
+
 def verify(
     out: Annotated[Path, typer.Argument(help="folder of a run")],
     json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,

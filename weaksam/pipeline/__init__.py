@@ -6,6 +6,7 @@ from weaksam.pipeline.plan import CEILINGS, STAGES, Stage
 from weaksam.pipeline.pseudo_gt import export_pseudo_gt, measure_pseudo_gt
 from weaksam.pipeline.roi_drop import plot_roi_drop
 from weaksam.pipeline.running import measure_clues, rewrite_report, run
+from weaksam.pipeline.showing import show_photo
 from weaksam.pipeline.verifying import verify_run
 from weaksam.pipeline.weight_conversion import convert_weights
 
@@ -22,5 +23,6 @@ __all__ = [
     "plot_roi_drop",
     "rewrite_report",
     "run",
+    "show_photo",
     "verify_run",
 ]

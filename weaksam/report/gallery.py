@@ -20,6 +20,10 @@ NUM_PHOTOS = 6
 MAX_PROPOSALS = 20
 MIN_SCORE = 0.3
 MAX_DETECTIONS = 10
+PICTURE_SIDE = 340
+"""Longer side of a picture in the page, pixels."""
+Drawing = tuple[str, Canvas]
+"""A caption, and the photo with what was drawn on it."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +56,19 @@ def galleries(results: StageResults) -> list[Gallery]:
         "One picture for every class a photo is tagged with and every kind of map: the brighter, the more the map says "
         "that the class is there (each map stretched to its range); discs are peaks, white ones of no class; true "
         "boxes of the class dashed.",
-        [_clue_photo(results, sample) for sample in map_samples],
+        [_gallery_photo(results, sample, clue_drawings(results, sample)) for sample in map_samples],
     )
     train = Gallery(
         "Training photos, from peaks to pseudo labels",
         f"Peak points of the classifier; the best {MAX_PROPOSALS} proposals (white); pseudo boxes with the score they "
         "were chosen by, true boxes dashed; the masks the segmenter answers to the pseudo boxes.",
-        [_train_photo(results, sample) for sample in train_samples],
+        [_gallery_photo(results, sample, train_drawings(results, sample)) for sample in train_samples],
     )
     test = Gallery(
         "Test photos",
         f"Detections of score {MIN_SCORE} and more (the best {MAX_DETECTIONS}; where there are none, the best one), "
         "true boxes dashed.",
-        [_test_photo(results, sample) for sample in test_samples],
+        [_gallery_photo(results, sample, detection_drawings(results, sample)) for sample in test_samples],
     )
     return [maps, train, test]
 
@@ -75,60 +79,71 @@ def spread(samples: Sequence[Sample], count: int = NUM_PHOTOS) -> list[Sample]:
     return [samples[index] for index in indices]
 
 
-def _train_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
-    image, pictures = read_photo(sample), []
+def _gallery_photo(results: StageResults, sample: Sample, drawings: Sequence[Drawing]) -> GalleryPhoto:
+    """The drawings of a photo with the names of its tags."""
+    tags = ", ".join(results.train.classes[label] for label in sample.tags)
+    return GalleryPhoto(sample.image_id, tags, [Picture(caption, canvas.uri()) for caption, canvas in drawings])
+
+
+def train_drawings(results: StageResults, sample: Sample, side: int = PICTURE_SIDE) -> list[Drawing]:
+    """A training photo with its peaks, its proposals, its pseudo boxes and its pseudo masks, as far as these are there.
+
+    ``side``: longer side of each drawing in pixels.
+    """
+    image, drawings = read_photo(sample), []
     if results.peaks is not None:
         peaks = results.peaks(sample.image_id)
-        canvas = Canvas(image).points(peaks.points, peaks.labels.tolist())
-        pictures.append(Picture(counted(len(peaks.labels), "peak"), canvas.uri()))
+        canvas = Canvas(image, side).points(peaks.points, peaks.labels.tolist())
+        drawings.append((counted(len(peaks.labels), "peak"), canvas))
     if results.proposals is not None:
         boxes = results.proposals[sample.image_id]
         caption = f"best {min(MAX_PROPOSALS, len(boxes))} of {len(boxes)} proposals"
-        pictures.append(Picture(caption, Canvas(image).boxes(boxes[:MAX_PROPOSALS], width=1).uri()))
+        drawings.append((caption, Canvas(image, side).boxes(boxes[:MAX_PROPOSALS], width=1)))
     if results.pseudo_gt is not None:
-        pictures.append(_pseudo_boxes(results, results.pseudo_gt[sample.image_id], sample, image))
+        drawings.append(_pseudo_boxes(results, results.pseudo_gt[sample.image_id], sample, Canvas(image, side)))
     if results.pseudo_masks is not None:
         masks = results.pseudo_masks[sample.image_id]
-        pictures.append(Picture(counted(len(masks), "pseudo mask"), Canvas(image).instances(masks).uri()))
-    tags = ", ".join(results.train.classes[label] for label in sample.tags)
-    return GalleryPhoto(sample.image_id, tags, pictures)
+        drawings.append((counted(len(masks), "pseudo mask"), Canvas(image, side).instances(masks)))
+    return drawings
 
 
-def _pseudo_boxes(results: StageResults, pseudo_gt: Instances, sample: Sample, image: np.ndarray) -> Picture:
+def _pseudo_boxes(results: StageResults, pseudo_gt: Instances, sample: Sample, canvas: Canvas) -> Drawing:
     """The pseudo boxes of a training photo over its true ones, and thin and without a colour what is ignored."""
     believed = pseudo_gt.without_crowd()
-    canvas = _true_boxes(results, "train", sample, Canvas(image))
+    canvas = _true_boxes(results, "train", sample, canvas)
     caption = f"{counted(len(believed), 'pseudo box', 'es')}{_true_count(results, 'train', sample)}"
     if len(believed) < len(pseudo_gt):
         assert pseudo_gt.crowd is not None
         canvas = canvas.boxes(pseudo_gt.boxes[pseudo_gt.crowd], width=1)
         caption += f"; {counted(len(pseudo_gt) - len(believed), 'ignored region')} (thin)"
-    return Picture(caption, canvas.instances(believed, captions=_scores(believed)).uri())
+    return caption, canvas.instances(believed, captions=_scores(believed))
 
 
-def _clue_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
-    """A photo's maps, a picture for each class and kind, with the peaks found on them."""
-    assert results.maps is not None and results.peaks is not None
-    image, pictures = read_photo(sample), []
+def clue_drawings(results: StageResults, sample: Sample, side: int = PICTURE_SIDE) -> list[Drawing]:
+    """A training photo's maps, a drawing for each class and kind, with the peaks found on them; none before clues."""
+    if results.maps is None or results.peaks is None:
+        return []
+    image, drawings = read_photo(sample), []
     labels, maps_by_kind = results.maps(sample.image_id)
     peaks = results.peaks(sample.image_id)
     for index, label in enumerate(labels.tolist()):
         for kind, maps in maps_by_kind.items():
             on_map = (peaks.kinds == kind) & ((peaks.labels == label) | (peaks.labels == CLASSLESS))
-            canvas = _true_boxes(results, "train", sample, Canvas(image).heat(maps[index], label), label)
+            canvas = _true_boxes(results, "train", sample, Canvas(image, side).heat(maps[index], label), label)
             canvas.points(peaks.points[on_map], peaks.labels[on_map].tolist())
             caption = f"{results.train.classes[label]}, {KIND_NAMES[kind]} map: {counted(int(on_map.sum()), 'peak')}"
-            pictures.append(Picture(caption, canvas.uri()))
-    return GalleryPhoto(sample.image_id, ", ".join(results.train.classes[label] for label in sample.tags), pictures)
+            drawings.append((caption, canvas))
+    return drawings
 
 
-def _test_photo(results: StageResults, sample: Sample) -> GalleryPhoto:
-    image, pictures = read_photo(sample), []
+def detection_drawings(results: StageResults, sample: Sample, side: int = PICTURE_SIDE) -> list[Drawing]:
+    """A test photo with the confident detections of each detector over its true boxes."""
+    image, drawings = read_photo(sample), []
     for title, detections in results.detections.items():
         kept = confident(detections[sample.image_id])
-        canvas = _true_boxes(results, "test", sample, Canvas(image)).instances(kept, captions=_scores(kept))
-        pictures.append(Picture(f"{title}: {len(kept)} shown{_true_count(results, 'test', sample)}", canvas.uri()))
-    return GalleryPhoto(sample.image_id, "", pictures)
+        canvas = _true_boxes(results, "test", sample, Canvas(image, side)).instances(kept, captions=_scores(kept))
+        drawings.append((f"{title}: {len(kept)} shown{_true_count(results, 'test', sample)}", canvas))
+    return drawings
 
 
 def confident(detections: Instances) -> Instances:

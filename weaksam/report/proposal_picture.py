@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from weaksam.config import UserError
 from weaksam.data.images import LIMITS, read_image
 from weaksam.data.photo_limits import PhotoLimits
 from weaksam.data.photos import list_photos
 from weaksam.data.proposals.exchange import photo_ids
 from weaksam.data.proposals.files import find_proposals, open_store
 from weaksam.report.pictures import COLOURS, Canvas
-from weaksam.store.files import atomic_file
+from weaksam.report.sheets import arranged, write_picture
 from weaksam.structures.boxes import area, nms
 from weaksam.structures.clue_points import SOURCES
 from weaksam.structures.mask_resizing import full_masks
@@ -36,7 +34,6 @@ FILLED = 0.4
 """A mask of a larger share of the photo is outlined only, so that it does not hide what lies in it."""
 JOINED = ("coarse", "fine")
 """Kinds of clue points that prompt jointly."""
-_GAP, _HEAD = 8, 26
 
 
 @dataclass(frozen=True)
@@ -123,39 +120,7 @@ def draw_proposals(
     for panel in panels_of(proposals, max_boxes):
         kinds = JOINED if panel.name == "joint" else (panel.name,)
         pictures.append(([(panel.title, "#202020")], with_points(draw_panel(image, proposals, panel.rows), *kinds)))
-    return _arranged(pictures, columns)
-
-
-def _arranged(pictures: Sequence[tuple[list[tuple[str, str]], Image.Image]], columns: int) -> Image.Image:
-    """One sheet of the pictures, all of one size, row by row on white, each under its coloured words."""
-    columns = min(columns, len(pictures))
-    width, height = pictures[0][1].size
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new(
-        "RGB", (columns * (width + _GAP) + _GAP, rows * (height + _HEAD + _GAP) + _GAP // 2), color="#ffffff"
-    )
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
-    for index, (words, picture) in enumerate(pictures):
-        x = _GAP + index % columns * (width + _GAP)
-        y = index // columns * (height + _HEAD + _GAP)
-        sheet.paste(picture, (x, y + _HEAD))
-        draw.rectangle((x - 1, y + _HEAD - 1, x + width, y + _HEAD + height), outline="#c0c0c0")
-        for word, colour in words:
-            draw.text((x, y + 4), word, fill=colour, font=font)
-            x += int(draw.textlength(word, font=font)) + 12
-    return sheet
-
-
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write a picture as its name's ending says (.png or .jpg), whole or not at all."""
-    picture_format = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
-    if picture_format is None:
-        raise UserError(f"wanted a picture named .png or .jpg, found {path}: rename it")
-    options = {"quality": 85, "optimize": True} if picture_format == "JPEG" else {}
-    buffer = io.BytesIO()
-    picture.save(buffer, format=picture_format, **options)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    return arranged(pictures, columns)
 
 
 def draw_stored(
