@@ -68,6 +68,7 @@ app = group(
         "show": measuring.show,
         "verify": measuring.verify,
         "init": init.init,
+        "plan": stages.plan,
         "settings": settings.settings,
         "doctor": doctor,
     },

@@ -29,6 +29,24 @@ def run(
     pipeline.run(settings, start=start, until=until)
 
 
+def plan(
+    arguments: Arguments = None,
+    images: Images = None,
+    tags: Tags = None,
+    out: Out = None,
+    until: Annotated[str | None, typer.Option(help=f"last stage of the run: {', '.join(STAGE_NAMES)}")] = None,
+) -> None:
+    """Say before a run how long it takes, how much disk and memory, and what serves better where tags will not do.
+
+    Three photos, and more where these do not show every class, go through all stages in a folder that is deleted.
+    """
+    settings = load_run_settings(arguments, images=images, tags=tags, out=out)
+    from weaksam import pipeline
+    from weaksam.terminal import say
+
+    say(pipeline.plan_run(settings, until).text())
+
+
 def up_to(stage: str, help: str) -> Callable[..., None]:
     """A command that runs the stages up to ``stage``; ``help`` says in one sentence what that one does."""
 

@@ -3,6 +3,7 @@
 from weaksam.pipeline.labels import export as export_labels
 from weaksam.pipeline.labels import import_labels
 from weaksam.pipeline.plan import CEILINGS, STAGES, Stage
+from weaksam.pipeline.planning import plan_run
 from weaksam.pipeline.pseudo_gt import export_pseudo_gt, measure_pseudo_gt
 from weaksam.pipeline.roi_drop import plot_roi_drop
 from weaksam.pipeline.running import measure_clues, rewrite_report, run
@@ -20,6 +21,7 @@ __all__ = [
     "import_labels",
     "measure_clues",
     "measure_pseudo_gt",
+    "plan_run",
     "plot_roi_drop",
     "rewrite_report",
     "run",
