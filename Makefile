@@ -17,7 +17,7 @@ DIST ?= dist
 # An environment with the built wheel alone, which borrows its dependencies from .venv
 WHEEL_VENV ?= build/wheel-venv
 
-.PHONY: help install dev demo test test-slow lint types dist wheel clean
+.PHONY: help install dev demo test test-slow lint types dist wheel docs clean
 
 help:
 	@echo "make demo   the whole pipeline, offline, on synthetic scenes (six to nine minutes on two cores, after installation)"
@@ -27,6 +27,7 @@ help:
 	@echo "make types  mypy, strict where pyproject.toml says so"
 	@echo "make dist   the source distribution, and from it the wheel, in dist/"
 	@echo "make wheel  install the built wheel in an environment of its own: build/wheel-venv/bin/weaksam"
+	@echo "make docs   the pages as a site in build/site"
 	@echo "make clean  remove the demo's data and results (never .venv)"
 
 $(BIN)/python:
@@ -56,6 +57,13 @@ test: dev
 
 test-slow: dev
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist load -m slow $(TEST_ARGS)
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: dev
 	$(BIN)/ruff check .
