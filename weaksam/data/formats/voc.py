@@ -1,5 +1,6 @@
 """Read and write Pascal VOC: XML boxes and SegmentationClass/Object pictures."""
 
+import functools
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -232,6 +233,7 @@ def _indices(path: Path) -> np.ndarray:
     return indices
 
 
+@functools.cache
 def _palette() -> list[int]:
     """VOC's 256 colours: the bits of an index spread over red, green and blue, highest first."""
     colours = []

@@ -1,10 +1,12 @@
 """Train a configuration of this folder with mmdet, and detect on the photos of each file in annotations/.
 
 python train.py faster_rcnn.py [key=value ...], such as train_dataloader.batch_size=4 or train_cfg.max_iters=500.
-Weights go to work_dirs/NAME, detections to detections_SPLIT.bbox.json (COCO results), masks to .segm.json.
+On several GPUs: torchrun --nproc-per-node=8 train.py faster_rcnn.py. Weights go to work_dirs/NAME, detections to
+detections_SPLIT.bbox.json (COCO results), masks to detections_SPLIT.segm.json.
 """
 
 import ast
+import os
 import sys
 from pathlib import Path
 
@@ -12,27 +14,24 @@ HERE = Path(__file__).resolve().parent
 
 
 def main(config_name: str, options: list[str]) -> None:
-    """Train, then detect with the last weights on every split."""
+    """Train, then detect on every split with the network as it is then."""
     from mmdet.utils import register_all_modules
     from mmengine.config import Config
-    from mmengine.runner import Runner
+    from mmengine.runner import Runner, TestLoop
 
     register_all_modules(init_default_scope=True)
     config = Config.fromfile(str(HERE / config_name))
     config.merge_from_dict({key: value_of(text) for key, _, text in (option.partition("=") for option in options)})
-    name = Path(config_name).stem
-    config.work_dir = str(HERE / "work_dirs" / name)
-    config.experiment_name = name
-    Runner.from_cfg(config).train()
-    weights = (Path(config.work_dir) / "last_checkpoint").read_text().strip()
+    config.work_dir = str(HERE / "work_dirs" / Path(config_name).stem)
+    config.launcher = "pytorch" if "RANK" in os.environ else "none"
+    runner = Runner.from_cfg(config)
+    runner.train()
     for annotations in sorted((HERE / "annotations").glob("*.json")):
-        split = annotations.stem
-        photos = config.test_dataloader.dataset
+        split, photos = annotations.stem, config.test_dataloader.dataset
         photos.ann_file, photos.data_prefix = f"annotations/{split}.json", {"img": f"images/{split}/"}
         config.test_evaluator.ann_file = str(annotations)
         config.test_evaluator.outfile_prefix = str(HERE / f"detections_{split}")
-        config.load_from, config.experiment_name = weights, f"{name}_{split}"
-        Runner.from_cfg(config).test()
+        TestLoop(runner, dataloader=config.test_dataloader, evaluator=config.test_evaluator).run()
 
 
 def value_of(text: str) -> object:
