@@ -26,6 +26,7 @@ from weaksam.pipeline.summary import StageReport, metrics_dict
 from weaksam.sam.nano.model import Architecture
 from weaksam.sam.official.architecture import SamArchitecture, build_sam
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
+from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.stages.proposals.candidates import Candidates
 from weaksam.store.files import write_json_atomic
 from weaksam.store.records import read_record, write_record
@@ -201,6 +202,17 @@ TOY_RUN = [
     ),
 ]
 """Settings of a run through all stages in seconds; nothing of it is about the quality of the result."""
+
+
+def toy_run(folder: Path) -> list[str]:
+    """Write five training and two test scenes of 64 x 64 below ``folder``: the settings of a `TOY_RUN` on them."""
+    write_dataset(folder, SceneSettings(size=64, num_classes=2, max_clutter=2, max_distractors=1), 5, 2, seed=1)
+    files = (("images", "{}"), ("tags", "tags_{}.json"), ("truth", "instances_{}.json"))
+    return [
+        *TOY_RUN,
+        *(f"data.{split}.{name}={folder / file.format(split)}" for split in ("train", "test") for name, file in files),
+    ]
+
 
 DAMAGED_JSON = {
     "nothing": b"",

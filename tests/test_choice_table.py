@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, TOY_RUN
+from tests.helpers import ROOT, toy_run
 from weaksam import pipeline
 from weaksam.config import load_settings
 from weaksam.pipeline.settings import RunSettings
-from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
 
 def test_a_table_of_two_seeds(
@@ -17,15 +16,10 @@ def test_a_table_of_two_seeds(
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     choice_table = importlib.import_module("choice_table")
-    write_dataset(tmp_path, SceneSettings(size=64, num_classes=2, max_clutter=2, max_distractors=1), 5, 2, seed=1)
-    data = [
-        f"data.{split}.{name}={tmp_path / path}"
-        for split in ("train", "test")
-        for name, path in (("images", split), ("tags", f"tags_{split}.json"), ("truth", f"instances_{split}.json"))
-    ]
+    toy = toy_run(tmp_path)
     outs = [tmp_path / "seed0", tmp_path / "seed1"]
     for seed, out in enumerate(outs):
-        settings = [*TOY_RUN, *data, f"out={out}", f"seed={seed}"]
+        settings = [*toy, f"out={out}", f"seed={seed}"]
         pipeline.run(load_settings(RunSettings, None, settings), until="pseudo_gt")
     monkeypatch.setattr("sys.argv", ["choice_table.py", *map(str, outs)])
     capsys.readouterr()

@@ -7,12 +7,11 @@ from types import ModuleType
 import pytest
 import torch
 
-from tests.helpers import ROOT, TOY_RUN, instances
+from tests.helpers import ROOT, TOY_RUN, instances, toy_run
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
 from weaksam.evaluation.roi_errors import wrong_boxes
 from weaksam.pipeline.settings import RunSettings
-from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.instances import Instances
 
@@ -62,14 +61,9 @@ def test_photos_without_an_object_and_no_share_stay_as_they_are(benchmark: Modul
 def test_every_way_is_trained_once_and_tabled(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_dataset(tmp_path, SceneSettings(size=64, num_classes=2, max_clutter=2, max_distractors=1), 5, 2, seed=1)
-    data = [
-        f"data.{split}.{name}={tmp_path / path}"
-        for split in ("train", "test")
-        for name, path in (("images", split), ("tags", f"tags_{split}.json"), ("truth", f"instances_{split}.json"))
-    ]
+    toy = toy_run(tmp_path)
     out = tmp_path / "out"
-    settings = load_settings(RunSettings, None, [*TOY_RUN, *data, f"out={out}"])
+    settings = load_settings(RunSettings, None, [*toy, f"out={out}"])
     pipeline.run(settings, until="clues")
     monkeypatch.setattr("sys.argv", ["corrupted_boxes.py", str(out), "--gates", "independent"])
     capsys.readouterr()
@@ -102,7 +96,7 @@ def test_every_way_is_trained_once_and_tabled(
     ]
     # The way is part of the weights' fingerprint: three trainings in three folders
     assert len({path.name for path in out.glob("corrupted/dino_*/retrain/store/weights-*")}) == 3
-    blind = load_settings(RunSettings, None, [*TOY_RUN, *data[:2], f"out={tmp_path / 'blind'}"])
+    blind = load_settings(RunSettings, None, [*toy[: len(TOY_RUN) + 2], f"out={tmp_path / 'blind'}"])
     pipeline.run(blind, until="clues")
     with pytest.raises(UserError, match="wanted true boxes of the training and the test photos"):
         benchmark.CorruptedRun(tmp_path / "blind", 0.3, 0.3)

@@ -6,25 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import ROOT, TOY_RUN, instances
+from tests.helpers import ROOT, instances, toy_run
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
 from weaksam.pipeline.settings import RunSettings
-from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.structures.instances import Instances
 
 
 def test_the_rows_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     extent = importlib.import_module("extent")
-    write_dataset(tmp_path, SceneSettings(size=64, num_classes=2, max_clutter=2, max_distractors=1), 5, 2, seed=1)
-    data = [
-        f"data.{split}.{name}={tmp_path / path}"
-        for split in ("train", "test")
-        for name, path in (("images", split), ("tags", f"tags_{split}.json"), ("truth", f"instances_{split}.json"))
-    ]
+    toy = toy_run(tmp_path)
     out = tmp_path / "out"
-    settings = load_settings(RunSettings, None, [*TOY_RUN, *data, f"out={out}"])
+    settings = load_settings(RunSettings, None, [*toy, f"out={out}"])
     pipeline.run(settings, until="proposals")
     with pytest.raises(UserError, match="wsod"):
         extent.open_detected(out)

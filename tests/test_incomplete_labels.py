@@ -6,11 +6,10 @@ from types import ModuleType
 
 import pytest
 
-from tests.helpers import ROOT, TOY_RUN, instances
+from tests.helpers import ROOT, instances, toy_run
 from weaksam import pipeline
 from weaksam.config import load_settings
 from weaksam.pipeline.settings import RunSettings
-from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
 
 @pytest.fixture
@@ -38,14 +37,9 @@ def test_a_share_of_the_true_boxes_is_removed(benchmark: ModuleType) -> None:
 def test_every_way_is_trained_once_and_tabled(
     benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_dataset(tmp_path, SceneSettings(size=64, num_classes=2, max_clutter=2, max_distractors=1), 5, 2, seed=1)
-    data = [
-        f"data.{split}.{name}={tmp_path / path}"
-        for split in ("train", "test")
-        for name, path in (("images", split), ("tags", f"tags_{split}.json"), ("truth", f"instances_{split}.json"))
-    ]
+    toy = toy_run(tmp_path)
     out = tmp_path / "out"
-    pipeline.run(load_settings(RunSettings, None, [*TOY_RUN, *data, f"out={out}"]), until="pseudo_gt")
+    pipeline.run(load_settings(RunSettings, None, [*toy, f"out={out}"]), until="pseudo_gt")
     names = ["all", "detections", "given_proposals", "removed_all", "removed_tags", "true_boxes"]
     monkeypatch.setattr("sys.argv", ["incomplete_labels.py", str(out), "--variants", *names, "--set", "lr=0.001"])
     capsys.readouterr()

@@ -7,11 +7,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from tests.helpers import ROOT, TOY_RUN, instances
+from tests.helpers import ROOT, instances, toy_run
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
 from weaksam.pipeline.settings import RunSettings
-from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
 
 @pytest.fixture
@@ -46,14 +45,9 @@ def test_what_each_run_is_taught(oracles: ModuleType) -> None:
 def test_every_run_is_trained_once_and_tabled(
     oracles: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_dataset(tmp_path, SceneSettings(size=64, num_classes=2, max_clutter=2, max_distractors=1), 5, 2, seed=1)
-    data = [
-        f"data.{split}.{name}={tmp_path / path}"
-        for split in ("train", "test")
-        for name, path in (("images", split), ("tags", f"tags_{split}.json"), ("truth", f"instances_{split}.json"))
-    ]
+    toy = toy_run(tmp_path)
     out = tmp_path / "out"
-    settings = load_settings(RunSettings, None, [*TOY_RUN, *data, f"out={out}"])
+    settings = load_settings(RunSettings, None, [*toy, f"out={out}"])
     pipeline.run(settings, until="wsod")
     monkeypatch.setattr("sys.argv", ["retrain_oracles.py", str(out), "--runs", "as_it_is", "missed_ignored", "moved"])
     with pytest.raises(UserError, match="wanted the finished stage pseudo_gt"):
