@@ -27,7 +27,7 @@ from weaksam.evaluation.recall import proposal_recall
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Segmenter
-from weaksam.sam.region_tree.segmenter import RegionTreeSettings
+from weaksam.sam.region_tree.settings import RegionTreeSettings
 from weaksam.stages.proposals import ProposalSettings, propose
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances

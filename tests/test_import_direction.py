@@ -16,6 +16,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"pipeline"},
+    {"prediction"},
     {"stages", "recipes", "report"},
     {"engine"},
     {"models"},

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from weaksam.sam.region_tree.merging import cut_superpixels, merged_regions
 from weaksam.sam.region_tree.objectness import Objectness
-from weaksam.sam.region_tree.segmenter import RegionTreeSettings
+from weaksam.sam.region_tree.settings import RegionTreeSettings
 from weaksam.sam.region_tree.watershed import build_tree, lab_from_rgb, working_frame
 from weaksam.scenes.part_scenes import PartScene, render_part_scene
 from weaksam.store.weights import save_weights

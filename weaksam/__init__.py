@@ -11,14 +11,31 @@ __version__ = "0.2.0"
 _HOME = {
     "run": ("weaksam.pipeline.door", "run"),
     "propose": ("weaksam.pipeline.door", "propose"),
+    "load": ("weaksam.prediction.predictor", "load"),
     "load_dataset": ("weaksam.pipeline.door", "load_dataset"),
-    "evaluate": ("weaksam.evaluation.files", "evaluate_files"),
+    "evaluate": ("weaksam.pipeline.door", "evaluate"),
     "Dataset": ("weaksam.structures.dataset", "Dataset"),
     "Instances": ("weaksam.structures.instances", "Instances"),
+    "Prediction": ("weaksam.prediction.result", "Prediction"),
+    "Predictor": ("weaksam.prediction.predictor", "Predictor"),
+    "RunResult": ("weaksam.pipeline.result", "RunResult"),
     "UserError": ("weaksam.config", "UserError"),
 }
 """The module of each public name, and what it is called there."""
-__all__ = ["Dataset", "Instances", "UserError", "__version__", "evaluate", "load_dataset", "propose", "run"]
+__all__ = [
+    "Dataset",
+    "Instances",
+    "Prediction",
+    "Predictor",
+    "RunResult",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_dataset",
+    "propose",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

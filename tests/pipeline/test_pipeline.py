@@ -9,10 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import weaksam
 from tests.helpers import PROCESSES, TOY_RUN
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
+from weaksam.data.detection_stores import instances_of
+from weaksam.data.images import read_image
 from weaksam.engine.distributed import HELPER
 from weaksam.evaluation.files import evaluate_files
 from weaksam.evaluation.protocol import DetectionFilter
@@ -21,6 +25,8 @@ from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import open_run, without_truth
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.stages import STAGE_NAMES
+from weaksam.store.sealed import open_sealed
+from weaksam.structures.proposals import Proposals
 
 PLAIN_FILES = {
     "wsod/detections_train.json",
@@ -32,6 +38,9 @@ PLAIN_FILES = {
     "retrain/network_detections_test.json",
     "wsis/pseudo_masks_train.json",
     "wsis/detections_test.json",
+    "wsod/checkpoint.safetensors",
+    "retrain/checkpoint.safetensors",
+    "wsis/checkpoint.safetensors",
 }
 ABOUT_THE_RUN = {"metrics.json", "run.json", "log.jsonl", "report.html", "set_aside_train.json"}
 
@@ -117,6 +126,22 @@ def test_pseudo_masks_are_measured_in_the_run_and_from_its_files(unbroken, scene
     for name, values in by_command.items():
         assert by_file[name]["per_class"] == values["per_class"]
     assert "Pseudo masks on the training photos" in (unbroken / "report.html").read_text()
+
+
+def test_checkpoints_detect_what_the_run_did(unbroken, scenes):
+    """From the files alone, bit by bit; the weak detector on the run's proposals, which clue points prompted, too."""
+    for stage, split in (("wsod", "detections_test"), ("retrain", "test"), ("wsis", "test")):
+        predictor = weaksam.load(unbroken / stage / "checkpoint.safetensors", device="cpu")
+        (folder,) = (unbroken / stage / "store").glob(f"{split}-*")
+        (of_proposals,) = (unbroken / "proposals" / "store").glob("test-*")
+        proposals = open_sealed(of_proposals)
+        for image_id, wanted in instances_of(open_sealed(folder)).items():
+            image = read_image(scenes / "test" / image_id)
+            given = [Proposals.from_row(proposals[image_id])] if stage == "wsod" else None
+            (detections,) = predictor.detect([image], given)
+            assert torch.equal(detections.boxes, wanted.boxes) and torch.equal(detections.scores, wanted.scores)
+            assert torch.equal(detections.labels, wanted.labels) and detections.masks == wanted.masks
+        assert predictor.classes == tuple(json.loads((unbroken / "metrics.json").read_text())["classes"])
 
 
 def test_report_stands_alone(unbroken):

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import typer.core
 
-from weaksam.cli import boxes, data, init, labels, measuring, pseudo_gt, roi_drop, settings, stages
+from weaksam.cli import boxes, data, init, labels, measuring, predicting, pseudo_gt, roi_drop, settings, stages
 from weaksam.cli.arguments import guarded
 from weaksam.terminal import say
 
@@ -59,6 +59,7 @@ app = group(
             "retrain", "Train Faster R-CNN or DINO on the pseudo ground truth, and choose whose detections to hand on."
         ),
         "wsis": stages.up_to("wsis", "Turn pseudo boxes into pseudo masks and train Mask R-CNN."),
+        "predict": predicting.predict,
         "export": labels.export_labels,
         "import": labels.import_labels,
         "convert-weights": labels.convert_weights,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from weaksam.config import UserError
+from weaksam.config import UserError, listed
 from weaksam.data.detection_files import read_detections
 from weaksam.data.findings import Findings
 from weaksam.evaluation.coco import coco_ap
@@ -101,22 +101,67 @@ def evaluate_files(
         pixel_inclusive=pixel_inclusive,
         proposals=None if proposals is None else proposal_boxes(Path(proposals), dataset, findings),
     )
+    return _figures(metrics, inputs, dataset.classes, (*notes, *findings.notes), str(truth), str(detections))
+
+
+def evaluate_instances(
+    detections: Mapping[str, Instances],
+    truth: Dataset,
+    metrics: Sequence[str] = ("voc", "corloc", "coco"),
+    *,
+    keep: DetectionFilter | None = None,
+) -> FileFigures:
+    """`evaluate_files` of values: ``detections`` by image id of ``truth``, a split that was read with its true objects.
+
+    A photo that ``detections`` do not name has none. Tags are those of the split. Raises `UserError` for unknown
+    metrics, a split without true objects, and detections on photos that it does not have.
+    """
+    _check_metrics(metrics)
+    known = Truth.of(truth)
+    if known is None:
+        raise UserError(f"wanted the true objects of {truth.name}, found none: give truth= to load_dataset")
+    strange = [image_id for image_id in detections if image_id not in truth.by_id]
+    if strange:
+        raise UserError(
+            f"wanted detections on the {len(truth)} photos of {truth.name}, found {len(strange)} other photos "
+            f"({listed(strange, 3)}): name them as the split does, relative to its folder"
+        )
+    keep = keep or DetectionFilter()
+    nothing = Instances.empty(scored=True)
+    kept = {i: keep_detections(detections.get(i, nothing), keep) for i in known.instances}
+    inputs = EvaluationInputs(known, kept, keep, pixel_inclusive=False, proposals=None)
+    return _figures(metrics, inputs, truth.classes, (), f"the truth of {truth.name}", "the detections")
+
+
+def _figures(
+    metrics: Sequence[str],
+    inputs: EvaluationInputs,
+    classes: Sequence[str],
+    notes: Sequence[str],
+    truth: str,
+    detections: str,
+) -> FileFigures:
+    """The figures of all ``metrics``; ``truth`` and ``detections`` say where these are from."""
     measured, left_out = _measurable(metrics, inputs, truth, detections)
-    notes = (*notes, *findings.notes, *left_out)
     figures: FileFigures = {}
     for name in measured:
         figures |= _MEASURES[name](inputs)
-    return {name: {"classes": list(dataset.classes), **_with_notes(values, notes)} for name, values in figures.items()}
+    said = (*notes, *left_out)
+    return {name: {"classes": list(classes), **_with_notes(values, said)} for name, values in figures.items()}
 
 
 def _path(path: Path | str | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _check_request(metrics: Sequence[str], truth: Path, detections: Path, pixel_inclusive: bool) -> None:
+def _check_metrics(metrics: Sequence[str]) -> None:
     unknown = [name for name in metrics if name not in METRICS]
     if unknown or not metrics:
         raise UserError(f"wanted metrics among {', '.join(METRICS)}, found {unknown or 'none'}: name some of them")
+
+
+def _check_request(metrics: Sequence[str], truth: Path, detections: Path, pixel_inclusive: bool) -> None:
+    _check_metrics(metrics)
     if pixel_inclusive and not truth.suffix.lower() == detections.suffix.lower() == ".json":
         raise UserError(
             f"wanted two COCO files for --pixel-inclusive, found {truth} and {detections}, whose corners are converted "
@@ -125,7 +170,7 @@ def _check_request(metrics: Sequence[str], truth: Path, detections: Path, pixel_
 
 
 def _measurable(
-    metrics: Sequence[str], inputs: EvaluationInputs, truth: Path, detections: Path
+    metrics: Sequence[str], inputs: EvaluationInputs, truth: str, detections: str
 ) -> tuple[list[str], tuple[str, ...]]:
     """The metrics for which masks are there where they need them, and a sentence on the others; none left is an error.
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from weaksam.evaluation.protocol import json_number
@@ -131,6 +130,8 @@ def separation(values: np.ndarray, wrong: np.ndarray) -> float:
 
     Ties count half; nan where all are right or all are wrong.
     """
+    from scipy.stats import rankdata  # here, as it takes a second to import and detectors import this module
+
     num_wrong = int(wrong.sum())
     pairs = num_wrong * (len(wrong) - num_wrong)
     return float((rankdata(values)[wrong].sum() - num_wrong * (num_wrong + 1) / 2) / pairs) if pairs else math.nan

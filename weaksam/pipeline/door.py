@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from PIL import Image
 
 from weaksam.config import Settings, UserError, load_settings
 from weaksam.data import dataset as splits
-from weaksam.data.images import LIMITS, read_image
+from weaksam.data.images import LIMITS
 from weaksam.data.photo_limits import PhotoLimits
 from weaksam.engine.device import pick_device
+from weaksam.evaluation import files
+from weaksam.evaluation.files import FileFigures
 from weaksam.pipeline import running
+from weaksam.pipeline.result import RunResult
 from weaksam.pipeline.settings import RunSettings
+from weaksam.prediction.photos import OpenedPhoto, all_readable, is_folder, is_several, open_photo, photos_of
+from weaksam.prediction.result import Prediction
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages import proposals as proposal_stage
 from weaksam.structures.clue_points import CluePoints
 from weaksam.structures.dataset import Dataset
-from weaksam.structures.proposals import Proposals
+from weaksam.structures.instances import Instances
 
 PathLike = str | Path
 
@@ -36,8 +41,8 @@ def run(
     start: str | None = None,
     until: str | None = None,
     **settings: Any,
-) -> dict[str, Any]:
-    """Run the pipeline, or the stages from ``start`` to ``until``, and return the content of ``OUT/metrics.json``.
+) -> RunResult:
+    """Run the pipeline, or the stages from ``start`` to ``until``, and return what they made.
 
     ``config`` is a YAML file or settings (None: the defaults); ``images`` and ``tags`` are those of the training
     photos. Further settings are keywords: a section takes a mapping (``wsod={"num_epochs": 20}``), and a dotted key
@@ -45,7 +50,7 @@ def run(
     """
     paths = {"data.train.images": images, "data.train.tags": tags, "out": out}
     values = {**settings, **{key: str(path) for key, path in paths.items() if path is not None}}
-    return running.run(settings_of(config, values), start=start, until=until)
+    return RunResult(*running.run_stages(settings_of(config, values), start, until))
 
 
 def settings_of(config: PathLike | RunSettings | None, values: Mapping[str, Any]) -> RunSettings:
@@ -82,33 +87,68 @@ def written_values(settings: Settings) -> dict[str, Any]:
 
 
 def propose(
-    image: np.ndarray | PathLike,
+    images: Any,
     *,
-    segmenter: Segmenter | PathLike | None = None,
+    sam: Segmenter | PathLike | None = None,
     clues: CluePoints | None = None,
     device: str = "auto",
     limits: PhotoLimits = LIMITS,
     **settings: Any,
-) -> Proposals:
-    """Class-free proposals of one photo: boxes ``(N, 4)`` half-open xyxy in photo pixels, scores and masks, best first.
+) -> Any:
+    """Class-free proposals: boxes ``(N, 4)`` half-open xyxy in photo pixels, scores and masks, best first.
 
-    ``image``: a photo as uint8 RGB ``(H, W, 3)``, or its file. ``segmenter``: a Segment Anything checkpoint, a folder
-    or hub id of transformers, or a segmenter that `weaksam.sam.build.build_segmenter` made (once, for many photos);
-    None takes the offline default. ``clues``: points of classes that prompt beside the grid. ``limits``: the largest
-    file that is read. ``settings`` are fields of the section ``proposals``, such as ``max_proposals=100``. A photo in
-    which nothing is found gives N = 0. Raises `UserError` for a file that is no photo, weights that do not fit and
-    settings that are not there.
+    ``images``: a photo (its file, a picture of Pillow, or uint8 RGB ``(H, W, 3)``) gives its `Proposals`; a list or
+    tuple of photos a list of them; a folder or any other iterable an iterator over pairs of a photo's name and its
+    proposals, which passes over files that are no photos. ``sam``: a Segment Anything checkpoint, a folder or hub id
+    of transformers, or a segmenter that `weaksam.sam.build.build_segmenter` made (once, for many calls); None takes the
+    offline default. ``clues``: points of classes that prompt beside the grid, of a single photo. ``limits``: the
+    largest file that is read. ``settings`` are fields of the section ``proposals``, such as ``max_proposals=100`` or,
+    for large photos, ``tile=1024``. A photo in which nothing is found gives N = 0. Raises `UserError` for a file that
+    is no photo, weights that do not fit and settings that are not there.
     """
-    photo = image if isinstance(image, np.ndarray) else read_image(Path(image), limits)
-    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-        raise UserError(
-            f"wanted a photo as uint8 RGB of shape (H, W, 3), found {photo.dtype} of shape {photo.shape}: convert it"
-        )
     chosen = load_settings(proposal_stage.ProposalSettings, None, overrides_of(settings))
-    if segmenter is None or isinstance(segmenter, (str, Path)):
-        weights = None if segmenter is None else str(segmenter)
-        segmenter = build_segmenter(SegmenterSettings(weights=weights), torch.device(pick_device(device)))
-    return proposal_stage.propose_encoded(segmenter, segmenter.encode(photo), clues or CluePoints.none(), chosen)
+    is_one = not is_folder(images) and isinstance(images, (str, Path, np.ndarray, Image.Image))
+    if clues is not None and not is_one:
+        raise UserError("wanted a single photo for clue points, found several: call propose for each")
+    first = [open_photo(images, "photo", limits)] if is_one else []  # no segmenter is built for what is no photo
+    if sam is None or isinstance(sam, (str, Path)):
+        weights = None if sam is None else Path(sam)
+        sam = build_segmenter(SegmenterSettings(weights=weights), pick_device(device))
+    if is_one:
+        return proposal_stage.propose(sam, first[0].pixels, clues, chosen)
+    photos = photos_of(images, limits)
+    if is_several(images):
+        return [proposal_stage.propose(sam, photo.pixels, None, chosen) for photo in all_readable(photos)]
+    readable = (photo for photo in photos if isinstance(photo, OpenedPhoto))
+    return ((photo.name, proposal_stage.propose(sam, photo.pixels, None, chosen)) for photo in readable)
+
+
+def evaluate(
+    detections: PathLike | Mapping[str, Instances] | Iterable[Prediction],
+    truth: PathLike | Dataset,
+    metrics: Sequence[str] = ("voc", "corloc", "coco"),
+    **options: Any,
+) -> FileFigures:
+    """Measure detections against a truth; returns figures by name, see `weaksam.evaluation.files.evaluate_files`.
+
+    Two paths: any detection file against any truth file. Else ``detections`` are those of `RunResult.detections` (by
+    image id) or the predictions of `Predictor.predict` on the split's folder, and ``truth`` a split that `load_dataset`
+    read with its true objects. ``metrics``: voc, voc11, corloc, coco, mask, boundary, mask_iou, miou, pq. ``options``:
+    ``keep`` (a `DetectionFilter`), and for files the other arguments of `evaluate_files`. Raises `UserError` where the
+    two do not fit together.
+    """
+    if isinstance(detections, (str, Path)) != isinstance(truth, (str, Path)):
+        raise UserError(
+            "wanted two files, or detections and a split that was read, found one of each: read the truth by "
+            "load_dataset, or name the file of detections"
+        )
+    if isinstance(detections, (str, Path)) and isinstance(truth, (str, Path)):
+        return files.evaluate_files(truth, detections, metrics, **options)
+    assert isinstance(truth, Dataset)
+    if not isinstance(detections, Mapping):
+        assert not isinstance(detections, (str, Path))
+        detections = {prediction.name: prediction.instances for prediction in detections}
+    return files.evaluate_instances(detections, truth, metrics, **options)
 
 
 def load_dataset(

@@ -16,6 +16,7 @@ from weaksam.data.detection_stores import instances_of
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.pipeline.checkpoints import keep_detector, keep_instance_segmenter, keep_weak_detector
 from weaksam.pipeline.state import Run
 from weaksam.stages import STAGE_NAMES, retrain, wsis, wsod
 from weaksam.stages import clues as clue_stage
@@ -92,7 +93,9 @@ def train_weak_detector(
 ) -> DetectorResult:
     """Learn from the tags alone which proposal shows what (WSDDN with OICR, MIST or PCL), and detect with it."""
     context = with_backbone(run, backbone)
-    return wsod.run(context, run.settings.wsod, proposals, clues, clue_stage.class_maps(clues))
+    weak_detector = wsod.run(context, run.settings.wsod, proposals, clues, clue_stage.class_maps(clues))
+    keep_weak_detector(run, proposals["train"], weak_detector)
+    return weak_detector
 
 
 def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, Instances]:
@@ -125,9 +128,11 @@ def retrain_detector(
         return pseudo_gt_stage.choose_all(detections, tags, len(photos.classes), rule)
 
     context = with_backbone(run, backbone)
-    return retrain.run_and_choose(
+    detector = retrain.run_and_choose(
         retrain.Teaching(context, run.retrain, weak_detector, proposals, pseudo_gt_of), pseudo_gt
     )
+    keep_detector(run, detector)
+    return detector
 
 
 def segment_instances(
@@ -145,7 +150,9 @@ def segment_instances(
     weights = weights_for_masks(run, detector)
     peaks = None if clues is None else wsis.StoredPeaks(clue_stage.clue_peaks(clues), clues.fingerprint)
     arguments = (context, run.wsis, run.mask_segmenter, detector.pseudo_gt, weights)
-    return wsis.run(*arguments, weak_detector=weak_detector, peaks=peaks)
+    instance_segmenter = wsis.run(*arguments, weak_detector=weak_detector, peaks=peaks)
+    keep_instance_segmenter(run, instance_segmenter)
+    return instance_segmenter
 
 
 def train_weak_detector_on_truth(
@@ -219,7 +226,7 @@ STAGES = (
         given=("train photos", "train tags", "test photos"),
         inputs=("clues", "backbone", "proposals"),
         outputs=("weak_detector",),
-        files=("wsod/detections_train.json", "wsod/detections_test.json"),
+        files=("wsod/detections_train.json", "wsod/detections_test.json", "wsod/checkpoint.safetensors"),
         make=train_weak_detector,
     ),
     Stage(
@@ -240,6 +247,7 @@ STAGES = (
             "retrain/detections_test.json",
             "retrain/network_detections_train.json",
             "retrain/network_detections_test.json",
+            "retrain/checkpoint.safetensors",
         ),
         make=retrain_detector,
     ),
@@ -249,7 +257,7 @@ STAGES = (
         inputs=("backbone", "weak_detector", "detector", "clues"),
         optional=frozenset({"clues"}),  # their peaks prompt beside the boxes, if asked for
         outputs=("instance_segmenter",),
-        files=("wsis/pseudo_masks_train.json", "wsis/detections_test.json"),
+        files=("wsis/pseudo_masks_train.json", "wsis/detections_test.json", "wsis/checkpoint.safetensors"),
         make=segment_instances,
     ),
 )

@@ -35,6 +35,11 @@ def run(settings: RunSettings, start: str | None = None, until: str | None = Non
     Finished stages are not computed again. With ``start`` the stages before it must be finished: `UserError`
     otherwise. Returns the content of ``OUT/metrics.json``. Proposals alone are made without tags too, from the grid.
     """
+    return run_stages(settings, start, until)[1]
+
+
+def run_stages(settings: RunSettings, start: str | None, until: str | None) -> tuple[Run, dict[str, Any]]:
+    """`run`, with the results of its stages beside the metrics; these are empty in a worker process."""
     for name in (start, until):
         if name is not None and name not in STAGE_NAMES:
             raise UserError(f"wanted a stage ({', '.join(STAGE_NAMES)}), found {name!r}: name one of them")
@@ -49,8 +54,9 @@ def run(settings: RunSettings, start: str | None = None, until: str | None = Non
         wanted = ("proposals",)
     before = STAGE_NAMES[: STAGE_NAMES.index(start)] if start and not photos_alone else ()
     if this_process().rank > 0:
-        work(open_run(settings), [stage for stage in STAGES if stage.name in wanted])
-        return {}
+        opened = open_run(settings)
+        work(opened, [stage for stage in STAGES if stage.name in wanted])
+        return opened, {}
     if note := unused_rank():
         say(note, error=True)
     with owning(settings):
@@ -59,7 +65,7 @@ def run(settings: RunSettings, start: str | None = None, until: str | None = Non
         stages = [stage for stage in STAGES if stage.name in wanted or opened.finished(stage.name)]
         if settings.ceiling:
             stages += [stage for stage in _possible_ceilings(opened) if stage.name.removesuffix(CEILING) in wanted]
-        return write_outcome(opened, [_make(opened, stage) for stage in stages])
+        return opened, write_outcome(opened, [_make(opened, stage) for stage in stages])
 
 
 def rewrite_report(out: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from weaksam.engine.seeds import seed_everything
 from weaksam.evaluation.truth import Truth
 from weaksam.models.backbones.weights import backbone_fingerprint, colours_note, pinned_backbone
 from weaksam.pipeline.settings import RunSettings
+from weaksam.prediction.checkpoint import NAME as CHECKPOINT
 from weaksam.sam.build import build_segmenter
 from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
@@ -202,7 +203,7 @@ class Run:
         finally:
             seconds = spent if before.get("finished") else spent + time.monotonic() - began
             fields = {"finished": finished, "seconds": round(seconds, 3), "peak_memory_mib": self._peak(before)}
-            plain = path.parent.glob("*.json") if finished else ()
+            plain = [*path.parent.glob("*.json"), *path.parent.glob(CHECKPOINT)] if finished else []
             files = {file.name: file_sha256(file) for file in sorted(plain) if file.name != DONE}
             write_record(path, {"key": self.key(stage), **fields, FILES: files})
             self.context.log.write("stage ends", stage=stage, **fields)

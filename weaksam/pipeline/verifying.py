@@ -12,6 +12,7 @@ from weaksam.pipeline.outcome import OUTCOME_FILES
 from weaksam.pipeline.plan import CEILINGS, STAGES
 from weaksam.pipeline.roi_drop import FOLDER as ROI_DROP
 from weaksam.pipeline.state import CEILING, DONE
+from weaksam.prediction.checkpoint import NAME as CHECKPOINT
 from weaksam.store.checking import CheckedFile, FileFault, check_own_hash, check_store, compared
 from weaksam.store.listed_files import FILES, MANIFEST
 from weaksam.store.records import read_record
@@ -108,7 +109,7 @@ def _files_of_stage(folder: Path, unfinished: list[str]) -> Iterator[CheckedFile
     for name, sha256 in listed.items():
         yield compared(folder / name, sha256, f"run 'weaksam report {folder.parent}', which writes it anew")
     for path in sorted(folder.iterdir()):
-        plain_of_unfinished = folder.name in unfinished and path.suffix == ".json"
+        plain_of_unfinished = folder.name in unfinished and (path.suffix == ".json" or path.name == CHECKPOINT)
         if path.name not in {*listed, DONE, STORES} and not path.name.startswith(".") and not plain_of_unfinished:
             yield CheckedFile(path, _strange(path))
 

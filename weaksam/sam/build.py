@@ -10,7 +10,7 @@ from pydantic import Field
 
 from weaksam.config import Settings, UserError
 from weaksam.sam.protocol import EncoderPrecision, Segmenter
-from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter, RegionTreeSettings
+from weaksam.sam.region_tree.settings import RegionTreeSettings
 
 OFFLINE_DEFAULT: Literal["tree", "nano"] = "tree"  # measured: benchmarks/proposal_recall.py
 
@@ -97,6 +97,8 @@ def _region_tree(settings: SegmenterSettings) -> Segmenter:
             f"The region tree takes no weights, but segmenter.weights is {settings.weights}: remove it, or set "
             "segmenter.family=segment_anything."
         )
+    from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter  # here, as higra takes a second to import
+
     return RegionTreeSegmenter(settings.tree)
 
 

@@ -8,7 +8,8 @@ import torch
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import boxes_in_photo
 from weaksam.sam.region_tree.objectness import spread_out
-from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter, RegionTreeSettings, pick_three
+from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter, pick_three
+from weaksam.sam.region_tree.settings import RegionTreeSettings
 from weaksam.sam.region_tree.watershed import (
     best_distinct,
     build_tree,

@@ -109,39 +109,81 @@ def detect_photo(
     Boxes of all scales and, with ``flip_test``, of the mirror images are suppressed together. A model that gives masks
     predicts those of the boxes that are left at the first scale; its own boxes at one scale are not mirrored.
     """
-    first = photos[0]
+    given = None if proposals is None else [proposals]
+    return detect_photos(model, [photos], settings, device, given)[0]
+
+
+def detect_photos(
+    model: GeneralizedRCNN,
+    photos: Sequence[Sequence[ResizedPhoto]],
+    settings: TrainableSettings,
+    device: torch.device,
+    proposals: Sequence[Tensor] | None = None,
+) -> list[Instances]:
+    """`detect_photo` of several photos, whose views go through the network together, scale by scale.
+
+    Photos of one size give what they give one by one, but for rounding; others are padded to the largest, which shows
+    at the borders.
+    """
+    firsts = [scales[0] for scales in photos]
     if isinstance(model, MaskRCNN):
         assert isinstance(settings, MaskDetectorSettings)
-        if len(photos) == 1:
-            (raw,) = detect(model, [first.image.to(device)])
-            return _with_masks(instances_from(raw, _frame(first), first.size), raw["masks"], first, settings)
-    views = [_boxes_of(model, photo, device, proposals, mirrored=False) for photo in photos]
+        if len(photos[0]) == 1:
+            raws = detect(model, [first.image.to(device) for first in firsts])
+            return [
+                _with_masks(instances_from(raw, _frame(first), first.size), raw["masks"], first, settings)
+                for raw, first in zip(raws, firsts, strict=True)
+            ]
+    scales = list(zip(*photos, strict=True))
+    views = [_boxes_of(model, of_scale, device, proposals, mirrored=False) for of_scale in scales]
     if settings.flip_test:
-        views += [_boxes_of(model, photo, device, proposals, mirrored=True) for photo in photos]
+        views += [_boxes_of(model, of_scale, device, proposals, mirrored=True) for of_scale in scales]
+    merged = [_merged(of_photo, settings) for of_photo in zip(*views, strict=True)]
+    if not isinstance(model, MaskRCNN):
+        return merged
+    return [_masked(model, of_photo, first, settings, device) for of_photo, first in zip(merged, firsts, strict=True)]
+
+
+def _merged(views: Sequence[Instances], settings: TrainableSettings) -> Instances:
+    """The boxes of a photo's views, suppressed together where there are several."""
     merged = Instances.cat(views)
     if len(views) > 1:
         merged = merged[batched_nms(merged.boxes, merged.scores, merged.labels, settings.nms_iou)[: settings.max_boxes]]
-    if not isinstance(model, MaskRCNN):
-        return merged
-    frame = _frame(first)
-    boxes = box_ops.scale(merged.boxes, frame[1] / first.size[1], frame[0] / first.size[0]).to(device)
-    probabilities = predict_masks(model, first.image.to(device), boxes, merged.labels.to(device) + 1)
+    return merged
+
+
+def _masked(
+    model: MaskRCNN, boxes: Instances, photo: ResizedPhoto, settings: TrainableSettings, device: torch.device
+) -> Instances:
+    """Merged boxes of a photo with the masks that the network predicts in them at this scale."""
     assert isinstance(settings, MaskDetectorSettings)
-    return _with_masks(merged, probabilities, first, settings)
+    frame = _frame(photo)
+    shown = box_ops.scale(boxes.boxes, frame[1] / photo.size[1], frame[0] / photo.size[0]).to(device)
+    probabilities = predict_masks(model, photo.image.to(device), shown, boxes.labels.to(device) + 1)
+    return _with_masks(boxes, probabilities, photo, settings)
 
 
 def _boxes_of(
-    model: GeneralizedRCNN, photo: ResizedPhoto, device: torch.device, proposals: Tensor | None, mirrored: bool
-) -> Instances:
-    """Boxes of one view in the original photo's frame, in which ``proposals`` (P, 4) lie."""
-    image, frame = photo.image.to(device), _frame(photo)
+    model: GeneralizedRCNN,
+    photos: Sequence[ResizedPhoto],
+    device: torch.device,
+    proposals: Sequence[Tensor] | None,
+    mirrored: bool,
+) -> list[Instances]:
+    """Boxes of one view of each photo in its original's frame, in which its ``proposals`` (P, 4) lie."""
+    images = [photo.image.to(device) for photo in photos]
     given = []
-    if proposals is not None:
-        in_view = box_ops.scale(proposals, frame[1] / photo.size[1], frame[0] / photo.size[0]).to(device)
-        given = [box_ops.hflip(in_view, frame[1]) if mirrored else in_view]
-    (raw,) = detect(model, [image.flip(-1) if mirrored else image], masks=False, given=given)
-    boxes = box_ops.hflip(raw["boxes"], frame[1]) if mirrored else raw["boxes"]
-    return instances_from({**raw, "boxes": boxes}, frame, photo.size)
+    for photo, of_photo in zip(photos, proposals or (), strict=False):
+        frame = _frame(photo)
+        in_view = box_ops.scale(of_photo, frame[1] / photo.size[1], frame[0] / photo.size[0]).to(device)
+        given.append(box_ops.hflip(in_view, frame[1]) if mirrored else in_view)
+    raws = detect(model, [image.flip(-1) for image in images] if mirrored else images, masks=False, given=given)
+    detections = []
+    for raw, photo in zip(raws, photos, strict=True):
+        frame = _frame(photo)
+        boxes = box_ops.hflip(raw["boxes"], frame[1]) if mirrored else raw["boxes"]
+        detections.append(instances_from({**raw, "boxes": boxes}, frame, photo.size))
+    return detections
 
 
 def _with_masks(

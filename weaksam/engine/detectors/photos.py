@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,11 +46,23 @@ def load_scales(
 
     With ``longest`` that alone limits the longer side, at every scale.
     """
-    image = torch.from_numpy(read_photo(sample)).permute(2, 0, 1)  # (3, H, W)
+    return resize_photo(read_photo(sample), short_side, long_side, scales, longest, sample.image_id)
+
+
+def resize_photo(
+    pixels: np.ndarray,
+    short_side: int,
+    long_side: int,
+    scales: Sequence[float],
+    longest: int | None = None,
+    image_id: str = "",
+) -> list[ResizedPhoto]:
+    """`load_scales` of a decoded photo, uint8 RGB ``(H, W, 3)``."""
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)  # (3, H, W)
     size = (image.shape[1], image.shape[2])
     sizes = [fit_size(size, round(short_side * scale), longest or round(long_side * scale)) for scale in scales]
     resized = [TF.resize(image, list(of_scale), antialias=True).contiguous() for of_scale in sizes]
-    return [ResizedPhoto(sample.image_id, of_scale, size) for of_scale in resized]
+    return [ResizedPhoto(image_id, of_scale, size) for of_scale in resized]
 
 
 def shrink(instances: Instances, size: tuple[int, int], to_size: tuple[int, int]) -> Instances:

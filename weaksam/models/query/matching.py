@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from weaksam.structures.devices import moved_together
@@ -35,6 +34,8 @@ def match_queries(costs: Sequence[Tensor]) -> list[Tensor]:
 
 def _match(cost: np.ndarray) -> Tensor:
     """Query of every object ``(N,)`` by the costs ``(Q, N)``."""
+    from scipy.optimize import linear_sum_assignment  # here, as only trainings match and it is slow to import
+
     query_of = torch.full((cost.shape[1],), NO_QUERY)
     queries, objects = linear_sum_assignment(cost)
     query_of[torch.from_numpy(objects)] = torch.from_numpy(queries)

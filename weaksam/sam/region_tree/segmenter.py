@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from weaksam.config import Settings, fingerprint_of
+from weaksam.config import fingerprint_of
 from weaksam.sam.prompts import BACKGROUND, FOREGROUND, Prompts
 from weaksam.sam.protocol import NUM_MASKS, Embedding, ListedRegions, Masks
 from weaksam.sam.region_tree.merging import MergedRegions, cut_superpixels, merged_regions
 from weaksam.sam.region_tree.objectness import BUNDLED, bundled, spread_out
+from weaksam.sam.region_tree.settings import RegionTreeSettings
 from weaksam.sam.region_tree.watershed import (
     Nodes,
     best_distinct,
@@ -30,39 +30,6 @@ from weaksam.store.files import file_sha256
 from weaksam.structures.boxes import pairwise_iou, scale
 
 ALGORITHM = "watershed-by-volume/4"  # part of the fingerprint: raise it whenever an answer may change
-
-
-class RegionTreeSettings(Settings):
-    """How the trees are built, which of their regions count and how they are ranked."""
-
-    ranking: Literal["objectness", "salience"] = Field(
-        default="objectness",
-        description="what lists the regions. objectness: superpixels merged in ten orders, ranked by a small network "
-        "trained on rendered scenes; salience: the trees' own nodes and pairs of them, ranked by their contrast",
-    )
-    long_side: int = Field(default=256, ge=16, le=2048, description="longer side of the working frame, pixels")
-    smoothings: tuple[float, ...] = Field(
-        default=(1.0, 0.5, 2.0),
-        min_length=1,
-        description="a tree for each Gaussian sigma in working pixels; the first answers point prompts, and with "
-        "objectness it is the only one",
-    )
-    superpixel_smoothings: tuple[float, ...] = Field(
-        default=(0.5, 1.0), min_length=1, description="of objectness: superpixels are cut at each Gaussian sigma"
-    )
-    num_superpixels: int = Field(default=300, ge=2, le=5000, description="of objectness: superpixels at each sigma")
-    num_paired: int = Field(
-        default=40, ge=0, le=200, description="most salient nodes of each tree whose touching pairs are regions too"
-    )
-    min_area: float = Field(
-        default=0.002, gt=0, lt=1, description="smallest node of a tree, as a fraction of the photo"
-    )
-    min_merged_area: float = Field(
-        default=0.0005, gt=0, lt=1, description="of objectness: smallest merged region, as a fraction of the photo"
-    )
-    max_area: float = Field(default=0.97, gt=0, lt=1, description="largest region, as a fraction of the photo")
-    nms_iou: float = Field(default=0.85, gt=0, le=1, description="suppression of the ranked regions, on their boxes")
-    size_ratio: float = Field(default=1.5, gt=1, le=10, description="least area ratio between two masks of one prompt")
 
 
 @dataclass(frozen=True)

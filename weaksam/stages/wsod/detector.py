@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from weaksam.engine.training import Objective
@@ -49,3 +50,6 @@ class WeakDetector(Protocol):
 
     def detect(self, sample: Sample, boxes: Tensor) -> Instances:
         """Detections of one photo from its proposals ``boxes`` (N, 4) xyxy; none without proposals."""
+
+    def detect_in(self, image: np.ndarray, boxes: Tensor) -> Instances:
+        """The same on a decoded photo, uint8 RGB ``(H, W, 3)``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,14 +134,19 @@ class EndToEndDetector:
     @torch.inference_mode()
     def detect(self, sample: Sample, boxes: Tensor) -> Instances:
         """Detections from proposals ``boxes (N, 4)``, averaged over scales and mirrored views; none without any."""
+        return self.detect_in(read_photo(sample), boxes) if len(boxes) else Instances.empty(scored=True)
+
+    @torch.inference_mode()
+    def detect_in(self, image: np.ndarray, boxes: Tensor) -> Instances:
+        """`detect` on a decoded photo, uint8 RGB ``(H, W, 3)``."""
         if len(boxes) == 0:
             return Instances.empty(scored=True)
-        training, image = self.settings.end_to_end, read_photo(sample)
+        training, size = self.settings.end_to_end, (image.shape[0], image.shape[1])
         flips = (False, True) if training.flip_test else (False,)
         views = [PhotoView(side, flip) for side in training.test_short_sides for flip in flips]
         shown = (show(image, view, training.most_long_side, self.colours) for view in views)
-        outputs = [self._output(photo, boxes, sample.size) for photo in shown]
-        return detections_of(outputs, boxes, sample.size, self.settings)
+        outputs = [self._output(photo, boxes, size) for photo in shown]
+        return detections_of(outputs, boxes, size, self.settings)
 
     def _output(self, photo: ShownPhoto, boxes: Tensor, size: tuple[int, int]) -> HeadOutput:
         device = self.context.device

@@ -14,8 +14,7 @@ from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained, seal
 from weaksam.models.wsod.extent import CellMap, CellSums, ExtentSettings, tightened
 from weaksam.store.progress import progress
-from weaksam.store.store import store_folder
-from weaksam.structures.dataset import Sample
+from weaksam.store.store import Store, store_folder
 from weaksam.structures.instances import Instances
 
 SeenPhoto = tuple[CellMap | None, Mapping[int, Tensor]]
@@ -46,11 +45,26 @@ class Extent:
     """Fold of each training photo, by image id."""
     settings: ExtentSettings
 
-    def moved(self, detections: Instances, sample: Sample, photo: CellMap, boxes: Tensor, scores: Tensor) -> Instances:
-        """The ``detections`` after their move to proposals ``boxes`` (N, 4) of ``scores`` (N, C)."""
-        fold = self.folds.get(sample.image_id)
+    def moved(
+        self, detections: Instances, image_id: str | None, photo: CellMap, boxes: Tensor, scores: Tensor
+    ) -> Instances:
+        """The ``detections`` after their move to proposals ``boxes`` (N, 4) of ``scores`` (N, C).
+
+        ``image_id``: of the photo, None where it is none of the run's.
+        """
+        fold = None if image_id is None else self.folds.get(image_id)
         weights = self.regressions.of_all if fold is None else self.regressions.of_folds[fold]
         return tightened(detections, photo, weights, boxes, scores, self.settings)
+
+
+def extent_key(settings: ExtentSettings, inputs: Mapping[str, str], name: str) -> str:
+    """Fingerprint of what `learnt_extent` learns from ``inputs`` for the stage ``name``."""
+    return fingerprint_of({"stage": f"{name} extent", "folds": settings.folds, "ridge": settings.ridge, **inputs})
+
+
+def extent_inputs(weights_key: str, proposals: Store) -> dict[str, str]:
+    """Fingerprints of what decides the best boxes: those of the trained weights and the training photos' proposals."""
+    return {"weights": weights_key, "proposals": proposals.fingerprint}
 
 
 def learnt_extent(
@@ -67,8 +81,7 @@ def learnt_extent(
     without proposals teach nothing. ``inputs``: fingerprints of what decides the boxes. Lies in
     ``OUT/<name>/store/extent-*``.
     """
-    learning = {"stage": f"{name} extent", "folds": settings.folds, "ridge": settings.ridge}
-    key = fingerprint_of({**learning, **inputs})
+    key = extent_key(settings, inputs, name)
     num_classes = len(context.train.classes)
     model = ExtentRegressions(num_classes, depth, settings.folds)
     job = TrainingJob(store_folder(context.out, name, "extent", key), key, f"{name} extent", context.seed, num_epochs=0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +18,9 @@ from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.stages.wsod.detections import class_scores_of, detections_of
 from weaksam.stages.wsod.example_cache import ExampleCache
 from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample, best_proposals
-from weaksam.stages.wsod.extent import Extent, SeenPhoto, learnt_extent
+from weaksam.stages.wsod.extent import Extent, SeenPhoto, extent_inputs, learnt_extent
 from weaksam.stages.wsod.losses import mean_losses, photo_losses
-from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection, unread_features
+from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection, View, unread_features
 from weaksam.stages.wsod.settings import WsodSettings
 from weaksam.store.store import Store
 from weaksam.structures.dataset import Sample
@@ -117,10 +118,14 @@ class FrozenDetector:
             return []
         size = self.settings.roi_size
         rois = [self.photos.pooled(sample, boxes, size)[int(mirrored)] for sample, boxes, mirrored in shown]
-        outputs = self.model(torch.cat(rois).to(self.context.device), [len(of_photo) for of_photo in rois])
+        return self._answers(rois, [mirrored for _, _, mirrored in shown])
+
+    def _answers(self, rois: Sequence[Tensor], mirrored: Sequence[bool]) -> list[HeadOutput]:
+        """The head's answer for each view's features ``(N, F)``, box offsets in the frame of the photo."""
+        outputs = self.model(torch.cat(list(rois)).to(self.context.device), [len(of_view) for of_view in rois])
         return [
-            output.in_photo(mirrored).on(torch.device("cpu"))
-            for output, (_, _, mirrored) in zip(outputs, shown, strict=True)
+            output.in_photo(is_mirrored).on(torch.device("cpu"))
+            for output, is_mirrored in zip(outputs, mirrored, strict=True)
         ]
 
     @torch.inference_mode()
@@ -128,11 +133,32 @@ class FrozenDetector:
         """Detections from proposals ``boxes (N, 4)``, averaged over photo and mirror image; none without proposals."""
         if len(boxes) == 0:
             return Instances.empty(scored=True)
-        outputs = self.outputs([(sample, boxes, False), (sample, boxes, True)])
-        detections = detections_of(outputs, boxes, sample.size, self.settings)
+        rois = self.photos.pooled(sample, boxes, self.settings.roi_size)
+        return self._detect(rois, boxes, lambda: self.cell_map(sample), sample.size, sample.image_id)
+
+    @torch.inference_mode()
+    def detect_in(self, image: np.ndarray, boxes: Tensor) -> Instances:
+        """`detect` on a decoded photo, uint8 RGB ``(H, W, 3)``, that is none of the training photos."""
+        if len(boxes) == 0:
+            return Instances.empty(scored=True)
+        size, views = (image.shape[0], image.shape[1]), self.photos.views_of(image)
+        rois = self.photos.pool(views, boxes, size[1], self.settings.roi_size)
+        return self._detect(rois, boxes, lambda: self._cell_map(views[0], size), size, None)
+
+    def _detect(
+        self,
+        rois: Tensor,
+        boxes: Tensor,
+        cell_map: Callable[[], CellMap],
+        size: tuple[int, int],
+        image_id: str | None,
+    ) -> Instances:
+        """Detections from features ``(2, N, F)`` of proposals in a photo of ``size`` (H, W) and its mirror image."""
+        outputs = self._answers(list(rois), (False, True))
+        detections = detections_of(outputs, boxes, size, self.settings)
         if self.extent is None:
             return detections
-        return self.extent.moved(detections, sample, self.cell_map(sample), boxes, class_scores_of(outputs))
+        return self.extent.moved(detections, image_id, cell_map(), boxes, class_scores_of(outputs))
 
     @torch.inference_mode()
     def class_scores(self, sample: Sample, boxes: Tensor) -> Tensor:
@@ -144,7 +170,7 @@ class FrozenDetector:
 
         ``proposals``: the training photos'; ``weights_key``: fingerprint of the trained weights.
         """
-        inputs = {"weights": weights_key, "proposals": proposals.fingerprint}
+        inputs = extent_inputs(weights_key, proposals)
         depth, seen = len(self.model.directions), self._best_boxes(proposals)
         self.extent = learnt_extent(self.context, self.settings.extent, depth, seen, inputs, name)
 
@@ -160,5 +186,9 @@ class FrozenDetector:
 
     def cell_map(self, sample: Sample) -> CellMap:
         """The photo's frozen map, not mirrored."""
-        view, stride = self.photos.views(sample)[0], self.photos.stride
-        return CellMap(view.features, (view.scale[0] / stride, view.scale[1] / stride), sample.size)
+        return self._cell_map(self.photos.views(sample)[0], sample.size)
+
+    def _cell_map(self, view: View, size: tuple[int, int]) -> CellMap:
+        """The map of a view of a photo of ``size`` (H, W)."""
+        stride = self.photos.stride
+        return CellMap(view.features, (view.scale[0] / stride, view.scale[1] / stride), size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,7 +91,7 @@ class PhotoFeatures:
         samples = list(dataset)[:: -(-len(dataset) // num_photos)]
         positions = []
         for sample in progress(samples, len(samples), "reading feature statistics"):
-            joined, _ = self._joined(sample)
+            joined, _ = self._joined(read_photo(sample))
             positions.append(joined[0].flatten(1).T.cpu())
         self.projection = principal_projection(torch.cat(positions), num_components)
         return self.projection
@@ -100,7 +101,7 @@ class PhotoFeatures:
         key = sample.sha256 or sample.image_id
         views = self.cache.get(key)
         if views is None:
-            views = self._compute(sample)
+            views = self.views_of(read_photo(sample))
             size = sum(view.features.numel() * view.features.element_size() for view in views)
             if size <= self.room:
                 self.room -= size
@@ -118,12 +119,7 @@ class PhotoFeatures:
         known = self.regions.get(key)
         if known is not None and known[1] == roi_size and torch.equal(known[0], boxes):
             return known[2]
-        views = []
-        for view in self.views(sample):
-            cells = view.cells(boxes, sample.size[1], self.stride).to(self.device)
-            rois = roi_align(view.features[None].to(cells), numbered([cells]), scale=1.0, size=roi_size)
-            views.append(rois.flatten(1).half())
-        both = torch.stack(views)
+        both = self.pool(self.views(sample), boxes, sample.size[1], roi_size)
         size = both.numel() * both.element_size()
         if size <= self.room and known is None:
             self.room -= size
@@ -131,16 +127,26 @@ class PhotoFeatures:
         return both
 
     @torch.no_grad()
-    def _compute(self, sample: Sample) -> tuple[View, View]:
+    def pool(self, views: tuple[View, View], boxes: Tensor, width: int, roi_size: int) -> Tensor:
+        """What `pooled` gives, of a photo's two ``views``; the photo is ``width`` pixels wide."""
+        pooled = []
+        for view in views:
+            cells = view.cells(boxes, width, self.stride).to(self.device)
+            rois = roi_align(view.features[None].to(cells), numbered([cells]), scale=1.0, size=roi_size)
+            pooled.append(rois.flatten(1).half())
+        return torch.stack(pooled)
+
+    @torch.no_grad()
+    def views_of(self, image: np.ndarray) -> tuple[View, View]:
+        """The views of a photo, uint8 RGB ``(H, W, 3)``; nothing of it is kept."""
         assert self.projection is not None, "fit_projection or set the projection first"
-        joined, scale = self._joined(sample)
+        joined, scale = self._joined(image)
         reduced = self.projection(joined.cpu()).half()
         return View(reduced[0].clone(), scale, False), View(reduced[1].clone(), scale, True)
 
     @torch.no_grad()
-    def _joined(self, sample: Sample) -> tuple[Tensor, tuple[float, float]]:
+    def _joined(self, image: np.ndarray) -> tuple[Tensor, tuple[float, float]]:
         """Joined maps ``(2, D, h, w)`` of the photo and its mirror image, and the (x, y) scale from photo to input."""
-        image = read_photo(sample)
         pixels = input_photo(image, self.long_side, self.colours).to(self.device)
         both = torch.cat([pixels, pixels.flip(3)]).to(memory_format=torch.channels_last)
         maps = list(self.network(both).values())

@@ -1,0 +1,1 @@
+"""Detect on new photos with the checkpoint of a stage, and take the network elsewhere."""
