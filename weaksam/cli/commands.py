@@ -60,6 +60,7 @@ app = group(
         ),
         "wsis": stages.up_to("wsis", "Turn pseudo boxes into pseudo masks and train Mask R-CNN."),
         "predict": predicting.predict,
+        "export-model": predicting.export_model,
         "export": labels.export_labels,
         "import": labels.import_labels,
         "convert-weights": labels.convert_weights,

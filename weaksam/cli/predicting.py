@@ -1,4 +1,4 @@
-"""Define the command ``weaksam predict``: detect with a checkpoint on new photos."""
+"""Define ``weaksam predict`` and ``weaksam export-model``: use a checkpoint here, or take it elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from weaksam.terminal import say
+
+MOST_COMPARED = 16
+"""Photos that an export is compared on."""
 
 
 def predict(
@@ -59,3 +62,36 @@ def predict(
         limits=settings_from(PhotoLimits, limits, "the options"),
     )
     say(str(predictions))
+
+
+def export_model(
+    weights: Annotated[Path, typer.Option(help="a checkpoint: OUT/retrain or OUT/wsis /checkpoint.safetensors")],
+    out: Annotated[Path, typer.Option(help="folder for the model and its runner")],
+    format: Annotated[str, typer.Option(help="onnx, or pt2 (torch.export)")] = "onnx",
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of the frame that photos are fitted into; as trained without it")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="photos to compare the export with torch on")] = None,
+    truth: Annotated[Path | None, typer.Option(help="their true boxes: AP before and after is measured (onnx)")] = None,
+) -> None:
+    """Write a network for ONNX Runtime or torch.export, with a runner that needs numpy alone, and print its parity.
+
+    Faster R-CNN, DINO, Mask R-CNN and Mask2Former. The weak detector scores the proposals of a segmenter, which is no
+    part of a network file: it is refused.
+    """
+    from weaksam.data.images import read_image
+    from weaksam.data.photos import list_photos
+    from weaksam.pipeline.door import load_dataset
+    from weaksam.prediction.checkpoint import read_checkpoint
+    from weaksam.prediction.export_check import ap_change
+    from weaksam.prediction.exporting import export_model as export
+    from weaksam.prediction.exporting import parse_size
+
+    measured = images is not None and truth is not None and format == "onnx"
+    dataset = load_dataset(images, truth=truth, name="test") if measured and images is not None else None
+    paths = [] if images is None else list(list_photos(images).values())[:MOST_COMPARED]
+    checkpoint, frame = read_checkpoint(weights), parse_size(size)
+    exported = export(checkpoint, out, format, size=frame, photos=[read_image(path) for path in paths])  # type: ignore[arg-type]
+    say(str(exported))
+    if dataset is not None:
+        say(str(ap_change(checkpoint, out, dataset)))

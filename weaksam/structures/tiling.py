@@ -89,6 +89,14 @@ def joined_tiles(parts: Sequence[Instances], tiles: Sequence[Tile], same_iou: fl
     """
     if not parts:
         return Instances.empty(scored=True)
+    instances, roots = Instances.cat(parts), agreeing_groups(parts, tiles, same_iou)
+    joined = joined_groups(instances, roots)
+    assert joined.scores is not None
+    return joined[batched_nms(joined.boxes, joined.scores, joined.labels, nms_iou)]
+
+
+def agreeing_groups(parts: Sequence[Instances], tiles: Sequence[Tile], same_iou: float) -> list[int]:
+    """For each row of all ``parts``, one after the other, the first row that is the same object, see `joined_tiles`."""
     starts = [0, *itertools.accumulate(map(len, parts))]
     root = list(range(starts[-1]))
     for (a, tile), (b, other) in itertools.combinations(enumerate(tiles), 2):
@@ -96,9 +104,7 @@ def joined_tiles(parts: Sequence[Instances], tiles: Sequence[Tile], same_iou: fl
         if shared is not None and len(parts[a]) and len(parts[b]):
             for row, partner in _partners(parts[a], parts[b], shared, same_iou):
                 _unite(root, starts[a] + row, starts[b] + partner)
-    joined = _joined_groups(Instances.cat(parts), [_root(root, number) for number in range(len(root))])
-    assert joined.scores is not None
-    return joined[batched_nms(joined.boxes, joined.scores, joined.labels, nms_iou)]
+    return [_root(root, number) for number in range(len(root))]
 
 
 def _intersection(tile: Tile, other: Tile) -> Tile | None:
@@ -145,8 +151,11 @@ def _unite(root: list[int], number: int, other: int) -> None:
     root[second] = first
 
 
-def _joined_groups(instances: Instances, roots: Sequence[int]) -> Instances:
-    """One object for each group; ``roots`` (N,) are the groups of ``instances``."""
+def joined_groups(instances: Instances, roots: Sequence[int]) -> Instances:
+    """One object for each group, in the order of their first rows; ``roots`` (N,) are the groups of ``instances``.
+
+    It has the box around its members, the union of their masks, the best of their scores and the first one's label.
+    """
     groups: dict[int, list[int]] = {}
     for row, root in enumerate(roots):
         groups.setdefault(root, []).append(row)

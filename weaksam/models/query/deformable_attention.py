@@ -30,7 +30,7 @@ def deformable_attention(values: Tensor, sizes: Sizes, locations: Tensor, weight
     """
     exact = values.dtype if values.dtype == torch.float64 else torch.float32
     inputs = values.to(exact), locations.to(exact), weights.to(exact)
-    if values.device.type != "cpu":
+    if values.device.type != "cpu" or torch.compiler.is_exporting():
         return attention_by_grid_sample(inputs[0], sizes, inputs[1], inputs[2]).to(values.dtype)
     sums: Tensor = _SampledSums.apply(*inputs, tuple(sizes))
     return sums.to(values.dtype)

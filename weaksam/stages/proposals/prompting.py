@@ -16,6 +16,7 @@ from weaksam.stages.proposals.candidates import Candidates, MaskPile, candidates
 from weaksam.stages.proposals.prompts import PlannedPrompts, clue_prompts, grid_prompts
 from weaksam.stages.proposals.settings import ProposalSettings, grid_of
 from weaksam.stages.proposals.suppression import choose_candidates
+from weaksam.stages.proposals.tiles import propose_in_tiles
 from weaksam.structures.boxes import inclusive_from_xyxy, nms
 from weaksam.structures.clue_points import GRID, CluePoints
 from weaksam.structures.proposals import Proposals
@@ -32,7 +33,8 @@ def propose(
     ``image`` is an upright RGB photo, uint8 ``(H, W, 3)``; it is encoded once. ``clues`` are points that prompt beside
     the grid, none if not given; ``settings`` are the default ones if not given. Returns N `Proposals`: half-open xyxy
     ``boxes (N, 4)`` in photo pixels, ``scores (N,)`` (predicted IoU), ``sources (N,)`` and the masks as RLE. A photo in
-    which the segmenter finds nothing has none (N = 0): a whole-photo box is never invented.
+    which the segmenter finds nothing has none (N = 0): a whole-photo box is never invented. With ``settings.tile`` the
+    photo is proposed for in tiles, see `propose_in_tiles`.
 
     Raises:
         UserError: the image is not uint8 ``(H, W, 3)``, or the parts of ``clues`` do not fit together.
@@ -40,7 +42,26 @@ def propose(
     clues = CluePoints.none() if clues is None else clues
     _check_photo(image)
     _check_clues(clues)
-    return propose_encoded(segmenter, segmenter.encode(image), clues, settings or ProposalSettings())
+    return propose_photo(segmenter, image, clues, settings or ProposalSettings())
+
+
+def propose_photo(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    clues: CluePoints,
+    settings: ProposalSettings,
+    limit: BatchLimit | None = None,
+) -> Proposals:
+    """`propose` for what was checked: the photo whole, or tile by tile where the settings say so."""
+
+    def propose_whole(part: np.ndarray, of_part: CluePoints) -> Proposals:
+        return propose_encoded(segmenter, segmenter.encode(part), of_part, settings, limit)
+
+    return (
+        propose_whole(image, clues)
+        if settings.tile is None
+        else propose_in_tiles(propose_whole, image, clues, settings)
+    )
 
 
 def propose_encoded(

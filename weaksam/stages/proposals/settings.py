@@ -79,12 +79,21 @@ class ProposalSettings(Settings):
     photos_at_once: int | None = Field(
         default=None, ge=1, description="photos encoded at a time; None: 8 on CUDA, else 1"
     )
+    tile: int | None = Field(
+        default=None,
+        ge=64,
+        description="propose in tiles of so many pixels a side, for photos far larger than the segmenter's input; each "
+        "tile has its own max_proposals; None: in the whole photo",
+    )
+    tile_overlap: float = Field(default=0.25, ge=0, lt=0.9, description="share of its side that a tile has in common")
     read_ahead: int = Field(default=4, ge=0, description="photos decoded on threads ahead of the segmenter")
 
     # The content of a given store is fingerprinted as an input, wherever it lies
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
         {"rules", "given", "batch_size", "photos_at_once", "read_ahead"}
     )
+
+    _as_before: ClassVar[Mapping[str, Any]] = {"tile": None, "tile_overlap": 0.25}
 
     @model_validator(mode="before")
     @classmethod

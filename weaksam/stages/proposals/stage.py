@@ -10,7 +10,7 @@ from weaksam.data.sample_photos import read_photos_ahead
 from weaksam.engine.context import RunContext
 from weaksam.sam.batches import BatchLimit, encode_all
 from weaksam.sam.protocol import Segmenter
-from weaksam.stages.proposals.prompting import propose_encoded
+from weaksam.stages.proposals.prompting import propose_encoded, propose_photo
 from weaksam.stages.proposals.settings import ProposalSettings
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.clue_points import CluePoints
@@ -57,6 +57,11 @@ def run(
 
     def rows(image_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         images = read_photos_ahead([dataset.by_id[image_id] for image_id in image_ids], settings.read_ahead)
+        if settings.tile is not None:
+            for image_id, image in zip(image_ids, images, strict=True):
+                proposals = propose_photo(segmenter, image, clues_of(image_id), settings, prompts)
+                yield {"image_id": image_id, **proposals.as_row()}
+            return
         for image_id, embedding in zip(image_ids, encode_all(segmenter, images, photos), strict=True):
             proposals = propose_encoded(segmenter, embedding, clues_of(image_id), settings, prompts)
             yield {"image_id": image_id, **proposals.as_row()}

@@ -188,11 +188,17 @@ class DinoNetwork(nn.Module):
         """Predictions from the pyramid's ``levels`` (B, dims, h, w) of photos padded to ``padded_size`` (H, W)."""
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
         areas = PyramidAreas.of(sizes, (padded_size[0], padded_size[1]), photo_sizes, levels[0].device)
+        return self.decode_areas(levels, areas, denoising)
+
+    def decode_areas(
+        self, levels: Sequence[Tensor], areas: PyramidAreas, denoising: Denoising | None = None
+    ) -> DinoOutputs:
+        """`decode` where the photos take ``areas`` of the levels."""
         cells = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)  # (B, S, dims)
         memory = self.encoder(cells, self._position(areas).to(cells), areas)
         encoder_logits, starts = self._select(memory, areas)
         num = starts.shape[1]
-        queries = self.query_embedding.weight[:num].expand(len(memory), -1, -1)
+        queries = self.query_embedding.weight[:num].expand(memory.shape[0], -1, -1)
         boxes, blocked = starts.detach(), None
         if denoising is not None:
             queries = torch.cat([self.dn_query_generator.embed(denoising), queries], dim=1)

@@ -108,7 +108,7 @@ class PyramidAreas:
         num_cells = [h * w for h, w in self.sizes]
         side = torch.tensor([_FIRST_SIDE * 2.0**level for level in self._levels()], device=self.valid.device)
         sides = side.repeat_interleave(torch.tensor(num_cells, device=side.device), output_size=sum(num_cells))
-        boxes = torch.cat([self.points, sides[:, None].expand(len(self.valid), -1, 2)], dim=-1)
+        boxes = torch.cat([self.points, sides[:, None].expand(self.valid.shape[0], -1, 2)], dim=-1)
         proposing = ((boxes > _BORDER) & (boxes < 1 - _BORDER)).all(-1)
         logits = (boxes / (1 - boxes)).log()
         return logits.masked_fill(~proposing[..., None], torch.inf), proposing

@@ -37,7 +37,10 @@ class Mask2Former(nn.Module):
         The frame is at least ``canvas`` pixels wide and high. The pixel decoder computes in float32 under autocast,
         too, as its places lie between cells.
         """
-        batch = self._batch(images, canvas)
+        return self.predictions(self._batch(images, canvas))
+
+    def predictions(self, batch: Tensor) -> QueryPredictions:
+        """The same of normalised photos ``(B, 3, H, W)``, H and W multiples of 32, with zeros where they are padded."""
         maps = self.backbone(batch)
         with torch.autocast(batch.device.type, enabled=False):
             pixels = self.decoder.pixel_decoder([level.float() for level in maps])

@@ -1,0 +1,1 @@
+"""Networks of fixed size without ragged lists, for ONNX and torch.export: tensors in, padded tensors out."""
