@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from weaksam.prediction.checkpoint import Checkpoint
 from weaksam.prediction.export_check import seen_once
 from weaksam.prediction.exporting import ExportedModel, compared, export_model, parse_size
 from weaksam.prediction.predictor import Predictor
+from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
 SIZE = (128, 160)
 WITHOUT_TORCH = """
@@ -88,6 +90,25 @@ def test_pt2_is_the_same_program(tmp_path: Path) -> None:
     program = torch.export.load(model.model).module()
     boxes, scores, labels = program(torch.zeros(1, 3, *SIZE, dtype=torch.uint8), torch.tensor([SIZE]))
     assert boxes.shape == (1, 5, 4) and scores.shape == labels.shape == (1, 5)
+
+
+@pytest.mark.slow
+def test_the_command_says_parity_and_ap_before_and_after(tmp_path: Path) -> None:
+    write_dataset(tmp_path, SceneSettings(size=64, num_classes=2), num_train=1, num_test=3, seed=0)
+    toy_checkpoint("faster_rcnn", min_score=0.01).write(tmp_path / "checkpoint.safetensors")
+    options = {
+        "weights": tmp_path / "checkpoint.safetensors",
+        "out": tmp_path / "model",
+        "size": "64x64",
+        "images": tmp_path / "test",
+        "truth": tmp_path / "instances_test.json",
+    }
+    result = CliRunner().invoke(app, ["export-model", *(str(v) for k, o in options.items() for v in (f"--{k}", o))])
+    assert result.exit_code == 0, result.output
+    assert "parity on 6 photos" in result.output and "0 detections unpaired" in result.output
+    aps = re.search(r"COCO box AP on 3 photos: (\S+) in torch, (\S+) exported", result.output)
+    assert aps is not None and abs(float(aps[1]) - float(aps[2])) <= 1e-3
+    assert json.loads((tmp_path / "model" / "parity.json").read_text())["unpaired"] == 0
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
