@@ -12,6 +12,7 @@ from torchvision.datasets import VOCDetection
 
 from tests.data.label_cases import CLASSES, SIZES, labelled
 from weaksam.config import UserError
+from weaksam.data.given_boxes import read_given_boxes
 from weaksam.data.label_export import FORMATS, ExportOptions, export_labels
 from weaksam.pipeline.labels import labels_of_file
 from weaksam.structures.dataset import Dataset, Sample
@@ -29,6 +30,8 @@ MASK_FORMATS = [
     ("cvat", "polygons"),
     ("masks", "rle"),
     ("csv", "rle"),
+    ("mmdet", "rle"),
+    ("detectron2", "rle"),
 ]
 
 
@@ -283,3 +286,14 @@ def test_where_masks_overlap_the_better_scored_is_seen(tmp_path: Path) -> None:
     export_labels(tmp_path / "out", "masks", one_photo(("a.jpg",)), objects, ExportOptions())
     read = labels_of_file(tmp_path / "out").objects
     assert [mask_from_rle(rle).sum().item() for rle in read["a"].masks] == [32, 32]
+
+
+@pytest.mark.parametrize("name", BOX_FORMATS)
+def test_every_format_is_pseudo_ground_truth_that_is_given(tmp_path: Path, name: str) -> None:
+    out, objects, _ = written(tmp_path, name)
+    dataset, _ = labelled(tmp_path / "photos", masks=False)
+    given = read_given_boxes(out, dataset)
+    for image_id, original in objects.items():
+        wanted = kept(name, original)
+        assert torch.allclose(given[image_id].boxes, wanted.boxes, atol=0.5, rtol=0)
+        assert given[image_id].labels.tolist() == wanted.labels.tolist()

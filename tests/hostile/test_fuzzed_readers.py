@@ -16,8 +16,12 @@ from tests.helpers import write_photo
 from tests.hostile.harness import coco_results, coco_truth
 from weaksam.config import UserError, load_settings
 from weaksam.data.findings import Findings
+from weaksam.data.formats.brush_runs import encode_brush
 from weaksam.data.formats.coco import read_instances
 from weaksam.data.formats.coco_results import read_results
+from weaksam.data.formats.cvat import read_images
+from weaksam.data.formats.label_studio_tasks import read_tasks
+from weaksam.data.formats.object_tables import read_table
 from weaksam.data.formats.tags import read_tags
 from weaksam.data.formats.voc import read_annotations
 from weaksam.data.formats.yolo import read_labels
@@ -26,6 +30,7 @@ from weaksam.pipeline.settings import RunSettings
 from weaksam.store.records import read_manifest, read_record
 from weaksam.store.sealed import open_sealed
 from weaksam.structures.dataset import Dataset, Sample
+from weaksam.structures.masks import rle_from_counts
 from weaksam.terminal import printable
 
 QUICK = settings(
@@ -36,6 +41,7 @@ SAMPLES = tuple(Sample(f"{name}.png", Path(f"{name}.png"), (30, 40), (0,), None,
 DATASET = Dataset("d", ("cat", "dog"), (1, 2), SAMPLES)
 SEGMENTS = {"segmentation": [[4, 4, 24, 4, 24, 24]], "iscrowd": 0, "area": 400}
 RUNS = {"segmentation": {"size": [30, 40], "counts": [0, 1200]}}
+BRUSH = rle_from_counts([3, 4, 5], (3, 4))
 MANIFEST = {
     "format": 1,
     "stage": "proposals",
@@ -171,6 +177,45 @@ XML = [
     "<object><name>dog</name><robndbox><cx>9</cx><cy>9</cy><w>4</w><h>5</h><angle>0.1</angle></robndbox></object>"
     "</annotation>",
 ]
+SIDES = {"original_width": 40, "original_height": 30}
+TASKS = [
+    {
+        "data": {"image": "a.png"},
+        "annotations": [
+            {
+                "result": [
+                    {
+                        **SIDES,
+                        "type": "rectanglelabels",
+                        "score": 0.5,
+                        "value": {"x": 1, "y": 2, "width": 9, "height": 9, "rotation": 5, "rectanglelabels": ["cat"]},
+                    },
+                    {
+                        **SIDES,
+                        "type": "polygonlabels",
+                        "meta": {"text": ["ignored"]},
+                        "value": {"points": [[1, 2], [30, 2], [30, 40]], "polygonlabels": ["dog"]},
+                    },
+                    {
+                        "original_width": 4,
+                        "original_height": 3,
+                        "type": "brushlabels",
+                        "value": {"format": "rle", "rle": encode_brush(BRUSH), "brushlabels": ["cat"]},
+                    },
+                ]
+            }
+        ],
+    }
+]
+CVAT = (
+    "<annotations><meta><task><labels><label><name>cat</name></label></labels></task></meta>"
+    '<image name="a.png" width="40" height="30"><box label="cat" xtl="1" ytl="2" xbr="9" ybr="9" rotation="3"/>'
+    '<polygon label="cat" group_id="1" points="1,2;9,2;9,9"><attribute name="score">0.5</attribute></polygon>'
+    '<mask label="cat" group_id="1" rle="1, 2, 1" left="3" top="4" width="2" height="2"/></image></annotations>'
+)
+OBJECT_TABLE = (
+    "file,width,height,label,x1,y1,x2,y2,score,ignored,mask\na.png,4,3,cat,1,1,3,2,0.5,0,345\nb.png,4,3,,,,,,,,\n"
+)
 CONFIGS = [
     "out: x\nseed: 3\ndata:\n  train: {images: p, tags: t.csv}\n",
     "wsod: {seeds: mist, num_epochs: 2}\nout: x\n",
@@ -281,6 +326,39 @@ def test_voc(folder: Path, gather: bool) -> None:
     def fuzz(data: bytes) -> None:
         (folder / "xml" / "a.xml").write_bytes(data)
         assert_answers(lambda: read_annotations(folder / "xml", Findings(gather)), "xml")
+
+    fuzz()
+
+
+@pytest.mark.parametrize("gather", [False, True])
+def test_label_studio(folder: Path, gather: bool) -> None:
+    @QUICK
+    @given(changed_values([TASKS]))
+    def fuzz(value: Any) -> None:
+        (folder / "odd.json").write_text(json.dumps(value))
+        assert_answers(lambda: read_tasks(folder / "odd.json", Findings(gather)), "odd.json")
+
+    fuzz()
+
+
+@pytest.mark.parametrize("gather", [False, True])
+def test_cvat(folder: Path, gather: bool) -> None:
+    @QUICK
+    @given(changed_texts([CVAT]))
+    def fuzz(data: bytes) -> None:
+        (folder / "odd.xml").write_bytes(data)
+        assert_answers(lambda: read_images(folder / "odd.xml", Findings(gather)), "odd.xml")
+
+    fuzz()
+
+
+@pytest.mark.parametrize("gather", [False, True])
+def test_tables_of_objects(folder: Path, gather: bool) -> None:
+    @QUICK
+    @given(changed_texts([OBJECT_TABLE]))
+    def fuzz(data: bytes) -> None:
+        (folder / "odd.csv").write_bytes(data)
+        assert_answers(lambda: read_table(folder / "odd.csv", Findings(gather)), "odd.csv")
 
     fuzz()
 

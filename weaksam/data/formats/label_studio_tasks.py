@@ -106,7 +106,7 @@ def _shapes(region: JsonEntry, size: tuple[int, int] | None) -> Iterator[Shape]:
     kind, value = region.get("type"), region.get("value")
     names = value.get(kind) if isinstance(kind, str) else None
     readers = {"rectanglelabels": _rectangle, "polygonlabels": _polygon, "brushlabels": _brush}
-    if kind not in readers or not isinstance(names, list) or not names:
+    if not isinstance(kind, str) or kind not in readers or not isinstance(names, list) or not names:
         region.findings.guess("a region that is no labelled rectangle, polygon or brush was left out", region.place)
         return
     if size is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +147,9 @@ def _kept(detections: Instances, size: tuple[int, int], settings: AnyRetrainSett
 
 
 def _weights(folder: Path) -> Path:
-    """The last checkpoint that the frame wrote; the folder of its work where it left none."""
-    work = folder / "work_dirs"
-    named: Sequence[Path] = sorted(work.glob("*/last_checkpoint"))
-    for path in named:
-        text = path.read_text(encoding="utf-8").strip()
-        candidate = Path(text) if Path(text).is_absolute() else path.parent / text
-        if candidate.is_file():
-            return candidate
-    return work
+    """The last checkpoint that the frame wrote in ``folder``; the folder of its work where it left none."""
+    for path in sorted(folder.glob("work_dirs/*/last_checkpoint")):
+        checkpoint = path.with_name(Path(path.read_text(encoding="utf-8").strip()).name)
+        if checkpoint.is_file():
+            return checkpoint
+    return folder / "work_dirs"
