@@ -228,7 +228,7 @@ def stage_step(
     examples = tuple(make_example(size, proposals, classes, tags, seed) for seed in range(photos))
     views = [PhotoView(size[0], mirrored=number % 2 == 1) for number in range(photos)]
     shown = tuple(ShownPhoto(pinned(torch.randn(3, *size), device), (1.0, 1.0), view) for view in views)
-    batch = EndToEndBatch(examples, tuple(view.mirrored for view in views), shown)
+    batch = EndToEndBatch(examples, tuple(view.mirrored for view in views), photos=shown)
     values = LossValues(TrainingProgress(), "speed", 1)
     steps = [
         ObjectiveStep(detector.model, objective, number, 1, values)

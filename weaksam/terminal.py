@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -30,11 +31,32 @@ def quoted(text: str) -> str:
     return f"'{printable(text)}'"
 
 
+_silent = False
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Inside, `say` and progress print nothing: another process says the same."""
+    global _silent
+    before, _silent = _silent, True
+    try:
+        yield
+    finally:
+        _silent = before
+
+
+def is_silent() -> bool:
+    """Whether a block of `silence` runs."""
+    return _silent
+
+
 def say(text: str, *, error: bool = False) -> None:
     """Print ``text``, one or more lines, at once, to the output or, with ``error``, to that for errors.
 
     Every line of a command goes through here, for a name may be in any of them: `printable` is applied to each line.
     """
+    if _silent:
+        return
     lines = "\n".join(map(printable, text.split("\n")))
     stream = sys.stderr if error else sys.stdout
     stream.write(f"{lines}\n")

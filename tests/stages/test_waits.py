@@ -57,6 +57,7 @@ ALIGN_ON_THE_CPU = {"models/roi/align.py:sampled_cells: tensor"}
 COLOURS = {"models/backbones/inputs.py:_channels: tensor"}
 # Regions are sampled, and boxes to ignore left out of the matching, where torchvision's own code waits for the same
 SAMPLED_REGIONS = {
+    "models/detectors/faster_rcnn.py:_of_photo: nonzero",
     "models/detectors/ignored_regions.py:assign_targets_to_anchors: index",
     "models/detectors/region_proposals.py:forward: nonzero",
     "models/detectors/region_proposals.py:neighbourhoods: tensor",

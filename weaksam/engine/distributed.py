@@ -1,15 +1,27 @@
-"""Read which process of a job this is: the one place that knows of ranks."""
+"""Read which process of a job this is, and let its processes train together: the one place that knows of ranks."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import functools
+import hashlib
 import os
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.distributed as dist
+import torchvision
 
+import weaksam
 from weaksam.config import UserError
+from weaksam.engine.rendezvous import Member, check_members, death_of, meeting
+from weaksam.models.ranks import Ranks, ranks, ranks_are
 
 Launcher = Literal["none", "torchrun", "slurm", "workers"]
 HELPER = "WEAKSAM_HELPER"
@@ -18,6 +30,11 @@ SLURM = "WEAKSAM_SLURM"
 """Variable that tools/slurm_train.sh sets for its tasks, to 1."""
 PROCESSES = "WEAKSAM_PROCESSES"
 """Variable that both scripts of tools/ set to the number of processes they were asked for."""
+EXCHANGE_SECONDS = 7200.0
+"""How long a process waits for the others: the first one may measure a large test split in between. The death of one
+is noticed at once."""
+LINGER_SECONDS = 5.0
+"""How long the first process, which failed, waits for the others to notice."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,11 @@ class Launch:
     def together(self) -> bool:
         """Whether a launcher or another process started it; it then starts no helpers of its own."""
         return self.launcher != "none"
+
+    @property
+    def trains_along(self) -> bool:
+        """Whether it computes every training step together with the others, instead of helping with stores alone."""
+        return self.world_size > 1
 
 
 def this_process(environment: Mapping[str, str] = os.environ) -> Launch:
@@ -87,11 +109,114 @@ def unused_rank(environment: Mapping[str, str] = os.environ) -> str:
 def own_device(name: str, launch: Launch) -> str:
     """The GPU of this process for ``auto`` where several run on a machine; every other name as it is.
 
-    Processes share the GPUs of their machine in turn, by their number on it.
+    Helpers share the GPUs of their machine in turn, by their number on it. Raises `UserError` where processes that
+    train together are more than the GPUs of their machine.
     """
     if name != "auto" or launch.local_rank is None or not torch.cuda.is_available():
         return name
-    return f"cuda:{launch.local_rank % torch.cuda.device_count()}"
+    num_gpus = torch.cuda.device_count()
+    if launch.trains_along and launch.local_rank >= num_gpus:
+        raise UserError(
+            f"wanted a GPU for each process, found process {launch.local_rank + 1} of a machine that has {num_gpus}: "
+            "start as many processes a machine as it has GPUs, or set device=cpu"
+        )
+    return f"cuda:{launch.local_rank % num_gpus}"
+
+
+def job_name(environment: Mapping[str, str] = os.environ) -> str:
+    """What the launcher calls this start of the job: the same in all its processes, letters and digits alone."""
+    names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
+    return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(environment.get(name, "") for name in names)).strip("-") or "job"
+
+
+@functools.cache
+def code_fingerprint() -> str:
+    """SHA-256, in hex, over the package's own source files and the versions of torch and torchvision."""
+    digest = hashlib.sha256(f"{torch.__version__} {torchvision.__version__}".encode())
+    package = Path(weaksam.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()} ".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def training_together(
+    launch: Launch, out: Path, settings: str, timeout: float = EXCHANGE_SECONDS, job: str | None = None
+) -> Iterator[Ranks]:
+    """Let the processes of ``launch`` train together in the block: `ranks` then gives all of them.
+
+    They meet by a file in ``out``; NCCL exchanges what lies on a GPU, gloo what lies on the CPU. A process alone, and a
+    helper, goes on as it is. ``settings`` is their fingerprint.
+
+    Raises:
+        UserError: a process is not met, differs in settings or code, or dies; of several processes that fail the first
+            one says so, the others end with a `SystemExit`.
+    """
+    if not launch.trains_along:
+        yield ranks()
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    limit = datetime.timedelta(seconds=timeout)
+    rank, size = launch.rank, launch.world_size
+    with meeting(out, job or job_name(), rank, size) as store, _first_failure_speaks(store, rank, size):
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+        try:
+            fingerprints = {"settings": settings, "code or torch": code_fingerprint()}
+            group = Ranks(rank, size)
+            members: list[Member] = group.of_all(Member.of_this_process(rank, fingerprints))
+            with _deaths_named(members), ranks_are(group):
+                check_members(members)
+                yield group
+                group.wait()  # the store is the first one's
+        finally:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _deaths_named(members: list[Member]) -> Iterator[None]:
+    """`UserError` that names the process that died where an exchange in the block fails."""
+    try:
+        yield
+    except RuntimeError as error:  # of torch: its backends have no more special kind
+        if not _is_of_exchange(error):
+            raise
+        raise UserError(
+            f"wanted all {len(members)} processes to the end, found that {death_of(members)}: run the same command "
+            "again, which goes on from the last saved state"
+        ) from None
+
+
+@contextlib.contextmanager
+def _first_failure_speaks(store: dist.Store, rank: int, size: int) -> Iterator[None]:
+    """Let one process alone report what ends all of them; the others end with a `SystemExit`.
+
+    The first process, which holds the store, waits some seconds for the others to end before it does.
+    """
+    try:
+        yield
+    except UserError:
+        first = _first_to_fail(store)
+        deadline = time.monotonic() + LINGER_SECONDS
+        while rank == 0 and int(store.add("failures", 0)) < size and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if not first:
+            raise SystemExit(1) from None
+        raise
+
+
+def _is_of_exchange(error: RuntimeError) -> bool:
+    """Whether an exchange between processes failed, as gloo and NCCL say it."""
+    if isinstance(error, dist.DistError):
+        return True
+    return bool(re.search(r"gloo|nccl|connection (closed|reset)|broken pipe|socket|peer", str(error), re.IGNORECASE))
+
+
+def _first_to_fail(store: dist.Store) -> bool:
+    """Whether no other process has failed before; so too where the store is gone with the first process."""
+    try:
+        return int(store.add("failures", 1)) == 1
+    except RuntimeError:
+        return True
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weaksam.engine.gradient_sum import GradientSum
 from weaksam.engine.loss_values import Losses, LossValues
 from weaksam.engine.mixed_precision import ScaledAdam
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import TrainingProgress, load_progress, load_trained, save_progress, seal
+from weaksam.models.ranks import ranks
 from weaksam.store.progress import Progress
 
 
@@ -69,6 +71,10 @@ def fit(
     bytes. The end is ``weights.safetensors`` and ``manifest.json`` (fingerprint, SHA-256, mean losses per epoch); a
     call that finds them loads the weights and returns.
 
+    Where several processes train together (`Ranks`), all call this with the same arguments, but each batch is that of
+    one rank: its own photos, and ``counts=False`` where it has none of the batch. Losses are divided by what the whole
+    batch has, gradients and losses are summed over the ranks, every rank takes the same step, and the first one saves.
+
     Raises `UserError` for a loss or gradient that is not finite, naming the images (on an accelerator some steps
     later, but before any state is saved), and for a folder of another fingerprint or with damaged weights.
     """
@@ -76,7 +82,8 @@ def fit(
         return
     last = job.last_step(num_steps_per_epoch)
     optimizers = [objective.optimizer for objective in objectives]
-    progress = load_progress(model, optimizers, job)
+    with ranks().first_before_others():  # it mends a damaged state
+        progress = load_progress(model, optimizers, job)
     saver = _Saver(lambda: save_progress(progress, model, optimizers, job), job)
     with Progress(last, job.label) as bar:
         bar.skip(min(len(progress.history) * num_steps_per_epoch, last) + progress.steps)
@@ -89,10 +96,12 @@ def fit(
             if on_epoch_end is not None:
                 on_epoch_end(epoch)
             saver.save()
-            if job.log is not None:
+            if job.log is not None and ranks().first:
                 seconds = round(time.monotonic() - start, 2)
                 job.log.write("epoch", label=job.label, epoch=epoch + 1, losses=progress.history[-1], seconds=seconds)
-    seal(model, job, progress.history)
+    with ranks().first_before_others():
+        if ranks().first:
+            seal(model, job, progress.history)
 
 
 class _Saver:
@@ -103,15 +112,18 @@ class _Saver:
         self._saved_at, self._steps = time.monotonic(), 0
 
     def due_after_step(self) -> bool:
-        """Count one step more; whether seconds or steps enough have passed since the last save."""
+        """Count one step more; whether seconds or steps enough have passed since the last save, on the first rank."""
+        if not ranks().first:
+            return False
         self._steps += 1
         seconds, steps = self._job.save_every_seconds, self._job.save_every_steps
         late = seconds is not None and time.monotonic() - self._saved_at >= seconds
         return late or (steps is not None and self._steps >= steps)
 
     def save(self) -> None:
-        """Save now."""
-        self._save()
+        """Save now, on the first rank."""
+        if ranks().first:
+            self._save()
         self._saved_at, self._steps = time.monotonic(), 0
 
 
@@ -183,6 +195,7 @@ class ObjectiveStep:
         held = {id(parameter) for group in groups for parameter in group["params"]}
         self.parameters = [parameter for parameter in model.parameters() if id(parameter) in held]
         assert len(self.parameters) == len(held), "an optimizer holds parameters that are not the model's"
+        self.sum = GradientSum(self.parameters, ranks())
 
     def take(self, batch: Any, step: int) -> None:
         """Take the step number ``step`` (0-based) on ``batch``; none where the objective has no losses for it."""
@@ -190,7 +203,8 @@ class ObjectiveStep:
         self.model.zero_grad(set_to_none=True)
         if self.objective.begin_step is not None:
             self.objective.begin_step(step, self.total)
-        losses, figures = self._backward(self.objective.losses(batch))
+        with ranks().counting(getattr(batch, "counts", True)):
+            losses, figures = self.sum.over_ranks(*self._backward(self.objective.losses(batch)))
         if not losses:
             return
         norm = None if clip_norm is None else self._clip(clip_norm)

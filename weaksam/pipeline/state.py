@@ -231,6 +231,8 @@ def open_run(settings: RunSettings) -> Run:
         torch.set_num_threads(settings.threads)
     launch = this_process()
     device = pick_device(own_device(settings.device, launch))
+    if device.type == "cuda" and launch.together:
+        torch.cuda.set_device(device)
     seed_everything(settings.seed)
     log = RunLog(settings.out / "log.jsonl" if launch.rank == 0 else None)
     log.write("run begins", weaksam=__version__)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from weaksam.terminal import say
+from weaksam.terminal import is_silent, say
 
 QUIET_SECONDS = 5.0
 """A job shorter than this prints no plain line; also the shortest time between two lines."""
@@ -27,7 +27,8 @@ class Progress:
         self._start = self._last_line = time.monotonic()
         self._wrote_line = False
         self._skipped = 0
-        self._bar = tqdm(total=total, desc=label, delay=1.0, dynamic_ncols=True) if sys.stderr.isatty() else None
+        drawn = sys.stderr.isatty() and not is_silent()
+        self._bar = tqdm(total=total, desc=label, delay=1.0, dynamic_ncols=True) if drawn else None
 
     def __enter__(self) -> Progress:
         return self

@@ -165,7 +165,7 @@ def test_a_batch_of_photos_without_proposals_teaches_nothing(
         views = tuple(
             shown_sample(sample, PhotoView(32), settings.end_to_end, input_colours(BACKBONE)) for sample in samples
         )
-        batch = EndToEndBatch(examples, (False, False), views)
+        batch = EndToEndBatch(examples, (False, False), photos=views)
         assert list(EndToEndDetector(run_context(tmp_path, dataset), settings).losses(batch)) == []
 
 

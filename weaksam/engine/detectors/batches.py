@@ -13,6 +13,7 @@ from weaksam.engine.detectors.augmentation import AugmentSettings, vary_image, v
 from weaksam.engine.detectors.photos import ResizedPhoto, fit_size, load_photo, shrink
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.detectors.faster_rcnn import target_of
+from weaksam.models.ranks import ranks
 from weaksam.store.progress import progress
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
@@ -26,14 +27,24 @@ _BATCHES_AHEAD = 4
 
 @dataclass(frozen=True)
 class DetectorBatch:
-    """Photos as float ``(3, h, w)`` in 0..1, their targets (torchvision's, or those of the detector) and ids."""
+    """Photos as float ``(3, h, w)`` in 0..1, their targets (torchvision's, or those of the detector) and ids.
+
+    Where several processes compute a step, ``images``, ``targets``, ``sizes`` and ``seeds`` are of this one's photos.
+    """
 
     image_ids: tuple[str, ...]
+    """Of the whole batch."""
     images: list[Tensor]
     """Or, where ``sizes`` are given, what the frozen stages of the backbone make of each (`frozen_map`)."""
     targets: list[dict[str, Tensor]]
     sizes: tuple[tuple[int, int], ...] = ()
     """``(h, w)`` of each photo, of which ``images`` holds frozen maps."""
+    canvas: tuple[int, int] = (0, 0)
+    """The greatest height and width of the whole batch, which every process pads its photos to."""
+    seeds: tuple[int, ...] = ()
+    """What the random numbers of each photo's losses follow from; none: the global random numbers."""
+    counts: bool = True
+    """Whether the photos are part of the batch; else they only keep a process busy that has none, see `Ranks.share`."""
 
 
 class TrainingPhotos:
@@ -143,16 +154,21 @@ class TrainingPhotos:
         """The photo of this number, read and resized."""
         return load_photo(self.samples[number], self.short_side, self.long_side)
 
-    def _batch(self, indices: Sequence[int], epoch: int, augment: AugmentSettings, seed: int) -> DetectorBatch:
-        """The photos of these numbers, each varied by the draw of (seed, image id, view)."""
+    def _batch(self, numbers: Sequence[int], epoch: int, augment: AugmentSettings, seed: int) -> DetectorBatch:
+        """Of the photos of these numbers this process's share, each varied by the draw of (seed, image id, view)."""
         view = augment.view_in(epoch)
-        targets = [self._target(index, view, augment, seed) for index in indices]
-        image_ids = tuple(self.samples[index].image_id for index in indices)
+        image_ids = tuple(self.samples[number].image_id for number in numbers)
+        size_of = {number: self._view_size(number, epoch, augment, seed) for number in numbers}
+        canvas = (max(height for height, _ in size_of.values()), max(width for _, width in size_of.values()))
+        own, counts = ranks().share(numbers)
+        targets = [self._target(index, view, augment, seed) for index in own]
+        seeds = tuple(derive_seed(seed, self.samples[index].image_id, epoch, "losses") for index in own)
         if self.frozen is None:
-            return DetectorBatch(image_ids, [self._image(index, view, augment, seed) for index in indices], targets)
-        maps = [self._map(index, view, augment, seed) for index in indices]
-        sizes = tuple(self._view_size(index, epoch, augment, seed) for index in indices)
-        return DetectorBatch(image_ids, maps, targets, sizes)
+            images, sizes = [self._image(index, view, augment, seed) for index in own], ()
+        else:
+            images = [self._map(index, view, augment, seed) for index in own]
+            sizes = tuple(size_of[index] for index in own)
+        return DetectorBatch(image_ids, images, targets, sizes, canvas, seeds, counts)
 
     def _target(self, index: int, view: int, augment: AugmentSettings, seed: int) -> dict[str, Tensor]:
         """What the losses are told of this view of this photo."""

@@ -15,7 +15,9 @@ from weaksam.engine.mixed_precision import autocast, forward_dtype
 from weaksam.engine.training import Objective
 from weaksam.models.detectors.dino.detector import Dino
 from weaksam.models.detectors.dino.settings import DinoDetectorSettings
+from weaksam.models.detectors.faster_rcnn import training_losses
 from weaksam.models.detectors.negatives import NegativeSettings
+from weaksam.models.photo_draws import draws_of_photos
 from weaksam.models.query.query_drop import QueryDropSettings
 from weaksam.structures.devices import pinned
 
@@ -53,8 +55,8 @@ def dino_objective(model: Dino, settings: TrainableDinoSettings, device: torch.d
 
     def losses(batch: DetectorBatch) -> dict[str, Tensor]:
         photos = [pinned(image, device).to(device, non_blocking=True) for image in batch.images]
-        with autocast(dtype, device):
-            named: dict[str, Tensor] = model.train()(photos, batch.targets)  # targets are read on the CPU
+        with autocast(dtype, device), draws_of_photos(batch.seeds):  # targets are read on the CPU
+            named: dict[str, Tensor] = training_losses(model, photos, batch.targets, batch.canvas)
         return named
 
     drop = settings.query_drop

@@ -39,6 +39,7 @@ from weaksam.models.detectors.mask2former.published import (
 )
 from weaksam.models.detectors.mask2former.starting import check_sizes, load_mask2former_weights
 from weaksam.models.detectors.mask2former.targets import mask_target, photo_objects
+from weaksam.models.photo_draws import draws_of_photos
 from weaksam.store.files import unchanged_files
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
@@ -51,13 +52,14 @@ def mask2former_objective(
     """Mask2Former's losses of a `DetectorBatch`, and the optimizer of ``model`` on ``device``."""
     dtype = forward_dtype(settings.precision, device)
     dtype = torch.float32 if dtype == torch.float16 else dtype  # would want a scale of the losses
-    canvas = settings.crop_size or 0 if settings.pad_views else 0
+    least = settings.crop_size or 0 if settings.pad_views else 0
 
     def losses(batch: DetectorBatch) -> dict[str, Tensor]:
         images, targets = batch_on(batch, device)
         with autocast(dtype, device):
-            predictions = model(images, canvas)
-        return mask2former_losses(predictions, photo_objects(targets, images), settings.losses)
+            predictions = model(images, (max(least, batch.canvas[0]), max(least, batch.canvas[1])))
+        with draws_of_photos(batch.seeds):
+            return mask2former_losses(predictions, photo_objects(targets, images), settings.losses)
 
     return Objective(
         losses,

@@ -25,6 +25,7 @@ from weaksam.models.detectors.faster_rcnn import DetectorSettings, target_of, tr
 from weaksam.models.detectors.frozen_stages import frozen_map, losses_from_maps, num_frozen
 from weaksam.models.detectors.negatives import NegativeSettings
 from weaksam.models.detectors.photo_settings import PhotoSettings
+from weaksam.models.photo_draws import draws_of_photos
 from weaksam.models.roi.roi_drop import RoiDropSettings
 from weaksam.store.store import stage_fingerprint
 from weaksam.structures.devices import moved_together, pinned
@@ -236,9 +237,10 @@ def lr_factor(step: int, total: int, settings: TrainingSettings) -> float:
 def _losses(model: GeneralizedRCNN, batch: DetectorBatch, device: torch.device) -> dict[str, Tensor]:
     """Torchvision's named losses of a batch, computed on ``device``."""
     images, targets = batch_on(batch, device)
-    if batch.sizes:
-        return losses_from_maps(model, images, batch.sizes, targets)
-    return training_losses(model, images, targets)
+    with draws_of_photos(batch.seeds):
+        if batch.sizes:
+            return losses_from_maps(model, images, batch.sizes, targets, batch.canvas)
+        return training_losses(model, images, targets, batch.canvas)
 
 
 def batch_on(batch: DetectorBatch, device: torch.device) -> tuple[list[Tensor], list[dict[str, Tensor]]]:

@@ -41,13 +41,14 @@ def tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, tags)
 
 
-def vary_view(image: Tensor, border: int = 16) -> Tensor:
+def vary_view(image: Tensor, border: int = 16, generator: torch.Generator | None = None) -> Tensor:
     """A normalised photo ``(3, h, w)``, mirrored half of the time and shifted by up to ``border`` pixels each way.
 
-    Draws from torch's global random numbers; what is shifted in is the mean colour (0 after normalisation).
+    Draws from the ``generator`` or torch's global random numbers; what is shifted in is the mean colour (0 after
+    normalisation).
     """
-    if torch.rand(()) < 0.5:
+    if torch.rand((), generator=generator) < 0.5:
         image = image.flip(2)
     height, width = image.shape[1:]
-    top, left = torch.randint(0, 2 * border + 1, (2,)).tolist()
+    top, left = torch.randint(0, 2 * border + 1, (2,), generator=generator).tolist()
     return F.pad(image, (border,) * 4)[:, top : top + height, left : left + width]

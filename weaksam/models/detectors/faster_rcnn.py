@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -22,10 +24,12 @@ from weaksam.models.backbones.inputs import normalise
 from weaksam.models.backbones.pyramid import Pyramid, fpn_backbone, pyramid_strides
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import input_colours
+from weaksam.models.detectors.frozen_stages import padded_size
 from weaksam.models.detectors.ignored_regions import IGNORED, IgnoringProposalNetwork, IgnoringRoIHeads
 from weaksam.models.detectors.photo_settings import PhotoSettings
 from weaksam.models.detectors.region_proposals import SampledProposals
 from weaksam.models.detectors.roi_heads import RegionHeads
+from weaksam.models.photo_draws import photo_generators
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.structures import boxes as box_ops
 from weaksam.structures.instances import Instances
@@ -85,8 +89,34 @@ class IncompleteLabelsMatcher(Matcher):
         return matches.masked_fill(far, self.BETWEEN_THRESHOLDS)
 
 
+class PhotoSampler(BalancedPositiveNegativeSampler):
+    """Torchvision's choice of the regions that have a loss, drawn for each photo from its own random numbers."""
+
+    def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Masks uint8 ``(R,)`` of the chosen foreground (labels above 0) and background (0) regions of each photo."""
+        if not matched_idxs:
+            return [], []
+        generators = photo_generators(len(matched_idxs), matched_idxs[0].device)
+        pairs = [self._of_photo(*of_photo) for of_photo in zip(matched_idxs, generators, strict=True)]
+        return [foreground for foreground, _ in pairs], [background for _, background in pairs]
+
+    def _of_photo(self, labels: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """The two masks of one photo, in the order of torchvision's draws."""
+        most = int(self.batch_size_per_image * self.positive_fraction)
+        foreground, background = (torch.where(chosen)[0] for chosen in (labels >= 1, labels == 0))
+        num_foreground = min(foreground.numel(), most)
+        masks = []
+        for rows, num in ((foreground, num_foreground), (background, self.batch_size_per_image - num_foreground)):
+            order = torch.randperm(rows.numel(), device=rows.device, generator=generator)
+            masks.append(torch.zeros_like(labels, dtype=torch.uint8).index_fill_(0, rows[order[:num]], 1))
+        return masks[0], masks[1]
+
+
 class PhotoTransform(GeneralizedRCNNTransform):
     """Torchvision's batching of photos that were already resized, with the project's one normalisation."""
+
+    canvas: tuple[int, int] = (0, 0)
+    """Height and width that batches are padded to at least, as a photo may be elsewhere that is larger than these."""
 
     def __init__(self, short_side: int, long_side: int, colours: ColourSettings) -> None:
         super().__init__(short_side, long_side, [0.0] * 3, [1.0] * 3, _skip_resize=True)
@@ -99,6 +129,8 @@ class PhotoTransform(GeneralizedRCNNTransform):
     def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
         """Photos padded to one size ``(B, 3, H, W)``, a multiple of ``size_divisible``, laid out channels last."""
         batched = super().batch_images(images, size_divisible)
+        lacking = [max(0, side - batched.shape[2 + axis]) for axis, side in enumerate(padded_size([self.canvas]))]
+        batched = F.pad(batched, (0, lacking[1], 0, lacking[0]))
         return batched.contiguous(memory_format=torch.channels_last)
 
 
@@ -156,6 +188,8 @@ def finish_detector(
     model.rpn.__class__ = IgnoringProposalNetwork if plain else SampledProposals
     model.roi_heads.__class__ = IgnoringRoIHeads if plain else RegionHeads
     model.roi_heads.proposal_matcher = IncompleteLabelsMatcher(0.5, settings.background_iou)
+    for part in (model.rpn, model.roi_heads):
+        part.fg_bg_sampler = PhotoSampler(part.fg_bg_sampler.batch_size_per_image, part.fg_bg_sampler.positive_fraction)
     model.transform = PhotoTransform(settings.short_side, settings.long_side, colours)
     if not plain:
         fuse_convolutions(model)
@@ -181,11 +215,29 @@ def target_of(instances: Instances, masks: Tensor | None = None) -> dict[str, Te
 
 
 def training_losses(
-    model: nn.Module, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]
+    model: nn.Module,
+    images: Sequence[Tensor],
+    targets: Sequence[dict[str, Tensor]],
+    canvas: tuple[int, int] = (0, 0),
 ) -> dict[str, Tensor]:
-    """Torchvision's named losses (scalars) of photos ``(3, h, w)`` and their targets; a photo may have no box."""
+    """Torchvision's named losses (scalars) of photos ``(3, h, w)`` and their targets; a photo may have no box.
+
+    They are padded as a batch is in which a photo of the height and width ``canvas`` is, too.
+    """
     model.train()
-    return model(list(images), list(targets))
+    with _canvas_of(model.transform, canvas):
+        losses: dict[str, Tensor] = model(list(images), list(targets))
+    return losses
+
+
+@contextmanager
+def _canvas_of(transform: nn.Module, canvas: tuple[int, int]) -> Iterator[None]:
+    """Inside, a `PhotoTransform` pads to ``canvas`` at least."""
+    transform.canvas = canvas  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        transform.canvas = (0, 0)  # type: ignore[assignment]
 
 
 @torch.inference_mode()

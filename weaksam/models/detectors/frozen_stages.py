@@ -43,13 +43,16 @@ def losses_from_maps(
     maps: Sequence[Tensor],
     sizes: Sequence[tuple[int, int]],
     targets: Sequence[Mapping[str, Tensor]],
+    canvas: tuple[int, int] = (0, 0),
 ) -> dict[str, Tensor]:
     """Torchvision's named losses of photos of ``sizes`` (h, w), given by the `frozen_map` of each, and their targets.
 
-    The maps are padded with zeros to the largest of them.
+    The maps are padded with zeros to the largest of them, and to that of a photo of the size ``canvas``.
     """
     model.train()
-    height, width = (max(of_map.shape[axis] for of_map in maps) for axis in (1, 2))
+    frame = padded_size([*sizes, canvas])
+    strides = [padded_size(sizes[:1])[axis] // maps[0].shape[1 + axis] for axis in (0, 1)]
+    height, width = (side // stride for side, stride in zip(frame, strides, strict=True))
     padded = [F.pad(of_map, (0, width - of_map.shape[2], 0, height - of_map.shape[1])) for of_map in maps]
     hidden = torch.stack(padded).contiguous(memory_format=torch.channels_last)
     pyramid: dict[str, Tensor] = {}
@@ -59,13 +62,13 @@ def losses_from_maps(
         if name in return_layers:
             pyramid[return_layers[name]] = hidden
     features = model.backbone.fpn(pyramid)
-    batch = ImageList(hidden.new_zeros(()).expand(len(maps), 3, *_padded_size(sizes)), list(sizes))
+    batch = ImageList(hidden.new_zeros(()).expand(len(maps), 3, *frame), list(sizes))
     proposals, losses = model.rpn(batch, features, list(targets))
     _, of_heads = model.roi_heads(features, proposals, batch.image_sizes, list(targets))
     return of_heads | losses
 
 
-def _padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def padded_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """``(H, W)`` of the tensor that holds photos of ``sizes`` (h, w)."""
     height, width = (-(-max(size[axis] for size in sizes) // _MULTIPLE) * _MULTIPLE for axis in (0, 1))
     return height, width

@@ -14,6 +14,7 @@ from weaksam.models.backbones.clamping import RELU
 from weaksam.models.backbones.products import linear
 from weaksam.models.detectors.ignored_regions import IgnoringProposalNetwork
 from weaksam.models.detectors.negatives import NegativeSettings, confident_regions, unknown_classes
+from weaksam.models.ranks import ranks
 
 
 class SampledProposals(IgnoringProposalNetwork):
@@ -56,12 +57,16 @@ class SampledProposals(IgnoringProposalNetwork):
         chosen = [torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels)]
         num_positive, sampled = len(chosen[0]), torch.cat(chosen)
         objectness, deltas = self._predict(maps, sampled)
-        if len(sampled) == 0:  # every anchor is ignored
-            return proposals, {"loss_objectness": objectness.sum(), "loss_rpn_box_reg": deltas.sum()}
+        num_sampled = max(1, ranks().total(len(sampled)))  # of the whole batch; 0: every anchor is ignored
         wanted = self.box_coder.encode_single(torch.cat(matched)[chosen[0]], torch.cat(anchors)[chosen[0]])
-        box_loss = F.smooth_l1_loss(deltas[:num_positive], wanted, beta=1 / 9, reduction="sum") / len(sampled)
-        objectness_loss = F.binary_cross_entropy_with_logits(objectness, torch.cat(labels)[sampled])
-        return proposals, {"loss_objectness": objectness_loss, "loss_rpn_box_reg": box_loss}
+        box_loss = F.smooth_l1_loss(deltas[:num_positive], wanted, beta=1 / 9, reduction="sum")
+        objectness_loss = F.binary_cross_entropy_with_logits(
+            objectness, torch.cat(labels)[sampled].to(objectness), reduction="sum"
+        )
+        return proposals, {
+            "loss_objectness": objectness_loss / num_sampled,
+            "loss_rpn_box_reg": box_loss / num_sampled,
+        }
 
     def _known_labels(
         self,

@@ -15,6 +15,7 @@ from weaksam.models.backbones.clamping import RELU
 from weaksam.models.backbones.products import linear
 from weaksam.models.detectors.ignored_regions import IgnoringRoIHeads
 from weaksam.models.detectors.negatives import NegativeSettings, class_losses, unknown_classes
+from weaksam.models.ranks import ranks
 from weaksam.models.roi.roi_drop import RoiDropSettings, dropped_regions, mean_of_kept
 
 _BETA = 1 / 9
@@ -52,11 +53,14 @@ class RoiLosses:
         """Torchvision's scalars: mean of the classification, sum of the boxes over R, mean of the masks; 0 of none.
 
         Regions ``dropped`` (bool ``(R,)`` by term) count as 0; the divisors stay as they are. Mask losses are
-        multiplied by their weights, and divided by the number of those whose weight is above 0 (ours).
+        multiplied by their weights, and divided by the number of those whose weight is above 0 (ours). Divisors are
+        those of the whole batch where several processes compute it.
         """
-        divisors: dict[str, int | Tensor] = {"class": len(self.labels), "box": len(self.labels)}
+        num_regions = ranks().total(len(self.labels))
+        divisors: dict[str, int | Tensor] = {"class": num_regions, "box": num_regions}
         if self.mask is not None:
-            divisors["mask"] = len(self.mask) if self.mask_weights is None else (self.mask_weights > 0).sum()
+            weights = torch.ones_like(self.mask) if self.mask_weights is None else self.mask_weights
+            divisors["mask"] = ranks().sum((weights > 0).sum())
         nowhere = torch.zeros_like(self.labels, dtype=torch.bool)
         return {
             _SCALARS[term]: mean_of_kept(losses, nowhere if dropped is None else dropped[term], divisors[term])
@@ -78,7 +82,7 @@ class RoiLosses:
         dropped = dropped_regions(self.terms(), foreground, drop)
         if not active:
             dropped = {term: torch.zeros_like(rows) for term, rows in dropped.items()}
-        num = foreground.sum().clamp(min=1)
+        num = ranks().sum(foreground.sum()).clamp(min=1)
         shares = {f"dropped_{term}": (rows & foreground).sum() / num for term, rows in dropped.items()}
         return self.reduced(dropped) | shares
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, sigmoid_focal_loss
 
+from weaksam.models.full_precision import full_precision
 from weaksam.models.query.box_numbers import UNMATCHED
 
 CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0
@@ -41,12 +42,12 @@ def matching_costs(logits: Tensor, boxes: Tensor, labels: Tensor, true_boxes: Te
     ``logits`` (M, B, N, C), ``boxes`` (M, B, N, 4); ``labels`` (B, T), ``true_boxes`` (B, T, 4).
     """
     sets, _, num_queries, _ = logits.shape
-    of_labels = logits.float().gather(-1, labels[None, :, None].expand(sets, -1, num_queries, -1))
+    of_labels = full_precision(logits).gather(-1, labels[None, :, None].expand(sets, -1, num_queries, -1))
     share = of_labels.sigmoid()
     as_object = -_ALPHA * (1 - share) ** _GAMMA * (share + _EPSILON).log()
     as_background = -(1 - _ALPHA) * share**_GAMMA * (1 - share + _EPSILON).log()
-    distance = torch.cdist(boxes.float(), true_boxes.expand(sets, -1, -1, -1), p=1)
-    overlap = generalised_iou(boxes.float()[..., None, :], true_boxes[:, None])
+    distance = torch.cdist(full_precision(boxes), true_boxes.expand(sets, -1, -1, -1), p=1)
+    overlap = generalised_iou(full_precision(boxes)[..., None, :], true_boxes[:, None])
     return _CLASS_COST * (as_object - as_background) + L1_WEIGHT * distance - GIOU_WEIGHT * overlap
 
 
@@ -56,7 +57,7 @@ def focal_losses(logits: Tensor, labels: Tensor, unknown: Tensor | None = None) 
     Without those that are ``unknown``, bool (..., C), at background queries.
     """
     wanted = labels[..., None] == torch.arange(logits.shape[-1], device=logits.device)
-    losses: Tensor = sigmoid_focal_loss(logits.float(), wanted.float(), _ALPHA, _GAMMA)
+    losses: Tensor = sigmoid_focal_loss(full_precision(logits), wanted.to(full_precision(logits)), _ALPHA, _GAMMA)
     if unknown is not None:
         losses = losses.masked_fill(unknown & (labels == UNMATCHED)[..., None], 0.0)
     return losses.sum(-1)

@@ -10,12 +10,17 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from weaksam.models.detectors.ignored_regions import IGNORED
+from weaksam.models.full_precision import full_precision
+from weaksam.models.ranks import ranks
 from weaksam.structures.devices import moved_together
 
 
 @dataclass(frozen=True)
 class QueryTargets:
-    """True boxes of B photos, padded to the most that a photo has (T, or I of those to ignore); either may be 0."""
+    """True boxes of B photos, padded to the most that a photo has (T, or I of those to ignore); either may be 0.
+
+    T is that of the whole batch where several processes compute it.
+    """
 
     labels: Tensor
     """Class from 0 ``(B, T)``; 0 where there is none."""
@@ -38,18 +43,21 @@ class QueryTargets:
         """
         boxes, labels, regions = [], [], []
         for target, (height, width) in zip(targets, photo_sizes, strict=True):
-            shares = target["boxes"].float().cpu() / torch.tensor([width, height, width, height])
+            shares = full_precision(target["boxes"]).cpu() / torch.tensor([width, height, width, height])
             of_photo = target["labels"].cpu()
             is_ignored = of_photo == IGNORED
             regions.append(shares[is_ignored])
             boxes.append(box_convert(shares[~is_ignored], "xyxy", "cxcywh"))
             labels.append(of_photo[~is_ignored] - 1)
         counts = tuple(map(len, boxes))
-        present = torch.arange(max(counts, default=0)) < torch.tensor(counts)[:, None]
-        tensors = (_padded(labels, 0), _padded(boxes, 0.5), present, _padded(regions, 0.0))
+        most = ranks().largest(max(counts, default=0))
+        present = torch.arange(most) < torch.tensor(counts)[:, None]
+        tensors = (_padded(labels, 0, most), _padded(boxes, 0.5, most), present, _padded(regions, 0.0))
         return cls(*moved_together(list(tensors), device), counts)
 
 
-def _padded(rows: Sequence[Tensor], filling: float) -> Tensor:
-    """Rows ``(N_i, ...)`` of each photo in one tensor ``(B, max N_i, ...)``."""
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=filling)
+def _padded(rows: Sequence[Tensor], filling: float, least: int = 0) -> Tensor:
+    """Rows ``(N_i, ...)`` of each photo in one tensor ``(B, max N_i, ...)``, of ``least`` rows at least."""
+    padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=filling)
+    lacking = max(0, least - padded.shape[1])
+    return torch.cat([padded, padded.new_full((len(padded), lacking, *padded.shape[2:]), filling)], dim=1)

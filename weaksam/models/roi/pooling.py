@@ -10,6 +10,7 @@ import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from weaksam.models.full_precision import full_precision
 from weaksam.models.roi.align import numbered, roi_align, sampled_cells
 
 Method = Literal["align", "pool"]
@@ -46,7 +47,7 @@ def pool_rois(
         raise ValueError(f"{len(features)} feature maps need as many tensors of boxes, but there are {len(boxes)}")
     if size < 1 or sampling_ratio < 1:
         raise ValueError(f"size and sampling_ratio must be at least 1, but are {size} and {sampling_ratio}")
-    maps = features if features.dtype == torch.float64 else features.float()
+    maps = full_precision(features)
     rois = numbered([of_photo.to(maps) for of_photo in boxes]) if boxes else maps.new_zeros(0, 5)
     if method == "align" and deterministic:
         return _RepeatableAlign.apply(maps, rois, 1 / stride, size, sampling_ratio).to(features.dtype)

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from weaksam.config import Settings
+from weaksam.models.ranks import ranks
 
 
 class RoiDropSettings(Settings):
@@ -80,9 +81,21 @@ def dropped_regions(losses: Mapping[str, Tensor], foreground: Tensor, settings: 
 
 
 def _above(loss: Tensor, counted: Tensor, limit: float, threshold: str) -> Tensor:
-    """Bool ``(R,)``: the ``counted`` (R,) regions whose ``loss`` (R,) is above ``limit`` as ``threshold`` means it."""
-    if threshold == "loss" or len(loss) == 0:
+    """Bool ``(R,)``: the ``counted`` (R,) regions whose ``loss`` (R,) is above ``limit`` as ``threshold`` means it.
+
+    Among those of all processes that compute the step.
+    """
+    if threshold == "loss":
         return counted & (loss > limit)
+    of_all, begin = ranks().concatenated(loss)
+    counted_of_all, _ = ranks().concatenated(counted)
+    return _above_others(of_all, counted_of_all, limit, threshold)[begin : begin + len(loss)]
+
+
+def _above_others(loss: Tensor, counted: Tensor, limit: float, threshold: str) -> Tensor:
+    """`_above` of one process, for the thresholds ``normalised`` and ``share``; R may be 0."""
+    if len(loss) == 0:
+        return counted
     if threshold == "normalised":
         least = loss.masked_fill(~counted, torch.inf).amin()
         greatest = loss.masked_fill(~counted, -torch.inf).amax()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weaksam.config import UserError
+from weaksam.models.photo_draws import photo_rand
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Block(nn.Module):
         """Stochastic depth per image (Huang et al., ECCV 2016): in training drop a branch, else make up for it."""
         if not self.training or self.drop_path == 0:
             return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path
+        kept = photo_rand((len(branch), 1, 1), branch.device) >= self.drop_path
         return branch * kept / (1 - self.drop_path)
 
 

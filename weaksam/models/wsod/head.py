@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from weaksam.models.full_precision import full_precision
+from weaksam.models.photo_draws import photo_dropout
 from weaksam.models.roi.box_deltas import mirrored_deltas
 from weaksam.models.wsod.wsddn import wsddn_scores
 from weaksam.structures.devices import moved_together
@@ -83,16 +85,30 @@ class WsodStreams(nn.Module):
         of_photos += [branch(hidden) for branch in self.refine]
         of_photos += [branch(hidden).unflatten(1, (-1, 4)) for branch in self.boxes]
         first_offset = 2 + len(self.refine)
-        by_photo = zip(*(layer.float().split(counts) for layer in of_photos), strict=True)
+        by_photo = zip(*(full_precision(layer).split(counts) for layer in of_photos), strict=True)
         return [
             HeadOutput(wsddn_scores(layers[0], layers[1]), layers[2:first_offset], layers[first_offset:])
             for layers in by_photo
         ]
 
 
-def hidden_layers(num_inputs: int, hidden: int, dropout: float) -> nn.Sequential:
+class HiddenLayers(nn.Sequential):
+    """Layers on rows of features ``(R, F)``, whose dropout is drawn for each photo from its own random numbers."""
+
+    def forward(self, rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """Hidden features ``(R, H)`` of rows ``(R, F)``, ``counts`` of one photo after another (None: all of one)."""
+        for layer in self:
+            if isinstance(layer, nn.Dropout):
+                if self.training and layer.p > 0:
+                    rows = photo_dropout(rows, layer.p, [len(rows)] if counts is None else counts)
+            else:
+                rows = layer(rows)
+        return rows
+
+
+def hidden_layers(num_inputs: int, hidden: int, dropout: float) -> HiddenLayers:
     """Two layers of ``hidden`` units, each with ReLU and dropout: the fc6 and fc7 of VGG-16, of any size."""
-    return nn.Sequential(
+    return HiddenLayers(
         nn.Linear(num_inputs, hidden),
         nn.ReLU(),
         nn.Dropout(dropout),
@@ -140,7 +156,7 @@ class WsodHead(nn.Module):
 
     def forward(self, rois: Tensor, counts: Sequence[int] | None = None) -> list[HeadOutput]:
         """Score RoIs by their features ``(R, channels * roi_size^2)``, photo by photo as in `WsodStreams`."""
-        return self.streams(self.hidden(rois.float()), counts)
+        return self.streams(self.hidden(full_precision(rois), counts), counts)
 
 
 def mean_class_probabilities(refine: Sequence[Tensor]) -> Tensor:

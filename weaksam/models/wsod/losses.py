@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from weaksam.models.full_precision import full_precision
 from weaksam.models.wsod.targets import Targets
 
 _EPS = 1e-6
@@ -29,7 +30,7 @@ def pcl_loss(logits: Tensor, targets: Targets) -> Tensor:
     `refine_loss`. A cluster is the RoIs of one ``targets.seed`` with a class; its RoIs share class and weight, as
     `assign_rois` gives them. Formats below float32 are computed in float32. Without RoIs, or if all weights are 0: 0.
     """
-    num_rois, logits = len(logits), logits if logits.dtype == torch.float64 else logits.float()
+    num_rois, logits = len(logits), full_precision(logits)
     if num_rois == 0:
         return logits.sum()
     probability = logits.softmax(dim=1).gather(1, targets.target[:, None])[:, 0]

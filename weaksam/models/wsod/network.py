@@ -103,9 +103,10 @@ class WsodNetwork(nn.Module):
 
     def from_rois(self, rois: Tensor, boxes: Sequence[Tensor]) -> list[HeadOutput]:
         """The answer for each photo from features ``(R, C, p, p)`` of all RoIs; ``boxes (N, 4)`` are of each photo."""
+        counts = [len(of_photo) for of_photo in boxes]
         if self.drop_block is not None:
-            rois = self.drop_block(rois)
-        return self.streams(self.hidden(rois.flatten(1)), [len(of_photo) for of_photo in boxes])
+            rois = self.drop_block(rois, counts)
+        return self.streams(self.hidden(rois.flatten(1), counts), counts)
 
     def all_but_drop_block_learn(self) -> AbstractContextManager[None]:
         """What is computed inside sends no gradient to the drop block's weights, which saves computing it."""
@@ -178,12 +179,13 @@ def parameter_groups(
     ]
 
 
-def pad_together(images: Sequence[Tensor], multiple: int = 32) -> Tensor:
+def pad_together(images: Sequence[Tensor], canvas: tuple[int, int] = (0, 0), multiple: int = 32) -> Tensor:
     """Normalised photos ``(3, h, w)`` as one batch ``(B, 3, H, W)``, zeros to the right of and below each.
 
-    H and W are the least multiples of ``multiple`` that hold them all.
+    H and W are the least multiples of ``multiple`` that hold them all, and one of the height and width ``canvas``.
     """
-    height, width = (-(-max(image.shape[axis] for image in images) // multiple) * multiple for axis in (1, 2))
+    sides = [max(canvas[axis], *(image.shape[1 + axis] for image in images)) for axis in (0, 1)]
+    height, width = (-(-side // multiple) * multiple for side in sides)
     batch = images[0].new_zeros(len(images), 3, height, width)
     for slot, image in zip(batch, images, strict=True):
         slot[:, : image.shape[1], : image.shape[2]] = image

@@ -20,6 +20,7 @@ from weaksam.models.backbones.inputs import input_photo
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import backbone_fingerprint, input_colours
 from weaksam.models.cam.tag_network import TagNetwork, tag_loss, vary_view
+from weaksam.models.ranks import ranks
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.store.listed_files import is_listed, list_file
 from weaksam.store.store import stage_fingerprint, store_folder
@@ -53,8 +54,10 @@ def adapted_backbone(context: RunContext, settings: ClueSettings) -> BackboneSet
     adapted = folder / "backbone.safetensors"
     if not is_listed(adapted):
         network = _TagNetworkTraining(context, settings).run(folder, fingerprint)
-        save_weights(adapted, network.features.state_dict(), {"fingerprint": fingerprint})
-        list_file(adapted)
+        if ranks().first:
+            save_weights(adapted, network.features.state_dict(), {"fingerprint": fingerprint})
+            list_file(adapted)
+    ranks().wait()  # until the file is there
     return context.backbone.model_copy(update={"adapted": adapted})
 
 
@@ -64,15 +67,16 @@ def tag_network_file(adapted: Path) -> Path:
 
 
 class SampleBatch(NamedTuple):
-    """Photos of one step and their tags ``(B, C)`` in {0, 1}."""
+    """Photos of one step, those that this process computes, with their tags ``(B, C)`` in {0, 1}."""
 
     samples: tuple[Sample, ...]
     tags: Tensor
-
-    @property
-    def image_ids(self) -> tuple[str, ...]:
-        """Ids of the photos, for messages."""
-        return tuple(sample.image_id for sample in self.samples)
+    image_ids: tuple[str, ...]
+    """Of the whole batch."""
+    seeds: tuple[int, ...]
+    """What the view of each photo follows from."""
+    counts: bool
+    """Whether the photos are part of the batch, see `Ranks.share`."""
 
 
 class _TagNetworkTraining:
@@ -111,18 +115,25 @@ class _TagNetworkTraining:
 
     def batches(self, epoch: int) -> Iterator[SampleBatch]:
         """All photos once, in an order that torch's global random numbers decide."""
-        for rows in torch.randperm(len(self.samples)).split(self.settings.finetune_batch):
-            yield SampleBatch(tuple(self.samples[row] for row in rows.tolist()), self.tags[rows])
+        seed, samples = self.context.seed, self.samples
+        for rows in torch.randperm(len(samples)).split(self.settings.finetune_batch):
+            own, counts = ranks().share(rows.tolist())
+            seeds = tuple(derive_seed(seed, "tag network", samples[row].image_id, epoch) for row in own)
+            image_ids = tuple(samples[row].image_id for row in rows.tolist())
+            of_photos = tuple(samples[row] for row in own)
+            yield SampleBatch(of_photos, self.tags[list(own)], image_ids, seeds, counts)
 
     def losses(self, batch: SampleBatch) -> dict[str, Tensor]:
         """Mean `tag_loss` of a random view of each photo of the batch."""
         device = self.context.device
-        views = [vary_view(self._photo(sample)) for sample in batch.samples]
+        drawn = (torch.Generator().manual_seed(seed) for seed in batch.seeds)
+        photos = zip(batch.samples, drawn, strict=True)
+        views = [vary_view(self._photo(sample), generator=generator) for sample, generator in photos]
         total = torch.zeros((), device=device)
         for rows in _rows_by_shape(views):
             images, tags = torch.stack([views[row] for row in rows]), batch.tags[rows]
             total = total + len(rows) * tag_loss(self.network(images.to(device)), tags.to(device))
-        return {"tags": total / len(batch.samples)}
+        return {"tags": total / len(batch.image_ids)}
 
     def _photo(self, sample: Sample) -> Tensor:
         """The normalised photo ``(3, h, w)``, kept in memory between epochs."""

@@ -18,6 +18,7 @@ from weaksam.models.backbones.weights import backbone_fingerprint, input_colours
 from weaksam.models.cam.classifier import TagClassifier, train_tag_classifier
 from weaksam.models.cam.network import CamNetwork, cam_network_colours, cam_network_fingerprint
 from weaksam.models.cam.tag_network import soft_maximum
+from weaksam.models.ranks import ranks
 from weaksam.stages.clues.backbone_training import adapted_backbone, deepest_map, tag_network_file
 from weaksam.stages.clues.cam_features import FeatureReader, pool_views
 from weaksam.stages.clues.maps import ClassMaps
@@ -67,8 +68,9 @@ class CamSource:
             network = build_features(backbone, maps=(map_name,))
         self.features = FeatureReader(network, colours, map_name, self.context.device, self.settings)
         kept = folder / "classifier.safetensors"
-        if not kept.is_file():
-            save_weights(kept, self._learnt_classifier(backbone).state(), {"fingerprint": fingerprint})
+        with ranks().first_before_others():
+            if not kept.is_file():
+                save_weights(kept, self._learnt_classifier(backbone).state(), {"fingerprint": fingerprint})
         self.classifier = TagClassifier(**load_state(kept, "the tag classifier"))
 
     def _learnt_classifier(self, backbone: BackboneSettings) -> TagClassifier:

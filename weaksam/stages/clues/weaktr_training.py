@@ -19,6 +19,8 @@ from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 from weaksam.evaluation.tag_ap import tag_mean_average_precision
+from weaksam.models.photo_draws import draws_of_photos
+from weaksam.models.ranks import ranks
 from weaksam.models.weaktr.build import build_weaktr
 from weaksam.models.weaktr.checkpoints import is_trained_weaktr, save_weaktr, weaktr_fingerprint
 from weaksam.models.weaktr.losses import class_scores, weaktr_losses
@@ -135,8 +137,9 @@ def train_weaktr(
     if not is_listed(chosen):
         _WeakTrTraining(model, dataset, training, folder, fingerprint, seed, device).run(chosen, log)
         for path in (chosen, folder / SELECTION):
-            if path.is_file():
+            if ranks().first and path.is_file():
                 list_file(path)
+    ranks().wait()  # until the file is there
     load_into(model, load_state(chosen, LABEL), LABEL)
     return model.eval()
 
@@ -196,6 +199,11 @@ class _WeakTrTraining:
             num_steps_per_epoch=steps,
             on_epoch_end=self._keep_if_best if len(self.held_out) else None,
         )
+        if ranks().first:
+            self._choose(chosen)
+
+    def _choose(self, chosen: Path) -> None:
+        """Leave the chosen epoch's weights in the file ``chosen``."""
         if not len(self.held_out):
             save_weaktr(self.model, chosen, self.fingerprint)
         elif self.best.is_file():
@@ -204,12 +212,15 @@ class _WeakTrTraining:
             raise UserError(f"wanted the chosen weights at {chosen}, found nothing: delete {self.folder} and rerun")
 
     def _losses(self, batch: ViewBatch) -> dict[str, Tensor]:
-        with autocast(self.dtype, self.device):
+        with draws_of_photos(batch.seeds), autocast(self.dtype, self.device):
             output = self.model(batch.pixels.to(self.device))
-        return weaktr_losses(output, batch.tags.to(self.device))
+        share = len(batch.tags) / len(batch.image_ids)  # of the whole batch, whose mean is wanted
+        return {name: share * loss for name, loss in weaktr_losses(output, batch.tags.to(self.device)).items()}
 
     def _keep_if_best(self, epoch: int) -> None:
         """Note the mean average precision of the held-out tags; keep the weights where it is the best so far."""
+        if not ranks().first:
+            return
         path = self.folder / SELECTION
         noted = (read_record(path) or {}).get("precision") if path.is_file() else []
         earlier = noted[:epoch] if isinstance(noted, list) else []  # one whose state was not saved is measured again

@@ -18,6 +18,7 @@ from weaksam.data.sample_photos import read_photo
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.backbones.colours import IMAGENET
 from weaksam.models.backbones.inputs import normalise
+from weaksam.models.ranks import ranks
 from weaksam.structures.dataset import Sample
 
 _BICUBIC = InterpolationMode.BICUBIC
@@ -38,11 +39,19 @@ class WeakTrViewSettings(Settings):
 
 
 class ViewBatch(NamedTuple):
-    """Views of B photos: normalised ``pixels (B, 3, S, S)``, ``tags (B, C)`` in {0, 1} and the photos' ids."""
+    """Views of B photos: normalised ``pixels (B, 3, S, S)``, ``tags (B, C)`` in {0, 1} and the photos' ids.
+
+    Where several processes compute a step, pixels, tags and seeds are of this one's photos.
+    """
 
     pixels: Tensor
     tags: Tensor
     image_ids: tuple[str, ...]
+    """Of the whole batch."""
+    seeds: tuple[int, ...] = ()
+    """What the random numbers of each photo's step follow from."""
+    counts: bool = True
+    """Whether the photos are part of the batch, see `Ranks.share`."""
 
 
 def vary_photo(photo: Tensor, size: int, settings: WeakTrViewSettings) -> Tensor:
@@ -94,7 +103,12 @@ class TaggedViews(torch.utils.data.Dataset[tuple[Tensor, Tensor, str]]):
         """The random views of an epoch, in an order that follows from (seed, epoch)."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "tag order", epoch))
         order = torch.randperm(len(self), generator=generator).split(batch_size)
-        return self._batches([[(i, epoch) for i in part.tolist()] for part in order[: self.num_batches(batch_size)]])
+        parts = [part.tolist() for part in order[: self.num_batches(batch_size)]]
+        shares = [ranks().share(part) for part in parts]
+        batches = self._batches([[(i, epoch) for i in own] for own, _ in shares])
+        for batch, part, (_, counts) in zip(batches, parts, shares, strict=True):
+            seeds = tuple(derive_seed(self.seed, image_id, epoch, "losses") for image_id in batch.image_ids)
+            yield batch._replace(image_ids=tuple(self.samples[i].image_id for i in part), seeds=seeds, counts=counts)
 
     def whole(self, batch_size: int) -> Iterator[ViewBatch]:
         """Every photo once, whole and unvaried, in order."""

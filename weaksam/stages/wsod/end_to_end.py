@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective
 from weaksam.engine.training_job import TrainingJob
 from weaksam.models.backbones.weights import input_colours
+from weaksam.models.photo_draws import draws_of_photos
+from weaksam.models.ranks import Ranks, ranks, ranks_are
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.network import WsodNetwork, load_hidden_layers, pad_together, parameter_groups, wsod_trunk
 from weaksam.stages.wsod.detections import detections_of
@@ -32,6 +35,20 @@ from weaksam.terminal import say
 
 Losses = dict[str, Tensor]
 _MIST_INIT, _OICR_INIT = 0.001, 0.01
+
+
+class _Part(NamedTuple):
+    """Photos that pass together: what is known and shown of each, its seed, their canvas, and 1 / photos in all.
+
+    ``group``: the processes that compute this pass.
+    """
+
+    examples: list[TrainingExample]
+    photos: list[ShownPhoto]
+    seeds: tuple[int, ...]
+    canvas: tuple[int, int]
+    share: float
+    group: Ranks
 
 
 class EndToEndDetector:
@@ -116,19 +133,29 @@ class EndToEndDetector:
 
     def losses(self, batch: EndToEndBatch) -> Iterator[Losses]:
         """Mean losses over the batch's photos that have a proposal, some photos at a time; nothing if none has one."""
-        for part, share in self._parts(batch):
-            with autocast(self.dtype, self.context.device), self.model.all_but_drop_block_learn():
+        for part in self._parts(batch):
+            with (
+                draws_of_photos(part.seeds),
+                ranks_are(part.group),
+                autocast(self.dtype, self.context.device),
+                self.model.all_but_drop_block_learn(),
+            ):
                 outputs = self.model(*self._inputs(part))
-            yield self._scaled(self.optimizer, self._mean(part, outputs, share))
+            yield self._scaled(self.optimizer, self._mean(part, outputs))
 
     def adversary_losses(self, batch: EndToEndBatch) -> Iterator[Losses]:
         """What Concrete DropBlock minimises: the negative sum of the detector's losses, of its own weights alone."""
         weight = self.settings.end_to_end.adversary_weight
-        for part, share in self._parts(batch):
+        for part in self._parts(batch):
             images, boxes = self._inputs(part)
-            with autocast(self.dtype, self.context.device), self.model.only_drop_block_learns():
+            with (
+                draws_of_photos(part.seeds),
+                ranks_are(part.group),
+                autocast(self.dtype, self.context.device),
+                self.model.only_drop_block_learns(),
+            ):
                 outputs = self.model.from_rois(self.model.pooled(images, boxes), boxes)
-            total = torch.stack(list(self._mean(part, outputs, share).values())).sum()
+            total = torch.stack(list(self._mean(part, outputs).values())).sum()
             yield self._scaled(self.adversary, {"drop_block": -weight * total})
 
     @torch.inference_mode()
@@ -155,29 +182,29 @@ class EndToEndDetector:
             output = self.model(images, [photo.boxes(boxes, size).to(device)])[0]
         return output.in_photo(photo.view.mirrored).on(torch.device("cpu"))
 
-    def _parts(self, batch: EndToEndBatch) -> Iterator[tuple[list[tuple[TrainingExample, ShownPhoto]], float]]:
-        """The photos that have a proposal, as many at a time as may pass together, and 1 / their number in all."""
-        pairs = zip(batch.examples, batch.photos, strict=True)
-        useful = [(example, photo) for example, photo in pairs if len(example.boxes)]
+    def _parts(self, batch: EndToEndBatch) -> Iterator[_Part]:
+        """The photos that have a proposal, as many at a time as may pass together."""
+        useful = batch.useful
         at_once = self.settings.end_to_end.photos_at_once or max(len(useful), 1)
-        for start in range(0, len(useful), at_once):
-            part = useful[start : start + at_once]
-            yield [(self.examples.on_device(example), photo) for example, photo in part], 1 / len(useful)
+        for numbers in (useful[start : start + at_once] for start in range(0, len(useful), at_once)):
+            examples = [self.examples.on_device(batch.examples[number]) for number in numbers]
+            photos, seeds = [batch.photos[number] for number in numbers], batch.seeds_of(numbers)
+            group = Ranks() if batch.apart else ranks()
+            yield _Part(examples, photos, seeds, batch.canvas, 1 / batch.num_useful, group)
 
-    def _inputs(self, part: Sequence[tuple[TrainingExample, ShownPhoto]]) -> tuple[Tensor, list[Tensor]]:
+    def _inputs(self, part: _Part) -> tuple[Tensor, list[Tensor]]:
         device = self.context.device
-        images = pad_together([photo.pixels.to(device, non_blocking=True) for _, photo in part])
-        return images, [photo.boxes(example.boxes, example.sample.size) for example, photo in part]
+        images = pad_together([photo.pixels.to(device, non_blocking=True) for photo in part.photos], part.canvas)
+        shown = zip(part.photos, part.examples, strict=True)
+        return images, [photo.boxes(example.boxes, example.sample.size) for photo, example in shown]
 
-    def _mean(
-        self, part: Sequence[tuple[TrainingExample, ShownPhoto]], outputs: Sequence[HeadOutput], share: float
-    ) -> Losses:
+    def _mean(self, part: _Part, outputs: Sequence[HeadOutput]) -> Losses:
         """The part's share of the batch's mean losses; box offsets are compared in the frame of the photo."""
         means: Losses = {}
-        for (example, photo), output in zip(part, outputs, strict=True):
+        for example, photo, output in zip(part.examples, part.photos, outputs, strict=True):
             losses = photo_losses(output.in_photo(photo.view.mirrored), example, self.settings)
             for name, value in losses.items():
-                means[name] = means.get(name, 0.0) + share * value
+                means[name] = means.get(name, 0.0) + part.share * value
         return means
 
     def _scaled(self, optimizer: torch.optim.Optimizer, losses: Mapping[str, Tensor]) -> Losses:

@@ -15,8 +15,9 @@ from weaksam.data.sample_photos import read_photo
 from weaksam.engine.detectors.photos import fit_size
 from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.inputs import normalise_levels
+from weaksam.models.ranks import ranks
 from weaksam.stages.wsod.end_to_end_settings import EndToEndSettings
-from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample
+from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample, photo_seeds
 from weaksam.structures.boxes import hflip, scale
 from weaksam.structures.dataset import Sample
 from weaksam.structures.devices import pinned
@@ -54,6 +55,10 @@ class EndToEndBatch(ExampleBatch):
     """Photos of one step as the network sees them."""
 
     photos: tuple[ShownPhoto, ...] = ()
+    canvas: tuple[int, int] = (0, 0)
+    """The greatest height and width of the photos that pass together, in whatever process."""
+    apart: bool = False
+    """Whether each process computes whole passes, which depend on no other process."""
 
 
 def show(image: np.ndarray, view: PhotoView, most_long_side: int, colours: ColourSettings) -> ShownPhoto:
@@ -91,19 +96,44 @@ def end_to_end_batches(
     order = torch.randperm(len(examples)).tolist()
     views = random_views(len(examples), settings)
     starts = range(0, len(examples), batch_size)
-    plans = [[(examples[i], views[i]) for i in order[start : start + batch_size]] for start in starts]
+    rows = list(zip(examples, views, photo_seeds(examples), strict=True))
+    plans = [[rows[i] for i in order[start : start + batch_size]] for start in starts]
     return ReadAhead(plans, lambda plan: _load(plan, settings, colours, device), settings.read_ahead)
 
 
 def _load(
-    plan: Sequence[tuple[TrainingExample, PhotoView]],
+    plan: Sequence[tuple[TrainingExample, PhotoView, int]],
     settings: EndToEndSettings,
     colours: ColourSettings,
     device: torch.device,
 ) -> EndToEndBatch:
-    shown = (shown_sample(example.sample, view, settings, colours) for example, view in plan)
-    photos = tuple(replace(photo, pixels=pinned(photo.pixels, device)) for photo in shown)
-    return EndToEndBatch(tuple(example for example, _ in plan), tuple(view.mirrored for _, view in plan), photos)
+    """The photos of a batch that have a proposal; where several processes compute a step, this one's share of them.
+
+    Photos that pass together (``photos_at_once``) stay together; those of one pass alone are shared out.
+    """
+    useful = [row for row in plan if len(row[0].boxes)]
+    at_once = settings.photos_at_once or max(len(useful), 1)
+    parts = [useful[start : start + at_once] for start in range(0, len(useful), at_once)]
+    canvas = (0, 0)
+    if len(parts) > 1:
+        shared, counts = ranks().share(parts)
+        own = [row for part in shared for row in part]
+    else:
+        own, counts = ranks().share(useful)
+        sizes = [fit_size(example.sample.size, view.short_side, settings.most_long_side) for example, view, _ in useful]
+        canvas = (max((h for h, _ in sizes), default=0), max((w for _, w in sizes), default=0))
+    shown = (shown_sample(example.sample, view, settings, colours) for example, view, _ in own)
+    return EndToEndBatch(
+        tuple(example for example, _, _ in own),
+        tuple(view.mirrored for _, view, _ in own),
+        tuple(seed for _, _, seed in own),
+        len(useful),
+        tuple(example.sample.image_id for example, _, _ in plan),
+        counts,
+        tuple(replace(photo, pixels=pinned(photo.pixels, device)) for photo in shown),
+        canvas,
+        apart=len(parts) > 1,
+    )
 
 
 def shown_sample(sample: Sample, view: PhotoView, settings: EndToEndSettings, colours: ColourSettings) -> ShownPhoto:

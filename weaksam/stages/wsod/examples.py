@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.data.tag_signal import tag_notes
 from weaksam.engine.context import RunContext
+from weaksam.engine.seeds import derive_seed
 from weaksam.models.wsod.targets import Seeds, empty_seeds
 from weaksam.stages.wsod.seeds.class_maps import (
     ClassMapSeedSettings,
@@ -74,15 +75,46 @@ class TrainingExample:
 
 @dataclass(frozen=True)
 class ExampleBatch:
-    """Photos of one step, each with whether its mirror image is shown."""
+    """Photos of one step, each with whether its mirror image is shown.
+
+    Where several processes compute a step, these are this one's; see `shared_out`.
+    """
 
     examples: tuple[TrainingExample, ...]
     mirrored: tuple[bool, ...]
+    seeds: tuple[int, ...] = ()
+    """What the random numbers of each photo follow from; none: the global random numbers."""
+    num_photos: int | None = None
+    """Photos of the whole batch that have a proposal; None: those of ``examples``."""
+    ids: tuple[str, ...] | None = None
+    """Of the photos of the whole batch; None: those of ``examples``."""
+    counts: bool = True
+    """Whether the photos are part of the batch, see `Ranks.share`."""
 
     @property
     def image_ids(self) -> tuple[str, ...]:
         """Ids of the photos, for messages."""
-        return tuple(example.sample.image_id for example in self.examples)
+        return tuple(example.sample.image_id for example in self.examples) if self.ids is None else self.ids
+
+    @property
+    def useful(self) -> list[int]:
+        """Numbers of the photos that have a proposal."""
+        return [number for number, example in enumerate(self.examples) if len(example.boxes)]
+
+    @property
+    def num_useful(self) -> int:
+        """Photos of the whole batch that have a proposal."""
+        return len(self.useful) if self.num_photos is None else self.num_photos
+
+    def seeds_of(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        """The seeds of the photos of these numbers; none where there are none."""
+        return tuple(self.seeds[number] for number in numbers) if self.seeds else ()
+
+
+def photo_seeds(examples: Sequence[TrainingExample]) -> list[int]:
+    """What the random numbers of each photo follow from in an epoch: one global draw, made here, and its id."""
+    draw = int(torch.randint(2**62, ()))
+    return [derive_seed(draw, example.sample.image_id) for example in examples]
 
 
 def present_labels(tags: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from weaksam.config import fingerprint_of
 from weaksam.engine.context import RunContext
 from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import load_trained, seal
+from weaksam.models.ranks import ranks
 from weaksam.models.wsod.extent import CellMap, CellSums, ExtentSettings, tightened
 from weaksam.store.progress import progress
 from weaksam.store.store import Store, store_folder
@@ -85,14 +86,15 @@ def learnt_extent(
     num_classes = len(context.train.classes)
     model = ExtentRegressions(num_classes, depth, settings.folds)
     job = TrainingJob(store_folder(context.out, name, "extent", key), key, f"{name} extent", context.seed, num_epochs=0)
-    if not load_trained(model, job):
-        sums = CellSums(num_classes, depth, settings.folds)
-        for index, (photo, best) in enumerate(progress(seen, len(context.train), f"{name}: learning extent")):
-            if photo is not None:
-                sums.add(photo, best, index % settings.folds)
-        of_folds, of_all = sums.regressions(settings.ridge)
-        model.of_folds.copy_(of_folds)
-        model.of_all.copy_(of_all)
-        seal(model, job, [])
+    with ranks().first_before_others():
+        if not load_trained(model, job):
+            sums = CellSums(num_classes, depth, settings.folds)
+            for index, (photo, best) in enumerate(progress(seen, len(context.train), f"{name}: learning extent")):
+                if photo is not None:
+                    sums.add(photo, best, index % settings.folds)
+            of_folds, of_all = sums.regressions(settings.ridge)
+            model.of_folds.copy_(of_folds)
+            model.of_all.copy_(of_all)
+            seal(model, job, [])
     folds = {sample.image_id: index % settings.folds for index, sample in enumerate(context.train)}
     return Extent(model, folds, settings)

@@ -13,11 +13,13 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.schedules import warmup_cosine
 from weaksam.engine.training import Objective
 from weaksam.engine.training_job import TrainingJob
+from weaksam.models.photo_draws import draws_of_photos
+from weaksam.models.ranks import ranks
 from weaksam.models.wsod.extent import CellMap
 from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.stages.wsod.detections import class_scores_of, detections_of
 from weaksam.stages.wsod.example_cache import ExampleCache
-from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample, best_proposals
+from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample, best_proposals, photo_seeds
 from weaksam.stages.wsod.extent import Extent, SeenPhoto, extent_inputs, learnt_extent
 from weaksam.stages.wsod.losses import mean_losses, photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection, View, unread_features
@@ -80,8 +82,15 @@ class FrozenDetector:
         size = self.settings.batch_size
         order = torch.randperm(len(examples)).tolist()
         mirrored = (torch.rand(len(examples)) < 0.5).tolist()
-        chunks = [order[start : start + size] for start in range(0, len(examples), size)]
-        return [ExampleBatch(tuple(examples[i] for i in chunk), tuple(mirrored[i] for i in chunk)) for chunk in chunks]
+        seeds = photo_seeds(examples)
+        batches = []
+        for chunk in (order[start : start + size] for start in range(0, len(examples), size)):
+            useful = [i for i in chunk if len(examples[i].boxes)]
+            own, counts = ranks().share(useful)
+            columns = (tuple(values[i] for i in own) for values in (examples, mirrored, seeds))
+            ids = tuple(examples[i].sample.image_id for i in chunk)
+            batches.append(ExampleBatch(*columns, len(useful), ids, counts))
+        return batches
 
     def training_job(self, folder: Path, fingerprint: str, name: str) -> TrainingJob:
         """The training of this detector as ``name``."""
@@ -104,13 +113,14 @@ class FrozenDetector:
 
     def losses(self, batch: ExampleBatch) -> dict[str, Tensor]:
         """Mean losses over the batch's photos that have a proposal; none if no photo has one."""
-        pairs = zip(batch.examples, batch.mirrored, strict=True)
-        useful = [(example, mirrored) for example, mirrored in pairs if len(example.boxes)]
-        outputs = self.outputs([(example.sample, example.boxes, mirrored) for example, mirrored in useful])
-        return mean_losses(
+        useful = [(batch.examples[number], batch.mirrored[number]) for number in batch.useful]
+        with draws_of_photos(batch.seeds_of(batch.useful)):
+            outputs = self.outputs([(example.sample, example.boxes, mirrored) for example, mirrored in useful])
+        losses = (
             photo_losses(output, self.examples.on_device(example), self.settings)
             for output, (example, _) in zip(outputs, useful, strict=True)
         )
+        return mean_losses(losses, batch.num_useful)
 
     def outputs(self, shown: Sequence[tuple[Sample, Tensor, bool]]) -> list[HeadOutput]:
         """The head's answer for each photo's proposals, mirrored or not, in one pass."""

@@ -101,10 +101,10 @@ def image_loss(output: HeadOutput, example: TrainingExample, settings: WsodSetti
     return wsddn_loss(output.scores, tags, eps=1e-8, reduction="mean")
 
 
-def mean_losses(photos: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of every scalar loss over photos, by name; no loss where there is no photo."""
+def mean_losses(photos: Iterable[Mapping[str, Tensor]], num_photos: int) -> dict[str, Tensor]:
+    """The sum of every scalar loss over ``photos`` by ``num_photos``, by name; no loss where there is no photo."""
     by_name: dict[str, list[Tensor]] = {}
     for losses in photos:
         for name, value in losses.items():
             by_name.setdefault(name, []).append(value)
-    return {name: torch.stack(values).mean() for name, values in by_name.items()}
+    return {name: torch.stack(values).sum() / num_photos for name, values in by_name.items()}

@@ -80,19 +80,19 @@ def test_a_batch_equals_photos_alone_in_the_same_frame(twins):
     fast, _ = twins
     together = fast(photos())
     for number, photo in enumerate(photos()):
-        alone = fast([photo], 96)
+        alone = fast([photo], (96, 96))
         torch.testing.assert_close(together.classes[:, number], alone.classes[:, 0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(together.features[number], alone.features[0], rtol=1e-4, atol=1e-5)
 
 
 def test_photos_are_normalised_once_and_padded_with_zeros(twins):
     fast, _ = twins
-    batch = fast._batch(photos(), 128)
+    batch = fast._batch(photos(), (128, 128))
     assert batch.shape == (2, 3, 128, 128)
     torch.testing.assert_close(batch[0, :, :64, :90], normalise(photos()[0], IMAGENET))
     assert batch[0, :, 64:].abs().sum() == 0 and batch[0, :, :, 90:].abs().sum() == 0
     whole = (photos()[0] * 255).to(torch.uint8)
-    torch.testing.assert_close(fast._batch([whole], 0)[0, :, :64, :90], normalise(whole, IMAGENET))
+    torch.testing.assert_close(fast._batch([whole], (0, 0))[0, :, :64, :90], normalise(whole, IMAGENET))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50", "vgg16", "sam_nano"])

@@ -10,6 +10,7 @@ from torchvision.ops import box_convert
 
 from weaksam.models.detectors.dino.positions import inverse_sigmoid
 from weaksam.models.detectors.dino.settings import DinoShape
+from weaksam.models.photo_draws import photo_rand, photo_randint
 from weaksam.models.query.targets import QueryTargets
 
 
@@ -80,9 +81,9 @@ class DenoisingQueries(nn.Module):
 
 
 def labels_with_noise(labels: Tensor, noise: float, num_classes: int) -> Tensor:
-    """``labels`` (...), half of ``noise`` of which become any class, the right one included."""
-    changed = torch.rand(labels.shape, device=labels.device) < noise / 2
-    return torch.where(changed, torch.randint(num_classes, labels.shape, device=labels.device), labels)
+    """``labels`` (B, ...), half of ``noise`` of which become any class, the right one included."""
+    changed = photo_rand(labels.shape, labels.device) < noise / 2
+    return torch.where(changed, photo_randint(num_classes, labels.shape, labels.device), labels)
 
 
 def boxes_with_noise(boxes: Tensor, noise: float) -> Tensor:
@@ -91,9 +92,9 @@ def boxes_with_noise(boxes: Tensor, noise: float) -> Tensor:
     A corner moves by up to half of ``noise`` sides of the box; of the second of each pair, the negative, by half of one
     to two times as much.
     """
-    moved = torch.rand(boxes.shape, device=boxes.device)
+    moved = photo_rand(boxes.shape, boxes.device)
     moved[:, :, 1] += 1
-    moved *= torch.randint(2, boxes.shape, device=boxes.device) * 2.0 - 1
+    moved *= photo_randint(2, boxes.shape, boxes.device) * 2.0 - 1
     half_sides = boxes[..., 2:].repeat(*[1] * (boxes.ndim - 1), 2) / 2
     corners = box_convert(boxes, "cxcywh", "xyxy") + moved * half_sides * noise
     return box_convert(corners.clamp(0, 1), "xyxy", "cxcywh")

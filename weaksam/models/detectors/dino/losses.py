@@ -10,6 +10,7 @@ from torchvision.ops import box_convert
 
 from weaksam.models.detectors.dino.denoising import Denoising
 from weaksam.models.detectors.dino.network import DinoOutputs
+from weaksam.models.full_precision import full_precision
 from weaksam.models.query.box_numbers import UNMATCHED, matched_boxes
 from weaksam.models.query.box_terms import (
     CLASS_WEIGHT,
@@ -23,6 +24,7 @@ from weaksam.models.query.ignored import lies_in_ignored
 from weaksam.models.query.query_drop import QueryDropSettings, dropped_queries
 from weaksam.models.query.query_negatives import QueryNegatives
 from weaksam.models.query.targets import QueryTargets
+from weaksam.models.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,11 @@ class QueryLosses:
         )
 
     def reduced(self) -> Tensor:
-        """Losses ``(M, 3)`` for classes, L1 and GIoU: each layer's sum by its matched queries, at least 1."""
-        divisor = self.matched.sum(dim=(1, 2)).clamp(min=1)
+        """Losses ``(M, 3)`` for classes, L1 and GIoU: each layer's sum by its matched queries, at least 1.
+
+        The queries matched in the whole batch, where several processes compute it.
+        """
+        divisor = ranks().sum(self.matched.sum(dim=(1, 2))).clamp(min=1)
         sums = [term.sum(dim=(1, 2)) for term in (self.classification, self.l1, self.giou)]
         return torch.stack(sums, dim=1) / divisor[:, None]
 
@@ -83,7 +88,7 @@ def dino_losses(
         dropped = queries.dropped(drop)
         if not dropping:
             dropped = {term: torch.zeros_like(rows) for term, rows in dropped.items()}
-        divisor = queries.matched.sum().clamp(min=1)
+        divisor = ranks().sum(queries.matched.sum()).clamp(min=1)
         figures = {f"dropped_{term}": (rows & queries.matched).sum() / divisor for term, rows in dropped.items()}
         queries = queries.without(dropped)
     by_layer = queries.reduced()  # (layers + 1, 3)
@@ -118,12 +123,12 @@ def _losses(
     """Losses where query ``(m, b, n)`` has the true box of that photo named by ``numbers`` (M, B, N)."""
     matched = numbers != UNMATCHED
     if targets.boxes.shape[1] == 0:
-        nothing = boxes.float().sum(-1) * 0
+        nothing = full_precision(boxes).sum(-1) * 0
         return QueryLosses(_classification(logits, boxes, numbers, targets, negatives), nothing, nothing, matched)
     index = numbers.clamp(min=0)
     labels = targets.labels.expand(len(numbers), -1, -1).gather(2, index).masked_fill(~matched, UNMATCHED)
     wanted = targets.boxes.expand(len(numbers), -1, -1, -1).gather(2, index[..., None].expand(-1, -1, -1, 4))
-    distance, overlap = (boxes.float() - wanted).abs().sum(-1), generalised_iou(boxes.float(), wanted)
+    distance, overlap = (full_precision(boxes) - wanted).abs().sum(-1), generalised_iou(full_precision(boxes), wanted)
     return QueryLosses(
         _classification(logits, boxes, labels, targets, negatives),
         (L1_WEIGHT * distance).masked_fill(~matched, 0.0),

@@ -15,6 +15,7 @@ from weaksam.models.detectors.dino.layers import DecoderLayer, EncoderLayer
 from weaksam.models.detectors.dino.neck import ChannelMapper
 from weaksam.models.detectors.dino.positions import CellWaves, PyramidAreas, box_waves, inverse_sigmoid
 from weaksam.models.detectors.dino.settings import DinoShape
+from weaksam.models.full_precision import full_precision
 
 _PRIOR = 0.01
 """Score that every class has at first."""
@@ -114,8 +115,8 @@ class DinoDecoder(nn.Module):
             queries = layer(queries, position, memory, scaled, areas, blocked)
             normed = self.norm(queries)
             logits.append(of_classes(normed))
-            refined.append((of_boxes(normed).float() + inverse_sigmoid(start, self.least)).sigmoid())
-            start = (of_boxes(queries).float() + inverse_sigmoid(references, 1e-3)).sigmoid()
+            refined.append((full_precision(of_boxes(normed)) + inverse_sigmoid(start, self.least)).sigmoid())
+            start = (full_precision(of_boxes(queries)) + inverse_sigmoid(references, 1e-3)).sigmoid()
             references = start.detach()
         return torch.stack(logits), torch.stack(refined)
 
@@ -228,7 +229,7 @@ class DinoNetwork(nn.Module):
         rows = memory.gather(1, chosen.expand(-1, -1, memory.shape[-1]))
         rows = self.memory_trans_norm(self.memory_trans_fc(rows))
         starts = proposals.gather(1, chosen.expand(-1, -1, 4))
-        return of_classes(rows), of_boxes(rows).float() + starts
+        return of_classes(rows), full_precision(of_boxes(rows)) + starts
 
 
 def _hidden_layers(module: nn.Module) -> list[nn.Linear]:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from weaksam.models.full_precision import full_precision
+
 _QUERY_TEMPERATURE = 10000.0
 """Ratio of the longest to the shortest wave for queries, as published."""
 
@@ -45,7 +47,7 @@ def waves(shares: Tensor, num: int, temperature: float) -> Tensor:
 
 def box_waves(boxes: Tensor, dims: int) -> Tensor:
     """Embedding ``(..., 2 * dims)`` of relative boxes ``(..., 4)``: centre x and y, width, height; y comes first."""
-    x, y, width, height = (waves(side, dims // 2, _QUERY_TEMPERATURE) for side in boxes.float().unbind(-1))
+    x, y, width, height = (waves(side, dims // 2, _QUERY_TEMPERATURE) for side in full_precision(boxes).unbind(-1))
     return torch.cat([y, x, width, height], dim=-1)
 
 

@@ -16,6 +16,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 from weaksam.models.backbones.fast_convolutions import fuse_convolutions
 from weaksam.models.detectors.mask2former.random_weights import draw_first_weights
 from weaksam.models.detectors.mask2former.settings import Mask2FormerSettings
+from weaksam.models.full_precision import full_precision
 from weaksam.models.query.deformable_attention import Sizes, deformable_attention
 
 
@@ -105,11 +106,11 @@ class EmbeddingPredictor(Mask2FormerMaskPredictor):
         with torch.autocast(outputs.device.type, enabled=False):
             assert projection.bias is not None
             columns = torch.cat([projection.weight.flatten(1), projection.bias[:, None]], dim=1)  # (C', C + 1)
-            embeddings = embeddings.float() @ columns
+            embeddings = full_precision(embeddings) @ columns
         with torch.no_grad():
             size = tuple(attention_mask_target_size)
             features = F.interpolate(pixel_embeddings, size=size, mode="bilinear", align_corners=False)
-            outside = embeddings[..., :-1] @ features.flatten(2).float() < -embeddings[..., -1:]
+            outside = embeddings[..., :-1] @ full_precision(features.flatten(2)) < -embeddings[..., -1:]
             return embeddings, outside.repeat_interleave(self.num_heads, dim=0)
 
 

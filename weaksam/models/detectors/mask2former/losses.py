@@ -6,7 +6,7 @@ Cheng et al., Masked-attention Mask Transformer for Universal Image Segmentation
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,8 +20,11 @@ from weaksam.models.detectors.mask2former.points import (
     num_uncertain,
 )
 from weaksam.models.detectors.mask2former.settings import MaskLossSettings
+from weaksam.models.full_precision import full_precision
+from weaksam.models.photo_draws import photo_generators, photo_rand
 from weaksam.models.query.ignored import lies_in_ignored
 from weaksam.models.query.matching import match_queries
+from weaksam.models.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,15 @@ class QueryPredictions:
 
     def masks(self, photo: int, layers: slice | int = slice(None)) -> Tensor:
         """Logits ``(L, Q, h, w)`` of a photo's masks in these ``layers``; ``(Q, h, w)`` in one."""
-        features = self.features[photo].float()
-        logits = self.embeddings[layers, photo].float() @ features.flatten(1)
+        features = full_precision(self.features[photo])
+        logits = full_precision(self.embeddings[layers, photo]) @ features.flatten(1)
         return (logits + self.offsets_of(photo)[layers, :, None]).unflatten(-1, features.shape[1:])
 
     def offsets_of(self, photo: int) -> Tensor:
         """Float32 ``(L, Q)``."""
         if self.offsets is None:
             return torch.zeros(self.embeddings.shape[0], self.embeddings.shape[2], device=self.embeddings.device)
-        return self.offsets[:, photo].float()
+        return full_precision(self.offsets[:, photo])
 
 
 @dataclass(frozen=True)
@@ -70,27 +73,36 @@ class PhotoObjects:
     weights: Tensor | None = None
     """How far each mask counts in the losses of the masks, ``(N,)`` in (0, 1]; None: all fully."""
 
+    def in_type(self, dtype: torch.dtype) -> PhotoObjects:
+        """The same with masks in another float type."""
+        return replace(
+            self, masks=self.masks.to(dtype), ignored=None if self.ignored is None else self.ignored.to(dtype)
+        )
+
 
 def mask2former_losses(
     predictions: QueryPredictions, objects: Sequence[PhotoObjects], settings: MaskLossSettings
 ) -> dict[str, Tensor]:
     """Scalars ``loss_class``, ``loss_mask`` and ``loss_dice``, each weighted and summed over the layers.
 
-    Points are drawn from torch's global random numbers. Deviations: all layers of a photo are matched at the same
+    Points are drawn photo by photo (`draws_of_photos`). Deviations: all layers of a photo are matched at the same
     points, and points and queries in regions to ignore teach nothing (ours). Without any object masks have a loss of 0
     and every query is taught that there is none.
     """
-    device = predictions.features.device
-    points = torch.rand(len(objects), settings.num_points, 2, device=device)
+    device, dtype = predictions.features.device, full_precision(predictions.features[:0]).dtype
+    objects = [of_photo.in_type(dtype) for of_photo in objects]
+    points = photo_rand((len(objects), settings.num_points, 2), device).to(dtype)
+    generators = photo_generators(len(objects), device)
     query_of, in_ignored = match_photos(predictions, objects, points, settings)
     classes = class_loss(predictions.classes, objects, query_of, in_ignored, settings.no_object_weight)
     sums = [predictions.embeddings.sum() * 0, predictions.embeddings.sum() * 0]  # with a gradient where nothing follows
     for photo, of_photo in enumerate(objects):
         if len(of_photo.labels):
-            drawn = draw_loss_points(query_of[photo].numel(), settings, device)
+            drawn = draw_loss_points(query_of[photo].numel(), settings, device, generators[photo])
+            drawn = LossPoints(*(drawn_points.to(dtype) for drawn_points in drawn))
             losses = mask_losses(predictions, photo, of_photo, query_of[photo], drawn, num_uncertain(settings))
             sums = [total + _weighted(loss, of_photo).sum() for total, loss in zip(sums, losses, strict=True)]
-    num_objects = max(1, sum(len(of_photo.labels) for of_photo in objects))
+    num_objects = max(1, ranks().total(sum(len(of_photo.labels) for of_photo in objects)))
     return {
         "loss_class": settings.class_weight * classes,
         "loss_mask": settings.mask_weight * sums[0] / num_objects,
@@ -129,9 +141,9 @@ def photo_costs(
 
     Probability of the class, binary cross-entropy and dice loss at ``points`` (P, 2), weighted as the losses are.
     """
-    classes = predictions.classes[:, photo].float().softmax(-1)[..., objects.labels]  # (L, Q, N)
-    features = at_points(predictions.features[photo, None].float(), points[None])[0]  # (C, P)
-    logits = predictions.embeddings[:, photo].float() @ features  # (L, Q, P)
+    classes = full_precision(predictions.classes[:, photo]).softmax(-1)[..., objects.labels]  # (L, Q, N)
+    features = at_points(full_precision(predictions.features[photo, None]), points[None])[0]  # (C, P)
+    logits = full_precision(predictions.embeddings[:, photo]) @ features  # (L, Q, P)
     # As interpolated maps of the offsets would be: less within half a cell of the border
     whole = at_points(features.new_ones(1, 1, *predictions.features.shape[2:]), points[None])[0]  # (1, P)
     logits = logits + predictions.offsets_of(photo)[..., None] * whole
@@ -169,9 +181,11 @@ def class_loss(
         rows = torch.where(queries < 0, num_queries, queries)
         wanted[:, photo].scatter_(1, rows, of_photo.labels.expand(layers, -1))
     wanted = wanted[:, :, :num_queries]
-    weights = torch.where(wanted == none, no_object_weight * (~in_ignored).float(), 1.0)
-    losses = F.cross_entropy(classes.float().flatten(0, 2), wanted.flatten(), reduction="none").view(wanted.shape)
-    totals = (losses * weights).sum((1, 2)) / weights.sum((1, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+    logits = full_precision(classes).flatten(0, 2)
+    weights = torch.where(wanted == none, no_object_weight * (~in_ignored).to(logits), 1.0)
+    losses = F.cross_entropy(logits, wanted.flatten(), reduction="none").view(wanted.shape)
+    divisors = ranks().sum(weights.sum((1, 2)))  # (L,) of the whole batch, where several processes compute it
+    totals = (losses * weights).sum((1, 2)) / divisors.clamp(min=torch.finfo(torch.float32).tiny)
     return totals.sum()
 
 
@@ -191,9 +205,9 @@ def mask_losses(
     layers, num_objects = query_of.shape
     rows = query_of.clamp(min=0)[..., None].expand(-1, -1, predictions.embeddings.shape[-1])
     embeddings = predictions.embeddings[:, photo].gather(1, rows).transpose(0, 1).flatten(0, 1)  # (N * L, C)
-    features = predictions.features[photo].float()
+    features = full_precision(predictions.features[photo])
     offsets = predictions.offsets_of(photo).gather(1, rows[..., 0]).T.flatten()[:, None]  # (N * L, 1)
-    maps = embeddings.float() @ features.flatten(1) + offsets
+    maps = full_precision(embeddings) @ features.flatten(1) + offsets
     maps = maps.unflatten(1, (1, *features.shape[1:]))  # (N * L, 1, h, w)
     points = loss_points(maps.detach(), drawn, uncertain)  # (N * L, P, 2)
     of_photo = _in_photo(points, objects, predictions.frame).view(num_objects, -1, 2)  # (N, L * P, 2)
@@ -229,4 +243,4 @@ def _counted(objects: PhotoObjects, points: Tensor) -> Tensor:
         return torch.ones_like(points[..., 0])
     flat = points.reshape(1, -1, 2)
     inside = at_points(objects.ignored[None, None], flat) >= 0.5
-    return (~inside).float().view(points.shape[:2])
+    return (~inside).to(points).view(points.shape[:2])

@@ -15,6 +15,7 @@ from weaksam.models.detectors.mask2former.bodies import backbone_maps, swin_maps
 from weaksam.models.detectors.mask2former.decoder import MaskDecoder, UnusedProjection, mask_decoder
 from weaksam.models.detectors.mask2former.losses import QueryPredictions
 from weaksam.models.detectors.mask2former.settings import Mask2FormerSettings
+from weaksam.models.full_precision import full_precision
 
 _STRIDE = 32
 """Sides of a batch are multiples of it, so that the maps' sides are each half of the one before."""
@@ -31,10 +32,10 @@ class Mask2Former(nn.Module):
         super().__init__()
         self.backbone, self.decoder, self.colours = backbone, decoder, colours
 
-    def forward(self, images: Sequence[Tensor], canvas: int = 0) -> QueryPredictions:
+    def forward(self, images: Sequence[Tensor], canvas: tuple[int, int] = (0, 0)) -> QueryPredictions:
         """Predictions of photos, float ``(3, h, w)`` in 0..1 or uint8, in one frame padded at the right and bottom.
 
-        The frame is at least ``canvas`` pixels wide and high. The pixel decoder computes in float32 under autocast,
+        The frame is at least ``canvas`` pixels high and wide. The pixel decoder computes in float32 under autocast,
         too, as its places lie between cells.
         """
         return self.predictions(self._batch(images, canvas))
@@ -43,7 +44,7 @@ class Mask2Former(nn.Module):
         """The same of normalised photos ``(B, 3, H, W)``, H and W multiples of 32, with zeros where they are padded."""
         maps = self.backbone(batch)
         with torch.autocast(batch.device.type, enabled=False):
-            pixels = self.decoder.pixel_decoder([level.float() for level in maps])
+            pixels = self.decoder.pixel_decoder([full_precision(level) for level in maps])
         decoded = self.decoder.transformer_module(
             multi_scale_features=pixels.multi_scale_features, mask_features=pixels.mask_features
         )
@@ -62,11 +63,11 @@ class Mask2Former(nn.Module):
             layer.eval()
         return self
 
-    def _batch(self, images: Sequence[Tensor], canvas: int) -> Tensor:
+    def _batch(self, images: Sequence[Tensor], canvas: tuple[int, int]) -> Tensor:
         """Normalised photos ``(B, 3, H, W)``, channels last, with zeros at the right and bottom."""
-        sides = [max(canvas, *(image.shape[axis] for image in images)) for axis in (1, 2)]
+        sides = [max(canvas[axis], *(image.shape[1 + axis] for image in images)) for axis in (0, 1)]
         height, width = (-(-side // _STRIDE) * _STRIDE for side in sides)
-        batch = torch.zeros(len(images), 3, height, width, device=images[0].device)
+        batch = full_precision(images[0]).new_zeros(len(images), 3, height, width)
         batch = batch.contiguous(memory_format=torch.channels_last)
         for place, image in zip(batch, images, strict=True):
             place[:, : image.shape[1], : image.shape[2]].copy_(normalise(image, self.colours))

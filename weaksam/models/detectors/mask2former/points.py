@@ -20,12 +20,14 @@ class LossPoints(NamedTuple):
     """``(M, (1 - uncertain_share) * num_points, 2)``, which are kept all."""
 
 
-def draw_loss_points(num_pairs: int, settings: MaskLossSettings, device: torch.device) -> LossPoints:
-    """Uniform points for ``num_pairs`` pairs, from torch's global random numbers."""
+def draw_loss_points(
+    num_pairs: int, settings: MaskLossSettings, device: torch.device, generator: torch.Generator | None = None
+) -> LossPoints:
+    """Uniform points for ``num_pairs`` pairs of a photo, from its ``generator`` or torch's global random numbers."""
     num_anywhere = settings.num_points - num_uncertain(settings)
     num_candidates = int(settings.num_points * settings.oversampling)
-    candidates = torch.rand(num_pairs, num_candidates, 2, device=device)
-    return LossPoints(candidates, torch.rand(num_pairs, num_anywhere, 2, device=device))
+    candidates = torch.rand(num_pairs, num_candidates, 2, device=device, generator=generator)
+    return LossPoints(candidates, torch.rand(num_pairs, num_anywhere, 2, device=device, generator=generator))
 
 
 def num_uncertain(settings: MaskLossSettings) -> int:
@@ -38,7 +40,7 @@ def at_points(maps: Tensor, points: Tensor) -> Tensor:
 
     Points are x and y as shares of the width and height; beyond the map's border it is 0.
     """
-    return F.grid_sample(maps, 2 * points[:, :, None] - 1, align_corners=False)[..., 0]
+    return F.grid_sample(maps, (2 * points[:, :, None] - 1).to(maps), align_corners=False)[..., 0]
 
 
 def loss_points(logits: Tensor, points: LossPoints, uncertain: int) -> Tensor:
