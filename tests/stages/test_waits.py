@@ -216,7 +216,7 @@ MATCHING = {"models/query/matching.py:match_queries: cpu", "models/query/matchin
 # The sizes of a pyramid's levels, few numbers, go to the device: by us and by transformers
 LEVELS = {
     "models/detectors/mask2former/decoder.py:forward: tensor",
-    "models/detectors/mask2former/network.py:forward: as_tensor",
+    "models/detectors/mask2former/network.py:predictions: as_tensor",
 }
 # Deformable attention as bags of embeddings, which the CPU alone computes
 BAGS_ON_THE_CPU = {
