@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start a tool once per GPU of this machine: tools/dist_train.sh NUM_GPUS tools/TOOL.py config.yaml [key=value ...]
-# The processes share the proposals (each part of 32 photos is claimed by one of them); the first one trains and reports.
+# Each takes its share of the photos of every training step and of what is computed photo by photo; the first reports.
 set -euo pipefail
 if [ "$#" -lt 3 ] || ! [[ "$1" =~ ^[1-9][0-9]*$ ]]; then
   echo "usage: tools/dist_train.sh NUM_GPUS tools/TOOL.py config.yaml [key=value ...]" >&2

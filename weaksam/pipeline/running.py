@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weaksam.config import UserError, settings_from
+from weaksam.config import UserError, fingerprint_of, settings_from
 from weaksam.data.dataset import gives_tags
-from weaksam.engine.distributed import this_process, unused_rank
+from weaksam.engine.distributed import this_process, training_together, unused_rank
 from weaksam.engine.helper_processes import helped_by
 from weaksam.evaluation import clue_figures
 from weaksam.evaluation.truth import Truth
+from weaksam.models.ranks import ranks
 from weaksam.pipeline.measuring import peaks_and_maps, summarise
 from weaksam.pipeline.outcome import write_outcome
 from weaksam.pipeline.owning import joining, owning
@@ -23,7 +24,7 @@ from weaksam.pipeline.summary import StageReport
 from weaksam.pipeline.threads import thread_notes
 from weaksam.stages import STAGE_NAMES
 from weaksam.store.records import HASH_KEY, read_record
-from weaksam.terminal import say
+from weaksam.terminal import say, silence
 
 POLL_SECONDS = 1.0
 """How often a worker process looks whether the stage before is finished."""
@@ -53,19 +54,59 @@ def run_stages(settings: RunSettings, start: str | None, until: str | None) -> t
     if photos_alone:
         wanted = ("proposals",)
     before = STAGE_NAMES[: STAGE_NAMES.index(start)] if start and not photos_alone else ()
-    if this_process().rank > 0:
+    launch = this_process()
+    if launch.rank > 0 and not launch.trains_along:
         opened = open_run(settings)
         work(opened, [stage for stage in STAGES if stage.name in wanted])
         return opened, {}
     if note := unused_rank():
         say(note, error=True)
+    with training_together(launch, settings.out, fingerprint_of(settings)):
+        return _lead(settings, before, wanted) if ranks().first else _follow(settings)
+
+
+def _lead(settings: RunSettings, before: Sequence[str], wanted: Sequence[str]) -> tuple[Run, dict[str, Any]]:
+    """Run the ``wanted`` stages and those that are finished, measure them, write the outcome and return it."""
     with owning(settings):
+        ranks().wait()
         opened = open_run(settings)
+        require_same_photos(opened)
         require_finished(opened, before)
         stages = [stage for stage in STAGES if stage.name in wanted or opened.finished(stage.name)]
         if settings.ceiling:
             stages += [stage for stage in _possible_ceilings(opened) if stage.name.removesuffix(CEILING) in wanted]
-        return opened, write_outcome(opened, [_make(opened, stage) for stage in stages])
+        ranks().from_first([stage.name for stage in stages])
+        outcome = write_outcome(opened, [_make(opened, stage) for stage in stages])
+        ranks().wait()
+        return opened, outcome
+
+
+def _follow(settings: RunSettings) -> tuple[Run, dict[str, Any]]:
+    """Run the stages that the first process runs: train along and fill stores; report nothing."""
+    ranks().wait()  # until the folder is the first one's and clean
+    with joining(settings, lambda: False), silence():
+        opened = open_run(settings)
+        require_same_photos(opened)
+        for name in ranks().from_first(None):
+            stage_named(name).run(opened)
+        ranks().wait()
+    return opened, {}
+
+
+def require_same_photos(run: Run) -> None:
+    """`UserError` where processes that train together read other photos, or are more than there are photos."""
+    photos = run.context.train
+    prints = ranks().of_all(photos.fingerprint)
+    if len(set(prints)) > 1:
+        others = ", ".join(str(rank) for rank, fingerprint in enumerate(prints) if fingerprint != prints[0])
+        raise UserError(
+            f"wanted the same training photos and tags in all {len(prints)} processes, found others in process "
+            f"{others}: put data on a disk that all machines share, or the same files on each"
+        )
+    if ranks().size > max(1, len(photos)):
+        raise UserError(
+            f"wanted at most as many processes as training photos, found {ranks().size} for {len(photos)}: start fewer"
+        )
 
 
 def rewrite_report(out: Path) -> dict[str, Any]:
@@ -109,7 +150,7 @@ def _require_truth(truth: Truth | None) -> Truth:
 
 
 def work(run: Run, stages: Sequence[Stage]) -> None:
-    """Worker process (rank above 0): help to fill the stores of each shared stage, once those before it are finished.
+    """Helper of a run on its machine: help to fill the stores of each shared stage, once those before it are finished.
 
     It trains, measures and reports nothing, and ends where the run's first process dies.
     """
