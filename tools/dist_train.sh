@@ -10,4 +10,4 @@ num_gpus=$1
 shift
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(( ($(nproc) + num_gpus - 1) / num_gpus ))}"
 export WEAKSAM_PROCESSES=$num_gpus
-exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node="$num_gpus" "$@"
+exec "${PYTHON:-python}" -m weaksam.engine.torchrun --standalone --nproc_per_node="$num_gpus" "$@"
