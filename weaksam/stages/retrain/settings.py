@@ -27,8 +27,7 @@ NETWORK_ALONE: Mapping[str, Any] = {
 class ChoiceSettings(Settings):
     """Whose detections the stage hands on, and whether they teach the network once more."""
 
-    _as_before: ClassVar[Mapping[str, Any]] = {**NETWORK_ALONE, "engine": "weaksam", "engine_options": ()}
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"engine_python"})
+    _as_before: ClassVar[Mapping[str, Any]] = NETWORK_ALONE
 
     choice: Literal["auto", "weak", "retrained", "merged"] = Field(
         "auto",
@@ -45,6 +44,13 @@ class ChoiceSettings(Settings):
     round_share: float = Field(
         0.5, gt=0, le=1, description="length of each of them, as a share of the first training's epochs or steps"
     )
+
+
+class FrameSettings(ChoiceSettings):
+    """What trains the network: this package, or another frame."""
+
+    _as_before: ClassVar[Mapping[str, Any]] = {"engine": "weaksam", "engine_options": ()}
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"engine_python"})
 
     engine: Literal["weaksam", "mmdet", "detectron2"] = Field(
         "weaksam", description="what trains the network: weaksam, or another frame by its exported configuration"
@@ -68,12 +74,12 @@ class ChoiceSettings(Settings):
         return self
 
 
-class RetrainSettings(ChoiceSettings, TrainableSettings):
+class RetrainSettings(FrameSettings, TrainableSettings):
     """Faster R-CNN on pseudo ground truth, its training and its use."""
 
     # The kind is told by the other fields, so that what was trained before there were two is found again
     _not_fingerprinted: ClassVar[frozenset[str]] = (
-        TrainableSettings._not_fingerprinted | ChoiceSettings._not_fingerprinted | {"detector"}
+        TrainableSettings._not_fingerprinted | FrameSettings._not_fingerprinted | {"detector"}
     )
 
     _as_before: ClassVar[Mapping[str, Any]] = {"given_proposals": 0}
@@ -84,11 +90,11 @@ class RetrainSettings(ChoiceSettings, TrainableSettings):
     training and when detecting (as in Fast R-CNN); 0: none."""
 
 
-class DinoRetrainSettings(ChoiceSettings, TrainableDinoSettings):
+class DinoRetrainSettings(FrameSettings, TrainableDinoSettings):
     """DINO on pseudo ground truth, its training and its use."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = (
-        TrainableDinoSettings._not_fingerprinted | ChoiceSettings._not_fingerprinted
+        TrainableDinoSettings._not_fingerprinted | FrameSettings._not_fingerprinted
     )
 
     detector: Literal["dino"] = "dino"

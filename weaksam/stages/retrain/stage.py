@@ -51,7 +51,7 @@ def run(
     with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
     ``settings.init``, starts from another detector of the same shape, or from a published one. ``negatives`` may read
     the ``weak_detector``'s detections on the training photos; ``proposals``, by split, serve ``given_proposals``.
-    `ChoiceSettings` have no part in it, but for ``engine``: another frame trains as `run_in_frame` says. Writes
+    `ChoiceSettings` have no part in it; with another ``engine`` that frame trains as `run_in_frame` says. Writes
     ``OUT/<name>/<files>_test.json`` and ``<files>_train.json``.
 
     Raises:
