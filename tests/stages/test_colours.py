@@ -110,7 +110,8 @@ def test_end_to_end_training_relocation_and_detecting(red_run) -> None:
     ]
     for batch in detector.batches(examples):
         with pixels_seen() as seen, torch.no_grad():
-            detector.model(*detector._inputs(list(zip(batch.examples, batch.photos, strict=True))))
+            for part in detector._parts(batch):
+                detector.model(*detector._inputs(part))
         check(seen, red)
     for look in (lambda: detector.detect(run.train.samples[0], boxes), detector.frozen_features):
         with pixels_seen() as seen:

@@ -70,7 +70,9 @@ def test_losses_and_gradients_are_those_of_torchvisions_modules(name):
     fast_losses, fast_gradients = losses_and_gradients(fast, images, targets)
     assert set(losses) == set(fast_losses) and set(gradients) == set(fast_gradients)
     for key, value in losses.items():
-        torch.testing.assert_close(fast_losses[key], value, rtol=1e-9, atol=1e-9)
+        # torchvision's loss of the anchors is float32 whatever the input is
+        least = 1e-9 if value.dtype == torch.float64 else 1e-6
+        torch.testing.assert_close(fast_losses[key].double(), value.double(), rtol=least, atol=least)
     for key, value in gradients.items():
         difference = (fast_gradients[key] - value).norm() / value.norm().clamp(min=1e-9)
         assert difference < 1e-7, key

@@ -118,7 +118,9 @@ def test_torchvisions_detector_gives_the_same_boxes_scores_and_losses(theirs: Ge
     losses, expected_losses = losses_of(ours), losses_of(theirs)
     assert losses.keys() == expected_losses.keys()
     for name, value in expected_losses.items():
-        torch.testing.assert_close(losses[name], value, rtol=1e-9, atol=1e-9)
+        # torchvision's loss of the anchors is float32 whatever the input is
+        least = 1e-9 if value.dtype == torch.float64 else 1e-6
+        torch.testing.assert_close(losses[name].double(), value.double(), rtol=least, atol=least)
     sizes = [anchors.tolist()[0] for anchors in theirs.rpn.anchor_generator.cell_anchors]
     assert sizes == [anchors.tolist()[0] for anchors in ours.rpn.anchor_generator.cell_anchors]
 

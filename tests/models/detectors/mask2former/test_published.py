@@ -78,7 +78,7 @@ def check_same(network: torch.nn.Module, published: Mask2FormerForUniversalSegme
     network.eval()
     with torch.no_grad():
         told = network([image])
-        batch = network._batch([image], 0)
+        batch = network._batch([image], (0, 0))
         expected = published(batch)
     masks = told.masks(0, -1)[None]
     torch.testing.assert_close(masks, expected.masks_queries_logits, rtol=1e-3, atol=1e-4)
