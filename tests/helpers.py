@@ -40,7 +40,17 @@ CPU = torch.device("cpu")
 PROCESSES = multiprocessing.get_context("forkserver")
 """Starts processes that share nothing with the tests' own, forked from a server that has imported the package once."""
 PROCESSES.set_forkserver_preload(
-    ["weaksam.pipeline", "weaksam.data.check", "weaksam.evaluation.files", "tests.hostile.process"]
+    [
+        "weaksam.pipeline",
+        "weaksam.data.check",
+        "weaksam.evaluation.files",
+        # What the package imports when it is first needed: a command that is listened to should find it there
+        "weaksam.sam.region_tree.segmenter",
+        "weaksam.sam.region_tree.merging",
+        "scipy.optimize",
+        "scipy.stats",
+        "tests.hostile.process",
+    ]
 )
 
 # Values
