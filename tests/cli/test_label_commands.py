@@ -4,30 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from tests.commands import output, refused
 from tests.data.label_cases import CLASSES, SIZES, labelled
-from weaksam import cli
 from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.data.formats.coco import read_instances, write_instances
 from weaksam.data.formats.tags import read_tags
 from weaksam.data.label_export import FORMATS
-
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
-def output(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.stdout
-
-
-def refused(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, (result.output, result.exception)
-    return result.stderr
 
 
 @pytest.fixture

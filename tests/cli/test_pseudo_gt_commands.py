@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from tests.commands import output, refused
 from tests.evaluation.masks import rectangles
 from tests.helpers import TOY_RUN, instances
-from weaksam import cli
 from weaksam.data.formats.coco import read_instances, write_instances
 from weaksam.data.formats.voc import read_annotations, write_annotations
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
@@ -23,22 +22,6 @@ PSEUDO_GT = {
     "a.jpg": instances([[0, 0, 40, 38], [0, 0, 40, 40], [40, 0, 80, 10]], [0, 0, 0], [0.5, 0.75, 0.25]),
     "b.jpg": instances([[10, 10, 50, 50]], [0], [0.5]),
 }
-
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
-def output(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.stdout
-
-
-def refused(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, (result.output, result.exception)
-    return result.stderr
 
 
 @pytest.fixture

@@ -39,6 +39,14 @@ def test_one_folder_and_a_table(tmp_path: Path) -> None:
     assert (splits["train"].num_photos, splits["train"].num_labelled) == (2, 2)
 
 
+def test_a_table_of_few_of_the_photos_is_not_theirs(tmp_path: Path) -> None:
+    draw(*(tmp_path / f"{name}.jpg" for name in "abc"))
+    (tmp_path / "some.csv").write_text("file,tags\na.jpg,cat\n")
+    assert find_splits(tmp_path)["train"].tags is None  # a third of them
+    (tmp_path / "some.csv").write_text("file,tags\na.jpg,cat\nb.jpg,cat\n")
+    assert find_splits(tmp_path)["train"].tags == tmp_path / "some.csv"
+
+
 def test_coco_of_two_splits_each_takes_its_own(tmp_path: Path) -> None:
     draw(*(tmp_path / "images" / split / f"{n}.jpg" for split in ("train2017", "val2017") for n in "ab"))
     train = coco(tmp_path / "annotations/instances_train2017.json", "a.jpg", "b.jpg")

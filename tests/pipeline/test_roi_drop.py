@@ -1,37 +1,24 @@
 """`weaksam roi-drop plot` on toy runs: what it writes, what it leaves alone, and what it refuses."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
+from tests import commands
 from tests.helpers import TOY_RUN
-from weaksam import cli, pipeline
+from weaksam import pipeline
 from weaksam.config import load_settings
 from weaksam.pipeline.settings import RunSettings
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.store.files import file_sha256
 
 DROPS = [f"{stage}.roi_drop.{setting}" for stage in ("retrain", "wsis") for setting in ("gate=joint", "start_step=0")]
-
-
-def invoke(*arguments: object):
-    return CliRunner().invoke(cli.app, ["roi-drop", "plot", *map(str, arguments)])
-
-
-def output(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.stdout
-
-
-def refused(*arguments: object) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, (result.output, result.exception)
-    return result.stderr
+output = partial(commands.output, "roi-drop", "plot")
+refused = partial(commands.refused, "roi-drop", "plot")
 
 
 def toy_settings(folder: Path, *more: str) -> RunSettings:

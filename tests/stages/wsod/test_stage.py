@@ -11,7 +11,7 @@ from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.engine.training_state import load_sealed
-from weaksam.models.wsod.extent import NO_EXTENT, ExtentSettings, tightened
+from weaksam.models.wsod.extent import NO_EXTENT, CellSums, ExtentSettings, tightened
 from weaksam.models.wsod.head import HeadOutput
 from weaksam.models.wsod.targets import Seeds
 from weaksam.sam.build import SegmenterSettings, build_segmenter
@@ -264,14 +264,17 @@ def test_boxes_move_by_what_the_other_photos_teach(discs, tmp_path: Path, monkey
     of_folds = load_sealed(sealed, "extent")["of_folds"]
     assert of_folds.shape == (4, len(dataset.classes), 17)
     before, after = plain.detections("train"), moved.detections("train")
+    sums = CellSums(len(dataset.classes), 16, folds=4)
     for index, sample in enumerate(dataset):
         boxes = proposal_store[sample.image_id]["boxes"][: TINY.num_proposals]
         scores = detector.class_scores(sample, boxes)
         photo = detector.cell_map(sample)
+        sums.add(photo, {label: boxes[scores[:, label].argmax()] for label in sample.tags}, index % 4)
         wanted = tightened(before[sample.image_id], photo, of_folds[index % 4], boxes, scores, ExtentSettings())
         torch.testing.assert_close(after[sample.image_id].boxes, wanted.boxes)
         assert torch.equal(after[sample.image_id].scores, before[sample.image_id].scores)
     assert any(not torch.equal(before[image_id].boxes, after[image_id].boxes) for image_id in before)
+    torch.testing.assert_close(of_folds, sums.regressions(ExtentSettings().ridge)[0])  # no photo teaches its own fold
 
     # Another share reads what was learnt: no cell is counted again
     monkeypatch.setattr("weaksam.stages.wsod.extent.CellSums", None)
