@@ -30,8 +30,9 @@ def on_files(files: Files, config: Any) -> Files:
 def on_post_build(config: Any) -> None:
     """Write llms.txt: every page with its heading, for readers that are no people."""
     pages = []
-    for path in sorted(Path(config["docs_dir"]).glob("*.md")):
+    docs = Path(config["docs_dir"])
+    for path in sorted(docs.rglob("*.md")):
         heading = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        pages.append(f"- [{heading}]({path.stem}/)")
+        pages.append(f"- [{heading}]({path.relative_to(docs).with_suffix("").as_posix()}/)")
     text = f"# {config['site_name']}\n\n> {config['site_description']}\n\n" + "\n".join(pages) + "\n"
     Path(config["site_dir"], "llms.txt").write_text(text, encoding="utf-8")

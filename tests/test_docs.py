@@ -12,7 +12,7 @@ from tests.helpers import ROOT
 from weaksam.pipeline.plan import STAGES
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "data" / "README.md"]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 NAMING = [path for path in PAGES if path.name != "CHANGELOG.md"]
 """The pages whose names must exist now; the changelog also tells the old ones."""
 COLUMNS = 120
@@ -124,6 +124,8 @@ def test_prose_wraps(path: Path) -> None:
 def test_every_page_is_in_the_index() -> None:
     linked = set(LINK.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
     assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"} - linked == set()
+    linked = set(LINK.findall((ROOT / "docs" / "results.md").read_text(encoding="utf-8")))
+    assert {f"results/{path.name}" for path in (ROOT / "docs" / "results").glob("*.md")} - linked == set()
 
 
 def test_the_table_of_stages_is_the_plan() -> None:

@@ -23,7 +23,8 @@ def listed_pages(nav: list) -> list[str]:
 def test_every_page_is_in_the_navigation_once() -> None:
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = listed_pages(config["nav"])
-    assert sorted(pages) == sorted({path.name for path in (ROOT / "docs").glob("*.md")} | GENERATED)
+    docs = ROOT / "docs"
+    assert sorted(pages) == sorted({path.relative_to(docs).as_posix() for path in docs.rglob("*.md")} | GENERATED)
 
 
 def test_the_settings_page_has_a_table_for_every_section() -> None:

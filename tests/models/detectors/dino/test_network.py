@@ -55,7 +55,7 @@ def test_every_layer_prediction_and_loss_equals_mmdets(shared_data) -> None:
 
 
 def check_close(name: str, ours: Tensor, theirs: Tensor) -> None:
-    """Equal to 1e-4; prints the largest difference, for the table of docs/results.md."""
+    """Equal to 1e-4; prints the largest difference, for the table of docs/results/query_detectors.md."""
     print(f"| {name} | {float((ours - theirs).abs().max()):.1e} | {float(theirs.abs().max()):.3g} |")
     torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-4)
 
