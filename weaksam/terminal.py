@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
+from typing import Literal, TextIO
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, marks that turn the direction of writing, and bytes that are no UTF-8."""
@@ -31,34 +33,66 @@ def quoted(text: str) -> str:
     return f"'{printable(text)}'"
 
 
-_silent = False
+Style = Literal["bold", "red", "yellow", "green"]
+_CODES: dict[Style, str] = {"bold": "1", "red": "31", "yellow": "33", "green": "32"}
+_modes = {"silent": False, "quiet": False, "aside": False}
+"""What holds now, see `silence`, `quiet` and `aside`."""
 
 
 @contextmanager
-def silence() -> Iterator[None]:
-    """Inside, `say` and progress print nothing: another process says the same."""
-    global _silent
-    before, _silent = _silent, True
+def _mode(name: str) -> Iterator[None]:
+    before, _modes[name] = _modes[name], True
     try:
         yield
     finally:
-        _silent = before
+        _modes[name] = before
+
+
+def silence() -> AbstractContextManager[None]:
+    """Inside, nothing is printed: another process says the same."""
+    return _mode("silent")
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Inside, `say` and progress print nothing; what a command was asked for (`answer`) is printed."""
+    return _mode("quiet")
+
+
+def aside() -> AbstractContextManager[None]:
+    """Inside, what `say` prints goes to the errors: the output belongs to what is printed by `answer`."""
+    return _mode("aside")
 
 
 def is_silent() -> bool:
-    """Whether a block of `silence` runs."""
-    return _silent
+    """Whether a block of `silence` or `quiet` runs."""
+    return _modes["silent"] or _modes["quiet"]
 
 
-def say(text: str, *, error: bool = False) -> None:
+def takes_colours(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal that shows colours; not where NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def say(text: str, *, error: bool = False, style: Style | None = None) -> None:
     """Print ``text``, one or more lines, at once, to the output or, with ``error``, to that for errors.
 
-    Every line of a command goes through here, for a name may be in any of them: `printable` is applied to each line.
+    Every line of a command goes through here or `answer`, for a name may be in any of them: `printable` is applied to
+    each line. ``style`` shows on terminals alone.
     """
-    if _silent:
-        return
+    if not is_silent():
+        _write(text, sys.stderr if error or _modes["aside"] else sys.stdout, style)
+
+
+def answer(text: str, *, style: Style | None = None) -> None:
+    """Print what a command was asked for, as `say` does, to the output; in a block of `quiet` too."""
+    if not _modes["silent"]:
+        _write(text, sys.stdout, style)
+
+
+def _write(text: str, stream: TextIO, style: Style | None) -> None:
     lines = "\n".join(map(printable, text.split("\n")))
-    stream = sys.stderr if error else sys.stdout
+    if style is not None and takes_colours(stream):
+        lines = f"\x1b[{_CODES[style]}m{lines}\x1b[0m"
     stream.write(f"{lines}\n")
     stream.flush()
 

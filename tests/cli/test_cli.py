@@ -53,8 +53,17 @@ def test_help_does_not_import_torch():
         assert "Usage: weaksam" in done.stdout
 
 
+def test_help_tells_the_exit_codes():
+    told = invoke("--help").stdout.split("Exit codes:")[1].splitlines()[1:]
+    assert [int(line.split()[0]) for line in told if line.strip()] == [0, 1, 2, 130, 141, 143]
+
+
 def test_help_lists_the_stages_as_the_data_flows():
-    listed = [line.split()[0] for line in invoke("--help").stdout.split("Commands:")[1].splitlines() if line.strip()]
+    listed = [
+        line.split()[0]
+        for line in invoke("--help").stdout.split("Commands:")[1].split("Exit codes:")[0].splitlines()
+        if line.strip()
+    ]
     assert listed[:7] == ["run", *(name.replace("_", "-") for name in STAGE_NAMES)]
 
 
@@ -114,6 +123,12 @@ def test_proposals_want_nothing_but_photos(photos, tmp_path):
     assert all(len(row["boxes"]) > 0 and set(row["sources"].tolist()) == {0} for row in opened.rows())
     before = {path: path.stat().st_mtime_ns for path in store.iterdir()}
     assert invoke("proposals", "--images", photos, "--out", out).exit_code == 0
+    shown = invoke("proposals", "--images", photos, "--out", out, "--quiet")
+    assert (shown.stdout, shown.stderr) == (f"report: {out / 'report.html'}\n", "")
+    shown = invoke("proposals", "--images", photos, "--out", out, "--json")
+    assert json.loads(shown.stdout) == json.loads((out / "metrics.json").read_text())
+    assert "(finished before)" in shown.stderr and "report: " in shown.stderr
+    assert (out / "example.png").is_file() and "first picture" in result.stdout and "first picture" not in shown.stderr
     assert {path: path.stat().st_mtime_ns for path in store.iterdir()} == before
     assert invoke("report", out).exit_code == 0
     assert "prompted the segmenter tree" in json.loads((out / "metrics.json").read_text())["note"]
@@ -198,6 +213,8 @@ def test_data_check_lists_and_changes_nothing(photos, tmp_path):
     result = invoke(*command)
     assert result.exit_code == 1
     assert [line for line in result.stdout.splitlines() if "b.jpg" in line]
+    shown = json.loads(invoke(*command, "--json").stdout)
+    assert shown["read"] + shown["problems"] == result.stdout.splitlines()
     assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
 
 
@@ -286,12 +303,6 @@ def test_eval_of_inclusive_corners(results):
 
 def test_report_wants_the_folder_of_a_run(tmp_path):
     assert "run.json" in refused("report", tmp_path)
-
-
-def test_doctor_finds_the_installation_healthy():
-    result = invoke("doctor")
-    assert "ok    torch and torchvision" in result.stdout and "ok    segmenter" in result.stdout
-    assert result.exit_code == int("FAIL" in result.stdout)
 
 
 def test_an_error_nobody_foresaw_is_a_sentence_unless_debugging(monkeypatch, capsys):

@@ -56,10 +56,8 @@ def test_devices():
 
 
 def test_plain_lines():
-    assert plain_line("proposals", 60, 240, 10.0) == "proposals: 60/240 (25 %), 0:10 gone, 0:30 left"
-    assert (
-        plain_line("fit", 60, 240, 10.0, "loss 0.5", skipped=40) == "fit: 60/240 (25 %), 0:10 gone, 1:30 left, loss 0.5"
-    )
+    line = "proposals: 60/240 (25 %), 0:10 gone, 0:30 left, loss 0.5"
+    assert plain_line("proposals", 60, 240, 10.0, "loss 0.5", 30.0) == line
     assert plain_line("x", 0, 9, 7.0) == "x: 0/9 (0 %), 0:07 gone"
     assert plain_line("x", 0, 0, 0.0) == "x: 0/0 (100 %), 0:00 gone"
     assert (clock(59.6), clock(3601)) == ("1:00", "1:00:01")
@@ -79,6 +77,21 @@ def test_a_short_job_prints_nothing_and_a_long_one_lines(capsys, monkeypatch):
         "long: 6/10 (60 %), 0:12 gone, 0:08 left",
         "long: 9/10 (90 %), 0:18 gone, 0:02 left",
         "long: 10/10 (100 %), 0:20 gone, 0:00 left",
+    ]
+
+
+def test_the_time_left_is_learned_from_the_items_after_the_first(capsys, monkeypatch):
+    """The first waits for what is loaded once, and what an earlier run did says nothing."""
+    now = [0.0]
+    monkeypatch.setattr("weaksam.store.progress.time.monotonic", lambda: now[0])
+    with Progress(100, "fit") as shown:
+        shown.skip(40)
+        for seconds in (30, 2, 2):
+            now[0] += seconds
+            shown.update()
+    assert capsys.readouterr().err.splitlines() == [
+        "fit: 41/100 (41 %), 0:30 gone",  # nothing is known of the pace
+        "fit: 43/100 (43 %), 0:34 gone, 1:54 left",  # 57 items at two seconds each
     ]
 
 

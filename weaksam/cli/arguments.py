@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from weaksam import terminal
 from weaksam.cli import interrupts, pipes
 from weaksam.terminal import say
 
@@ -25,12 +28,26 @@ Tags = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="folder for everything the run makes")]
 Seed = Annotated[int | None, typer.Option(help="the one seed of the run")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress and no notes: only the result, and errors")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON, all else to the errors")]
+EXIT_CODES = (
+    (0, "done"),
+    (1, "faults were found (verify, data check, doctor), or an error that nobody foresaw"),
+    (2, "the command, its settings or its data cannot be used; one sentence says why"),
+    (128 + signal.SIGINT, "interrupted (Ctrl-C); the same command resumes"),
+    (pipes.CODE, "nobody reads the output any more"),
+    (128 + signal.SIGTERM, "terminated; the same command resumes"),
+)
+"""What each exit code of ``weaksam`` means, in order."""
 _LONGEST = 2000
 """Most characters of a sentence about an error."""
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with a user's mistake ending in one sentence and exit code 2, and Ctrl-C in exit code 130.
+
+    The command gets the option ``--quiet``, see `weaksam.terminal.quiet`; with its own ``--json`` all that is said
+    besides goes to the errors.
 
     A command whose output nobody reads any more ends without a word, with exit code 141, as others in a pipe do.
     An error that nobody foresaw ends in a sentence too, with exit code 1. With ``WEAKSAM_DEBUG=1`` in the environment
@@ -39,9 +56,13 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(function)
-    def guard(*args: Any, **kwargs: Any) -> Any:
+    def guard(*args: Any, quiet: bool = False, **kwargs: Any) -> Any:
         try:
-            with interrupts.raised():
+            with interrupts.raised(), contextlib.ExitStack() as modes:
+                if quiet:
+                    modes.enter_context(terminal.quiet())
+                if kwargs.get("json"):
+                    modes.enter_context(terminal.aside())
                 result = function(*args, **kwargs)
         except BaseException as error:
             number = interrupts.received() or (signal.SIGINT if isinstance(error, KeyboardInterrupt) else None)
@@ -51,6 +72,10 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(_interrupted(number))
         return result
 
+    of_function = inspect.signature(function, eval_str=True)
+    option = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    guard.__signature__ = of_function.replace(parameters=[*of_function.parameters.values(), option])  # type: ignore[attr-defined]
+    guard.__annotations__ = {**function.__annotations__, "quiet": Quiet}
     return guard
 
 
@@ -68,7 +93,7 @@ def _ended_by(error: BaseException) -> int:
         pipes.silence()
         return pipes.CODE
     if isinstance(error, (ValueError, OSError)):
-        say(f"weaksam: {_sentence(error)}", error=True)
+        say(f"weaksam: {_sentence(error)}", error=True, style="red")
         return 2
     text = f"{type(error).__name__}: {_sentence(error)}"  # a fault of ours, which a user cannot mend
     say(f"weaksam: an error nobody foresaw ({text}): set WEAKSAM_DEBUG=1 to see where", error=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from weaksam.terminal import say
+from weaksam.terminal import answer
 
 ImageList = Annotated[
     Path | None, typer.Option("--list", help="the images the file was made for, in order: a name a line, or COCO JSON")
@@ -28,7 +28,7 @@ def import_boxes(
     from weaksam.data.proposals.exchange import import_proposals
 
     choices: dict[str, Any] = {"layout": layout, "corners": corners}
-    say(str(import_proposals(source, out, image_list=image_list, photos=images, **choices)))
+    answer(str(import_proposals(source, out, image_list=image_list, photos=images, **choices)))
 
 
 def export_boxes(
@@ -42,7 +42,7 @@ def export_boxes(
     """Write a store of proposals as COCO results or as a flat Parquet table."""
     from weaksam.data.proposals.exchange import export_proposals
 
-    say(export_proposals(source, out, image_list=image_list, photos=images, category_id=category_id, masks=masks))
+    answer(export_proposals(source, out, image_list=image_list, photos=images, category_id=category_id, masks=masks))
 
 
 def draw_boxes(
@@ -61,4 +61,4 @@ def draw_boxes(
 
     given = {"max_pixels": max_pixels, "max_bytes": max_bytes}
     limits = {name: value for name, value in given.items() if value is not None}
-    say(draw_stored(source, images, image, out, most, settings_from(PhotoLimits, limits, "the options")))
+    answer(draw_stored(source, images, image, out, most, settings_from(PhotoLimits, limits, "the options")))

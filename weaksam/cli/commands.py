@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from json import dumps
 from typing import Any
 
 import typer
 import typer.core
 
 from weaksam.cli import boxes, data, init, labels, measuring, predicting, pseudo_gt, roi_drop, settings, stages
-from weaksam.cli.arguments import guarded
-from weaksam.terminal import say
+from weaksam.cli.arguments import EXIT_CODES, Json, guarded
+from weaksam.terminal import answer
 
 ORDER = ("run", "clues", "proposals", "wsod", "pseudo-gt", "retrain", "wsis")
 """The commands that come first in the help, as the data flows; then the others, as they are added."""
@@ -41,12 +42,28 @@ def group(help: str, commands: dict[str, Callable[..., None]], **options: Any) -
     return commands_group
 
 
-def doctor() -> None:
-    """Print versions, what works here, and the command that mends what does not."""
-    from weaksam.cli.doctor import diagnose
+def doctor(json: Json = False) -> None:
+    """Print versions, the device, what works here, and the one command that mends what does not.
 
-    healthy = diagnose(say)
+    Exit code 1 when something that is needed does not work.
+    """
+    from weaksam.cli.doctor import findings, verdict
+
+    results = []
+    for finding in findings():
+        results.append(finding)
+        if not json:
+            answer(finding.text, style=None if finding.works else "red")
+    healthy = all(finding.works for finding in results)
+    if json:
+        answer(dumps({"healthy": healthy, "findings": [finding._asdict() for finding in results]}, indent=1))
+    else:
+        answer(verdict(results), style="green" if healthy else "red")
     raise typer.Exit(0 if healthy else 1)
+
+
+EXIT_CODES_TEXT = "\n".join(["\b", "Exit codes:", *(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES)])
+"""For the end of the help; click keeps the lines of a paragraph that begins with a backspace."""
 
 
 app = group(
@@ -77,6 +94,7 @@ app = group(
     cls=_AsDataFlows,
     no_args_is_help=True,
     add_completion=False,
+    epilog=EXIT_CODES_TEXT,
 )
 clues = stages.up_to("clues", "Train the classifier on the tags and find peak points ('run' may be left out).")
 app.add_typer(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from itertools import chain
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from weaksam.cli.arguments import Arguments, Images, Tags, load_run_settings
-from weaksam.terminal import all_printable, say
+from weaksam.cli.arguments import Arguments, Images, Json, Tags, load_run_settings
+from weaksam.terminal import all_printable, answer
 
 
 def check(
@@ -19,6 +20,7 @@ def check(
     images: Images = None,
     tags: Tags = None,
     truth: Annotated[Path | None, typer.Option(help="true boxes: COCO JSON, VOC XML folder or YOLO labels")] = None,
+    json: Json = False,
 ) -> None:
     """List what is wrong with a dataset, one line each; changes nothing. Exit code 1 when something was found."""
     from weaksam.data.check import check_data
@@ -27,12 +29,15 @@ def check(
     settings = load_run_settings([*(arguments or ()), *given], images=images, tags=tags)
     counts: list[str] = []
     problems = check_data(settings.data, counts)
-    print_problems(counts, problems)
+    print_problems(counts, problems, json)
     raise typer.Exit(1 if problems else 0)
 
 
-def print_problems(counts: Sequence[str], problems: Sequence[str]) -> None:
+def print_problems(counts: Sequence[str], problems: Sequence[str], json: bool = False) -> None:
     """Print how much was read and what is wrong, line by line, since there may be a million lines."""
+    if json:
+        answer(dumps({"read": list(counts), "problems": list(problems)}, indent=1))
+        return
     lines = all_printable(chain(counts, problems or ["nothing wrong was found"]))
     sys.stdout.writelines(f"{line}\n" for line in lines)
 
@@ -51,4 +56,4 @@ def synth(
     from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
     paths = write_dataset(out, load_settings(SceneSettings, None, arguments or ()), train, test, seed)
-    say("\n".join(f"{name}: {path}" for name, path in paths.items()))
+    answer("\n".join(f"{name}: {path}" for name, path in paths.items()))

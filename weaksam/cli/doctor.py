@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 REINSTALL = "pip install --force-reinstall torch torchvision"
+USED_EXTRAS = ("edgetam", "onnx", "supervision")
+"""The extras that a command or function of the package uses."""
 
 
 class Finding(NamedTuple):
-    """The result of one check: its name, whether it works, details, and the command that mends it."""
+    """The result of one check: its name, whether it works, details, and the command that mends it.
+
+    A check that works may have a remedy too: that of what is optional.
+    """
 
     name: str
     works: bool
     detail: str
     remedy: str = ""
 
+    @property
+    def text(self) -> str:
+        """The finding as a line for a terminal."""
+        remedy = f"  ->  {self.remedy}" if self.remedy else ""
+        return f"{'ok  ' if self.works else 'FAIL'}  {self.name}: {self.detail}{remedy}"
 
-def diagnose(say: Callable[[str], None]) -> bool:
-    """Print one line per finding through ``say``; returns whether everything that is needed works."""
-    healthy = True
-    for finding in findings():
-        healthy &= finding.works
-        mark = "ok  " if finding.works else "FAIL"
-        remedy = f"  ->  {finding.remedy}" if finding.remedy else ""
-        say(f"{mark}  {finding.name}: {finding.detail}{remedy}")
-    return healthy
+
+def verdict(results: Sequence[Finding]) -> str:
+    """The last line: that all works, or the one command that mends what does not."""
+    remedies = dict.fromkeys(finding.remedy for finding in results if not finding.works and finding.remedy)
+    number = sum(not finding.works for finding in results)
+    if number == 0:
+        return "all that is needed works"
+    return f"{number} of {len(results)} checks failed; to mend it: {' && '.join(remedies) or 'see above'}"
 
 
 def findings() -> Iterator[Finding]:
@@ -39,10 +52,13 @@ def findings() -> Iterator[Finding]:
         ("packages", _packages, "pip install -e ."),
         ("device", _device, ""),
         ("memory", _memory, ""),
+        ("disk", _disk, ""),
         ("masks (pycocotools)", _masks, "pip install --force-reinstall pycocotools"),
         ("segmenter", _segmenter, "pip install --force-reinstall higra"),
         ("bundled sam_nano", _nano, "reinstall weaksam: its weights file is missing"),
+        ("SAM weights", _sam_weights, ""),
         ("ImageNet weights", _imagenet, ""),
+        ("optional packages", _extras, ""),
         ("mmdet and detectron2", _frames, ""),
     )
     for name, check, remedy in checks:
@@ -69,19 +85,48 @@ def _torchvision() -> Finding:
 
 
 def _packages() -> Finding:
-    from importlib.metadata import PackageNotFoundError, version
+    from weaksam.engine.versions import versions
 
-    from weaksam.engine.versions import PACKAGES, versions
+    wanted = requirements(metadata.requires("weaksam") or ())
+    if missing := unmet(wanted[""]):
+        command = f"pip install {' '.join(map(shlex.quote, missing))}"
+        return Finding("packages", False, f"missing or too old: {', '.join(missing)}", command)
+    return Finding("packages", True, ", ".join(f"{name} {number}" for name, number in versions().items()))
+
+
+def requirements(lines: Iterable[str]) -> dict[str, list[str]]:
+    """The requirements of a package's metadata by the extra that wants them; ``""``: those that are always wanted."""
+    by_extra: dict[str, list[str]] = {"": []}
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r"""extra\s*==\s*['"]([\w-]+)['"]""", marker)
+        by_extra.setdefault(extra[1] if extra else "", []).append(requirement.strip())
+    return by_extra
+
+
+def unmet(wanted: Iterable[str]) -> list[str]:
+    """Those of the requirements, such as ``torch>=2.11``, that are not installed or only in an older version."""
+    from packaging.requirements import Requirement
 
     missing = []
-    for name in PACKAGES:
+    for text in wanted:
+        requirement = Requirement(text)
         try:
-            version(name)
-        except PackageNotFoundError:
-            missing.append(name)
-    if missing:
-        return Finding("packages", False, f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
-    return Finding("packages", True, ", ".join(f"{name} {number}" for name, number in versions().items()))
+            works = requirement.specifier.contains(metadata.version(requirement.name), prereleases=True)
+        except metadata.PackageNotFoundError:
+            works = False
+        if not works:
+            missing.append(text)
+    return missing
+
+
+def _extras() -> Finding:
+    wanted = requirements(metadata.requires("weaksam") or ())
+    missing = {extra: unmet(wanted.get(extra, ())) for extra in USED_EXTRAS}
+    there = [extra for extra, lacking in missing.items() if not lacking]
+    packages = sorted({package for lacking in missing.values() for package in lacking})
+    remedy = f"optional: pip install {' '.join(map(shlex.quote, packages))}" if packages else ""
+    return Finding("optional packages", True, f"for {', '.join(there) or 'none'} they are installed", remedy)
 
 
 def _device() -> Finding:
@@ -91,8 +136,14 @@ def _device() -> Finding:
 
     about = describe_device(pick_device("auto"))
     text = ", ".join(f"{key} {value}" for key, value in about.items())
-    note = "" if torch.cuda.is_available() else " (no GPU is used: everything runs on the CPU)"
-    return Finding("device", True, text + note)
+    if torch.cuda.is_available():
+        gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Finding("device", True, f"{text}, gpu_memory {gib:.0f} GiB")
+    if Path("/proc/driver/nvidia/version").exists():
+        built = "torch is built for CPUs alone" if torch.version.cuda is None else "torch cannot use it"
+        remedy = REINSTALL if torch.version.cuda is None else "update the driver to one for the CUDA that torch names"
+        return Finding("device", False, f"{text}; an NVIDIA driver is there, but {built}", remedy)
+    return Finding("device", True, f"{text} (no GPU is used: everything runs on the CPU)")
 
 
 def _memory() -> Finding:
@@ -102,6 +153,12 @@ def _memory() -> Finding:
     enough = total >= 3.5
     remedy = "" if enough else "use a machine with 4 GiB, or lower wsod, retrain and wsis sizes"
     return Finding("memory", enough, f"{total:.1f} GiB", remedy)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    remedy = "" if free >= 1 else "free some, or give out= on another disk"
+    return Finding("disk", free >= 1, f"{free:.1f} GiB free where you are", remedy)
 
 
 def _masks() -> Finding:
@@ -134,6 +191,19 @@ def _nano() -> Finding:
     files = sorted(folder.glob("*.safetensors"))
     detail = ", ".join(f"{file.name} ({file.stat().st_size / 2**20:.1f} MiB)" for file in files)
     return Finding("bundled sam_nano", bool(files), detail or f"no weights in {folder}")
+
+
+def _sam_weights() -> Finding:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE)
+    models = sorted(path.name for path in folder.glob("models--*")) if folder.is_dir() else []
+    ids = [name.removeprefix("models--").replace("--", "/") for name in models]
+    known = [name for name in ids if re.search("sam|edgetam", name, re.IGNORECASE)]
+    if known:
+        return Finding("SAM weights", True, f"cached: {', '.join(known)}")
+    detail = "none cached: without them the region tree answers; for real work give a file, folder or hub id"
+    return Finding("SAM weights", True, detail, "optional: segmenter.weights=facebook/sam-vit-base, docs/segmenters.md")
 
 
 def _imagenet() -> Finding:

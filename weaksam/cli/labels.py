@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from weaksam.terminal import say
+from weaksam.terminal import answer
 
 Classes = Annotated[
     str | None, typer.Option(help="comma-separated, or a file of one a line: the order of VOC or YOLO classes")
@@ -48,7 +48,7 @@ def export_labels(
         min_score=min_score,
         options=ExportOptions(**choices),
     )
-    say(text)
+    answer(text)
 
 
 def import_labels(
@@ -65,7 +65,7 @@ def import_labels(
     from weaksam import pipeline
     from weaksam.cli.measuring_options import parse_classes
 
-    say(pipeline.import_labels(source, use, out, images, parse_classes(classes)))
+    answer(pipeline.import_labels(source, use, out, images, parse_classes(classes)))
 
 
 def convert_weights(
@@ -76,4 +76,4 @@ def convert_weights(
     """Write a detector's weights by the names of detectron2 or mmdet, or theirs by ours."""
     from weaksam import pipeline
 
-    say(pipeline.convert_weights(source, to, out))
+    answer(pipeline.convert_weights(source, to, out))

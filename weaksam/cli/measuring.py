@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from weaksam.terminal import say
+from weaksam.cli.arguments import Json
+from weaksam.terminal import answer
 
 
 def evaluate(
@@ -37,7 +38,7 @@ def evaluate(
     pixel_inclusive: Annotated[
         bool, typer.Option("--pixel-inclusive", help="x2, y2 of two COCO files are the last pixel inside (VOC AP)")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    json: Json = False,
     plot: Annotated[Path | None, typer.Option(help="also draw AP by IoU (.png, .svg or .pdf)")] = None,
 ) -> None:
     """Measure any detections against any truth, and print the protocol with every figure."""
@@ -63,7 +64,7 @@ def evaluate(
         keep=DetectionFilter(min_score, nms, max_boxes),
         pixel_inclusive=pixel_inclusive,
     )
-    say(dumps(figures, indent=1) if json else evaluation_text(figures))
+    answer(dumps(figures, indent=1) if json else evaluation_text(figures))
     if plot is not None:
         write_ap_plot(plot, figures)
 
@@ -80,7 +81,7 @@ def recall(
     counts: Annotated[str, typer.Option(help="numbers of boxes of the table")] = "50,100,200,300,500",
     count_difficult: Annotated[bool, typer.Option("--count-difficult", help="difficult objects count too")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="also by the objects' class")] = False,
-    json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    json: Json = False,
     plot: Annotated[Path | None, typer.Option(help="also draw the curves (.png, .svg or .pdf)")] = None,
 ) -> None:
     """Measure how many true objects proposals cover, by IoU and number of boxes, and print the protocol."""
@@ -103,28 +104,30 @@ def recall(
         per_class=per_class,
         curve=plot is not None,
     )
-    say(dumps(measured.as_dict(), indent=1) if json else recall_text(measured))
+    answer(dumps(measured.as_dict(), indent=1) if json else recall_text(measured))
     if plot is not None:
         write_plot(plot, measured)
 
 
 def evaluate_clues(
     out: Annotated[Path, typer.Argument(help="folder of a run whose clues are finished")],
-    json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    json: Json = False,
 ) -> None:
     """Measure a run's clues: pointing game, points per object, objects hit, mIoU of the maps; with the protocol."""
     from weaksam import pipeline
     from weaksam.evaluation.text import clue_text
 
     figures, classes = pipeline.measure_clues(out)
-    say(dumps({"classes": list(classes), **figures.as_dict()}, indent=1) if json else clue_text(figures, classes))
+    answer(dumps({"classes": list(classes), **figures.as_dict()}, indent=1) if json else clue_text(figures, classes))
 
 
-def report(out: Annotated[Path, typer.Argument(help="folder of a run")]) -> None:
+def report(out: Annotated[Path, typer.Argument(help="folder of a run")], json: Json = False) -> None:
     """Write OUT/report.html and OUT/metrics.json of a finished run again."""
     from weaksam import pipeline
 
-    pipeline.rewrite_report(out)
+    metrics = pipeline.rewrite_report(out)
+    if json:
+        answer(dumps(metrics, indent=1))
 
 
 def show(
@@ -139,12 +142,12 @@ def show(
     """
     from weaksam import pipeline
 
-    say(pipeline.show_photo(out, photo, picture, columns))
+    answer(pipeline.show_photo(out, photo, picture, columns))
 
 
 def verify(
     out: Annotated[Path, typer.Argument(help="folder of a run")],
-    json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
+    json: Json = False,
 ) -> None:
     """Compare every file of a run's folder with the hash it was written with; changes nothing. Exit code 1 for faults.
 
@@ -155,5 +158,5 @@ def verify(
     from weaksam import pipeline
 
     verification = pipeline.verify_run(out)
-    say(dumps(verification.as_dict(), indent=1) if json else str(verification))
+    answer(dumps(verification.as_dict(), indent=1) if json else str(verification))
     raise typer.Exit(1 if verification.faults else 0)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from weaksam.terminal import say
+from weaksam.terminal import answer
 
 MOST_COMPARED = 16
 """Photos that an export is compared on."""
@@ -61,7 +61,7 @@ def predict(
         tiles=tiles,
         limits=settings_from(PhotoLimits, limits, "the options"),
     )
-    say(str(predictions))
+    answer(str(predictions))
 
 
 def export_model(
@@ -92,6 +92,6 @@ def export_model(
     paths = [] if images is None else list(list_photos(images).values())[:MOST_COMPARED]
     checkpoint, frame = read_checkpoint(weights), parse_size(size)
     exported = export(checkpoint, out, format, size=frame, photos=[read_image(path) for path in paths])  # type: ignore[arg-type]
-    say(str(exported))
+    answer(str(exported))
     if dataset is not None:
-        say(str(ap_change(checkpoint, out, dataset)))
+        answer(str(ap_change(checkpoint, out, dataset)))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from weaksam.terminal import say
+from weaksam.terminal import answer
 
 Source = Annotated[
     Path, typer.Argument(help="folder of a run, or boxes of any tool: COCO JSON, VOC XML folder or YOLO labels")
@@ -36,7 +36,7 @@ def evaluate_pseudo_gt(
     from weaksam.evaluation.text import pseudo_gt_text
 
     figures = pipeline.measure_pseudo_gt(source, truth, images, parse_classes(classes), iou, masks)
-    say(dumps(figures.as_dict(), indent=1) if json else pseudo_gt_text(figures))
+    answer(dumps(figures.as_dict(), indent=1) if json else pseudo_gt_text(figures))
 
 
 def export_pseudo_gt(
@@ -47,4 +47,4 @@ def export_pseudo_gt(
     """Write pseudo ground truth as COCO JSON or VOC XML, photos without a box included."""
     from weaksam import pipeline
 
-    say(pipeline.export_pseudo_gt(source, out, images))
+    answer(pipeline.export_pseudo_gt(source, out, images))

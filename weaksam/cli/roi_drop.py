@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from weaksam.terminal import say
+from weaksam.terminal import answer
 
 
 def plot(
@@ -32,6 +32,6 @@ def plot(
 
     figures, picture = pipeline.plot_roi_drop(run, at, stage, out)  # type: ignore[arg-type]
     if json:
-        say(dumps(figures.as_dict(), indent=1))
+        answer(dumps(figures.as_dict(), indent=1))
     else:
-        say(f"{roi_drop_text(figures)}\n\n{picture}")
+        answer(f"{roi_drop_text(figures)}\n\n{picture}")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from weaksam.terminal import say
+from weaksam.terminal import answer
 
 Section = Annotated[str | None, typer.Argument(help="a section or a key, such as wsod or retrain.lr; none: all")]
 Format = Annotated[Literal["text", "markdown", "json"], typer.Option("--format", help="how they are printed")]
@@ -24,9 +24,9 @@ def settings(section: Section = None, form: Format = "text") -> None:
 
     chosen = settings_under(section)
     if form == "json":
-        say(json.dumps([setting.as_dict() for setting in chosen], indent=1, ensure_ascii=False))
+        answer(json.dumps([setting.as_dict() for setting in chosen], indent=1, ensure_ascii=False))
     else:
-        say(
+        answer(
             settings_markdown(chosen)
             if form == "markdown"
             else settings_text(chosen, min(100, get_terminal_size((100, 24)).columns))

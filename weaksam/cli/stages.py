@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from json import dumps
+from typing import Annotated, Any
 
 import typer
 
-from weaksam.cli.arguments import Arguments, Images, Out, Seed, Tags, guarded, load_run_settings, split_arguments
+from weaksam.cli.arguments import Arguments, Images, Json, Out, Seed, Tags, guarded, load_run_settings, split_arguments
 from weaksam.stages import STAGE_NAMES
+from weaksam.terminal import answer, is_silent
 
 
 def run(
@@ -21,12 +23,25 @@ def run(
     start: Annotated[
         str | None, typer.Option("--from", help="first stage to run; the ones before it must be finished")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Run the whole pipeline, or a part of it; rerunning the same command resumes where it stopped."""
     settings = load_run_settings(arguments, images=images, tags=tags, out=out, seed=seed)
+    run_settings(settings, start, until, json)
+
+
+def run_settings(settings: Any, start: str | None, until: str | None, json: bool = False) -> None:
+    """Run the stages from ``start`` to ``until``, and print the metrics as JSON or, alone with ``--quiet``, the report.
+
+    A process beside the first one, which reports nothing, prints nothing.
+    """
     from weaksam import pipeline
 
-    pipeline.run(settings, start=start, until=until)
+    metrics = pipeline.run(settings, start=start, until=until)
+    if metrics and json:
+        answer(dumps(metrics, indent=1))
+    elif metrics and is_silent():
+        answer(f"report: {settings.out / 'report.html'}")
 
 
 def plan(
@@ -35,6 +50,7 @@ def plan(
     tags: Tags = None,
     out: Out = None,
     until: Annotated[str | None, typer.Option(help=f"last stage of the run: {', '.join(STAGE_NAMES)}")] = None,
+    json: Json = False,
 ) -> None:
     """Say before a run how long it takes, how much disk and memory, and what serves better where tags will not do.
 
@@ -42,21 +58,24 @@ def plan(
     """
     settings = load_run_settings(arguments, images=images, tags=tags, out=out)
     from weaksam import pipeline
-    from weaksam.terminal import say
 
-    say(pipeline.plan_run(settings, until).text())
+    expected = pipeline.plan_run(settings, until)
+    answer(dumps(expected.as_dict(), indent=1) if json else expected.text())
 
 
 def up_to(stage: str, help: str) -> Callable[..., None]:
     """A command that runs the stages up to ``stage``; ``help`` says in one sentence what that one does."""
 
     def command(
-        arguments: Arguments = None, images: Images = None, tags: Tags = None, out: Out = None, seed: Seed = None
+        arguments: Arguments = None,
+        images: Images = None,
+        tags: Tags = None,
+        out: Out = None,
+        seed: Seed = None,
+        json: Json = False,
     ) -> None:
         settings = load_run_settings(arguments, images=images, tags=tags, out=out, seed=seed)
-        from weaksam import pipeline
-
-        pipeline.run(settings, until=stage)
+        run_settings(settings, None, stage, json)
 
     command.__doc__ = f"{help} Earlier stages run first where they are not finished."
     return command
@@ -71,6 +90,7 @@ def proposals(
     ] = None,
     out: Out = None,
     seed: Seed = None,
+    json: Json = False,
 ) -> None:
     """Boxes of what may be an object in each photo: needs nothing but photos, and uses tags where it has them.
 
@@ -78,25 +98,20 @@ def proposals(
     them; folders name classes only with a CONFIG. Rerunning the same command resumes.
     """
     settings = load_run_settings(arguments, images=images, tags=tags, sam=sam, out=out, seed=seed)
-    from weaksam import pipeline
     from weaksam.pipeline.settings import without_tags
 
     config, _ = split_arguments(arguments)
     if config is None and settings.data.train.tags is None and settings.data.train.truth is None:
         settings = without_tags(settings)
-
-    pipeline.run(settings, until="proposals")
+    run_settings(settings, None, "proposals", json)
 
 
 def tool(start: str | None = None, until: str | None = None) -> typer.Typer:
     """The command of a script in ``tools/``: the stages from ``start``, which needs those before it, to ``until``."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-    def command(arguments: Arguments = None) -> None:
-        settings = load_run_settings(arguments)
-        from weaksam import pipeline
-
-        pipeline.run(settings, start=start, until=until)
+    def command(arguments: Arguments = None, json: Json = False) -> None:
+        run_settings(load_run_settings(arguments), start, until, json)
 
     app.command(help=f"Run the stages {start or STAGE_NAMES[0]} to {until or STAGE_NAMES[-1]}.")(guarded(command))
     return app

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import torch
 
 from weaksam.config import UserError
 from weaksam.data.tag_signal import tag_notes
+from weaksam.engine.helper_processes import processors
 from weaksam.pipeline.plan import STAGES
+from weaksam.pipeline.plan_advice import better_served, segmenter_note, suitable_segmenter
 from weaksam.pipeline.settings import RunSettings, without_tags
 from weaksam.pipeline.state import Run, open_run
 from weaksam.stages import STAGE_NAMES
@@ -28,10 +30,6 @@ TRIED_PHOTOS = 3
 """Photos that are tried, and as many more as show every class."""
 TRIED_STEPS = 2
 """Steps that are tried of a training whose length is given in steps."""
-FEW_PHOTOS = 20
-"""A class on fewer photos than this is better served by a few boxes drawn by hand."""
-SLOW_PROPOSALS = 5.0
-"""Seconds a photo above which a smaller segmenter is worth a try."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,10 @@ class Plan:
         """Disk of all stages, MiB."""
         return sum(stage.mib for stage in self.stages)
 
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON-like values: its fields, with the seconds and MiB of all stages."""
+        return {**asdict(self), "seconds": self.seconds, "mib": self.mib}
+
     def text(self) -> str:
         """The plan as lines for a terminal."""
         lines = [
@@ -101,7 +103,7 @@ def plan_run(settings: RunSettings, until: str | None = None) -> Plan:
     with tempfile.TemporaryDirectory(prefix="weaksam-plan-") as folder:
         tried = open_run(_shortened(settings, Path(folder)))
         num_train, num_test = (len(tried.context.train), len(tried.context.test or ()))
-        notes = tag_notes(tried.context.train) + _few_photos(tried.context.train)
+        notes = [*tag_notes(tried.context.train), *better_served(tried.context.train)]
         chosen = tried_photos(tried.context.train)
         context = replace(tried.context, train=replace(tried.context.train, samples=tuple(chosen)), test=None)
         tried = replace(tried, context=context, results={})
@@ -173,33 +175,23 @@ def _disk_mib(folder: Path, photos: float) -> float:
     return (fixed + scaled * photos) / 2**20
 
 
-def _few_photos(dataset: Dataset) -> list[str]:
-    """A note where a class is on few photos."""
-    counts = [sum(label in sample.tags for sample in dataset) for label in range(len(dataset.classes))]
-    few = [f"{name} ({count})" for name, count in zip(dataset.classes, counts, strict=True) if count < FEW_PHOTOS]
-    if not few:
-        return []
-    return [
-        f"few photos of {', '.join(few[:5])}{' and others' if len(few) > 5 else ''}: a detector that takes the class's "
-        "name as a prompt, or some boxes drawn by hand, will serve these classes better than tags"
-    ]
-
-
 def _advice(plan: Plan, settings: RunSettings) -> list[str]:
     """What to know of the segmenter on this machine, and of the disk."""
-    notes = []
     of_proposals = next((stage for stage in plan.stages if stage.stage == "proposals"), None)
-    a_photo = 0.0 if of_proposals is None else of_proposals.seconds / max(1, plan.num_train + plan.num_test)
-    gpu = plan.device != "cpu"
-    if settings.segmenter.weights is None:
-        better = "SAM ViT-H or a SAM 2.1" if gpu else "an EdgeTAM, or SAM ViT-B where there is time"
-        notes.append(f"no weights of a Segment Anything model are given; here {better} suits: docs/segmenters.md")
-    elif a_photo > SLOW_PROPOSALS and not gpu:
-        smaller = "an EdgeTAM, or the region tree (segmenter.weights=null)"
-        notes.append(f"{a_photo:.0f} s a photo for proposals: without a GPU try {smaller}")
+    num_photos = plan.num_train + plan.num_test
+    a_photo = 0.0 if of_proposals is None else of_proposals.seconds / max(1, num_photos)
+    gpu = _gpu_gib() if plan.device != "cpu" else None
+    suitable = suitable_segmenter(gpu, processors(), num_photos)
+    note = segmenter_note(settings.segmenter.weights is not None, a_photo, gpu, suitable)
+    notes = [] if note is None else [note]
     if plan.mib > plan.free_mib:
         notes.append(f"the results need about {plan.mib:.0f} MiB and {plan.free_mib} are free: choose another out=")
     return notes
+
+
+def _gpu_gib() -> float:
+    """Memory of the GPU in use, GiB."""
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**30
 
 
 def _device_name(device: torch.device) -> str:

@@ -14,6 +14,7 @@ from weaksam.engine.helper_processes import helped_by
 from weaksam.evaluation import clue_figures
 from weaksam.evaluation.truth import Truth
 from weaksam.models.ranks import ranks
+from weaksam.pipeline.example_picture import draw_example
 from weaksam.pipeline.measuring import peaks_and_maps, summarise
 from weaksam.pipeline.outcome import write_outcome
 from weaksam.pipeline.owning import joining, owning
@@ -23,6 +24,7 @@ from weaksam.pipeline.state import CEILING, Run, open_run, refuse_older, require
 from weaksam.pipeline.summary import StageReport
 from weaksam.pipeline.threads import thread_notes
 from weaksam.stages import STAGE_NAMES
+from weaksam.store.progress import clock
 from weaksam.store.records import HASH_KEY, read_record
 from weaksam.terminal import say, silence
 
@@ -174,7 +176,6 @@ def work(run: Run, stages: Sequence[Stage]) -> None:
 def _make(run: Run, stage: Stage) -> StageReport:
     """Compute what is missing of ``stage``, measure it, and say so on the terminal."""
     finished = run.finished(stage.name)
-    say(f"{stage.name}: {'finished before' if finished else 'begins'}")
     workers = run.num_workers - 1 if stage.shared and not finished and not this_process().together else 0
     with helped_by(workers, start_worker, run.settings.model_copy(update={"threads": None}), stage.name):
         run.timed(stage.name, lambda: stage.run(run))
@@ -183,8 +184,12 @@ def _make(run: Run, stage: Stage) -> StageReport:
         run.context.log.write("threads", stage=stage.name, note=note)
         run.notes.append(note)
     summary = summarise(run, stage)
-    say(f"{stage.name}: {summary.made}; {summary.quality}")
-    return StageReport(stage.name, *summary[:2], seconds=run.note(stage.name)["seconds"], figures=summary.figures)
+    seconds = run.note(stage.name)["seconds"]
+    when = "finished before" if finished else clock(seconds)
+    say(f"{stage.name}: {summary.made}; {summary.quality} ({when})", style="green")
+    if not finished and not stage.name.endswith(CEILING):
+        draw_example(run)
+    return StageReport(stage.name, *summary[:2], seconds=seconds, figures=summary.figures)
 
 
 def start_worker(settings: RunSettings, until: str) -> None:

@@ -26,9 +26,10 @@ class Progress:
         self.total, self.label, self.done, self.note = total, label, 0, ""
         self._start = self._last_line = time.monotonic()
         self._wrote_line = False
-        self._skipped = 0
+        self._learned: tuple[float, int] | None = None
+        """When the first item was done that this run did, and how many were then."""
         drawn = sys.stderr.isatty() and not is_silent()
-        self._bar = tqdm(total=total, desc=label, delay=1.0, dynamic_ncols=True) if drawn else None
+        self._bar = tqdm(total=total, desc=label, delay=1.0, dynamic_ncols=True, leave=False) if drawn else None
 
     def __enter__(self) -> Progress:
         return self
@@ -41,7 +42,7 @@ class Progress:
 
     def skip(self, steps: int) -> None:
         """Count ``steps`` that an earlier run did; the time left is estimated from the others."""
-        self.done, self._skipped = self.done + steps, self._skipped + steps
+        self.done += steps
         if self._bar is not None:
             self._bar.initial = self._bar.n = self.done
             self._bar.refresh()
@@ -54,6 +55,7 @@ class Progress:
             self._bar.update(steps)
             return
         now = time.monotonic()
+        self._learned = self._learned or (now, self.done)
         silence = min(max(QUIET_SECONDS, (now - self._start) / 10), LONGEST_SILENCE)
         if now - self._last_line >= silence and self.done < self.total:
             self._last_line = now
@@ -61,9 +63,15 @@ class Progress:
 
     def _write_line(self) -> None:
         self._wrote_line = True
-        seconds = time.monotonic() - self._start
-        line = plain_line(self.label, self.done, self.total, seconds, self.note, self._skipped)
-        say(line, error=True)
+        now = time.monotonic()
+        say(plain_line(self.label, self.done, self.total, now - self._start, self.note, self._left(now)), error=True)
+
+    def _left(self, now: float) -> float | None:
+        """Seconds left, by the items since the first, which also waits for what is loaded once; None before two."""
+        if self._learned is None or self.done == self._learned[1]:
+            return None
+        since, before = self._learned
+        return (now - since) / (self.done - before) * (self.total - self.done)
 
 
 def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
@@ -74,13 +82,12 @@ def progress(iterable: Iterable[T], total: int, label: str) -> Iterator[T]:
             shown.update()
 
 
-def plain_line(label: str, done: int, total: int, seconds: float, note: str = "", skipped: int = 0) -> str:
-    """One line such as ``proposals: 60/240 (25 %), 0:10 gone, 0:30 left``; no estimate before the first item.
-
-    ``skipped`` of the ``done`` items were there before, so they say nothing about the time left.
-    """
+def plain_line(
+    label: str, done: int, total: int, seconds: float, note: str = "", seconds_left: float | None = None
+) -> str:
+    """One line such as ``proposals: 60/240 (25 %), 0:10 gone, 0:30 left``; no estimate where there is none yet."""
     share = f"{100 * done // total} %" if total else "100 %"
-    left = f", {clock(seconds / (done - skipped) * (total - done))} left" if done > skipped else ""
+    left = f", {clock(seconds_left)} left" if seconds_left is not None else ""
     behind = f", {note}" if note else ""
     return f"{label}: {done}/{total} ({share}), {clock(seconds)} gone{left}{behind}"
 
