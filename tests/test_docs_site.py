@@ -33,6 +33,12 @@ def test_the_settings_page_has_a_table_for_every_section() -> None:
     assert spec is not None and spec.loader is not None
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
+    for page, section in hooks.STAGE_PAGES.items():
+        table = hooks.with_settings(page, "# The stage\n").split(f"# The stage\n\n## All settings of `{section}`\n\n")[
+            1
+        ]
+        assert (ROOT / "docs" / page).is_file() and table.startswith("| ") and f"| `{section}" in table
+    assert hooks.with_settings("faq.md", "text") == "text"
     page = hooks.settings_page()
     plain = {"out", "seed", "device", "threads", "workers", "mask_segmenter", "embedding_cache", "ceiling"}
     assert set(hooks.SECTIONS) | plain == set(RunSettings.model_fields)

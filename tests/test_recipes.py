@@ -52,6 +52,7 @@ COVERED = {
     "weaktr_coco",
     "scenes_vit",
     "demo",
+    "demo_quick",
     "custom",
 }
 SIZE = (64, 80)
