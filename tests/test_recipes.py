@@ -398,11 +398,12 @@ def test_scenes_of_the_small_transformer(tmp_path: Path, monkeypatch: pytest.Mon
     assert [row["stage"] for row in metrics["stages"]] == ["clues"]
 
 
-def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["demo", "demo_quick"])
+def test_the_demo(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_dataset(Path("data/demo"), SceneSettings(size=64, num_classes=2, max_clutter=4), 8, 2, seed=1)
     small = [override for override in TOY_RUN if not override.startswith("backbone.")]
-    metrics, out = run("demo", *small, "clues.finetune_epochs=1")
+    metrics, out = run(name, *small, "clues.finetune_epochs=1")
     assert [row["stage"] for row in metrics["stages"]] == list(STAGE_NAMES)
     assert (out / "wsis" / "detections_test.json").is_file()
 

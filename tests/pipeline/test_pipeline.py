@@ -42,7 +42,7 @@ PLAIN_FILES = {
     "retrain/checkpoint.safetensors",
     "wsis/checkpoint.safetensors",
 }
-ABOUT_THE_RUN = {"metrics.json", "run.json", "log.jsonl", "report.html", "set_aside_train.json"}
+ABOUT_THE_RUN = {"metrics.json", "run.json", "log.jsonl", "report.html", "example.png", "set_aside_train.json"}
 
 
 @pytest.fixture(scope="module")
