@@ -5,9 +5,9 @@ import torch
 
 from tests.helpers import UNTRAINED_BACKBONE, context, draw_squares
 from weaksam.engine.detectors.photos import load_photo
+from weaksam.engine.pseudo_masks import make_pseudo_masks
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, paste_masks, predict_masks
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
-from weaksam.stages.wsis.pseudo_masks import make_pseudo_masks
 from weaksam.stages.wsis.rounds import compare_masks, masks_among_detections, masks_of_boxes_by
 from weaksam.stages.wsis.settings import PseudoMaskSettings, WsisSettings
 from weaksam.stages.wsis.weights import mask_weights, training_masks

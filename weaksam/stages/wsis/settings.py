@@ -10,24 +10,21 @@ from pydantic import Field
 
 from weaksam.engine.detectors.mask2former_settings import TrainableMask2FormerSettings
 from weaksam.engine.detectors.training import TrainableSettings
+from weaksam.engine.pseudo_masks import PromptedMaskSettings
 from weaksam.models.detectors.mask_rcnn import MaskDetectorSettings
-from weaksam.sam.box_masks import BoxMaskSettings
 
 _ONE_ROUND: dict[str, Any] = {"rounds": 1, "agreed_iou": 0.8, "agreed_masks": "segmenter"}
 
 
-class PseudoMaskSettings(BoxMaskSettings):
+class PseudoMaskSettings(PromptedMaskSettings):
     """How pseudo boxes become masks, and how far each mask is believed."""
 
     _as_before: ClassVar[Mapping[str, Any]] = {
-        "prompt_peaks": 0,
         "mask_weights": "off",
         "min_mask_quality": 0.0,
         **_ONE_ROUND,
     }
 
-    prompt_peaks: int = Field(0, ge=0)
-    """Clue points of a box's class inside it that prompt together with it, the highest peaks first; 0: boxes alone."""
     mask_weights: Literal["off", "quality"] = "off"
     """How far a mask counts in the losses of the masks: all alike, or each by its quality (predicted IoU times
     agreement with its box)."""

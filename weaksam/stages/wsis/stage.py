@@ -15,11 +15,11 @@ from weaksam.engine.detectors.doubtful import doubtful_regions
 from weaksam.engine.detectors.early import EarlyDetector, train_early
 from weaksam.engine.detectors.initial_weights import InitialWeights, detector_backbone, initial_weights, start_from
 from weaksam.engine.detectors.result import DetectorResult, train_and_detect
+from weaksam.engine.pseudo_masks import StoredPeaks, make_pseudo_masks, stored_qualities, usable_pseudo_gt
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training_state import load_sealed, sealed_sha256
 from weaksam.models.detectors.mask_rcnn import build_mask_rcnn, start_from_detector
 from weaksam.sam.protocol import Segmenter
-from weaksam.stages.wsis.pseudo_masks import StoredPeaks, make_pseudo_masks, stored_qualities, usable_pseudo_gt
 from weaksam.stages.wsis.rounds import NetworkMasks, compare_masks, masks_among_detections, masks_of_boxes_by
 from weaksam.stages.wsis.settings import AnyWsisSettings, Mask2FormerWsisSettings, WsisSettings
 from weaksam.stages.wsis.weights import training_masks

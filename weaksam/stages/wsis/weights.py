@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from weaksam.data.detection_stores import instances_of
-from weaksam.stages.wsis.pseudo_masks import stored_qualities
+from weaksam.engine.pseudo_masks import stored_qualities
 from weaksam.stages.wsis.settings import PseudoMaskSettings
 from weaksam.store.store import Store
 from weaksam.structures.instances import Instances

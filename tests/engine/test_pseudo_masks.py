@@ -11,16 +11,16 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.data.formats.coco import write_instances
 from weaksam.data.sample_photos import read_photo
-from weaksam.sam.box_masks import box_prompts, masks_of_boxes
-from weaksam.sam.prompts import Prompts
-from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
-from weaksam.stages.wsis.pseudo_masks import (
+from weaksam.engine.pseudo_masks import (
     StoredPeaks,
     make_pseudo_masks,
     peaks_of_boxes,
     stored_qualities,
     usable_pseudo_gt,
 )
+from weaksam.sam.box_masks import box_prompts, masks_of_boxes
+from weaksam.sam.prompts import Prompts
+from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.wsis.settings import PseudoMaskSettings
 from weaksam.structures.clue_points import CluePeaks
 from weaksam.structures.instances import Instances

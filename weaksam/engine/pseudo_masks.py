@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.data.sample_photos import read_photos_ahead
 from weaksam.engine.context import RunContext
+from weaksam.engine.usable_boxes import usable_objects
 from weaksam.sam.batches import BatchLimit, encode_all
-from weaksam.sam.box_masks import BoxMasks, box_prompts, mask_quality, masks_of_boxes
+from weaksam.sam.box_masks import BoxMasks, BoxMaskSettings, box_prompts, mask_quality, masks_of_boxes
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Embedding, Segmenter
-from weaksam.stages.wsis.settings import PseudoMaskSettings
-from weaksam.stages.wsis.usable_boxes import usable_objects
 from weaksam.store.store import Store, store_folder
 from weaksam.structures.clue_points import CluePeaks, PeaksOf
 from weaksam.structures.instances import Instances
 from weaksam.terminal import say
+
+
+class PromptedMaskSettings(BoxMaskSettings):
+    """How boxes, and perhaps clue points beside them, prompt a frozen segmenter for masks."""
+
+    _as_before: ClassVar[Mapping[str, Any]] = {"prompt_peaks": 0}
+
+    prompt_peaks: int = Field(0, ge=0)
+    """Clue points of a box's class inside it that prompt together with it, the highest peaks first; 0: boxes alone."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ _PROMPTS_AT_ONCE = 64
 
 def make_pseudo_masks(
     context: RunContext,
-    settings: PseudoMaskSettings,
+    settings: PromptedMaskSettings,
     segmenter: Segmenter,
     pseudo_gt: Mapping[str, Instances],
     name: str,
@@ -96,7 +105,7 @@ def make_pseudo_masks(
 
 def _fingerprint(
     context: RunContext,
-    settings: PseudoMaskSettings,
+    settings: PromptedMaskSettings,
     segmenter: Segmenter,
     pseudo_gt: Mapping[str, Instances],
     name: str,
@@ -128,7 +137,7 @@ def segmented(
     embedding: Embedding,
     objects: Instances,
     peaks: CluePeaks,
-    settings: PseudoMaskSettings,
+    settings: PromptedMaskSettings,
     limit: BatchLimit,
 ) -> BoxMasks:
     """The masks of the boxes of ``objects`` on an encoded photo, prompted together with the ``peaks`` inside them."""
