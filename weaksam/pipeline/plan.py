@@ -129,7 +129,10 @@ def retrain_detector(
 
     context = with_backbone(run, backbone)
     detector = retrain.run_and_choose(
-        retrain.Teaching(context, run.retrain, weak_detector, proposals, pseudo_gt_of), pseudo_gt
+        retrain.Teaching(
+            context, run.retrain, weak_detector, proposals, pseudo_gt_of, segmenter=lambda: run.mask_segmenter
+        ),
+        pseudo_gt,
     )
     keep_detector(run, detector)
     return detector
@@ -166,7 +169,14 @@ def train_weak_detector_on_truth(
 def retrain_on_truth(run: Run, backbone: BackboneSettings, proposals: Mapping[str, Store]) -> DetectorResult:
     """The retrained detector, taught the true boxes."""
     context, settings = with_backbone(run, backbone), run.retrain.with_complete_labels()
-    return retrain.run(context, settings, run.true_train.truths, proposals=proposals, name="retrain_ceiling")
+    return retrain.run(
+        context,
+        settings,
+        run.true_train.truths,
+        proposals=proposals,
+        segmenter=lambda: run.mask_segmenter,
+        name="retrain_ceiling",
+    )
 
 
 def segment_on_truth(run: Run, backbone: BackboneSettings, detector_ceiling: DetectorResult) -> wsis.WsisResult:
@@ -239,7 +249,7 @@ STAGES = (
     ),
     Stage(
         name="retrain",
-        given=("train photos", "train tags", "test photos"),
+        given=("train photos", "train tags", "test photos", "mask segmenter"),  # which cuts out what is pasted
         inputs=("backbone", "proposals", "pseudo_gt", "weak_detector"),
         outputs=("detector",),
         files=(

@@ -81,7 +81,14 @@ def early_detector(run: Run, share: float, stage: DetectorStage) -> EarlyDetecto
                 f"{run.retrain.detector}: give another run"
             )
         weak_detector = run.results["weak_detector"]
-        return retrain.run_early(context, run.retrain, run.results["pseudo_gt"], share, weak_detector=weak_detector)
+        return retrain.run_early(
+            context,
+            run.retrain,
+            run.results["pseudo_gt"],
+            share,
+            weak_detector=weak_detector,
+            segmenter=lambda: run.mask_segmenter,
+        )
     masks, weights = run.results["instance_segmenter"].pseudo_masks, weights_for_masks(run, run.results["detector"])
     settings = run.wsis
     if not isinstance(settings, wsis.WsisSettings):

@@ -14,8 +14,10 @@ import torch
 from tests.helpers import CPU, NANO_BACKBONE, draw_squares
 from tests.ranks import Trained, assert_same_training, on_ranks, trained
 from weaksam.engine.detectors.batches import DetectorBatch, TrainingPhotos
+from weaksam.engine.detectors.copy_paste import CutOuts
 from weaksam.engine.detectors.dino import dino_objective
 from weaksam.engine.detectors.mask2former import mask2former_objective
+from weaksam.engine.detectors.mixing import Mixing, MixingSettings
 from weaksam.engine.detectors.training import detector_objective, frozen_stages
 from weaksam.engine.weight_average import WeightAverage
 from weaksam.models.detectors.dino.build import build_dino
@@ -70,6 +72,12 @@ CASES = {
             "trainable_layers": 3,
             "negatives": {"rule": "tags", "confident": 0.5},
         },
+    ),
+    "mixed": Case(
+        RetrainSettings,
+        build_faster_rcnn,
+        detector_objective,
+        {**REGIONS, "batch_size": 4, "copy_paste": {"probability": 1}, "mosaic": {"probability": 0.5}},
     ),
     "mask_rcnn": Case(
         WsisSettings,
@@ -126,7 +134,11 @@ def train_case(case: Case, squares: Dataset, out: Path) -> Trained:
     truth = {sample.image_id: sample.truth or Instances.empty() for sample in squares}
     if "masks" in case.kind.__doc__ or case.kind in (WsisSettings, Mask2FormerWsisSettings):
         truth = {sample.image_id: with_masks(sample) for sample in squares}
-    photos = TrainingPhotos(squares, truth, 64, 96, "", boxless_as_background=True, target=case.target, frozen=frozen)
+    mixing = None
+    if isinstance(settings, MixingSettings) and settings.mosaic.probability:
+        mixing = Mixing(settings, CutOuts("", {sample.image_id: with_masks(sample) for sample in squares}))
+    options: dict[str, Any] = {"target": case.target, "frozen": frozen, "mixing": mixing}
+    photos = TrainingPhotos(squares, truth, 64, 96, "", boxless_as_background=True, **options)
     batches = list(photos.epoch(0, settings.batch_size, settings, seed=0))
     if case.exact:
         model.double()

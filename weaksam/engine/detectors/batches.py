@@ -10,6 +10,8 @@ from torch import Tensor
 
 from weaksam.data.read_ahead import ReadAhead
 from weaksam.engine.detectors.augmentation import AugmentSettings, vary_image, vary_instances, view_size
+from weaksam.engine.detectors.frames import PhotoFrame
+from weaksam.engine.detectors.mixing import Mixing, PhotoMixer
 from weaksam.engine.detectors.photos import ResizedPhoto, fit_size, load_photo, shrink
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.detectors.faster_rcnn import target_of
@@ -57,6 +59,8 @@ class TrainingPhotos:
     has the photo's ``tags``, bool ``(C,)``, and for each name in ``regions`` (`PhotoRegions`) its ``<name>_boxes``
     (D, 4) and ``<name>_labels`` (D,) from 0 in the view, without those under a pixel wide or high; D may be 0.
 
+    With ``mixing`` a photo may be shown with objects of others, or with three others in one frame of its size.
+
     With ``frozen``, the backbone's frozen stages (a photo ``(3, h, w)`` to its map on the CPU), batches hold maps
     instead of photos; those of fixed views are kept where ``max_cache_gib`` leaves room, else computed again.
     """
@@ -74,6 +78,7 @@ class TrainingPhotos:
         target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of,
         frozen: Callable[[Tensor], Tensor] | None = None,
         regions: PhotoRegions | None = None,
+        mixing: Mixing | None = None,
     ) -> None:
         self.target = target
         self.num_classes = len(dataset.classes)
@@ -97,6 +102,7 @@ class TrainingPhotos:
             room -= 3 * h * w
             if room >= 0:
                 self.photos[number] = self._load(number)
+        self.mixer = None if mixing is None else self._mixer(mixing)
         self.frozen, self.room = frozen, room
         self.maps: dict[tuple[int, int], Tensor] = {}
         """Kept maps of the frozen stages, by number of the photo and of its view."""
@@ -105,6 +111,13 @@ class TrainingPhotos:
         """These of every photo, by its number, in its resized frame."""
         framed = zip(self.samples, self.sizes, strict=True)
         return [shrink(of_photos.get(sample.image_id, Instances.empty()), sample.size, size) for sample, size in framed]
+
+    def _mixer(self, mixing: Mixing) -> PhotoMixer:
+        """What mixes the frames of these photos."""
+        cut_outs = self._shrunk({} if mixing.cut_outs is None else mixing.cut_outs.objects)
+        image_ids = [sample.image_id for sample in self.samples]
+        tagged = [bool(sample.tags) for sample in self.samples]
+        return PhotoMixer(mixing.settings, self._plain_frame, image_ids, tagged, cut_outs)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -161,41 +174,57 @@ class TrainingPhotos:
         size_of = {number: self._view_size(number, epoch, augment, seed) for number in numbers}
         canvas = (max(height for height, _ in size_of.values()), max(width for _, width in size_of.values()))
         own, counts = ranks().share(numbers)
-        targets = [self._target(index, view, augment, seed) for index in own]
+        frames = [self._frame(index, view, seed) for index in own]
+        targets = [self._target(index, frame, view, augment, seed) for index, frame in zip(own, frames, strict=True)]
         seeds = tuple(derive_seed(seed, self.samples[index].image_id, epoch, "losses") for index in own)
+        sizes: tuple[tuple[int, int], ...] = ()
         if self.frozen is None:
-            images, sizes = [self._image(index, view, augment, seed) for index in own], ()
+            images = [self._image(index, frame, view, augment, seed) for index, frame in zip(own, frames, strict=True)]
         else:
-            images = [self._map(index, view, augment, seed) for index in own]
+            images = [self._map(index, frame, view, augment, seed) for index, frame in zip(own, frames, strict=True)]
             sizes = tuple(size_of[index] for index in own)
         return DetectorBatch(image_ids, images, targets, sizes, canvas, seeds, counts)
 
-    def _target(self, index: int, view: int, augment: AugmentSettings, seed: int) -> dict[str, Tensor]:
+    def _plain_frame(self, index: int) -> PhotoFrame:
+        """The photo of this number as it is."""
+        tags = torch.zeros(self.num_classes, dtype=torch.bool)
+        tags[list(self.samples[index].tags)] = True
+        regions = {name: of_photos[index] for name, of_photos in self.regions.items()}
+
+        def read() -> Tensor:
+            return (self.photos[index] if index in self.photos else self._load(index)).image
+
+        return PhotoFrame(self.sizes[index], read, self.instances[index], regions, tags)
+
+    def _frame(self, index: int, view: int, seed: int) -> PhotoFrame:
+        """What this view of this photo is drawn from."""
+        return self._plain_frame(index) if self.mixer is None else self.mixer.frame(index, view, seed)
+
+    def _target(
+        self, index: int, frame: PhotoFrame, view: int, augment: AugmentSettings, seed: int
+    ) -> dict[str, Tensor]:
         """What the losses are told of this view of this photo."""
 
         def varied(instances: Instances) -> tuple[Instances, Tensor | None]:
-            return vary_instances(instances, self.sizes[index], augment, self._generator(index, view, seed))
+            return vary_instances(instances, frame.size, augment, self._generator(index, view, seed))
 
-        tags = torch.zeros(self.num_classes, dtype=torch.bool)
-        tags[list(self.samples[index].tags)] = True
-        target = self.target(*varied(self.instances[index])) | {"tags": tags}
-        for name, of_photos in self.regions.items():
-            in_view, _ = varied(of_photos[index])
+        target = self.target(*varied(frame.instances)) | {"tags": frame.tags}
+        for name, of_photo in frame.regions.items():
+            in_view, _ = varied(of_photo)
             in_view = in_view[(in_view.boxes[:, 2:] - in_view.boxes[:, :2] >= 1).all(dim=1)]
             target |= {f"{name}_boxes": in_view.boxes, f"{name}_labels": in_view.labels}
         return target
 
-    def _image(self, index: int, view: int, augment: AugmentSettings, seed: int) -> Tensor:
+    def _image(self, index: int, frame: PhotoFrame, view: int, augment: AugmentSettings, seed: int) -> Tensor:
         """This view of this photo ``(3, h, w)``."""
-        photo = self.photos[index] if index in self.photos else self._load(index)
-        return vary_image(photo.image, augment, self._generator(index, view, seed))
+        return vary_image(frame.read(), augment, self._generator(index, view, seed))
 
-    def _map(self, index: int, view: int, augment: AugmentSettings, seed: int) -> Tensor:
+    def _map(self, index: int, frame: PhotoFrame, view: int, augment: AugmentSettings, seed: int) -> Tensor:
         """What the frozen stages make of this view; kept where there is room and the view comes again."""
         if (index, view) in self.maps:
             return self.maps[index, view]
         assert self.frozen is not None
-        frozen_map = self.frozen(self._image(index, view, augment, seed))
+        frozen_map = self.frozen(self._image(index, frame, view, augment, seed))
         if augment.fixed_views is not None and self.room >= frozen_map.nbytes:
             self.room -= frozen_map.nbytes
             self.maps[index, view] = frozen_map

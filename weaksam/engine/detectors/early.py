@@ -13,6 +13,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.batches import PhotoRegions, TrainingPhotos
+from weaksam.engine.detectors.mixing import Mixing
 from weaksam.engine.detectors.training import (
     TrainableSettings,
     batch_on,
@@ -55,6 +56,7 @@ def train_early(
     name: str,
     share: float,
     regions: PhotoRegions | None = None,
+    mixing: Mixing | None = None,
 ) -> EarlyDetector:
     """Train ``model`` as `train_and_detect` does with these arguments, but stop after ``share`` of the steps.
 
@@ -75,7 +77,7 @@ def train_early(
     job = TrainingJob(folder, fingerprint, name, context.seed, epochs, steps, context.train.classes, stop_share=share)
     with kept_memory():
         silent = replace(context, log=RunLog(None))
-        train_detector(model, instances, plain, silent, job, detector_objective, regions=regions)
+        train_detector(model, instances, plain, silent, job, detector_objective, regions=regions, mixing=mixing)
     return EarlyDetector(model, plain, instances, name, share, folder / "weights.safetensors")
 
 

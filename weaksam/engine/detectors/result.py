@@ -15,6 +15,7 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.batches import PhotoRegions
 from weaksam.engine.detectors.detecting import detect_splits
 from weaksam.engine.detectors.given_proposals import SplitProposals
+from weaksam.engine.detectors.mixing import Mixing
 from weaksam.engine.detectors.training import (
     TrainingSettings,
     detector_objective,
@@ -77,14 +78,15 @@ def train_and_detect(
     regions: PhotoRegions | None = None,
     files: str = "detections",
     proposals: Mapping[str, SplitProposals] | None = None,
+    mixing: Mixing | None = None,
 ) -> DetectorResult:
     """Train ``model`` on ``instances`` (by image id) of the training photos and detect on the test photos.
 
     ``inputs``: fingerprints of all that the weights depend on besides settings, training photos, backbone and seed, the
-    further ``regions`` of the training photos among them. The box head takes ``proposals``, by split, beside its own.
-    Detections are made on the training photos too where ``settings.detect_train`` says so. Weights and detections lie
-    in ``OUT/<name>``, the latter in ``<files>_<split>.json`` too. What was finished before is only read, and an
-    interrupted training goes on.
+    further ``regions`` of the training photos and what they are mixed by (``mixing``) among them. The box head takes
+    ``proposals``, by split, beside its own. Detections are made on the training photos too where
+    ``settings.detect_train`` says so. Weights and detections lie in ``OUT/<name>``, the latter in
+    ``<files>_<split>.json`` too. What was finished before is only read, and an interrupted training goes on.
 
     Raises:
         UserError: no box at all to train on.
@@ -110,6 +112,6 @@ def train_and_detect(
         log=context.log,
     )
     with kept_memory():
-        train_detector(model, instances, settings, context, job, method.objective, method.target, regions)
+        train_detector(model, instances, settings, context, job, method.objective, method.target, regions, mixing)
         stores = detect_splits(context, settings, model, name, fingerprint, method.detect, files, proposals)
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores, context.backbone)

@@ -16,6 +16,7 @@ from weaksam.config import Settings, UserError
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.augmentation import AugmentSettings
 from weaksam.engine.detectors.batches import DetectorBatch, PhotoRegions, TrainingPhotos
+from weaksam.engine.detectors.mixing import Mixing
 from weaksam.engine.schedules import warmup_cosine, warmup_steps
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
@@ -137,11 +138,13 @@ def train_detector(
     objective_of: Callable[[Any, Any, torch.device], Objective],
     target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of,
     regions: PhotoRegions | None = None,
+    mixing: Mixing | None = None,
 ) -> None:
     """Train ``model`` in place on ``instances`` of the training photos; its weights end up sealed in ``job.folder``.
 
     ``objective_of(model, settings, device)`` gives the losses and the optimizer, ``target`` what they are told of the
-    instances of a view, and ``regions`` lie beside these. Goes on where a killed run stopped. Raises:
+    instances of a view, ``regions`` lie beside these, and photos are mixed by ``mixing``. Goes on
+    where a killed run stopped. Raises:
         UserError: there is nothing to train on.
     """
     model.to(context.device)
@@ -165,6 +168,7 @@ def train_detector(
         target=target,
         frozen=frozen_stages(model, settings, context.device),
         regions=regions,
+        mixing=mixing,
     )
     _log_photos(context, label, photos, instances)
     objective, num_batches = (

@@ -11,6 +11,7 @@ from weaksam.data.detection_stores import instances_of
 from weaksam.data.formats.coco import write_results
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
+from weaksam.sam.protocol import Segmenter
 from weaksam.stages.retrain.candidates import Candidates, candidate_detections, split_photos, voted
 from weaksam.stages.retrain.choice import LEAST_LEAD, Choice, choose
 from weaksam.stages.retrain.settings import AnyRetrainSettings
@@ -37,6 +38,8 @@ class Teaching:
     """By split; only box voting reads them."""
     pseudo_gt_of: Callable[[Mapping[str, Instances]], PseudoGt]
     """Makes pseudo ground truth of detections on the training photos."""
+    segmenter: Callable[[], Segmenter] | None = None
+    """Gives the segmenter that cuts objects out; only copy-paste asks for it."""
     name: str = "retrain"
     """Folder below ``context.out``."""
 
@@ -78,6 +81,7 @@ def run_and_choose(teaching: Teaching, pseudo_gt: PseudoGt) -> RetrainResult:
         pseudo_gt,
         weak_detector=teaching.weak,
         proposals=teaching.proposals,
+        segmenter=teaching.segmenter,
         name=name,
         files="network_detections",
     )
@@ -181,6 +185,7 @@ def _taught_again(teaching: Teaching, last: RetrainResult, boxes: PseudoGt) -> D
         last.weights.parent,
         weak_detector=teaching.weak,
         proposals=teaching.proposals,
+        segmenter=teaching.segmenter,
         name=teaching.name,
         files="network_detections",
     )

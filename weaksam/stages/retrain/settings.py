@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from weaksam.config import Settings
 from weaksam.engine.detectors.dino import TrainableDinoSettings
+from weaksam.engine.detectors.mixing import MixingSettings
 from weaksam.engine.detectors.training import TrainableSettings
 from weaksam.structures.box_voting import NO_VOTING, BoxVotingSettings
 
@@ -74,7 +75,7 @@ class FrameSettings(ChoiceSettings):
         return self
 
 
-class RetrainSettings(FrameSettings, TrainableSettings):
+class RetrainSettings(FrameSettings, MixingSettings, TrainableSettings):
     """Faster R-CNN on pseudo ground truth, its training and its use."""
 
     # The kind is told by the other fields, so that what was trained before there were two is found again
@@ -90,7 +91,7 @@ class RetrainSettings(FrameSettings, TrainableSettings):
     training and when detecting (as in Fast R-CNN); 0: none."""
 
 
-class DinoRetrainSettings(FrameSettings, TrainableDinoSettings):
+class DinoRetrainSettings(FrameSettings, MixingSettings, TrainableDinoSettings):
     """DINO on pseudo ground truth, its training and its use."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,12 +18,15 @@ from weaksam.engine.detectors.doubtful import doubtful_regions
 from weaksam.engine.detectors.early import EarlyDetector, train_early
 from weaksam.engine.detectors.given_proposals import SplitProposals
 from weaksam.engine.detectors.initial_weights import detector_backbone, initial_weights, start_from
+from weaksam.engine.detectors.mixing import Mixing
 from weaksam.engine.detectors.result import TORCHVISION, DetectorResult, train_and_detect
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.dino.build import build_dino
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
+from weaksam.sam.protocol import Segmenter
 from weaksam.stages.retrain.frames import run_in_frame
+from weaksam.stages.retrain.mixing import mixing_of
 from weaksam.stages.retrain.settings import (
     AnyRetrainSettings,
     DinoRetrainSettings,
@@ -42,6 +45,7 @@ def run(
     *,
     weak_detector: DetectorResult | None = None,
     proposals: Mapping[str, Store] | None = None,
+    segmenter: Callable[[], Segmenter] | None = None,
     name: str = "retrain",
     files: str = "detections",
 ) -> DetectorResult:
@@ -50,21 +54,32 @@ def run(
     With the true boxes as ``pseudo_gt`` and another ``name`` this measures the ceiling of the same detector. A photo
     with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
     ``settings.init``, starts from another detector of the same shape, or from a published one. ``negatives`` may read
-    the ``weak_detector``'s detections on the training photos; ``proposals``, by split, serve ``given_proposals``.
+    the ``weak_detector``'s detections on the training photos; ``proposals``, by split, serve ``given_proposals``, the
+    ``segmenter``, which is built when it is asked for, ``copy_paste``.
     `ChoiceSettings` have no part in it; with another ``engine`` that frame trains as `run_in_frame` says. Writes
     ``OUT/<name>/<files>_test.json`` and ``<files>_train.json``.
 
     Raises:
-        UserError: no box at all, weights of another detector, shape or number of classes, or no weak detector or
-            proposals where the settings want them.
+        UserError: no box at all, weights of another detector, shape or number of classes, or no weak detector,
+            proposals or segmenter where the settings want them.
     """
     settings = network_settings(settings)
     if settings.engine != "weaksam":
         return run_in_frame(context, settings, pseudo_gt, name, files)
-    context, model, inputs, regions = _prepared(context, settings, pseudo_gt, init_weights, weak_detector, name)
-    method = DINO if isinstance(settings, DinoRetrainSettings) else TORCHVISION
-    given = _given_proposals(settings, proposals, name)
-    return train_and_detect(context, settings, model, pseudo_gt, inputs, name, method, regions, files, given)
+    ready = _prepared(context, settings, pseudo_gt, init_weights, weak_detector, segmenter, name)
+    return train_and_detect(
+        ready.context,
+        settings,
+        ready.model,
+        pseudo_gt,
+        ready.inputs,
+        name,
+        DINO if isinstance(settings, DinoRetrainSettings) else TORCHVISION,
+        ready.regions,
+        files,
+        _given_proposals(settings, proposals, name),
+        ready.mixing,
+    )
 
 
 def run_early(
@@ -74,6 +89,7 @@ def run_early(
     share: float,
     *,
     weak_detector: DetectorResult | None = None,
+    segmenter: Callable[[], Segmenter] | None = None,
     name: str = "retrain",
 ) -> EarlyDetector:
     """The detector of `run` after the first ``share`` of its training, without RoI drop; detects and logs nothing.
@@ -81,8 +97,26 @@ def run_early(
     Its weights lie in ``context.out``, see `train_early`. Raises `UserError` as `run` does.
     """
     settings = cast(RetrainSettings, network_settings(settings))
-    context, model, inputs, regions = _prepared(context, settings, pseudo_gt, None, weak_detector, name)
-    return train_early(context, settings, model, pseudo_gt, inputs, name, share, regions)
+    ready = _prepared(context, settings, pseudo_gt, None, weak_detector, segmenter, name)
+    return train_early(
+        ready.context, settings, ready.model, pseudo_gt, ready.inputs, name, share, ready.regions, ready.mixing
+    )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a training starts with."""
+
+    context: RunContext
+    """With the detector's own backbone."""
+    model: nn.Module
+    """With its first weights."""
+    inputs: dict[str, str]
+    """Fingerprints by name of what decides these, and of what the training depends on besides."""
+    regions: PhotoRegions
+    """What it reads of the photos beside the boxes."""
+    mixing: Mixing | None
+    """What the photos are mixed by."""
 
 
 def _prepared(
@@ -91,13 +125,10 @@ def _prepared(
     pseudo_gt: Mapping[str, Instances],
     init_weights: Path | None,
     weak_detector: DetectorResult | None,
+    segmenter: Callable[[], Segmenter] | None,
     name: str,
-) -> tuple[RunContext, nn.Module, dict[str, str], PhotoRegions]:
-    """The context with the detector's own backbone, the detector with its first weights, and what decides these.
-
-    That as fingerprints by name, with those of what the training depends on besides; and the regions of the photos
-    that it reads beside the boxes.
-    """
+) -> _Prepared:
+    """What `run` and `run_early` train; raises `UserError` as they do."""
     initial = initial_weights(settings, init_weights, name)
     context = replace(context, backbone=detector_backbone(context, settings, initial, name))
     # Every random number below, the heads' first weights included, follows from the seed
@@ -108,7 +139,8 @@ def _prepared(
         "pseudo_gt": fingerprint_of(instances_key(pseudo_gt)),
         "init": start_from(model, initial, context, name, settings.new_classes),
     }
-    return context, model, inputs | of_regions, regions
+    mixing, of_mixing = mixing_of(context, settings, pseudo_gt, segmenter, name)
+    return _Prepared(context, model, inputs | of_regions | of_mixing, regions, mixing)
 
 
 def _given_proposals(
