@@ -8,35 +8,37 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-_AVERAGE, _COUNT = "average", "steps_averaged"
-
 
 class WeightAverage:
     """Exponential moving average of the trained weights after each step of ``optimizer``.
 
     After step n (1-based) the average keeps a share of min(``decay``, (1 + n) / (10 + n)) of itself, so that the first
     steps are soon forgotten. It lies in the optimizer's state: what saves and resumes the one does so with the other.
-    Weights that do not train stay as they are.
+    Weights that do not train stay as they are. Several averages of one optimizer have different names.
     """
 
-    def __init__(self, optimizer: Optimizer, decay: float) -> None:
+    def __init__(self, optimizer: Optimizer, decay: float, name: str = "average") -> None:
         self.optimizer, self.decay = optimizer, decay
+        self.name, self.count = name, "steps_averaged" if name == "average" else f"steps_of_{name}"
         optimizer.register_step_post_hook(self._after_step)
 
     @torch.no_grad()
     def put_in(self) -> None:
         """Set the trained weights to their average; nothing changes before the first step."""
         for parameter in self._parameters():
-            average = self.optimizer.state[parameter].get(_AVERAGE)
-            if average is not None:
-                parameter.copy_(average)
+            parameter.copy_(self.of(parameter))
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """The average of a trained weight; the weight itself before the first step."""
+        average: Tensor = self.optimizer.state.get(parameter, {}).get(self.name, parameter)
+        return average
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        count = optimizer.state[_COUNT]  # type: ignore[index]  # a state of no parameter
-        count[_COUNT] = steps = int(count.get(_COUNT, 0)) + 1
+        count = optimizer.state[self.count]  # type: ignore[index]  # a state of no parameter
+        count[self.count] = steps = int(count.get(self.count, 0)) + 1
         parameters = self._parameters()
-        averages = [optimizer.state[p].setdefault(_AVERAGE, p.detach().clone()) for p in parameters]
+        averages = [optimizer.state[p].setdefault(self.name, p.detach().clone()) for p in parameters]
         torch._foreach_lerp_(averages, parameters, 1 - min(self.decay, (1 + steps) / (10 + steps)))
 
     def _parameters(self) -> list[Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from weaksam.structures.masks import Rle
 
-_OPTIONAL = ("scores", "masks", "difficult", "crowd", "mask_weights")
+_WEIGHTS = ("mask_weights", "class_weights", "box_weights")
+_OPTIONAL = ("scores", "masks", "difficult", "crowd", *_WEIGHTS)
 """Fields of `Instances` that may be None."""
 
 
@@ -27,6 +28,8 @@ class Instances:
     difficult, crowd: bool (N,), or None where the source does not say; a crowd is a region of objects that nobody
     outlined one by one, and is ignored in training.
     mask_weights: float32 (N,) in [0, 1], how far each mask counts in a training (0: not at all), or None: all fully.
+    class_weights, box_weights: float32 (N,) of at least 0, how far the class and the extent of each count in a training
+    (0: not at all), or None: all by 1.
     """
 
     boxes: Tensor
@@ -36,6 +39,8 @@ class Instances:
     difficult: Tensor | None = None
     crowd: Tensor | None = None
     mask_weights: Tensor | None = None
+    class_weights: Tensor | None = None
+    box_weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` where a field has another type, shape or length than the class says."""
@@ -44,8 +49,9 @@ class Instances:
         _check_vector("labels", self.labels, torch.int64, count)
         if self.scores is not None:
             _check_vector("scores", self.scores, torch.float32, count)
-        if self.mask_weights is not None:
-            _check_vector("mask_weights", self.mask_weights, torch.float32, count)
+        for name in _WEIGHTS:
+            if getattr(self, name) is not None:
+                _check_vector(name, getattr(self, name), torch.float32, count)
         if self.masks is not None:
             if not isinstance(self.masks, tuple):
                 raise ValueError(f"Instances.masks must be a tuple of RLEs, found {type(self.masks).__name__}")
@@ -83,9 +89,9 @@ class Instances:
     def cat(parts: Sequence[Instances]) -> Instances:
         """All objects of ``parts``, in order; nothing gives the empty value.
 
-        A missing ``difficult`` or ``crowd`` counts as False beside a given one, missing ``mask_weights`` as 1;
-        ``scores`` and ``masks`` must be in all non-empty parts or in none. Where all parts are empty, the result has
-        every field that one of them has.
+        A missing ``difficult`` or ``crowd`` counts as False beside a given one, missing weights as 1; ``scores`` and
+        ``masks`` must be in all non-empty parts or in none. Where all parts are empty, the result has every field that
+        one of them has.
         """
         if not parts:
             return Instances.empty()
@@ -147,7 +153,7 @@ def _cat_optional(name: str, parts: Sequence[Instances]) -> Tensor | tuple[Rle, 
     if name in ("difficult", "crowd"):
         pairs = zip(values, parts, strict=True)
         return torch.cat([torch.zeros(len(part), dtype=torch.bool) if v is None else v for v, part in pairs])
-    if name == "mask_weights":
+    if name in _WEIGHTS:
         return torch.cat([torch.ones(len(part)) if v is None else v for v, part in zip(values, parts, strict=True)])
     if any(value is None for value in values):
         raise ValueError(f"Instances.cat needs {name} in all parts or in none, found them in only some")

@@ -18,6 +18,7 @@ from weaksam.engine.detectors.copy_paste import CutOuts
 from weaksam.engine.detectors.dino import dino_objective
 from weaksam.engine.detectors.mask2former import mask2former_objective
 from weaksam.engine.detectors.mixing import Mixing, MixingSettings
+from weaksam.engine.detectors.taught import TaughtSettings, taught_objective
 from weaksam.engine.detectors.training import detector_objective, frozen_stages
 from weaksam.engine.weight_average import WeightAverage
 from weaksam.models.detectors.dino.build import build_dino
@@ -79,6 +80,12 @@ CASES = {
         detector_objective,
         {**REGIONS, "batch_size": 4, "copy_paste": {"probability": 1}, "mosaic": {"probability": 0.5}},
     ),
+    "taught": Case(
+        RetrainSettings,
+        build_faster_rcnn,
+        taught_objective,
+        {**REGIONS, "batch_size": 4, "teacher": {"weight": 0.5, "min_score": 0.3, "start_share": 0}},
+    ),
     "mask_rcnn": Case(
         WsisSettings,
         build_mask_rcnn,
@@ -137,7 +144,8 @@ def train_case(case: Case, squares: Dataset, out: Path) -> Trained:
     mixing = None
     if isinstance(settings, MixingSettings) and settings.mosaic.probability:
         mixing = Mixing(settings, CutOuts("", {sample.image_id: with_masks(sample) for sample in squares}))
-    options: dict[str, Any] = {"target": case.target, "frozen": frozen, "mixing": mixing}
+    taught = isinstance(settings, TaughtSettings) and settings.teacher.weight > 0
+    options: dict[str, Any] = {"target": case.target, "frozen": frozen, "mixing": mixing, "weak_views": taught}
     photos = TrainingPhotos(squares, truth, 64, 96, "", boxless_as_background=True, **options)
     batches = list(photos.epoch(0, settings.batch_size, settings, seed=0))
     if case.exact:
@@ -173,5 +181,6 @@ def test_two_ranks_train_as_one_process_does(name: str, results: list[dict[str, 
     alone, first, second = (of_rank[name] for of_rank in results)
     assert_same_training(alone, first, 1e-8 if CASES[name].exact else 1e-5)
     assert all(np.array_equal(value, second.weights[key]) for key, value in first.weights.items())
+    assert name != "taught" or first.losses["teacher_boxes"] > 0
     if "roi_drop" in CASES[name].settings or "query_drop" in CASES[name].settings:
         assert first.losses["dropped_class"] > 0

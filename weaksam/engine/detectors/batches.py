@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,18 @@ _BATCHES_AHEAD = 4
 
 
 @dataclass(frozen=True)
+class WeakView:
+    """A photo, or what was mixed of several, before its view was drawn."""
+
+    image: Tensor
+    """uint8 ``(3, h, w)``."""
+    tags: Tensor
+    """Bool ``(C,)``: the classes that may be where no box is."""
+    to_view: Callable[[Tensor], Tensor]
+    """Boxes ``(N, 4)`` in its pixels to those in the view, where they may have no area."""
+
+
+@dataclass(frozen=True)
 class DetectorBatch:
     """Photos as float ``(3, h, w)`` in 0..1, their targets (torchvision's, or those of the detector) and ids.
 
@@ -45,6 +57,8 @@ class DetectorBatch:
     """The greatest height and width of the whole batch, which every process pads its photos to."""
     seeds: tuple[int, ...] = ()
     """What the random numbers of each photo's losses follow from; none: the global random numbers."""
+    weak_views: tuple[WeakView, ...] = ()
+    """The photos before their views were drawn, where a teacher wants them."""
     counts: bool = True
     """Whether the photos are part of the batch; else they only keep a process busy that has none, see `Ranks.share`."""
 
@@ -59,7 +73,8 @@ class TrainingPhotos:
     has the photo's ``tags``, bool ``(C,)``, and for each name in ``regions`` (`PhotoRegions`) its ``<name>_boxes``
     (D, 4) and ``<name>_labels`` (D,) from 0 in the view, without those under a pixel wide or high; D may be 0.
 
-    With ``mixing`` a photo may be shown with objects of others, or with three others in one frame of its size.
+    With ``mixing`` a photo may be shown with objects of others, or with three others in one frame of its size. With
+    ``weak_views`` batches hold what was there before the views were drawn.
 
     With ``frozen``, the backbone's frozen stages (a photo ``(3, h, w)`` to its map on the CPU), batches hold maps
     instead of photos; those of fixed views are kept where ``max_cache_gib`` leaves room, else computed again.
@@ -79,8 +94,9 @@ class TrainingPhotos:
         frozen: Callable[[Tensor], Tensor] | None = None,
         regions: PhotoRegions | None = None,
         mixing: Mixing | None = None,
+        weak_views: bool = False,
     ) -> None:
-        self.target = target
+        self.target, self.weak_views = target, weak_views
         self.num_classes = len(dataset.classes)
         nothing = Instances.empty()
         self.samples = [
@@ -117,7 +133,7 @@ class TrainingPhotos:
         cut_outs = self._shrunk({} if mixing.cut_outs is None else mixing.cut_outs.objects)
         image_ids = [sample.image_id for sample in self.samples]
         tagged = [bool(sample.tags) for sample in self.samples]
-        return PhotoMixer(mixing.settings, self._plain_frame, image_ids, tagged, cut_outs)
+        return PhotoMixer(mixing.settings, self.plain_frame, image_ids, tagged, cut_outs)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -183,9 +199,13 @@ class TrainingPhotos:
         else:
             images = [self._map(index, frame, view, augment, seed) for index, frame in zip(own, frames, strict=True)]
             sizes = tuple(size_of[index] for index in own)
-        return DetectorBatch(image_ids, images, targets, sizes, canvas, seeds, counts)
+        batch = DetectorBatch(image_ids, images, targets, sizes, canvas, seeds, counts=counts)
+        if not self.weak_views:
+            return batch
+        weak = [self._weak_view(index, frame, view, augment, seed) for index, frame in zip(own, frames, strict=True)]
+        return replace(batch, weak_views=tuple(weak))
 
-    def _plain_frame(self, index: int) -> PhotoFrame:
+    def plain_frame(self, index: int) -> PhotoFrame:
         """The photo of this number as it is."""
         tags = torch.zeros(self.num_classes, dtype=torch.bool)
         tags[list(self.samples[index].tags)] = True
@@ -198,7 +218,7 @@ class TrainingPhotos:
 
     def _frame(self, index: int, view: int, seed: int) -> PhotoFrame:
         """What this view of this photo is drawn from."""
-        return self._plain_frame(index) if self.mixer is None else self.mixer.frame(index, view, seed)
+        return self.plain_frame(index) if self.mixer is None else self.mixer.frame(index, view, seed)
 
     def _target(
         self, index: int, frame: PhotoFrame, view: int, augment: AugmentSettings, seed: int
@@ -214,6 +234,15 @@ class TrainingPhotos:
             in_view = in_view[(in_view.boxes[:, 2:] - in_view.boxes[:, :2] >= 1).all(dim=1)]
             target |= {f"{name}_boxes": in_view.boxes, f"{name}_labels": in_view.labels}
         return target
+
+    def _weak_view(self, index: int, frame: PhotoFrame, view: int, augment: AugmentSettings, seed: int) -> WeakView:
+        """The frame of this view of this photo."""
+
+        def to_view(boxes: Tensor) -> Tensor:
+            photo = Instances(boxes, torch.zeros(len(boxes), dtype=torch.int64))
+            return vary_instances(photo, frame.size, augment, self._generator(index, view, seed))[0].boxes
+
+        return WeakView(frame.read(), frame.tags, to_view)
 
     def _image(self, index: int, frame: PhotoFrame, view: int, augment: AugmentSettings, seed: int) -> Tensor:
         """This view of this photo ``(3, h, w)``."""

@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weaksam.engine.detectors.batches import DetectorBatch
-from weaksam.engine.detectors.result import DetectorMethod
-from weaksam.engine.detectors.training import MergedViews, TrainingSettings, lr_factor, optimizer_of
+from weaksam.engine.detectors.training import DetectorMethod, MergedViews, TrainingSettings, lr_factor, optimizer_of
 from weaksam.engine.mixed_precision import autocast, forward_dtype
 from weaksam.engine.training import Objective
 from weaksam.models.detectors.dino.detector import Dino

@@ -15,9 +15,9 @@ from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.batches import PhotoRegions, TrainingPhotos
 from weaksam.engine.detectors.mixing import Mixing
 from weaksam.engine.detectors.training import (
+    TORCHVISION,
     TrainableSettings,
     batch_on,
-    detector_objective,
     train_detector,
     training_fingerprint,
 )
@@ -61,8 +61,9 @@ def train_early(
     """Train ``model`` as `train_and_detect` does with these arguments, but stop after ``share`` of the steps.
 
     The steps are those that the whole training ``name`` begins with, in its order and with its learning rates, but
-    without RoI drop. The weights lie in ``context.out``, which should not be the folder of a run; nothing is logged.
-    What was finished before is only read, and an interrupted training goes on. Raises `UserError` for no box at all.
+    without RoI drop and teacher. The weights lie in ``context.out``, which should not be the folder of a run; nothing
+    is logged. What was finished before is only read, and an interrupted training goes on. Raises `UserError` for no box
+    at all.
     """
     plain = settings.model_copy(update={"roi_drop": RoiDropSettings()})
     own_inputs = {
@@ -77,7 +78,7 @@ def train_early(
     job = TrainingJob(folder, fingerprint, name, context.seed, epochs, steps, context.train.classes, stop_share=share)
     with kept_memory():
         silent = replace(context, log=RunLog(None))
-        train_detector(model, instances, plain, silent, job, detector_objective, regions=regions, mixing=mixing)
+        train_detector(model, instances, plain, silent, job, TORCHVISION, regions, mixing)
     return EarlyDetector(model, plain, instances, name, share, folder / "weights.safetensors")
 
 

@@ -21,8 +21,8 @@ from weaksam.engine.detectors.initial_weights import (
 )
 from weaksam.engine.detectors.mask2former_settings import TrainableMask2FormerSettings
 from weaksam.engine.detectors.photos import ResizedPhoto, load_scales
-from weaksam.engine.detectors.result import DetectorMethod, DetectorResult, train_and_detect
-from weaksam.engine.detectors.training import batch_on, lr_factor
+from weaksam.engine.detectors.result import DetectorResult, train_and_detect
+from weaksam.engine.detectors.training import DetectorMethod, batch_on, lr_factor
 from weaksam.engine.mixed_precision import autocast, forward_dtype
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.engine.training import Objective

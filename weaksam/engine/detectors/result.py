@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from weaksam.data.detection_stores import instances_of
 from weaksam.engine.context import RunContext
@@ -17,19 +15,17 @@ from weaksam.engine.detectors.detecting import detect_splits
 from weaksam.engine.detectors.given_proposals import SplitProposals
 from weaksam.engine.detectors.mixing import Mixing
 from weaksam.engine.detectors.training import (
+    TORCHVISION,
+    DetectorMethod,
     TrainingSettings,
-    detector_objective,
     train_detector,
     training_fingerprint,
 )
 from weaksam.engine.kept_memory import kept_memory
-from weaksam.engine.training import Objective
 from weaksam.engine.training_job import TrainingJob
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import backbone_fingerprint
-from weaksam.models.detectors.faster_rcnn import target_of
 from weaksam.store.store import Store, store_folder
-from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
 
@@ -49,22 +45,6 @@ class DetectorResult:
     def detections(self, split: str) -> dict[str, Instances]:
         """Detections of ``test`` or ``train`` by image id, with masks where the detector gives them."""
         return instances_of(self.stores[split])
-
-
-@dataclass(frozen=True)
-class DetectorMethod:
-    """What training and use of one kind of detector differ in; every function takes its model and settings."""
-
-    objective: Callable[[Any, Any, torch.device], Objective]
-    """``(model, settings, device)`` to the losses of a `DetectorBatch` and the optimizer."""
-    target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of
-    """Instances and masks ``(N, h, w)`` of a view to what the losses are told of it."""
-    detect: Callable[[Any, Sample, Any, torch.device], Instances] | None = None
-    """``(model, sample, settings, device)`` to a photo's detections with masks; None: as torchvision's detectors do."""
-
-
-TORCHVISION = DetectorMethod(detector_objective)
-"""Faster and Mask R-CNN."""
 
 
 def train_and_detect(
@@ -112,6 +92,6 @@ def train_and_detect(
         log=context.log,
     )
     with kept_memory():
-        train_detector(model, instances, settings, context, job, method.objective, method.target, regions, mixing)
+        train_detector(model, instances, settings, context, job, method, regions, mixing)
         stores = detect_splits(context, settings, model, name, fingerprint, method.detect, files, proposals)
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores, context.backbone)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,6 +31,7 @@ from weaksam.models.detectors.photo_settings import PhotoSettings
 from weaksam.models.photo_draws import draws_of_photos
 from weaksam.models.roi.roi_drop import RoiDropSettings
 from weaksam.store.store import stage_fingerprint
+from weaksam.structures.dataset import Sample
 from weaksam.structures.devices import moved_together, pinned
 from weaksam.structures.instances import Instances
 
@@ -129,22 +131,48 @@ class TrainableSettings(DetectorSettings, MergedViews, TrainingSettings):
     """What regions without a box teach, where boxes are incomplete."""
 
 
+@dataclass(frozen=True)
+class EpochStart:
+    """Where a training is before the batches of an epoch."""
+
+    epoch: int
+    """From 0."""
+    num_epochs: int
+    photos: TrainingPhotos
+    job: TrainingJob
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class DetectorMethod:
+    """What training and use of one kind of detector differ in; every function takes its model and settings."""
+
+    objective: Callable[[Any, Any, torch.device], Objective]
+    """``(model, settings, device)`` to the losses of a `DetectorBatch` and the optimizer."""
+    target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of
+    """Instances and masks ``(N, h, w)`` of a view to what the losses are told of it."""
+    detect: Callable[[Any, Sample, Any, torch.device], Instances] | None = None
+    """``(model, sample, settings, device)`` to a photo's detections with masks; None: as torchvision's detectors do."""
+    weak_views: Callable[[Any], bool] = lambda settings: False
+    """Whether a training with these settings wants the photos as they are beside their views."""
+    before_epoch: Callable[[nn.Module, Any, EpochStart], None] | None = None
+    """Called with the model and its settings before the batches of each epoch; it may change what boxes count."""
+
+
 def train_detector(
     model: nn.Module,
     instances: Mapping[str, Instances],
     settings: TrainingSettings,
     context: RunContext,
     job: TrainingJob,
-    objective_of: Callable[[Any, Any, torch.device], Objective],
-    target: Callable[[Instances, Tensor | None], dict[str, Tensor]] = target_of,
+    method: DetectorMethod,
     regions: PhotoRegions | None = None,
     mixing: Mixing | None = None,
 ) -> None:
     """Train ``model`` in place on ``instances`` of the training photos; its weights end up sealed in ``job.folder``.
 
-    ``objective_of(model, settings, device)`` gives the losses and the optimizer, ``target`` what they are told of the
-    instances of a view, ``regions`` lie beside these, and photos are mixed by ``mixing``. Goes on
-    where a killed run stopped. Raises:
+    ``method`` gives the losses, the optimizer and what they are told of the instances of a view; ``regions`` lie beside
+    these, and photos are mixed by ``mixing``. Goes on where a killed run stopped. Raises:
         UserError: there is nothing to train on.
     """
     model.to(context.device)
@@ -165,22 +193,29 @@ def train_detector(
         label,
         settings.max_cache_gib,
         boxless_as_background=settings.photos_without_box == "background",
-        target=target,
+        target=method.target,
         frozen=frozen_stages(model, settings, context.device),
         regions=regions,
         mixing=mixing,
+        weak_views=method.weak_views(settings),
     )
     _log_photos(context, label, photos, instances)
     objective, num_batches = (
-        objective_of(model, settings, context.device),
+        method.objective(model, settings, context.device),
         photos.num_batches(settings.batch_size),
     )
     num_epochs = job.total_epochs(num_batches)
     average = WeightAverage(objective.optimizer, settings.weight_average) if settings.weight_average else None
+
+    def batches(epoch: int) -> Sequence[DetectorBatch]:
+        if method.before_epoch is not None:
+            method.before_epoch(model, settings, EpochStart(epoch, num_epochs, photos, job, context.device))
+        return photos.epoch(epoch, settings.batch_size, settings, context.seed, settings.batches_sorted)
+
     fit(
         model,
         [objective],
-        lambda epoch: photos.epoch(epoch, settings.batch_size, settings, context.seed, settings.batches_sorted),
+        batches,
         job,
         num_steps_per_epoch=num_batches,
         on_epoch_end=lambda epoch: average.put_in() if average is not None and epoch + 1 == num_epochs else None,
@@ -230,6 +265,10 @@ def detector_objective(model: GeneralizedRCNN, settings: TrainableSettings, devi
         begin_step=begin_step,
         clip_norm=settings.clip_norm,
     )
+
+
+TORCHVISION = DetectorMethod(detector_objective)
+"""Faster and Mask R-CNN."""
 
 
 def lr_factor(step: int, total: int, settings: TrainingSettings) -> float:

@@ -199,8 +199,9 @@ def finish_detector(
 def target_of(instances: Instances, masks: Tensor | None = None) -> dict[str, Tensor]:
     """Torchvision's target: boxes ``(N, 4)``, labels ``(N,)`` from 1 and, if given, masks uint8 ``(N, h, w)``.
 
-    With masks come their ``mask_weights`` (N,) where the instances have them. Instances marked ``crowd`` are regions to
-    ignore: their label is `IGNORED`. Boxes under one pixel wide or high are left out.
+    With masks come their ``mask_weights`` (N,) where the instances have them, and ``class_weights`` and ``box_weights``
+    (N,) alike. Instances marked ``crowd`` are regions to ignore: their label is `IGNORED`. Boxes under one pixel wide
+    or high are left out.
     """
     sides = instances.boxes[:, 2:] - instances.boxes[:, :2]  # (N, 2)
     kept = (sides >= 1).all(dim=1)
@@ -208,10 +209,10 @@ def target_of(instances: Instances, masks: Tensor | None = None) -> dict[str, Te
     if instances.crowd is not None:
         labels = labels.masked_fill(instances.crowd, IGNORED)
     target = {"boxes": instances.boxes[kept], "labels": labels[kept]}
-    if masks is None:
-        return target
-    weights = {} if instances.mask_weights is None else {"mask_weights": instances.mask_weights[kept]}
-    return target | {"masks": masks[kept].to(torch.uint8)} | weights
+    for name in ("class_weights", "box_weights", *(() if masks is None else ("mask_weights",))):
+        weights = getattr(instances, name)
+        target |= {} if weights is None else {name: weights[kept]}
+    return target if masks is None else target | {"masks": masks[kept].to(torch.uint8)}
 
 
 def training_losses(

@@ -12,6 +12,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from weaksam.models.backbones.clamping import RELU
 from weaksam.models.backbones.products import linear
+from weaksam.models.detectors.box_weights import weights_of_boxes
 from weaksam.models.detectors.ignored_regions import IgnoringProposalNetwork
 from weaksam.models.detectors.negatives import NegativeSettings, confident_regions, unknown_classes
 from weaksam.models.ranks import ranks
@@ -36,7 +37,8 @@ class SampledProposals(IgnoringProposalNetwork):
         """Proposals ``(R, 4)`` of each photo, and in training the losses ``loss_objectness``, ``loss_rpn_box_reg``.
 
         The heads, which read the same targets, find the confident proposals there, ``confident_boxes`` (R, 4), nan for
-        the others. Proposals that a target gives, ``given_boxes`` (P, 4), stand behind the network's own.
+        the others. Proposals that a target gives, ``given_boxes`` (P, 4), stand behind the network's own. Losses of
+        anchors with a box count by its ``class_weights`` and ``box_weights``, where targets have some.
         """
         maps = list(features.values())
         with torch.no_grad():
@@ -54,19 +56,37 @@ class SampledProposals(IgnoringProposalNetwork):
             torch.cat([boxes, target["given_boxes"]]) if "given_boxes" in target else boxes
             for boxes, target in zip(proposals, targets, strict=True)
         ]
-        chosen = [torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels)]
+        return proposals, self._sampled_losses(maps, labels, anchors, matched, targets)
+
+    def _sampled_losses(
+        self,
+        maps: list[Tensor],
+        labels: list[Tensor],
+        anchors: list[Tensor],
+        matched: list[Tensor],
+        targets: Sequence[Mapping[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """The losses of the anchors that are sampled by their ``labels`` (A,); ``matched`` (A, 4) are their boxes."""
+        masks = self.fg_bg_sampler(labels)
+        chosen = [torch.where(torch.cat(of_photos))[0] for of_photos in masks]
         num_positive, sampled = len(chosen[0]), torch.cat(chosen)
         objectness, deltas = self._predict(maps, sampled)
         num_sampled = max(1, ranks().total(len(sampled)))  # of the whole batch; 0: every anchor is ignored
         wanted = self.box_coder.encode_single(torch.cat(matched)[chosen[0]], torch.cat(anchors)[chosen[0]])
-        box_loss = F.smooth_l1_loss(deltas[:num_positive], wanted, beta=1 / 9, reduction="sum")
+        positive = [boxes[mask.bool()] for boxes, mask in zip(matched, masks[0], strict=True)]
+        box_weights = weights_of_boxes("box_weights", positive, targets)
+        class_weights = weights_of_boxes("class_weights", positive, targets)
+        if class_weights is not None:
+            class_weights = torch.cat([class_weights, class_weights.new_ones(len(sampled) - num_positive)])
+        if box_weights is None:
+            box_loss = F.smooth_l1_loss(deltas[:num_positive], wanted, beta=1 / 9, reduction="sum")
+        else:
+            of_anchors = F.smooth_l1_loss(deltas[:num_positive], wanted, beta=1 / 9, reduction="none")
+            box_loss = (of_anchors * box_weights[:, None]).sum()
         objectness_loss = F.binary_cross_entropy_with_logits(
-            objectness, torch.cat(labels)[sampled].to(objectness), reduction="sum"
+            objectness, torch.cat(labels)[sampled].to(objectness), class_weights, reduction="sum"
         )
-        return proposals, {
-            "loss_objectness": objectness_loss / num_sampled,
-            "loss_rpn_box_reg": box_loss / num_sampled,
-        }
+        return {"loss_objectness": objectness_loss / num_sampled, "loss_rpn_box_reg": box_loss / num_sampled}
 
     def _known_labels(
         self,

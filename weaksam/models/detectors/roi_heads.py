@@ -13,6 +13,7 @@ from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from weaksam.models.backbones.clamping import RELU
 from weaksam.models.backbones.products import linear
+from weaksam.models.detectors.box_weights import weights_of_regions
 from weaksam.models.detectors.ignored_regions import IgnoringRoIHeads
 from weaksam.models.detectors.negatives import NegativeSettings, class_losses, unknown_classes
 from weaksam.models.ranks import ranks
@@ -32,9 +33,11 @@ class RoiLosses:
     labels: Tensor
     """Class of each ``(R,)``, 0 for background."""
     classification: Tensor
-    """Cross-entropy ``(R,)``, or what `class_losses` makes of it where labels are incomplete."""
+    """Cross-entropy ``(R,)``, or what `class_losses` makes of it where labels are incomplete, times the class weight of
+    the region's box."""
     box: Tensor
-    """Smooth L1 loss ``(R,)``, summed over the four deltas of the region's class; 0 for background."""
+    """Smooth L1 loss ``(R,)``, summed over the four deltas of the region's class, times the weight of its box; 0 for
+    background."""
     mask: Tensor | None = None
     """Mean cross-entropy ``(F,)`` over the mask's cells of the foreground regions, in the order of ``labels``."""
     mask_weights: Tensor | None = None
@@ -132,9 +135,14 @@ class RegionHeads(IgnoringRoIHeads):
         mask, weights = None, None
         if self.has_mask():
             mask = self._mask_losses(features, sampled, matches, labels, image_shapes, targets)
-            weights = _weights_of_masks(matches, labels, targets)
+            weights = weights_of_regions("mask_weights", matches, labels, targets)
+            weights = None if weights is None else weights[label > 0]
         classification = self._class_losses(logits, label, sampled, targets)
         box = box_losses(deltas, label, torch.cat(wanted))
+        class_weights = weights_of_regions("class_weights", matches, labels, targets)
+        box_weights = weights_of_regions("box_weights", matches, labels, targets)
+        classification = classification if class_weights is None else classification * class_weights
+        box = box if box_weights is None else box * box_weights
         return RoiLosses(label, classification, box, mask, weights, tuple(matches))
 
     def assign_targets_to_proposals(
@@ -176,19 +184,6 @@ class RegionHeads(IgnoringRoIHeads):
             for target, of_photo, match, chosen in zip(targets, boxes, matches, foreground, strict=True)
         ]
         return F.binary_cross_entropy_with_logits(logits, torch.cat(wanted), reduction="none").mean(dim=(1, 2))
-
-
-def _weights_of_masks(
-    matches: Sequence[Tensor], labels: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]]
-) -> Tensor | None:
-    """The weight ``(F,)`` of the mask that each foreground region is assigned to; None where no target has any."""
-    if not any("mask_weights" in target for target in targets):
-        return None
-    weights = []
-    for target, match, of_photo in zip(targets, matches, labels, strict=True):
-        of_boxes = target.get("mask_weights", torch.ones(len(target["labels"]), device=match.device))
-        weights.append(of_boxes[match[of_photo > 0]])
-    return torch.cat(weights)
 
 
 def box_losses(deltas: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing_extensions import Self
 from weaksam.config import Settings
 from weaksam.engine.detectors.dino import TrainableDinoSettings
 from weaksam.engine.detectors.mixing import MixingSettings
-from weaksam.engine.detectors.training import TrainableSettings
+from weaksam.engine.detectors.taught import TaughtSettings
 from weaksam.structures.box_voting import NO_VOTING, BoxVotingSettings
 
 NETWORK_ALONE: Mapping[str, Any] = {
@@ -75,12 +75,12 @@ class FrameSettings(ChoiceSettings):
         return self
 
 
-class RetrainSettings(FrameSettings, MixingSettings, TrainableSettings):
+class RetrainSettings(FrameSettings, MixingSettings, TaughtSettings):
     """Faster R-CNN on pseudo ground truth, its training and its use."""
 
     # The kind is told by the other fields, so that what was trained before there were two is found again
     _not_fingerprinted: ClassVar[frozenset[str]] = (
-        TrainableSettings._not_fingerprinted | FrameSettings._not_fingerprinted | {"detector"}
+        TaughtSettings._not_fingerprinted | FrameSettings._not_fingerprinted | {"detector"}
     )
 
     _as_before: ClassVar[Mapping[str, Any]] = {"given_proposals": 0}

@@ -19,7 +19,8 @@ from weaksam.engine.detectors.early import EarlyDetector, train_early
 from weaksam.engine.detectors.given_proposals import SplitProposals
 from weaksam.engine.detectors.initial_weights import detector_backbone, initial_weights, start_from
 from weaksam.engine.detectors.mixing import Mixing
-from weaksam.engine.detectors.result import TORCHVISION, DetectorResult, train_and_detect
+from weaksam.engine.detectors.result import DetectorResult, train_and_detect
+from weaksam.engine.detectors.taught import TAUGHT
 from weaksam.engine.seeds import derive_seed, seed_everything
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.detectors.dino.build import build_dino
@@ -74,7 +75,7 @@ def run(
         pseudo_gt,
         ready.inputs,
         name,
-        DINO if isinstance(settings, DinoRetrainSettings) else TORCHVISION,
+        DINO if isinstance(settings, DinoRetrainSettings) else TAUGHT,
         ready.regions,
         files,
         _given_proposals(settings, proposals, name),
@@ -92,9 +93,10 @@ def run_early(
     segmenter: Callable[[], Segmenter] | None = None,
     name: str = "retrain",
 ) -> EarlyDetector:
-    """The detector of `run` after the first ``share`` of its training, without RoI drop; detects and logs nothing.
+    """The detector of `run` after the first ``share`` of its training; detects and logs nothing.
 
-    Its weights lie in ``context.out``, see `train_early`. Raises `UserError` as `run` does.
+    It is trained without RoI drop and teacher. Its weights lie in ``context.out``, see `train_early`. Raises
+    `UserError` as `run` does.
     """
     settings = cast(RetrainSettings, network_settings(settings))
     ready = _prepared(context, settings, pseudo_gt, None, weak_detector, segmenter, name)
