@@ -167,8 +167,9 @@ def train_weak_detector_on_truth(
 
 
 def retrain_on_truth(run: Run, backbone: BackboneSettings, proposals: Mapping[str, Store]) -> DetectorResult:
-    """The retrained detector, taught the true boxes."""
-    context, settings = with_backbone(run, backbone), run.retrain.with_complete_labels()
+    """The retrained detector, taught the true boxes, from the run's backbone."""
+    context = with_backbone(run, backbone)
+    settings = run.retrain.with_complete_labels().model_copy(update={"start": "backbone"})
     return retrain.run(
         context,
         settings,

@@ -177,7 +177,9 @@ def _next_round(teaching: Teaching, last: RetrainResult, number: int) -> Retrain
 def _taught_again(teaching: Teaching, last: RetrainResult, boxes: PseudoGt) -> DetectorResult:
     """The network of ``last``, trained on from its weights."""
     # Its weights stand for the backbone that they began with
-    settings = shortened(teaching.settings).model_copy(update={"backbone": None, "new_classes": False})
+    settings = shortened(teaching.settings).model_copy(
+        update={"backbone": None, "new_classes": False, "start": "backbone"}
+    )
     return run(
         replace(teaching.context, backbone=last.backbone),
         settings,

@@ -13,6 +13,7 @@ from weaksam.config import Settings
 from weaksam.engine.detectors.dino import TrainableDinoSettings
 from weaksam.engine.detectors.mixing import MixingSettings
 from weaksam.engine.detectors.taught import TaughtSettings
+from weaksam.stages.retrain.start import StartSettings
 from weaksam.structures.box_voting import NO_VOTING, BoxVotingSettings
 
 NETWORK_ALONE: Mapping[str, Any] = {
@@ -75,7 +76,7 @@ class FrameSettings(ChoiceSettings):
         return self
 
 
-class RetrainSettings(FrameSettings, MixingSettings, TaughtSettings):
+class RetrainSettings(FrameSettings, StartSettings, MixingSettings, TaughtSettings):
     """Faster R-CNN on pseudo ground truth, its training and its use."""
 
     # The kind is told by the other fields, so that what was trained before there were two is found again
@@ -91,7 +92,7 @@ class RetrainSettings(FrameSettings, MixingSettings, TaughtSettings):
     training and when detecting (as in Fast R-CNN); 0: none."""
 
 
-class DinoRetrainSettings(FrameSettings, MixingSettings, TrainableDinoSettings):
+class DinoRetrainSettings(FrameSettings, StartSettings, MixingSettings, TrainableDinoSettings):
     """DINO on pseudo ground truth, its training and its use."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = (

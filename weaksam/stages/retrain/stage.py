@@ -34,6 +34,7 @@ from weaksam.stages.retrain.settings import (
     RetrainSettings,
     network_settings,
 )
+from weaksam.stages.retrain.start import started
 from weaksam.store.store import Store
 from weaksam.structures.instances import Instances
 
@@ -55,8 +56,8 @@ def run(
     With the true boxes as ``pseudo_gt`` and another ``name`` this measures the ceiling of the same detector. A photo
     with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
     ``settings.init``, starts from another detector of the same shape, or from a published one. ``negatives`` may read
-    the ``weak_detector``'s detections on the training photos; ``proposals``, by split, serve ``given_proposals``, the
-    ``segmenter``, which is built when it is asked for, ``copy_paste``.
+    the ``weak_detector``'s detections on the training photos, and ``start`` its weights; ``proposals``, by split, serve
+    ``given_proposals``, the ``segmenter``, which is built when it is asked for, ``copy_paste``.
     `ChoiceSettings` have no part in it; with another ``engine`` that frame trains as `run_in_frame` says. Writes
     ``OUT/<name>/<files>_test.json`` and ``<files>_train.json``.
 
@@ -132,6 +133,7 @@ def _prepared(
 ) -> _Prepared:
     """What `run` and `run_early` train; raises `UserError` as they do."""
     initial = initial_weights(settings, init_weights, name)
+    context = started(context, settings.start, settings.backbone, weak_detector, name)
     context = replace(context, backbone=detector_backbone(context, settings, initial, name))
     # Every random number below, the heads' first weights included, follows from the seed
     seed_everything(derive_seed(context.seed, name, "weights"))
