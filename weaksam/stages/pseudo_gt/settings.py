@@ -17,10 +17,13 @@ class RuleSettings(Settings):
     _renamed: ClassVar[Mapping[str, str]] = {"method": "{section}rule"}
 
 
+_NO_THRESHOLD: Mapping[str, Any] = {"class_threshold": "off", "threshold_quantile": 0.95, "threshold_beta": 0.5}
+
+
 class ChoosingSettings(RuleSettings):
     """What the rules share that choose among detections."""
 
-    _as_before: ClassVar[Mapping[str, Any]] = {"ignore_from": None}
+    _as_before: ClassVar[Mapping[str, Any]] = {"ignore_from": None, **_NO_THRESHOLD}
 
     ignore_from: float | None = Field(
         default=None,
@@ -29,6 +32,23 @@ class ChoosingSettings(RuleSettings):
         description="detections that are not chosen are ignored in training where at least this share of those of "
         "their score is there because of the tag; none: they are background",
     )
+    class_threshold: Literal["off", "quantile", "f_beta"] = Field(
+        default="off",
+        description="least score of a believed box, by class and from tags alone: what most photos without the tag "
+        "stay below, or where an F-beta of precision and recall as the tags estimate them is greatest; chosen boxes "
+        "below it are ignored",
+    )
+    threshold_quantile: float = Field(
+        default=0.95, ge=0, le=1, description="share of the photos without the tag whose best score quantile is above"
+    )
+    threshold_beta: float = Field(
+        default=0.5, gt=0, le=10, description="beta of f_beta; below 1 precision counts more than recall"
+    )
+
+    @property
+    def ignores(self) -> bool:
+        """Whether there are regions to ignore beside the believed boxes."""
+        return self.ignore_from is not None or self.class_threshold != "off"
 
 
 class ThresholdSettings(ChoosingSettings):

@@ -26,6 +26,7 @@ from weaksam.stages.pseudo_gt.settings import (
     PseudoGtSettings,
     TopKSettings,
 )
+from weaksam.stages.pseudo_gt.thresholds import class_thresholds, reaches, with_threshold
 from weaksam.stages.pseudo_gt.topk import topk_pseudo_gt
 from weaksam.stages.pseudo_gt.zones import with_ignored
 from weaksam.store.store import Store, stage_fingerprint, store_folder
@@ -42,7 +43,10 @@ def run(context: RunContext, settings: PseudoGtSettings, detections: Store | Map
     by_id = instances_of(detections) if isinstance(detections, Store) else detections
     tags = {sample.image_id: sample.tags for sample in context.train}
     chosen = choose_all(by_id, tags, len(context.train.classes), settings)
-    ignores = isinstance(settings, ChoosingSettings) and settings.ignore_from is not None
+    ignores = isinstance(settings, ChoosingSettings) and settings.ignores
+    if isinstance(settings, ChoosingSettings) and settings.class_threshold != "off":
+        thresholds = class_thresholds(by_id, tags, len(context.train.classes), settings)
+        context.log.write("class thresholds", scores=dict(zip(context.train.classes, thresholds, strict=True)))
     return _write(context, settings, chosen, {"detections": _fingerprint(detections)}, ignores)
 
 
@@ -51,23 +55,28 @@ def choose_all(
 ) -> dict[str, Instances]:
     """Pseudo ground truth of every image of ``tags`` (image id to labels) from detections by image id.
 
-    By the rule that the settings name; with ``ignore_from`` other detections follow, marked ``crowd``. Not for the
-    rule ``given``. An image without detections has no box.
+    By the rule that the settings name; with ``ignore_from`` other detections follow, marked ``crowd``, and with
+    ``class_threshold`` chosen ones below it. Not for the rule ``given``. An image without detections has no box.
     """
     nothing = Instances.empty(scored=True)
     believed = {
         image_id: choose_pseudo_gt(detections.get(image_id, nothing), of_image, settings)
         for image_id, of_image in tags.items()
     }
-    if not isinstance(settings, ChoosingSettings) or settings.ignore_from is None:
+    if not isinstance(settings, ChoosingSettings) or not settings.ignores:
         return believed
+    thresholds = class_thresholds(detections, tags, num_classes, settings)
     presence = tag_presence(detections, tags, num_classes)
-    return {
-        image_id: with_ignored(
-            believed[image_id], detections.get(image_id, nothing), of_image, presence, settings.ignore_from
-        )
-        for image_id, of_image in tags.items()
-    }
+    zones = {}
+    for image_id, of_image in tags.items():
+        chosen = believed[image_id]
+        zones[image_id] = chosen[reaches(chosen, thresholds)]
+        if settings.ignore_from is not None:
+            of_photo = detections.get(image_id, nothing)
+            zones[image_id] = with_ignored(zones[image_id], of_photo, of_image, presence, settings.ignore_from)
+        if settings.class_threshold != "off":
+            zones[image_id] = with_threshold(zones[image_id], chosen, thresholds)
+    return zones
 
 
 def run_given(context: RunContext, settings: GivenPseudoGtSettings, given: Mapping[str, Instances]) -> Store:

@@ -38,7 +38,7 @@ def with_ignored(
     for label in sorted(set(tags)):
         of_class = detections.labels == label
         certain[of_class] = presence[label].of(scores[of_class]) >= ignore_from
-    certain &= (area(detections.boxes) > 0) & ~_stood_for(detections, believed)
+    certain &= (area(detections.boxes) > 0) & ~stood_for(detections, believed)
     ignored = detections[certain]
     ignored = ignored[scores_of(ignored).argsort(descending=True, stable=True)]
     marks = torch.arange(len(believed) + len(ignored)) >= len(believed)
@@ -50,7 +50,7 @@ def with_ignored(
     )
 
 
-def _stood_for(detections: Instances, believed: Instances) -> Tensor:
+def stood_for(detections: Instances, believed: Instances) -> Tensor:
     """Bool ``(N,)``: the detections for which a believed box stands already, themselves included."""
     boxes, others = detections.boxes.double(), believed.boxes.double()
     same_class = detections.labels[:, None] == believed.labels
