@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from weaksam.cli.arguments import Arguments, Images, Json, Out, Seed, Tags, guarded, load_run_settings, split_arguments
+from weaksam.cli.launching import AddressOption, LauncherOption, Launching, WorkersOption, command_words, launched
 from weaksam.stages import STAGE_NAMES
 from weaksam.terminal import answer, is_silent
 
@@ -23,21 +24,29 @@ def run(
     start: Annotated[
         str | None, typer.Option("--from", help="first stage to run; the ones before it must be finished")
     ] = None,
+    launcher: LauncherOption = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     json: Json = False,
 ) -> None:
     """Run the whole pipeline, or a part of it; rerunning the same command resumes where it stopped."""
-    settings = load_run_settings(arguments, images=images, tags=tags, out=out, seed=seed)
-    run_settings(settings, start, until, json)
+    options = {"images": images, "tags": tags, "out": out, "seed": seed}
+    settings = load_run_settings(arguments, **options)
+    words = command_words("run", arguments, **options, until=until, **{"from": start}, json=json)
+    run_settings(settings, start, until, json, Launching(launcher, workers, address, words))
 
 
-def run_settings(settings: Any, start: str | None, until: str | None, json: bool = False) -> None:
+def run_settings(
+    settings: Any, start: str | None, until: str | None, json: bool = False, launching: Launching | None = None
+) -> None:
     """Run the stages from ``start`` to ``until``, and print the metrics as JSON or, alone with ``--quiet``, the report.
 
-    A process beside the first one, which reports nothing, prints nothing.
+    A process beside the first one, which reports nothing, prints nothing. ``launching`` may start others.
     """
     from weaksam import pipeline
 
-    metrics = pipeline.run(settings, start=start, until=until)
+    settings, actors = launched(settings, launching or Launching())
+    metrics = pipeline.run(settings, start=start, until=until, actors=actors)
     if metrics and json:
         answer(dumps(metrics, indent=1))
     elif metrics and is_silent():
@@ -72,10 +81,15 @@ def up_to(stage: str, help: str) -> Callable[..., None]:
         tags: Tags = None,
         out: Out = None,
         seed: Seed = None,
+        launcher: LauncherOption = None,
+        workers: WorkersOption = None,
+        address: AddressOption = None,
         json: Json = False,
     ) -> None:
-        settings = load_run_settings(arguments, images=images, tags=tags, out=out, seed=seed)
-        run_settings(settings, None, stage, json)
+        options = {"images": images, "tags": tags, "out": out, "seed": seed}
+        settings = load_run_settings(arguments, **options)
+        words = command_words(stage.replace("_", "-"), arguments, **options, json=json)
+        run_settings(settings, None, stage, json, Launching(launcher, workers, address, words))
 
     command.__doc__ = f"{help} Earlier stages run first where they are not finished."
     return command
@@ -90,6 +104,9 @@ def proposals(
     ] = None,
     out: Out = None,
     seed: Seed = None,
+    launcher: LauncherOption = None,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     json: Json = False,
 ) -> None:
     """Boxes of what may be an object in each photo: needs nothing but photos, and uses tags where it has them.
@@ -97,13 +114,15 @@ def proposals(
     The frozen segmenter is prompted with a grid of points and, with --tags, with the peaks of a classifier trained on
     them; folders name classes only with a CONFIG. Rerunning the same command resumes.
     """
-    settings = load_run_settings(arguments, images=images, tags=tags, sam=sam, out=out, seed=seed)
+    options = {"images": images, "tags": tags, "sam": sam, "out": out, "seed": seed}
+    settings = load_run_settings(arguments, **options)
     from weaksam.pipeline.settings import without_tags
 
     config, _ = split_arguments(arguments)
     if config is None and settings.data.train.tags is None and settings.data.train.truth is None:
         settings = without_tags(settings)
-    run_settings(settings, None, "proposals", json)
+    words = command_words("proposals", arguments, **options, json=json)
+    run_settings(settings, None, "proposals", json, Launching(launcher, workers, address, words))
 
 
 def tool(start: str | None = None, until: str | None = None) -> typer.Typer:

@@ -123,6 +123,24 @@ def own_device(name: str, launch: Launch) -> str:
     return f"cuda:{launch.local_rank % num_gpus}"
 
 
+def require_gpus(device: str, num: int | None) -> int:
+    """How many processes train together on this machine: ``num``, or one per GPU.
+
+    Raises `UserError` where ``num`` is more than the GPUs that ``device`` lets them take in turn, or where it is None
+    and there is no GPU.
+    """
+    on_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
+    num_gpus = torch.cuda.device_count() if on_gpus else 0
+    if num is None and num_gpus == 0:
+        raise UserError("wanted a number of processes, found no GPU to start one for each: give --workers N")
+    if num is not None and on_gpus and num > num_gpus:
+        raise UserError(
+            f"wanted at most as many processes as GPUs of this machine, found {num} for {num_gpus}: start fewer, or "
+            "set device=cpu"
+        )
+    return num_gpus if num is None else num
+
+
 def job_name(environment: Mapping[str, str] = os.environ) -> str:
     """What the launcher calls this start of the job: the same in all its processes, letters and digits alone."""
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")

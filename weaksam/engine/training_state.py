@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from weaksam.config import UserError
+from weaksam.engine.distributed import this_process
 from weaksam.engine.training_job import TrainingJob
 from weaksam.store.files import ChangedFile, file_sha256
 from weaksam.store.records import read_record, write_record
@@ -173,10 +174,16 @@ def _progress_of(metadata: dict[str, Any], random_tensors: dict[str, Tensor]) ->
 def load_trained(model: nn.Module, job: TrainingJob) -> bool:
     """Load the weights that `fit` sealed in the job's folder; False if it has not finished there.
 
-    Raises `UserError` if they were trained with other settings or are damaged.
+    Raises `UserError` if they were trained with other settings or are damaged, and in a process that only helps, which
+    never trains, where they are not there.
     """
     manifest_path, weights_path = job.folder / "manifest.json", job.folder / "weights.safetensors"
     if not manifest_path.is_file():
+        if this_process().launcher == "workers":
+            raise UserError(
+                f"wanted the weights of {job.label} in {job.folder}, which the first process trained, found none: put "
+                "out=DIR on a disk that all machines share"
+            )
         return False
     manifest = read_record(manifest_path)
     if manifest is None or not {"fingerprint", "weights_sha256"} <= set(manifest):

@@ -5,6 +5,7 @@ from weaksam.pipeline.labels import import_labels
 from weaksam.pipeline.plan import CEILINGS, STAGES, Stage
 from weaksam.pipeline.planning import plan_run
 from weaksam.pipeline.pseudo_gt import export_pseudo_gt, measure_pseudo_gt
+from weaksam.pipeline.ray import ActorSettings
 from weaksam.pipeline.roi_drop import plot_roi_drop
 from weaksam.pipeline.running import measure_clues, rewrite_report, run
 from weaksam.pipeline.showing import show_photo
@@ -14,6 +15,7 @@ from weaksam.pipeline.weight_conversion import convert_weights
 __all__ = [
     "CEILINGS",
     "STAGES",
+    "ActorSettings",
     "Stage",
     "convert_weights",
     "export_labels",

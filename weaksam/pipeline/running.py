@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from weaksam.pipeline.measuring import peaks_and_maps, summarise
 from weaksam.pipeline.outcome import write_outcome
 from weaksam.pipeline.owning import joining, owning
 from weaksam.pipeline.plan import CEILINGS, STAGES, Stage, stage_named
+from weaksam.pipeline.ray.dispatch import RayActors, ray_actors
+from weaksam.pipeline.ray.settings import ActorSettings
 from weaksam.pipeline.settings import RunSettings, without_tags
 from weaksam.pipeline.state import CEILING, Run, open_run, refuse_older, require_finished, require_usable
 from weaksam.pipeline.summary import StageReport
 from weaksam.pipeline.threads import thread_notes
 from weaksam.stages import STAGE_NAMES
+from weaksam.store.part_helpers import filled_by
 from weaksam.store.progress import clock
 from weaksam.store.records import HASH_KEY, read_record
 from weaksam.terminal import say, silence
@@ -32,16 +36,21 @@ POLL_SECONDS = 1.0
 """How often a worker process looks whether the stage before is finished."""
 
 
-def run(settings: RunSettings, start: str | None = None, until: str | None = None) -> dict[str, Any]:
+def run(
+    settings: RunSettings, start: str | None = None, until: str | None = None, actors: ActorSettings | None = None
+) -> dict[str, Any]:
     """Run the stages from ``start`` to ``until`` (all by default), then write metrics, record and report.
 
-    Finished stages are not computed again. With ``start`` the stages before it must be finished: `UserError`
-    otherwise. Returns the content of ``OUT/metrics.json``. Proposals alone are made without tags too, from the grid.
+    With ``actors`` a Ray cluster computes what is computed photo by photo. Finished stages are not computed again. With
+    ``start`` the stages before it must be finished: `UserError` otherwise. Returns the content of ``OUT/metrics.json``.
+    Proposals alone are made without tags too, from the grid.
     """
-    return run_stages(settings, start, until)[1]
+    return run_stages(settings, start, until, actors)[1]
 
 
-def run_stages(settings: RunSettings, start: str | None, until: str | None) -> tuple[Run, dict[str, Any]]:
+def run_stages(
+    settings: RunSettings, start: str | None, until: str | None, actors: ActorSettings | None = None
+) -> tuple[Run, dict[str, Any]]:
     """`run`, with the results of its stages beside the metrics; these are empty in a worker process."""
     for name in (start, until):
         if name is not None and name not in STAGE_NAMES:
@@ -64,23 +73,39 @@ def run_stages(settings: RunSettings, start: str | None, until: str | None) -> t
     if note := unused_rank():
         say(note, error=True)
     with training_together(launch, settings.out, fingerprint_of(settings)):
-        return _lead(settings, before, wanted) if ranks().first else _follow(settings)
+        return _lead(settings, before, wanted, actors) if ranks().first else _follow(settings)
 
 
-def _lead(settings: RunSettings, before: Sequence[str], wanted: Sequence[str]) -> tuple[Run, dict[str, Any]]:
+def _lead(
+    settings: RunSettings, before: Sequence[str], wanted: Sequence[str], actors: ActorSettings | None = None
+) -> tuple[Run, dict[str, Any]]:
     """Run the ``wanted`` stages and those that are finished, measure them, write the outcome and return it."""
     with owning(settings):
         ranks().wait()
         opened = open_run(settings)
         require_same_photos(opened)
+        require_enough_photos(opened, settings.workers, "workers")
         require_finished(opened, before)
         stages = [stage for stage in STAGES if stage.name in wanted or opened.finished(stage.name)]
         if settings.ceiling:
             stages += [stage for stage in _possible_ceilings(opened) if stage.name.removesuffix(CEILING) in wanted]
         ranks().from_first([stage.name for stage in stages])
-        outcome = write_outcome(opened, [_make(opened, stage) for stage in stages])
+        with _filled_by_actors(opened, actors) as helpers:
+            reports = [_make(opened, stage, helpers) for stage in stages]
+        outcome = write_outcome(opened, reports)
         ranks().wait()
         return opened, outcome
+
+
+@contextlib.contextmanager
+def _filled_by_actors(run: Run, actors: ActorSettings | None) -> Iterator[RayActors | None]:
+    """Let Ray actors fill the stores in the block; None, and nothing else, without ``actors``."""
+    if actors is None:
+        yield None
+        return
+    require_enough_photos(run, actors.num, "Ray actors")
+    with ray_actors(run.settings, actors, run.most_parts) as helpers, filled_by(helpers):
+        yield helpers
 
 
 def _follow(settings: RunSettings) -> tuple[Run, dict[str, Any]]:
@@ -105,10 +130,14 @@ def require_same_photos(run: Run) -> None:
             f"wanted the same training photos and tags in all {len(prints)} processes, found others in process "
             f"{others}: put data on a disk that all machines share, or the same files on each"
         )
-    if ranks().size > max(1, len(photos)):
-        raise UserError(
-            f"wanted at most as many processes as training photos, found {ranks().size} for {len(photos)}: start fewer"
-        )
+    require_enough_photos(run, ranks().size, "processes")
+
+
+def require_enough_photos(run: Run, num: int | None, what: str) -> None:
+    """`UserError` where ``num`` workers of the kind ``what`` are more than there are training photos."""
+    photos = len(run.context.train)
+    if num is not None and num > max(1, photos):
+        raise UserError(f"wanted at most as many {what} as training photos, found {num} for {photos}: start fewer")
 
 
 def rewrite_report(out: Path) -> dict[str, Any]:
@@ -173,10 +202,13 @@ def work(run: Run, stages: Sequence[Stage]) -> None:
             stage.run(run)
 
 
-def _make(run: Run, stage: Stage) -> StageReport:
+def _make(run: Run, stage: Stage, actors: RayActors | None = None) -> StageReport:
     """Compute what is missing of ``stage``, measure it, and say so on the terminal."""
     finished = run.finished(stage.name)
-    workers = run.num_workers - 1 if stage.shared and not finished and not this_process().together else 0
+    if actors is not None:
+        actors.begin(stage.name)
+    shared = stage.shared and not finished and actors is None and not this_process().together
+    workers = run.num_workers - 1 if shared else 0
     with helped_by(workers, start_worker, run.settings.model_copy(update={"threads": None}), stage.name):
         run.timed(stage.name, lambda: stage.run(run))
     for note in thread_notes(run, stage):

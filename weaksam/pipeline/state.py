@@ -42,6 +42,7 @@ from weaksam.stages.retrain import AnyRetrainSettings
 from weaksam.stages.wsis import AnyWsisSettings
 from weaksam.store.files import file_sha256
 from weaksam.store.listed_files import FILES
+from weaksam.store.parts import PART_SIZE
 from weaksam.store.records import read_record, write_record
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
@@ -103,10 +104,18 @@ class Run:
         return wanted and self.context.test is not None
 
     @property
+    def most_parts(self) -> int:
+        """Parts of the largest split: no more processes than these can share a store."""
+        return max(1, *(-(-len(dataset) // PART_SIZE) for dataset in self.splits.values()))
+
+    @property
     def num_workers(self) -> int:
-        """Processes that share the proposals: as set, or one a core where the segmenter itself uses only one."""
+        """Processes that share the proposals: as set, or one a core where the segmenter itself uses only one.
+
+        Never more than there are parts to share.
+        """
         if self.settings.workers is not None:
-            return self.settings.workers
+            return min(self.settings.workers, self.most_parts)
         if self.settings.proposals.given.folders:
             return 1
         photos = sum(map(len, self.splits.values()))

@@ -14,6 +14,8 @@ from weaksam.store.files import atomic_file
 _NAME = re.compile(r"part-(\d{5,})-([0-9a-f]{16})\.parquet")
 _HASH_DIGITS = 16
 """Hex digits of the SHA-256 in a part's name; the manifest holds all 64."""
+PART_SIZE = 32
+"""Images in a part, the last one aside."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from weaksam.store.claims import Claims, locked
 from weaksam.store.columns import COLUMN_TYPES, column_problem, part_bytes, part_schema, read_part, row_of
 from weaksam.store.files import file_sha256
 from weaksam.store.listed_files import FILES, MANIFEST
-from weaksam.store.parts import PartFile, StorePart, part_names, remove_other_files, whole_files, write_part
+from weaksam.store.part_helpers import Rows, part_helpers
+from weaksam.store.parts import PART_SIZE, PartFile, StorePart, part_names, remove_other_files, whole_files, write_part
 from weaksam.store.progress import Progress
 from weaksam.store.records import read_manifest, write_record
 
@@ -45,7 +46,7 @@ class Store:
         fingerprint: str,
         image_ids: Sequence[str],
         columns: Mapping[str, str],
-        part_size: int = 32,
+        part_size: int = PART_SIZE,
         command: str = "weaksam run",
     ) -> None:
         assert len(set(image_ids)) == len(image_ids), "an image id is given twice"
@@ -101,38 +102,47 @@ class Store:
                 write_record(self._manifest_path, self._make_manifest())
         self._claims.remove()
 
-    def fill(self, compute: Callable[[str], Mapping[str, Any]], progress: str | None = None) -> Store:
+    def fill(
+        self, compute: Callable[[str], Mapping[str, Any]], progress: str | None = None, *, cheap: bool = False
+    ) -> Store:
         """Compute every missing part image by image, seal, and return the store.
 
         ``compute(image_id)`` gives a row (``image_id`` may be left out) and must depend on nothing but the image
-        and the settings. Another process filling the same store shares the work: each part is claimed by one.
+        and the settings. Another process filling the same store shares the work: each part is claimed by one. In a
+        block of `filled_by` others do all of it, unless rows are ``cheap``: less work than asking others.
         """
 
         def rows(image_ids: Sequence[str]) -> Iterator[Mapping[str, Any]]:
             return ({**compute(image_id), "image_id": image_id} for image_id in image_ids)
 
-        return self.fill_parts(rows, progress)
+        return self.fill_parts(rows, progress, cheap=cheap)
 
-    def fill_parts(
-        self, compute: Callable[[Sequence[str]], Iterable[Mapping[str, Any]]], progress: str | None = None
-    ) -> Store:
+    def fill_parts(self, compute: Rows, progress: str | None = None, *, cheap: bool = False) -> Store:
         """Like `fill`, for work that is faster on many images: ``compute(image_ids)`` yields the rows of one part."""
         missing = self.missing_parts()
-        uncounted = set(missing)
+        helpers = None if cheap else part_helpers()
         with Progress(sum(len(part.image_ids) for part in missing), progress or self.stage) as shown:
-            for wait in (False, True):  # first the unclaimed parts, then those whose worker may have died
-                for part in missing:
-                    with self._claim(part, wait) as claimed:
-                        if claimed and not self.sealed and not self._is_whole(part):
-                            self.write(part, _counted(compute(part.image_ids), shown))
-                            uncounted.discard(part)
-                    # Count what other processes wrote meanwhile
-                    names = part_names(self.folder)
-                    for other in [other for other in uncounted if other.index in names]:
-                        uncounted.discard(other)
-                        shown.update(len(other.image_ids))
+            if helpers is None:
+                self._fill_claimed(missing, compute, shown)
+            elif missing:
+                helpers.fill(self, compute, shown)
         self.seal()
         return self
+
+    def _fill_claimed(self, missing: Sequence[StorePart], compute: Rows, shown: Progress) -> None:
+        """Compute the ``missing`` parts that no other process claims, and wait for the others."""
+        uncounted = set(missing)
+        for wait in (False, True):  # first the unclaimed parts, then those whose worker may have died
+            for part in missing:
+                with self._claim(part, wait) as claimed:
+                    if claimed and not self.sealed and not self._is_whole(part):
+                        self.write(part, _counted(compute(part.image_ids), shown))
+                        uncounted.discard(part)
+                # Count what other processes wrote meanwhile
+                names = part_names(self.folder)
+                for other in [other for other in uncounted if other.index in names]:
+                    uncounted.discard(other)
+                    shown.update(len(other.image_ids))
 
     # Reading
 

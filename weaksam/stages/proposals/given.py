@@ -41,7 +41,7 @@ def run_given(
         sample = dataset.by_id[image_id]
         return choose_given(given.of(sample), sample, rules).as_row()
 
-    return store.fill(row, progress=f"proposals ({split})")
+    return store.fill(row, progress=f"proposals ({split})", cheap=True)
 
 
 def choose_given(given: Proposals, sample: Sample, settings: ProposalSettings) -> Proposals:

@@ -116,7 +116,7 @@ def _write(
         columns = {"boxes": boxes.boxes, "labels": boxes.labels, "scores": scores_of(boxes)}
         return columns | ({"crowd": _marks(boxes).long()} if ignores else {})
 
-    store.fill(row, "pseudo ground truth")
+    store.fill(row, "pseudo ground truth", cheap=True)
     by_id = instances_of(store)
     write_instances(context.out / "pseudo_gt" / "train.json", context.train, by_id)
     _log(context, by_id)

@@ -84,7 +84,7 @@ def _merged(
         first = slice(settings.max_boxes)
         return {"boxes": merged.boxes[first], "labels": merged.labels[first], "scores": merged.scores[first]}
 
-    return store.fill(row, f"{name}: merge {split}")
+    return store.fill(row, f"{name}: merge {split}", cheap=True)
 
 
 def _voted(
@@ -104,4 +104,4 @@ def _voted(
         )
         return {"boxes": moved.boxes, "labels": moved.labels, "scores": moved.scores}
 
-    return store.fill(row, f"{name}: box voting {split}")
+    return store.fill(row, f"{name}: box voting {split}", cheap=True)

@@ -134,7 +134,7 @@ def _stored(
         assert detections.scores is not None  # COCO results have them
         return {"boxes": detections.boxes, "labels": detections.labels, "scores": detections.scores}
 
-    return store.fill(row)
+    return store.fill(row, cheap=True)
 
 
 def _kept(detections: Instances, size: tuple[int, int], settings: AnyRetrainSettings) -> Instances:
