@@ -349,3 +349,35 @@ def test_atomic_file_keeps_the_old_one_when_writing_fails(tmp_path):
 def test_sha256_of_a_file(tmp_path):
     (tmp_path / "empty").touch()
     assert file_sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_doubled_work_is_harmless(tmp_path):
+    """Two processes compute every part, one of them after the other sealed the store."""
+    make_store(tmp_path / "alone").fill(compute)
+    first, second = make_store(tmp_path / "s"), make_store(tmp_path / "s")
+    rows = [{**compute(image_id), "image_id": image_id} for image_id in first.parts[0].image_ids]
+    second.write(second.parts[0], rows)
+    first.write(first.parts[0], rows)
+    first.fill(compute)
+    second.write(second.parts[0], rows)
+    second.fill(compute)
+    assert files_of(tmp_path / "s") == files_of(tmp_path / "alone")
+
+
+def test_of_two_results_of_a_part_the_same_stays_for_everybody(tmp_path):
+    """As of two kinds of GPU: both files are whole until the store is sealed, by whichever of the two processes."""
+    kept = []
+    for order in (1, -1):
+        folder = tmp_path / str(order)
+        stores = [make_store(folder, image_ids=IMAGE_IDS[:4]) for _ in range(2)]
+        for store, mean in list(zip(stores, (0.5, 0.25), strict=True))[::order]:
+            store.write(store.parts[0], [{**compute(i), "image_id": i, "mean": mean} for i in IMAGE_IDS[:4]])
+        assert len(list(folder.glob("*.parquet"))) == 2
+        for store in stores:
+            store.seal()
+        kept.append(files_of(folder))
+        assert [row["mean"] for row in stores[0].rows("mean")] == [row["mean"] for row in stores[1].rows("mean")]
+        late = make_store(folder, image_ids=IMAGE_IDS[:4])
+        late.write(late.parts[0], [{**compute(i), "image_id": i, "mean": 0.125} for i in IMAGE_IDS[:4]])
+        assert files_of(folder) == kept[-1]
+    assert kept[0] == kept[1] and len(kept[0]) == 2

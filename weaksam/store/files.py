@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,18 @@ from weaksam.config import UserError
 from weaksam.store.disk_errors import refusal
 
 
+def _number() -> str:
+    """A number that no other process uses at the same time, here or on another machine: digits alone."""
+    return f"{os.getpid()}{uuid.uuid4().int % 10**12:012d}"
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``: what is written there is synced and renamed to ``path`` at the end.
 
     A reader sees the old file or the whole new one, never a part. Raises `UserError` if the disk refuses.
     """
-    temporary = path.parent / f".{path.name[:50]}.{os.getpid()}.tmp"  # short enough where the name itself is not
+    temporary = path.parent / f".{path.name[:50]}.{_number()}.tmp"  # short enough where the name itself is not
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -51,9 +57,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         kind = "a file" if path.is_file() else "a folder with files in it"
         raise UserError(f"wanted a new or empty folder to write, found {kind} at {path}: name another, or remove it")
-    temporary = path.parent / f".{path.name[:50]}.{os.getpid()}.tmp"
+    temporary = path.parent / f".{path.name[:50]}.{_number()}.tmp"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process of this number that was killed
         temporary.mkdir(parents=True)
         yield temporary
         os.replace(temporary, path)

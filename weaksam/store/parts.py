@@ -40,12 +40,18 @@ class PartFile:
 
 
 def write_part(folder: Path, part: StorePart, data: bytes) -> PartFile:
-    """Write a part atomically under a name that carries the hash of ``data``, and remove damaged files of that part."""
+    """Write a part atomically under a name that carries the hash of ``data``, and remove damaged files of that part.
+
+    Another process may have written the part meanwhile. The same bytes have the same name; a file of other bytes, as
+    another kind of GPU may compute them, stays beside this one until the store is sealed with the first of them.
+    """
     sha256 = hashlib.sha256(data).hexdigest()
     file = PartFile(f"{part.name}-{sha256[:_HASH_DIGITS]}.parquet", sha256)
     with atomic_file(folder / file.name) as temporary:
         temporary.write_bytes(data)
-    remove_other_files(folder, {part.index: file.name}, part_names(folder))
+    for name in set(part_names(folder).get(part.index, ())) - {file.name}:
+        if not any(whole_files(folder, [name])):
+            (folder / name).unlink(missing_ok=True)
     return file
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from weaksam.config import Settings, UserError, fingerprint_of
-from weaksam.store.claims import Claims, locked
+from weaksam.store.claims import Claims
 from weaksam.store.columns import COLUMN_TYPES, column_problem, part_bytes, part_schema, read_part, row_of
 from weaksam.store.files import file_sha256
 from weaksam.store.listed_files import FILES, MANIFEST
@@ -82,11 +82,20 @@ class Store:
         return [part for part in self.parts if not self._is_whole(part, names)]
 
     def write(self, part: StorePart, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write one part atomically; ``rows`` hold ``image_id`` and every column, in any order, one per image."""
+        """Write one part atomically; ``rows`` hold ``image_id`` and every column, in any order, one per image.
+
+        Of a store that another process has sealed meanwhile nothing is written.
+        """
         by_id = {row["image_id"]: row for row in rows}
         assert set(by_id) == set(part.image_ids), f"wanted one row for each of {part.image_ids}, found {list(by_id)}"
+        if self.sealed:
+            return
         in_order = [by_id[image_id] for image_id in part.image_ids]
-        self._whole[part.index] = write_part(self.folder, part, part_bytes(in_order, self.columns, self._metadata))
+        try:
+            self._whole[part.index] = write_part(self.folder, part, part_bytes(in_order, self.columns, self._metadata))
+        except FileNotFoundError:
+            if not self.sealed:  # by another process, which wrote the part too and removed what was half written
+                raise
 
     def seal(self) -> None:
         """Write the manifest, which makes the store readable; asserts that no part is missing."""
@@ -95,11 +104,11 @@ class Store:
         missing = self.missing_parts()
         assert not missing, f"{self.folder} cannot be sealed: {len(missing)} parts are missing"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder, wait=True):
+        with self._claims.claim("seal", wait=True):
             if not self.sealed:  # another process may have been faster
+                write_record(self._manifest_path, self._make_manifest())
                 for leftover in self.folder.glob(".*.tmp"):
                     leftover.unlink(missing_ok=True)
-                write_record(self._manifest_path, self._make_manifest())
         self._claims.remove()
 
     def fill(
@@ -213,6 +222,12 @@ class Store:
 
     def _make_manifest(self) -> dict[str, Any]:
         """The manifest of the parts as they lie on disk; files that it does not name are removed."""
+        names = part_names(self.folder)
+        for index, file in list(self._whole.items()):
+            if names.get(index) != [file.name]:  # another process wrote the part too, and its file may have stayed
+                del self._whole[index]
+        missing = [part for part in self.parts if not self._is_whole(part, names)]
+        assert not missing, f"{self.folder} cannot be sealed: {len(missing)} parts are missing"
         files = [self._whole[part.index] for part in self.parts]
         for file in files:
             if file_sha256(self.folder / file.name) != file.sha256:
