@@ -82,6 +82,11 @@ class RayActors:
         self._first: Member | None = None
         self.stage, self.before = "", list[str]()
 
+    @property
+    def members(self) -> list[Member]:
+        """The actors that have started, those that died aside."""
+        return list(self._members.values())
+
     def begin(self, stage: str) -> None:
         """Fill the stores of ``stage`` from now on; those before it are finished."""
         if self.stage:
