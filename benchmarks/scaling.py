@@ -279,9 +279,8 @@ def training_hours(steps: int, step_at_8: float, gpus: int, batch: int) -> float
 def print_plan() -> None:
     """The tables of both sets on 1, 8 and 64 GPUs, and every assumption."""
     value = {name: number for name, (number, _) in ASSUMPTIONS.items()}
-    print(
-        "Not run: a model on paper. Hours by the clock.\n\n| set | stage | 1 GPU | 8 GPUs | 64 GPUs |\n|---|---|---|---|---|"
-    )
+    print("Not run: a model on paper. Hours by the clock.\n")
+    print("| set | stage | 1 GPU | 8 GPUs | 64 GPUs |\n|---|---|---|---|---|")
     for photos in SETS:
         both, wsod_step_8 = photos.train + photos.test, photos.wsod_gpu_hours * 3600 / 8 / WSOD_STEPS
         stages: dict[str, Callable[[int], float]] = {
