@@ -48,7 +48,7 @@ def test_the_log_is_json_lines(tmp_path):
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda")
-    for name in ("gpu", "cuda:99", "meta", ""):
+    for name in ("gpu", "cuda:99", "meta", "", *(["mps", "mps:0"] * (not torch.backends.mps.is_available()))):
         with pytest.raises(UserError, match="set device=auto or cpu") as caught:
             pick_device(name)
         assert "\n" not in str(caught.value)

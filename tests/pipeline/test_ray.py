@@ -32,6 +32,18 @@ class Cluster(NamedTuple):
     hidden: Path | None
 
 
+def started(ray: list[str], log: Path, attempts: int = 3) -> subprocess.Popen[bytes]:
+    """The head of a cluster, once it says that it runs: on a busy machine Ray may not wait long enough for itself."""
+    with open(log, "w") as file:
+        process = subprocess.Popen(ray, env=ENVIRONMENT, stdout=file, stderr=file, start_new_session=True)
+    while "Ray runtime started" not in log.read_text():
+        if process.poll() is not None:
+            assert attempts > 1, log.read_text()[-3000:]
+            return started(ray, log, attempts - 1)
+        time.sleep(0.5)
+    return process
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Started by ``ray start`` on the loopback address, and stopped."""
@@ -41,16 +53,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         port = free.getsockname()[1]
     options = [f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2", f"--object-store-memory={80 << 20}"]
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options]
-    ray += ["--include-dashboard=false", "--ray-client-server-port=0", "--disable-usage-stats"]
+    ray += ["--include-dashboard=false", "--disable-usage-stats"]
     alone = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden)]
     if may_hide := subprocess.run([*alone, "true"], check=False, capture_output=True).returncode == 0:
         ray = [*alone, *ray]
-    log = open(tmp_path_factory.mktemp("log") / "ray.txt", "w+")  # noqa: SIM115
-    process = subprocess.Popen(ray, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while "Ray runtime started" not in Path(log.name).read_text():
-        assert process.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()[-3000:]
-        time.sleep(0.5)
+    process = started(ray, tmp_path_factory.mktemp("log") / "ray.txt")
     try:
         yield Cluster(f"127.0.0.1:{port}", hidden if may_hide else None)
     finally:
@@ -59,14 +66,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-        log.close()
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 66 training scenes, which are three parts, and two of test."""
+    """A folder with 34 training scenes, which are two parts, and two of test."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_dataset(folder / "scenes", SceneSettings(size=64, num_classes=2, max_clutter=0, max_distractors=0), 66, 2)
+    write_dataset(
+        folder / "scenes", SceneSettings(size=64, num_classes=2, max_clutter=0, max_distractors=0), 34, 2, seed=1
+    )
     return folder
 
 
@@ -94,16 +102,15 @@ def stores_of(out: Path) -> dict[str, str]:
     return {path.relative_to(out).as_posix(): file_sha256(path) for path in files if path.is_file()}
 
 
-def actors_of(cluster: Cluster) -> list[int]:
-    """The processes of the actors that run now."""
+def actors() -> list[int]:
+    """The processes of the actors that run now on this machine."""
     numbers = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            words = (path / "cmdline").read_bytes() + (path / "comm").read_bytes()
-            environment = (path / "environ").read_bytes()
+            words = (path / "cmdline").read_bytes()
         except OSError:
             continue
-        if b"ray::PartWorker" in words and b"ray::" in words and environment:
+        if words.startswith(b"ray::PartWorker"):
             numbers.append(int(path.name))
     return numbers
 
@@ -114,13 +121,14 @@ def test_all_stages_by_actors_one_of_which_dies_give_the_bytes_of_one_process(sc
         command("out=ray", *options), cwd=scenes, env=ENVIRONMENT, stdout=-1, stderr=subprocess.STDOUT, text=True
     )
     proposals = scenes / "ray/proposals/store"
-    while not list(proposals.glob("train-*/part-*.parquet")):
+    while not list(proposals.glob("train-*")):  # both actors get a part now
         assert process.poll() is None
         time.sleep(0.1)
-    os.kill(actors_of(cluster)[0], signal.SIGKILL)
+    time.sleep(0.5)
+    os.kill(actors()[0], signal.SIGKILL)
     text, _ = process.communicate()
     assert process.returncode == 0, text[-3000:]
-    assert text.count(" died, part-0") <= 1  # none where it had nothing to do this moment
+    assert text.count(" died, part-0000") == 1
     alone = ran(scenes, "out=alone", "workers=1")
     assert alone.returncode == 0, alone.stderr[-3000:]
     stores = stores_of(scenes / "ray")
@@ -132,8 +140,8 @@ def test_all_stages_by_actors_one_of_which_dies_give_the_bytes_of_one_process(sc
 def test_a_cluster_of_its_own_and_fewer_parts_than_actors(scenes: Path) -> None:
     ended = ran(scenes, "out=own", "--until", "proposals", "--launcher", "ray", "--workers", "4")
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert "ray: 3 actors instead of 4, as there are no more parts of photos" in ended.stderr
-    assert "proposals: 66 train and 2 test photos" in ended.stdout or "proposals" in ended.stdout
+    assert "ray: 2 actors instead of 4, as there are no more parts of photos" in ended.stderr
+    assert "proposals: " in ended.stdout
 
 
 def test_what_cannot_work_is_refused_in_a_sentence(scenes: Path, cluster: Cluster) -> None:

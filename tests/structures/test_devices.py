@@ -1,8 +1,16 @@
 """Tensors moved together keep their values, shapes and gradients; reading counts as waiting where it is said to."""
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from weaksam.structures.devices import moved_together, pinned, reading_is_free, reading_waits_everywhere
+from weaksam.structures.boxes import batched_nms, nms_first_seen
+from weaksam.structures.devices import (
+    in_float64,
+    moved_together,
+    pinned,
+    reading_is_free,
+    reading_waits_everywhere,
+)
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -29,3 +37,18 @@ def test_reading_is_free_on_the_cpu_alone_and_there_unless_said_otherwise() -> N
     with reading_waits_everywhere():
         assert not reading_is_free(CPU)
     assert reading_is_free(CPU)
+
+
+def test_float64_is_computed_where_there_is_some() -> None:
+    """Apple's GPU has none: there on the CPU. Nothing is computed here, as torch's fake tensors know only devices."""
+    assert in_float64(torch.ones(2, dtype=torch.float32)).dtype == torch.float64
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        exact = in_float64(torch.empty(3, 4, device="mps"))
+    assert (exact.dtype, exact.device.type) == (torch.float64, "cpu")
+
+
+def test_suppression_of_boxes_elsewhere_gives_indices_there() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
+    assert nms_first_seen(boxes, 0.5).tolist() == [0, 2]
+    labels, scores = torch.tensor([0, 1, 0]), torch.tensor([0.1, 0.2, 0.3])
+    assert batched_nms(boxes, scores, labels, 0.5).tolist() == [2, 1, 0]

@@ -29,7 +29,7 @@ def predict(
     sam: Annotated[
         str | None, typer.Option(help="another segmenter for the weak detector's proposals than its checkpoint names")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="photos of one size at a time; 8 on a GPU, else 1")
     ] = None,

@@ -9,14 +9,25 @@ import torch
 
 from weaksam.config import UserError
 
+WITHOUT = (
+    "device=mps: suppression and other work in float64 runs on the CPU, all precision is float32, and operators that "
+    "torch lacks for Apple's GPU end the run unless PYTORCH_ENABLE_MPS_FALLBACK=1 is set, which sends them to the CPU"
+)
+"""What a run on Apple's GPU does without; said as it begins."""
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """The torch device called ``name``; ``auto`` takes the first GPU, else the CPU.
 
-    Raises `UserError` for a name torch does not know or a device this machine does not have.
+    ``mps``, Apple's GPU, is never taken by itself: see `WITHOUT` for what it lacks. Raises `UserError` for a name torch
+    does not know or a device this machine does not have.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] == "mps" and not torch.backends.mps.is_available():
+        raise UserError(
+            f"wanted a GPU of Apple for device={name}, found none that this torch can use: set device=auto or cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

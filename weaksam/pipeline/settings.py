@@ -31,7 +31,7 @@ class RunSettings(Settings):
     data: DataSettings = Field(DataSettings(), description="training photos and tags, test photos, truth to measure by")
     out: Path = Field(Path("work_dirs/run"), description="folder for everything the run makes")
     seed: int = Field(0, ge=0, description="the one seed; every other is derived from it")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; None leaves its own choice")
     workers: int | None = Field(
         None, ge=1, description="processes that share the proposals; None: a core each, up to 4, for the region tree"

@@ -24,7 +24,7 @@ from weaksam.data.findings import Findings
 from weaksam.data.proposals.given import GivenProposals, given_store
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.initial_weights import given_inputs, with_pinned_backbone
-from weaksam.engine.device import pick_device
+from weaksam.engine.device import WITHOUT, pick_device
 from weaksam.engine.distributed import own_device, this_process
 from weaksam.engine.helper_processes import MOST_WORKERS, processors
 from weaksam.engine.log import RunLog
@@ -249,6 +249,9 @@ def open_run(settings: RunSettings) -> Run:
     for note in [] if settings.data.without_tags or launch.rank > 0 else colours_notes(settings):
         say(note, error=True)
         log.write("colours", note=note)
+    if device.type == "mps" and launch.rank == 0:
+        say(WITHOUT, error=True)
+        log.write("device", note=WITHOUT)
     context = RunContext(
         out=settings.out,
         seed=settings.seed,

@@ -244,7 +244,7 @@ def load(
 ) -> Predictor:
     """The detector in the file ``checkpoint``, which ``wsod``, ``retrain`` and ``wsis`` write into their folders.
 
-    ``device``: auto, cpu, cuda or cuda:N. ``sam``: another segmenter than the checkpoint names, as for
+    ``device``: auto, cpu, cuda, cuda:N or mps. ``sam``: another segmenter than the checkpoint names, as for
     `weaksam.propose`; only detectors that want proposals use it. ``batch_size``: photos of one size that go through the
     network together; None: 8 on a GPU, else 1. Raises `UserError` for a file that is no checkpoint, or of another
     version.

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
+from weaksam.structures.devices import in_float64
+
 
 def area(boxes: Tensor) -> Tensor:
     """Area ``(N,)`` in square pixels of xyxy boxes ``(N, 4)``; 0 where a box is empty or inverted."""
@@ -109,8 +111,9 @@ def nms_first_seen(boxes: Tensor, nms_iou: float) -> Tensor:
     Each box in turn deletes the later ones that overlap it by more than ``nms_iou``, so the result depends on the
     order. Computed in float64: whole-pixel boxes get the IoU that old WSOD code finds with its ``+ 1``.
     """
-    turn = -torch.arange(len(boxes), dtype=torch.float64, device=boxes.device)
-    return torchvision_nms(boxes.double(), turn, nms_iou)
+    exact = in_float64(boxes)
+    turn = -torch.arange(len(boxes), dtype=torch.float64, device=exact.device)
+    return torchvision_nms(exact, turn, nms_iou).to(boxes.device)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float) -> Tensor:
@@ -118,6 +121,6 @@ def batched_nms(boxes: Tensor, scores: Tensor, labels: Tensor, nms_iou: float) -
     if len(boxes) == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
     # Move each label to its own place; float64 so that the shift costs no precision
-    exact = boxes.double()
-    extent = exact.max() - exact.min() + 1
-    return torchvision_nms(exact + (labels.double() * extent)[:, None], scores.double(), nms_iou)
+    exact = in_float64(boxes)
+    places = in_float64(labels) * (exact.max() - exact.min() + 1)
+    return torchvision_nms(exact + places[:, None], in_float64(scores), nms_iou).to(boxes.device)

@@ -30,6 +30,11 @@ def reading_waits_everywhere() -> Iterator[None]:
         _reading_waits_everywhere.reset(token)
 
 
+def in_float64(tensor: Tensor) -> Tensor:
+    """``tensor`` in float64 on its device; on the CPU where the device has no float64 (``mps``)."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """``tensor`` of the CPU in memory that a GPU ``device`` copies from without waiting; for others unchanged."""
     if device.type != "cuda" or tensor.device.type != "cpu":

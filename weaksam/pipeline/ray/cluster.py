@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from weaksam.pipeline.ray.settings import ActorSettings
 _STORE_BYTES = 80 << 20
 """Shared memory of a cluster that is started here: next to nothing is sent."""
 _CONNECT_SECONDS = 10.0
+_ATTEMPTS = 4
 
 
 @contextlib.contextmanager
@@ -41,7 +43,7 @@ def connected(settings: ActorSettings, threads: int) -> Iterator[ModuleType]:
             if settings.address is None:
                 cores = max(processors(), threads * (settings.num or 1))
                 local = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-                ray.init(address="local", **common, **local)
+                _start(ray, {**common, **local})
             else:
                 _require_answer(settings.address)
                 ray.init(address=settings.address, **common)
@@ -90,6 +92,18 @@ def threads_of_actors(settings: ActorSettings, threads: int | None) -> int:
         return threads
     sharing = 1 if settings.address is not None else settings.num or 1
     return max(1, math.floor(torch.get_num_threads() / sharing))
+
+
+def _start(ray: ModuleType, options: dict[str, Any]) -> None:
+    """Start a cluster on this machine; again where it was too busy for the half minute that Ray waits for itself."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == _ATTEMPTS - 1:
+                raise
 
 
 def _imported() -> ModuleType:

@@ -24,6 +24,7 @@ from weaksam.sam.protocol import Embedding, EncoderPrecision, Masks
 from weaksam.store.files import file_sha256, unchanged_files
 from weaksam.store.weights import check_weights, load_into, load_state
 from weaksam.structures.boxes import inclusive_from_xyxy
+from weaksam.structures.devices import in_float64
 
 PROMPTS_ON_CPU, PROMPTS_ELSEWHERE = 4, 64  # decoded at once: few stay in a CPU's cache
 PREPROCESSING = 1  # version of how a photo becomes the encoder's input; part of the embedding cache's keys
@@ -177,9 +178,10 @@ class SegmentAnything:
         """``prompts`` on a photo ``(H, W)`` in SAM's input frame, in which a box is its two corner pixels."""
         points, boxes = prompts.points, prompts.boxes
         if points is not None:
-            points = self.transform.apply_coords_torch(points.double(), size).float()
+            points = self.transform.apply_coords_torch(in_float64(points), size).float().to(points.device)
         if boxes is not None:
-            boxes = self.transform.apply_boxes_torch(inclusive_from_xyxy(boxes.float()).double(), size).float()
+            exact = in_float64(inclusive_from_xyxy(boxes.float()))
+            boxes = self.transform.apply_boxes_torch(exact, size).float().to(boxes.device)
         return Prompts(points, prompts.point_labels, boxes, prompts.mask_logits)
 
     def _prompt_embeddings(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
