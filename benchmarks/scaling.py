@@ -34,6 +34,7 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from weaksam.config import load_settings
 from weaksam.engine.distributed import Launch, training_together
@@ -150,6 +151,7 @@ def train_on_ranks(size: int, steps: int, folder: Path) -> dict[str, float]:
         process.start()
     for process in ranks:
         process.join()
+        assert process.exitcode == 0, "a rank failed: see above"
     rows = [results.get() for _ in ranks]
     return {key: sum(row[key] for row in rows) / size for key in rows[0]}
 
@@ -202,7 +204,7 @@ def _timed_steps() -> Iterator[list[tuple[float, float, float]]]:
     def keep(*_: Any) -> None:
         times.append((time.perf_counter(), time.process_time(), _SPENT[0]))
 
-    handle = torch.optim.optimizer.register_optimizer_step_post_hook(keep)
+    handle = register_optimizer_step_post_hook(keep)
     try:
         yield times
     finally:

@@ -18,8 +18,10 @@ from weaksam.pipeline.plan import stage_named
 from weaksam.pipeline.ray.settings import ActorOrder, token_problem
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import Run, open_run
+from weaksam.store.listed_files import MANIFEST
 from weaksam.store.part_helpers import Rows, WritableStore, filled_by
 from weaksam.store.progress import Progress
+from weaksam.store.records import read_manifest
 from weaksam.terminal import silence
 
 SEE_SECONDS = 90.0
@@ -119,6 +121,8 @@ class PartWorker:
     def _reach(self, stage: str, before: Iterable[str], folder: str) -> tuple[WritableStore, Rows] | None:
         """The store and what computes its rows; None where it has been finished."""
         run = self._opened()
+        if read_manifest(Path(folder) / MANIFEST) is not None:
+            return None
         try:
             with filled_by(_UntilStore(folder)):
                 for name in before:
