@@ -23,6 +23,7 @@ from weaksam.store.files import file_sha256
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 
 
 class Cluster(NamedTuple):
@@ -84,13 +85,14 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "weaksam", "run", *TOY_RUN, *data, *map(str, arguments)]
 
 
-def ran(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+def ran(folder: Path, *arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    environment = {**ENVIRONMENT, **changes}
+    return subprocess.run(command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def refused(folder: Path, *arguments: str | Path) -> str:
-    """The one sentence of weaksam by which the run ends; Ray may say more."""
-    ended = ran(folder, *arguments)
+def refused(folder: Path, *arguments: str | Path, **changes: str) -> str:
+    """The one sentence of weaksam by which the run ends, the environment changed; Ray may say more."""
+    ended = ran(folder, *arguments, **changes)
     sentences = [line for line in ended.stderr.splitlines() if line.startswith("weaksam: ")]
     assert ended.returncode == 2 and len(sentences) == 1 and "Traceback" not in ended.stderr, ended.stderr[-3000:]
     return sentences[0]
@@ -149,6 +151,8 @@ def test_what_cannot_work_is_refused_in_a_sentence(scenes: Path, cluster: Cluste
     on_cluster = [*by_ray, "--address", cluster.address]
     sentence = refused(scenes, "out=a", *on_cluster, "--workers", "3")
     assert "wanted 3 actors of 1 cores each, found 2 cores in the Ray cluster: give --workers 2" in sentence
+    sentence = refused(scenes, "out=a", *on_cluster, RAY_AUTH_MODE="disabled")
+    assert "found that it asks for another token: set RAY_AUTH_MODE=token" in sentence
     assert "found no answer" in refused(scenes, "out=a", *by_ray, "--address", "127.0.0.1:1")
     assert "wanted --address HOST:PORT" in refused(scenes, "out=a", *by_ray, "--address", "ray://here")
     if cluster.hidden is not None:  # the actors see another folder of that name

@@ -146,7 +146,7 @@ def _problems_named(address: str | None) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # Ray's own kinds differ from version to version; it may end the process
-        text = " ".join(str(error).split())
+        text = " ".join(f"{error} {error.__cause__ or ''}".split())
         where = "on this machine" if address is None else f"at {address}"
         versions = re.findall(r"Ray: (\S+) Python: (\S+)", text)
         if "ersion mismatch" in text and len(versions) == 2:
@@ -154,6 +154,11 @@ def _problems_named(address: str | None) -> Iterator[None]:
             raise UserError(
                 f"wanted the Ray {ray_here} and Python {python_here} of this process in the cluster {where}, found Ray "
                 f"{ray} and Python {python}: install the same on all machines"
+            ) from None
+        if "AuthToken" in text:
+            raise UserError(
+                f"wanted to join the Ray cluster {where}, found that it asks for another token: set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to that of the machine where 'ray start --head' ran"
             ) from None
         raise UserError(
             f"wanted a Ray cluster {where}, found that it cannot be used ({text[:300] or type(error).__name__}): see "
