@@ -10,6 +10,7 @@ import pytest
 
 from tests.commands import refused
 from tests.helpers import ROOT, toy_run
+from weaksam import terminal
 from weaksam.cli.launching import command_words
 from weaksam.config import UserError
 from weaksam.engine.distributed import require_gpus
@@ -19,7 +20,9 @@ def test_the_words_that_start_the_command_again():
     options = {"images": "a b", "tags": None, "seed": 0, "until": "clues"}
     words = ["run", "c.yaml", "x=1", "--images", "a b", "--seed", "0", "--until", "clues"]
     assert command_words("run", ["c.yaml", "x=1"], **options) == words
-    assert command_words("pseudo-gt", None) == ["pseudo-gt"]
+    assert command_words("pseudo-gt", None, json=False) == ["pseudo-gt"]
+    with terminal.quiet():
+        assert command_words("wsod", ["x=1"], json=True) == ["wsod", "x=1", "--json", "--quiet"]
 
 
 @pytest.mark.parametrize("command", [("run",), ("proposals",), ("wsod",), ("clues", "run"), ("pseudo-gt", "run")])
@@ -69,7 +72,7 @@ def test_torchrun_by_the_command(tmp_path):
     options = ["--until", "proposals", "--launcher", "torchrun", "--workers", "2"]
     ended = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
-    assert ended.stdout.count("proposals: begins") == 1 and not (tmp_path / "o/.ranks").exists()
+    assert ended.stdout.count("report: ") == 1 and not (tmp_path / "o/.ranks").exists()
     sentence = subprocess.run(
         [*command, "--launcher", "torchrun", "--workers", "6"], env=environment, capture_output=True, text=True
     ).stderr

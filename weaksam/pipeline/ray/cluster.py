@@ -158,7 +158,7 @@ def _problems_named(address: str | None) -> Iterator[None]:
         if "AuthToken" in text:
             raise UserError(
                 f"wanted to join the Ray cluster {where}, found that it asks for another token: set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to that of the machine where 'ray start --head' ran"
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token to that of the cluster's head"
             ) from None
         raise UserError(
             f"wanted a Ray cluster {where}, found that it cannot be used ({text[:300] or type(error).__name__}): see "
