@@ -42,8 +42,8 @@ class Launching:
 def launched(settings: Any, launching: Launching) -> tuple[Any, Any]:
     """The settings that this process runs with, and the Ray actors it asks for (None: none).
 
-    torchrun and Slurm start the command again in each of their processes, and take the place of this one. Raises
-    `UserError` for a launcher that there is not, or that misses something.
+    torchrun and Slurm start the command again in each of their processes, and this one ends with their exit code.
+    Raises `UserError` for a launcher that there is not, or that misses something.
     """
     from weaksam import pipeline
     from weaksam.config import UserError
@@ -62,11 +62,11 @@ def launched(settings: Any, launching: Launching) -> tuple[Any, Any]:
         )
     program = ["-m", "weaksam", *launching.words]
     if launcher == "torchrun":
-        by_torchrun(program, require_gpus(settings.device, workers)).replace_this_process()
+        by_torchrun(program, require_gpus(settings.device, workers)).run_instead()
     if launcher == "slurm":
         if workers is None:
             raise UserError("wanted a number of tasks for --launcher slurm, found none: give --workers N, one per GPU")
-        by_slurm(program, workers).replace_this_process()
+        by_slurm(program, workers).run_instead()
     if launcher == "ray":
         return settings, pipeline.ActorSettings(workers, address)
     return settings if workers is None else settings.model_copy(update={"workers": workers}), None

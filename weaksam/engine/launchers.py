@@ -9,9 +9,11 @@ import math
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from weaksam.config import UserError
 from weaksam.engine.distributed import PROCESSES, SLURM
@@ -33,17 +35,25 @@ class Start:
     words: tuple[str, ...]
     environment: Mapping[str, str]
 
-    def replace_this_process(self) -> None:
-        """Run the command in place of this process, as a script's ``exec`` does; `UserError` where it is missing."""
+    def run_instead(self) -> NoReturn:
+        """Run the command, and end this process with its exit code; `UserError` where it is missing.
+
+        It ends with this process where that is interrupted.
+        """
         name = self.words[0]
         if shutil.which(name, path=self.environment.get("PATH")) is None:
             raise UserError(
                 f"wanted the command {name} to start processes with, found none on PATH: run on a machine of the "
                 "cluster, or take another launcher (local, torchrun, ray)"
             )
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execvpe(name, list(self.words), dict(self.environment))
+        process = subprocess.Popen(list(self.words), env=dict(self.environment))
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        sys.exit(code if code >= 0 else 128 - code)
 
 
 def by_torchrun(program: Sequence[str], num: int, environment: Mapping[str, str] = os.environ) -> Start:
@@ -89,7 +99,7 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Start what the command line says in place of this process; returns 2 after a sentence where it cannot."""
+    """Start what the command line says and end with its exit code; returns 2 after a sentence where it cannot."""
     launcher, *rest = arguments or [""]
     partition = rest.pop(0) if launcher == "slurm" and rest else "-"
     try:
@@ -97,8 +107,8 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(USAGE.format(found=shlex.join(arguments) or "nothing"))
         num, program = int(rest[0]), rest[1:]
         if launcher == "slurm":
-            by_slurm(program, num, None if partition == "-" else partition).replace_this_process()
-        by_torchrun(program, num).replace_this_process()
+            by_slurm(program, num, None if partition == "-" else partition).run_instead()
+        by_torchrun(program, num).run_instead()
     except UserError as error:
         say(f"weaksam: {error}", error=True)
     return 2
