@@ -22,7 +22,7 @@ WHEEL_VENV ?= build/wheel-venv
 .PHONY: help install dev demo demo-full test test-slow lint types dist wheel docs clean
 
 help:
-	@echo "make demo   the whole pipeline, offline, on synthetic scenes (four minutes on two cores, after installation)"
+	@echo "make demo   the whole pipeline, offline, on synthetic scenes (some minutes on two cores, after installation)"
 	@echo "make demo-full   the same at 256 pixels, the scenes of docs/results.md (six to nine minutes)"
 	@echo "make test   the test suite, in two processes, but for its slow tests"
 	@echo "make test-slow   the slow tests: hostile files, kills, helper processes, published recipes"
