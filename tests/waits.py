@@ -19,7 +19,7 @@ _WAITING_OPERATORS = {
     "_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim",
     "unique_consecutive", "bincount", "repeat_interleave",
 }  # fmt: skip
-_INDEXING_OPERATORS = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+INDEXING_OPERATORS = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 _TO_THE_HOST = {"tolist", "numpy", "__array__", "cpu"}
 _FROM_THE_HOST = {"tensor", "new_tensor", "as_tensor", "from_numpy"}
 _HERE = Path(__file__).resolve()
@@ -34,8 +34,8 @@ class _OperatorRecorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in _WAITING_OPERATORS or (name in _INDEXING_OPERATORS and _by_bools(args[1])):
-            self.waits[f"{_location()}: {name}"] += 1
+        if name in _WAITING_OPERATORS or (name in INDEXING_OPERATORS and by_bools(args[1])):
+            self.waits[f"{location()}: {name}"] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -49,7 +49,7 @@ class _FunctionRecorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name in _TO_THE_HOST or name in _FROM_THE_HOST:
-            self.waits[f"{_location()}: {name}"] += 1
+            self.waits[f"{location()}: {name}"] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -64,11 +64,12 @@ def recorded_waits() -> Iterator[Counter[str]]:
         yield waits
 
 
-def _by_bools(indices: Any) -> bool:
+def by_bools(indices: Any) -> bool:
+    """Whether one of these indices is a mask."""
     return any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices)
 
 
-def _location() -> str:
+def location() -> str:
     """The innermost function of the package that is being run, and whose code called for it."""
     frame: FrameType | None = sys._getframe(1)
     through = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,11 @@ def pinned(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor
     with torch.cuda.device(device):
         return tensor.pin_memory()
+
+
+def numbers_on(device: torch.device, values: Sequence[Any], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Python's numbers, nested as ``values`` are, as a tensor on ``device``; from the CPU to a GPU nothing waits."""
+    return pinned(torch.tensor(values, dtype=dtype), device).to(device, non_blocking=True)
 
 
 def moved_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:

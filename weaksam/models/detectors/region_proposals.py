@@ -16,6 +16,7 @@ from weaksam.models.detectors.box_weights import weights_of_boxes
 from weaksam.models.detectors.ignored_regions import IgnoringProposalNetwork
 from weaksam.models.detectors.negatives import NegativeSettings, confident_regions, unknown_classes
 from weaksam.models.ranks import ranks
+from weaksam.structures.devices import numbers_on
 
 
 class SampledProposals(IgnoringProposalNetwork):
@@ -140,7 +141,7 @@ def neighbourhoods(maps: Sequence[Tensor], cells: Tensor) -> Tensor:
     batch, channels = maps[0].shape[:2]
     table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in maps])
     table = torch.cat([table, table.new_zeros(1, channels)])
-    sizes = torch.tensor([level.shape[2:] for level in maps], device=cells.device)  # (levels, 2)
+    sizes = numbers_on(cells.device, [level.shape[2:] for level in maps], torch.int64)  # (levels, 2)
     ends = sizes.prod(dim=1).cumsum(0)
     photo, place = cells // ends[-1], cells % ends[-1]
     level = torch.bucketize(place, ends, right=True)

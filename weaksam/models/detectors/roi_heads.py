@@ -174,7 +174,7 @@ class RegionHeads(IgnoringRoIHeads):
         targets: Sequence[Mapping[str, Tensor]],
     ) -> Tensor:
         """Mask loss ``(F,)`` of the foreground regions; where there are none, ``(0,)`` that still has a gradient."""
-        foreground = [of_photo > 0 for of_photo in labels]
+        foreground = [torch.where(of_photo > 0)[0] for of_photo in labels]
         boxes = [of_photo[chosen] for of_photo, chosen in zip(sampled, foreground, strict=True)]
         label = torch.cat([of_photo[chosen] for of_photo, chosen in zip(labels, foreground, strict=True)])
         hidden = self.mask_head(self.mask_roi_pool(features, boxes, image_shapes))

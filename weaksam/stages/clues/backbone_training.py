@@ -25,6 +25,7 @@ from weaksam.stages.clues.settings import ClueSettings
 from weaksam.store.listed_files import is_listed, list_file
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import save_weights
+from weaksam.structures.devices import moved_together
 from weaksam.structures.dataset import Sample
 
 _DEEPEST = {"mobilenet_v2": "head"}
@@ -53,7 +54,7 @@ def adapted_backbone(context: RunContext, settings: ClueSettings) -> BackboneSet
     folder = store_folder(context.out, "clues", "backbone", fingerprint)
     adapted = folder / "backbone.safetensors"
     if not is_listed(adapted):
-        network = _TagNetworkTraining(context, settings).run(folder, fingerprint)
+        network = TagNetworkTraining(context, settings).run(folder, fingerprint)
         if ranks().first:
             save_weights(adapted, network.features.state_dict(), {"fingerprint": fingerprint})
             list_file(adapted)
@@ -79,7 +80,7 @@ class SampleBatch(NamedTuple):
     """Whether the photos are part of the batch, see `Ranks.share`."""
 
 
-class _TagNetworkTraining:
+class TagNetworkTraining:
     """Trains a backbone and a classifier on it on the tags of the training photos."""
 
     def __init__(self, context: RunContext, settings: ClueSettings) -> None:
@@ -96,22 +97,22 @@ class _TagNetworkTraining:
     def run(self, folder: Path, fingerprint: str) -> TagNetwork:
         """The network after the last epoch; its weights and the state of the training lie in ``folder``."""
         context, settings = self.context, self.settings
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": self.network.features.parameters(), "lr": settings.finetune_lr},
-                {"params": self.network.head.parameters(), "lr": 20 * settings.finetune_lr},
-            ],
-            weight_decay=0.02,
-        )
-        objective = Objective(
-            self.losses, optimizer, lambda step, total: warmup_cosine(step, total, min(50, total // 4))
-        )
         job = TrainingJob(
             folder, fingerprint, "tag network", context.seed, num_epochs=settings.finetune_epochs, log=context.log
         )
         num_steps = -(-len(self.samples) // settings.finetune_batch)
-        fit(self.network, [objective], self.batches, job, num_steps_per_epoch=num_steps)
+        fit(self.network, [self.objective()], self.batches, job, num_steps_per_epoch=num_steps)
         return self.network
+
+    def objective(self) -> Objective:
+        """The loss and its optimizer."""
+        lr = self.settings.finetune_lr
+        groups = [
+            {"params": self.network.features.parameters(), "lr": lr},
+            {"params": self.network.head.parameters(), "lr": 20 * lr},
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
+        return Objective(self.losses, optimizer, lambda step, total: warmup_cosine(step, total, min(50, total // 4)))
 
     def batches(self, epoch: int) -> Iterator[SampleBatch]:
         """All photos once, in an order that torch's global random numbers decide."""
@@ -131,8 +132,9 @@ class _TagNetworkTraining:
         views = [vary_view(self._photo(sample), generator=generator) for sample, generator in photos]
         total = torch.zeros((), device=device)
         for rows in _rows_by_shape(views):
-            images, tags = torch.stack([views[row] for row in rows]), batch.tags[rows]
-            total = total + len(rows) * tag_loss(self.network(images.to(device)), tags.to(device))
+            shown = [torch.stack([views[row] for row in rows]), batch.tags[rows]]
+            images, tags = moved_together(shown, device)
+            total = total + len(rows) * tag_loss(self.network(images), tags)
         return {"tags": total / len(batch.image_ids)}
 
     def _photo(self, sample: Sample) -> Tensor:

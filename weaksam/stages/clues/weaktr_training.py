@@ -31,6 +31,7 @@ from weaksam.store.records import read_record, write_record
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import load_into, load_state
 from weaksam.structures.dataset import Dataset
+from weaksam.structures.devices import moved_together
 from weaksam.terminal import say
 
 LABEL = "WeakTr"
@@ -135,7 +136,7 @@ def train_weaktr(
     model = build_weaktr(weaktr, len(dataset.classes)).to(device)
     chosen = folder / "weaktr.safetensors"
     if not is_listed(chosen):
-        _WeakTrTraining(model, dataset, training, folder, fingerprint, seed, device).run(chosen, log)
+        WeakTrTraining(model, dataset, training, folder, fingerprint, seed, device).run(chosen, log)
         for path in (chosen, folder / SELECTION):
             if ranks().first and path.is_file():
                 list_file(path)
@@ -157,7 +158,7 @@ def _train_further(weaktr: WeakTrSettings, training: WeakTrTrainingSettings, log
         log.write("trained further", note=note)
 
 
-class _WeakTrTraining:
+class WeakTrTraining:
     """Trains one network and keeps the weights of the epoch that ranks held-out tags best."""
 
     def __init__(
@@ -182,25 +183,29 @@ class _WeakTrTraining:
 
     def run(self, chosen: Path, log: RunLog | None) -> None:
         """Train to the end and leave the chosen epoch's weights in the file ``chosen``."""
-        settings, steps = self.settings, self.photos.num_batches(self.settings.batch_size)
-        optimizer = ScaledAdamW(
-            self.model.parameters(), lr=1.0, weight_decay=settings.weight_decay, half=self.dtype == torch.float16
-        )
-        objective = Objective(
-            lambda batch: optimizer.scaled(self._losses(batch)),
-            optimizer,
-            lambda step, total: learning_rate(step / steps, settings),
-        )
+        settings = self.settings
         fit(
             self.model,
-            [objective],
+            [self.objective()],
             lambda epoch: self.photos.varied(epoch, settings.batch_size),
             TrainingJob(self.folder, self.fingerprint, LABEL, self.seed, num_epochs=settings.num_epochs, log=log),
-            num_steps_per_epoch=steps,
+            num_steps_per_epoch=self.photos.num_batches(settings.batch_size),
             on_epoch_end=self._keep_if_best if len(self.held_out) else None,
         )
         if ranks().first:
             self._choose(chosen)
+
+    def objective(self) -> Objective:
+        """The losses and their optimizer."""
+        settings, steps = self.settings, self.photos.num_batches(self.settings.batch_size)
+        optimizer = ScaledAdamW(
+            self.model.parameters(), lr=1.0, weight_decay=settings.weight_decay, half=self.dtype == torch.float16
+        )
+        return Objective(
+            lambda batch: optimizer.scaled(self._losses(batch)),
+            optimizer,
+            lambda step, total: learning_rate(step / steps, settings),
+        )
 
     def _choose(self, chosen: Path) -> None:
         """Leave the chosen epoch's weights in the file ``chosen``."""
@@ -212,10 +217,11 @@ class _WeakTrTraining:
             raise UserError(f"wanted the chosen weights at {chosen}, found nothing: delete {self.folder} and rerun")
 
     def _losses(self, batch: ViewBatch) -> dict[str, Tensor]:
+        pixels, tags = moved_together([batch.pixels, batch.tags], self.device)
         with draws_of_photos(batch.seeds), autocast(self.dtype, self.device):
-            output = self.model(batch.pixels.to(self.device))
+            output = self.model(pixels)
         share = len(batch.tags) / len(batch.image_ids)  # of the whole batch, whose mean is wanted
-        return {name: share * loss for name, loss in weaktr_losses(output, batch.tags.to(self.device)).items()}
+        return {name: share * loss for name, loss in weaktr_losses(output, tags).items()}
 
     def _keep_if_best(self, epoch: int) -> None:
         """Note the mean average precision of the held-out tags; keep the weights where it is the best so far."""

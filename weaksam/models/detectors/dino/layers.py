@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from weaksam.models.detectors.dino.positions import PyramidAreas
 from weaksam.models.detectors.dino.settings import DinoShape
 from weaksam.models.query.deformable_attention import deformable_attention
+from weaksam.structures.devices import numbers_on
 
 
 class DeformableAttention(nn.Module):
@@ -54,7 +55,7 @@ class DeformableAttention(nn.Module):
         offsets = self.sampling_offsets(queries).view(*shape, 2)
         weights = self.attention_weights(queries).view(*shape[:3], -1).softmax(-1).view(shape)
         if references.shape[-1] == 2:
-            unit = 1 / offsets.new_tensor([[w, h] for h, w in areas.sizes])[:, None]
+            unit = 1 / numbers_on(offsets.device, [[w, h] for h, w in areas.sizes], offsets.dtype)[:, None]
         else:
             unit = references[:, :, None, :, None, 2:] * (0.5 / self.points)
         locations = references[:, :, None, :, None, :2] + offsets * unit

@@ -16,6 +16,7 @@ from weaksam.models.detectors.dino.neck import ChannelMapper
 from weaksam.models.detectors.dino.positions import CellWaves, PyramidAreas, box_waves, inverse_sigmoid
 from weaksam.models.detectors.dino.settings import DinoShape
 from weaksam.models.full_precision import full_precision
+from weaksam.structures.devices import numbers_on
 
 _PRIOR = 0.01
 """Score that every class has at first."""
@@ -210,8 +211,9 @@ class DinoNetwork(nn.Module):
 
     def _position(self, areas: PyramidAreas) -> Tensor:
         """Embedding ``(B, S, dims)`` of every cell's place and level."""
-        num_cells = torch.tensor([h * w for h, w in areas.sizes], device=self.level_embed.device)
-        of_levels = self.level_embed.repeat_interleave(num_cells, dim=0, output_size=sum(h * w for h, w in areas.sizes))
+        num_cells = [h * w for h, w in areas.sizes]
+        repeats = numbers_on(self.level_embed.device, num_cells, torch.int64)
+        of_levels = self.level_embed.repeat_interleave(repeats, dim=0, output_size=sum(num_cells))
         return areas.embedding(self.shape.embed_dims, self.details.cell_waves) + of_levels
 
     def _select(self, memory: Tensor, areas: PyramidAreas) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from weaksam.models.full_precision import full_precision
+from weaksam.structures.devices import numbers_on
 
 _QUERY_TEMPERATURE = 10000.0
 """Ratio of the longest to the shortest wave for queries, as published."""
@@ -81,12 +82,12 @@ class PyramidAreas:
             for h, w in photo_sizes
         ]
         is_padded = any(tuple(size) != tuple(padded_size) for size in photo_sizes)
-        return cls(tuple(sizes), torch.tensor(valid, dtype=torch.float32).to(device, non_blocking=True), is_padded)
+        return cls(tuple(sizes), numbers_on(device, valid), is_padded)
 
     @cached_property
     def ratios(self) -> Tensor:
         """Share ``(B, L, 2)`` of each level's width and height that the photo takes."""
-        return self.valid / self.valid.new_tensor([[w, h] for h, w in self.sizes])
+        return self.valid / numbers_on(self.valid.device, [[w, h] for h, w in self.sizes], self.valid.dtype)
 
     @cached_property
     def points(self) -> Tensor:
@@ -108,8 +109,9 @@ class PyramidAreas:
         Cells in the padding and near the border do not; their logits are infinite.
         """
         num_cells = [h * w for h, w in self.sizes]
-        side = torch.tensor([_FIRST_SIDE * 2.0**level for level in self._levels()], device=self.valid.device)
-        sides = side.repeat_interleave(torch.tensor(num_cells, device=side.device), output_size=sum(num_cells))
+        side = numbers_on(self.valid.device, [_FIRST_SIDE * 2.0**level for level in self._levels()])
+        repeats = numbers_on(self.valid.device, num_cells, torch.int64)
+        sides = side.repeat_interleave(repeats, output_size=sum(num_cells))
         boxes = torch.cat([self.points, sides[:, None].expand(self.valid.shape[0], -1, 2)], dim=-1)
         proposing = ((boxes > _BORDER) & (boxes < 1 - _BORDER)).all(-1)
         logits = (boxes / (1 - boxes)).log()

@@ -18,6 +18,7 @@ from weaksam.models.detectors.mask2former.random_weights import draw_first_weigh
 from weaksam.models.detectors.mask2former.settings import Mask2FormerSettings
 from weaksam.models.full_precision import full_precision
 from weaksam.models.query.deformable_attention import Sizes, deformable_attention
+from weaksam.structures.devices import numbers_on
 
 
 class MaskDecoder(Mask2FormerPreTrainedModel):
@@ -150,6 +151,6 @@ class SampledAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttenti
         values = self.value_proj(encoder_hidden_states).unflatten(-1, (self.n_heads, -1))
         offsets = self.sampling_offsets(queries).unflatten(-1, (*shape, 2))
         weights = self.attention_weights(queries).unflatten(-1, (self.n_heads, -1)).softmax(-1).unflatten(-1, shape[1:])
-        lengths = torch.tensor([[w, h] for h, w in spatial_shapes_list], dtype=offsets.dtype, device=offsets.device)
+        lengths = numbers_on(offsets.device, [[w, h] for h, w in spatial_shapes_list], offsets.dtype)
         locations = reference_points[:, :, None, :, None] + offsets / lengths[:, None]
         return self.output_proj(deformable_attention(values, spatial_shapes_list, locations, weights)), None
