@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Time every stage on a GPU, meant for under eight minutes with set-up, and print one Markdown table.
+# Time every stage on a GPU, in under ten minutes with set-up, and print one Markdown table. Each row has a limit of
+# its own and runs in a process of its own, so that what fails loses one row.
 #
 #   bash benchmarks/gpu.sh                        # the whole table on the first GPU
-#   bash benchmarks/gpu.sh --device cpu --toy     # the same code at toy sizes, in under a minute
+#   bash benchmarks/gpu.sh --device cpu --toy     # the same code at toy sizes, in a minute or two
 #   bash benchmarks/gpu.sh --only sam             # the rows whose name has "sam" in it
 #
 # Uses the python3 of the machine (or PYTHON) with the torch that is there and installs nothing from the network. A

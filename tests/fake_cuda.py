@@ -21,8 +21,8 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tests.fake_backward import backward
@@ -35,7 +35,7 @@ _WAIT_INSIDE = {"multinomial"}
 """Operators whose shapes do not follow from values, but which check values on the device all the same."""
 
 
-_OTHER_BUFFERS = {_aten.log_sigmoid_forward.default}
+_OTHER_BUFFERS = {_aten.log_sigmoid_forward.default, _aten.native_batch_norm.default}
 """Operators that keep something else for the way back on a GPU."""
 
 
@@ -62,7 +62,14 @@ class FakeCuda(FakeTensorMode):
             return super().dispatch(func, types, args, kwargs or {})
         if func.namespace == "profiler":
             return func(*args, **(kwargs or {}))
+        if func.namespace == "prim":  # such as the device of a tensor
+            return super().dispatch(func, types, args, kwargs or {})
         args, kwargs = tree_map(self._as_fake, (args, dict(kwargs or {})))
+        if _is_meta(args, kwargs):  # without values
+            return super().dispatch(func, types, args, kwargs)
+        if torch.is_inference_mode_enabled() and _is_composite(func):
+            with self:  # outside inference mode it was taken apart before
+                return func.decompose(*args, **kwargs)
         args = self._with_indices_moved(func, args)
         leaves = tree_leaves((args, kwargs))
         self._check_generators(func, leaves, kwargs)
@@ -155,18 +162,30 @@ class FakeCuda(FakeTensorMode):
                 self.waits[f"{location()}: to the host"] += 1
             elif not (without_blocking and self._is_pinned(source)):
                 self.waits[f"{location()}: from the host"] += 1
-        elif name in _WAIT_INSIDE and _lies_on_cuda(args):
+        elif (name in _WAIT_INSIDE and _lies_on_cuda(args)) or (
+            name in INDEXING_OPERATORS - {"index"} and _lies_on_cuda(args[0]) and _waits_for_masks(args)
+        ):
             self._record(func)
-        elif name in INDEXING_OPERATORS and name != "index" and _lies_on_cuda(args[0]):
-            if by_bools(args[1]) and not _fills_masked(args):
-                self._record(func)
 
 
-def _fills_masked(args: Sequence[Any]) -> bool:
-    """Whether ``index_put_`` of these arguments is a ``masked_fill``, which needs no shapes that follow from values."""
+def _is_composite(func: Any) -> bool:
+    """Whether torch takes this operator apart into others on every device."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+
+
+def _is_meta(args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether what is made or computed has no values on any device."""
+    if kwargs.get("device") is not None:
+        return torch.device(kwargs["device"]).type == "meta"
+    return any(isinstance(leaf, Tensor) and leaf.device.type == "meta" for leaf in tree_leaves((args, kwargs)))
+
+
+def _waits_for_masks(args: Sequence[Any]) -> bool:
+    """Whether ``index_put_`` of these arguments wants shapes from masks; one that is a ``masked_fill`` does not."""
     indices, values = args[1], args[2]
     accumulates = len(args) > 3 and args[3]
-    return not accumulates and values.numel() == 1 and sum(isinstance(index, Tensor) for index in indices) == 1
+    fills = not accumulates and values.numel() == 1 and sum(isinstance(index, Tensor) for index in indices) == 1
+    return by_bools(indices) and not fills
 
 
 def _storage(values: Tensor) -> int:
@@ -179,6 +198,8 @@ def _lies_on_cuda(leaves: Any) -> bool:
 
 def _values_of(leaf: Any) -> Any:
     if isinstance(leaf, FakeTensor):
+        if leaf.device.type == "meta":
+            return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta")
         return leaf.values_of_fake
     return CPU if isinstance(leaf, torch.device) else leaf
 
@@ -199,6 +220,12 @@ def _host_values(tensor: Tensor) -> Tensor:
     if tensor.device.type != "cpu":
         raise TypeError(f"can't convert {tensor.device} device type tensor to numpy. Use Tensor.cpu() first.")
     return tensor.values_of_fake
+
+
+def on_the_host(tensor: Tensor) -> Tensor:
+    """The values of a tensor, fake or not, as a plain one of the CPU; nothing is recorded."""
+    with unset_fake_temporarily():
+        return tensor.values_of_fake.clone() if isinstance(tensor, FakeTensor) else tensor.detach().clone()
 
 
 def _numpy(tensor: Tensor, *, force: bool = False) -> np.ndarray:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from tests.helpers import draw_discs, draw_squares
+from tests.helpers import TOY_NANO, draw_discs, draw_squares
+from tests.tools import tool
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.batches import TrainingPhotos
 from weaksam.engine.detectors.dino import dino_objective
@@ -162,6 +163,13 @@ def mask2former(bench: Bench, device: torch.device, precision: Any) -> Step:
     return detector_step(bench, device, settings, build_mask2former, mask2former_objective, mask_target)
 
 
+def sam_nano(bench: Bench, device: torch.device, precision: Any) -> Step:
+    nano = tool("train_sam_nano")
+    args = nano.parse_arguments(["--images", "2", "--prompts", "3", "--scenes", "2", "--precision", precision])
+    training = nano.NanoTraining(args, device, TOY_NANO)
+    return Step(training.model, [training.objective()], training.batches(0)[0])
+
+
 STEPS: dict[str, Callable[..., Step]] = {
     "tag network": tag_network,
     "WeakTr": weaktr,
@@ -171,6 +179,7 @@ STEPS: dict[str, Callable[..., Step]] = {
     "DINO": dino,
     "Mask R-CNN": mask_rcnn,
     "Mask2Former": mask2former,
+    "sam_nano": sam_nano,
 }
 """``(bench, device, precision)`` to a step, by the name of what trains; precision is one of its settings, if it has."""
 

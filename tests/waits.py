@@ -70,13 +70,16 @@ def by_bools(indices: Any) -> bool:
 
 
 def location() -> str:
-    """The innermost function of the package that is being run, and whose code called for it."""
+    """The innermost function of the package that is being run, and whose code called for it.
+
+    What moves tensors for others (`weaksam.structures.devices`) is passed over.
+    """
     frame: FrameType | None = sys._getframe(1)
     through = ""
     while frame is not None:
         path, name = frame.f_code.co_filename, frame.f_code.co_name
         if path.startswith(str(ROOT / "weaksam")):
-            if not name.startswith("<"):
+            if not path.endswith("structures/devices.py") and not name.startswith("<"):
                 return f"{Path(path).relative_to(ROOT / 'weaksam')}:{name}{through}"
         elif "/torchvision/" in path:
             through = " (torchvision)"

@@ -1,4 +1,7 @@
-"""Every place where a training step waits for a GPU is named here: a new one in a step fails these tests."""
+"""Every place where a step of the weak detectors waits for a GPU is named here, for every rule of seeds.
+
+The other trainings, and inference, are held against their lists in `tests/stages/test_fake_cuda.py`.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -9,32 +12,20 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import CPU, context, draw_discs, draw_squares
+from tests.helpers import context, draw_discs
+from tests.training_steps import examples_of
 from tests.waits import recorded_waits
-from weaksam.engine.detectors.batches import TrainingPhotos
-from weaksam.engine.detectors.mask2former import mask2former_objective
-from weaksam.engine.detectors.training import TrainableSettings, detector_objective
 from weaksam.engine.loss_values import LossValues
 from weaksam.engine.training import Objective, ObjectiveStep
 from weaksam.engine.training_state import TrainingProgress
 from weaksam.models.backbones.settings import BackboneSettings
-from weaksam.models.detectors.faster_rcnn import build_faster_rcnn
-from weaksam.models.detectors.mask2former.network import build_mask2former
-from weaksam.models.detectors.mask2former.targets import mask_target
-from weaksam.models.detectors.mask_rcnn import build_mask_rcnn
-from weaksam.models.wsod.targets import Seeds
-from weaksam.stages.retrain.settings import RetrainSettings
-from weaksam.stages.wsis.settings import Mask2FormerWsisSettings, WsisSettings
 from weaksam.stages.wsod import WsodSettings
 from weaksam.stages.wsod.detector import WeakDetector
 from weaksam.stages.wsod.end_to_end import EndToEndDetector
 from weaksam.stages.wsod.end_to_end_settings import EndToEndSettings
-from weaksam.stages.wsod.examples import TrainingExample, present_labels
 from weaksam.stages.wsod.frozen import FrozenDetector
-from weaksam.structures.dataset import Dataset, Sample
+from weaksam.structures.dataset import Dataset
 from weaksam.structures.devices import reading_waits_everywhere
-from weaksam.structures.instances import Instances
-from weaksam.structures.masks import box_mask, rle_from_mask
 
 MOBILENET = BackboneSettings(name="mobilenet_v2", weights="none")
 
@@ -50,18 +41,6 @@ ON_THE_CPU = {
     "stages/wsod/seeds/pcl.py:_anywhere: nonzero",
     "structures/bits.py:_packed_by_numpy: numpy",
     "engine/loss_values.py:fetch: tolist",  # on a GPU for twenty steps together
-}
-# RoIAlign as bags of embeddings, which the CPU alone computes
-ALIGN_ON_THE_CPU = {"models/roi/align.py:sampled_cells: tensor"}
-# Six numbers go to the device once, at the first photo
-COLOURS = {"models/backbones/inputs.py:_channels: tensor"}
-# Regions are sampled, and boxes to ignore left out of the matching, where torchvision's own code waits for the same
-SAMPLED_REGIONS = {
-    "models/detectors/faster_rcnn.py:_of_photo: nonzero",
-    "models/detectors/ignored_regions.py:assign_targets_to_anchors: index",
-    "models/detectors/region_proposals.py:forward: nonzero",
-    "models/detectors/region_proposals.py:neighbourhoods: tensor",
-    "models/detectors/roi_heads.py:_mask_losses: index",
 }
 # The proposals whose features are kept, compared with those asked for: both lie on the CPU
 KEPT_REGIONS = {"stages/wsod/photo_features.py:pooled: equal"}
@@ -88,19 +67,6 @@ FOR_PCL = {"box_regression": False, "background_column": False}
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return draw_discs(tmp_path_factory.mktemp("discs"), 2)
-
-
-def examples_of(dataset: Dataset) -> list[TrainingExample]:
-    """Twenty proposals of each photo, one of which is its seed."""
-    generator = torch.Generator().manual_seed(0)
-    examples = []
-    for sample, tags in zip(dataset, dataset.tag_matrix(), strict=True):
-        corner = torch.rand(20, 2, generator=generator) * torch.tensor([80.0, 50.0])
-        boxes = torch.cat([corner, corner + 16 + 30 * torch.rand(20, 2, generator=generator)], dim=1)
-        present = present_labels(tags)
-        seeds = Seeds(torch.tensor([3]), present[:1], torch.ones(1))
-        examples.append(TrainingExample(sample, boxes, tags, present, seeds))
-    return examples
 
 
 @contextmanager
@@ -175,68 +141,6 @@ def test_the_frozen_step_reads_values_of_the_cpu_alone(discs: Dataset, tmp_path:
     for example in examples_of(discs):
         detector.photos.pooled(example.sample, example.boxes, settings.roi_size)
     assert waits_of_weak(detector, discs) <= ON_THE_CPU | SEPARATE_SEEDS | KEPT_REGIONS
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return draw_squares(tmp_path_factory.mktemp("squares"))
-
-
-def with_masks(sample: Sample) -> Instances:
-    """Its true boxes, each with itself as mask."""
-    truth = sample.truth or Instances.empty()
-    return truth.replace(masks=tuple(rle_from_mask(box_mask(box, sample.size)) for box in truth.boxes))
-
-
-SMALL = {"short_side": 64, "long_side": 96, "fpn_channels": 8, "representation": 16, "rpn_batch": 16, "roi_batch": 8}
-
-
-@pytest.mark.parametrize(
-    ("settings", "build"),
-    [(RetrainSettings(**SMALL), build_faster_rcnn), (WsisSettings(**SMALL), build_mask_rcnn)],
-    ids=["retrain", "masks"],
-)
-def test_a_detector_step_waits_in_the_code_of_torchvision_alone(
-    squares: Dataset, settings: TrainableSettings, build: Any
-) -> None:
-    torch.manual_seed(0)
-    model = build(MOBILENET, settings, 2)
-    truths = {sample.image_id: with_masks(sample) for sample in squares if sample.tags}
-    photos = TrainingPhotos(squares, truths, settings.short_side, settings.long_side, "training")
-    batch = next(iter(photos.epoch(0, 2, settings, 0)))
-    with as_on_a_gpu(True):
-        waits = waits_of(model, [detector_objective(model, settings, CPU)], batch)
-    own = {wait for wait in waits if "(torchvision)" not in wait and "(torch.optim)" not in wait}
-    assert own <= ALIGN_ON_THE_CPU | COLOURS | SAMPLED_REGIONS
-    assert waits - own  # torchvision's own, which are many
-
-
-# The costs of a step are copied to the CPU once, where scipy matches them
-MATCHING = {"models/query/matching.py:match_queries: cpu", "models/query/matching.py:match_queries: numpy"}
-# The sizes of a pyramid's levels, few numbers, go to the device: by us and by transformers
-LEVELS = {
-    "models/detectors/mask2former/decoder.py:forward: tensor",
-    "models/detectors/mask2former/network.py:predictions: as_tensor",
-}
-# Deformable attention as bags of embeddings, which the CPU alone computes
-BAGS_ON_THE_CPU = {
-    "models/query/deformable_attention.py:_cells: tensor",
-    "models/query/deformable_attention.py:_samples: new_tensor",
-}
-
-
-def test_a_step_of_mask2former_waits_for_its_matching_alone(squares: Dataset) -> None:
-    torch.manual_seed(0)
-    settings = Mask2FormerWsisSettings(
-        short_side=64, long_side=96, channels=32, encoder_layers=1, decoder_layers=2, num_queries=5
-    )
-    model = build_mask2former(MOBILENET, settings, 2)
-    truths = {sample.image_id: with_masks(sample) for sample in squares if sample.tags}
-    photos = TrainingPhotos(squares, truths, 64, 96, "training", target=mask_target)
-    batch = next(iter(photos.epoch(0, 2, settings, 0)))
-    with as_on_a_gpu(True):
-        waits = waits_of(model, [mask2former_objective(model, settings, CPU)], batch)
-    assert waits - COLOURS == MATCHING | LEVELS | BAGS_ON_THE_CPU
 
 
 def test_the_recorder_sees_every_way_to_look_at_a_value() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from weaksam.config import UserError
 from weaksam.structures.dataset import Dataset
 
@@ -53,15 +55,15 @@ def check_tags(dataset: Dataset) -> None:
     Raises:
         UserError: a class that no photo has, or one class only, which every photo has.
     """
-    tags, names = dataset.tag_matrix(), dataset.classes
-    empty = [name for name, tagged in zip(names, tags.any(dim=0).tolist(), strict=True) if not tagged]
+    counts, names = Counter(tag for sample in dataset for tag in sample.tags), dataset.classes
+    empty = [name for label, name in enumerate(names) if counts[label] == 0]
     if empty:
         more = f" (nor {len(empty) - 1} others)" if len(empty) > 1 else ""
         raise UserError(
             f"wanted a photo tagged {empty[0]!r} to learn from, found none among {len(dataset)}{more}: tag some, or "
             "leave the class out of data.classes"
         )
-    if len(names) == 1 and bool(tags.all()):
+    if len(names) == 1 and counts[0] == len(dataset):
         raise UserError(
             f"wanted at least two classes to tell apart, found {names[0]!r} on every photo: add photos of other "
             "classes, or photos without a tag"

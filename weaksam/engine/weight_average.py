@@ -30,14 +30,15 @@ class WeightAverage:
 
     def of(self, parameter: Tensor) -> Tensor:
         """The average of a trained weight; the weight itself before the first step."""
-        average: Tensor = self.optimizer.state.get(parameter, {}).get(self.name, parameter)
+        average: Tensor = self.optimizer.state.get(parameter, {}).get(self.name, parameter.detach())
         return average
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         count = optimizer.state[self.count]  # type: ignore[index]  # a state of no parameter
         count[self.count] = steps = int(count.get(self.count, 0)) + 1
-        parameters = self._parameters()
+        # One that never had a gradient has no state, which Adam would want whole when it is loaded
+        parameters = [p for p in self._parameters() if p.grad is not None or self.name in optimizer.state.get(p, {})]
         averages = [optimizer.state[p].setdefault(self.name, p.detach().clone()) for p in parameters]
         torch._foreach_lerp_(averages, parameters, 1 - min(self.decay, (1 + steps) / (10 + steps)))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from weaksam.config import UserError
 from weaksam.sam.prompts import Prompts, of_equal_length
 from weaksam.sam.protocol import NUM_MASKS, Embedding, Masks, Segmenter
+from weaksam.structures.devices import moved_together
 
 T = TypeVar("T")
 
@@ -127,9 +128,15 @@ def decode_prompts(
     iou, stability, boxes = (torch.zeros(num, NUM_MASKS, *shape, device=device) for shape in ((), (), (4,)))
     for rows, together in of_equal_length(prompts, at_once):
         answer = decode(together)
-        device_rows = rows.to(device)
+        (device_rows,) = moved_together([rows], device)
         logits[device_rows], iou[device_rows], stability[device_rows], boxes[device_rows] = answer
     return DecodedPrompts(logits, iou, stability, boxes)
+
+
+def chosen_maps(logits: Tensor, p_index: Tensor, k_index: Tensor) -> Tensor:
+    """The maps ``(N, g, g)`` of ``logits`` (P, 3, g, g) at ``p_index`` and ``k_index`` (N,), wherever these lie."""
+    p_there, k_there = moved_together([p_index, k_index], logits.device)
+    return logits[p_there, k_there]
 
 
 def encode_all(segmenter: Segmenter, images: Iterable[np.ndarray], limit: BatchLimit) -> Iterator[Embedding]:

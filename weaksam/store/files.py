@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -84,6 +85,21 @@ def write_json_rows_atomic(path: Path, rows: Iterable[Any]) -> None:
         for number, row in enumerate(rows):
             file.write((",\n" if number else "\n") + json_text(row))
         file.write("\n]\n")
+
+
+def write_lines_atomic(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text in UTF-8 atomically, which are taken one at a time."""
+    with atomic_file(Path(path)) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def has_lines(path: Path, lines: Iterable[str]) -> bool:
+    """Whether a file that can be read consists of these lines in UTF-8, none of which is held."""
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            return all(line == f"{wanted}\n" for line, wanted in itertools.zip_longest(file, lines))
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def write_text_atomic(path: Path, text: str) -> None:

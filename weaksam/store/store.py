@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Store:
         self.columns = dict(columns)
         chunks = [self.image_ids[start : start + part_size] for start in range(0, len(self.image_ids), part_size)]
         self.parts = tuple(StorePart(index, chunk) for index, chunk in enumerate(chunks))
-        self._position = {image_id: (part, row) for part in self.parts for row, image_id in enumerate(part.image_ids)}
+        self._part_size = part_size
         self._metadata = {"stage": stage, "fingerprint": fingerprint, "columns": json.dumps(self.columns)}
         self._claims = Claims(self.folder / ".claims")
         self._whole: dict[int, PartFile] = {}  # parts known to be complete on disk
@@ -171,15 +172,18 @@ class Store:
 
     def read(self, image_id: str, *names: str) -> dict[str, Any]:
         """``image_id`` and the columns ``names`` (all if none is named) of one image; raises as `rows` does."""
-        part, row = self._position[image_id]
-        return self._row(self._table(part), row, names)
+        place = self._place(image_id)
+        if place is None:
+            raise KeyError(image_id)
+        part, row = divmod(place, self._part_size)
+        return self._row(self._table(self.parts[part]), row, names)
 
     def column(self, name: str) -> Mapping[str, Any]:
         """The column ``name`` by image id, each value read when it is asked for; raises as `rows` does."""
         return _Column(self, name)
 
     def __contains__(self, image_id: str) -> bool:
-        return image_id in self._position
+        return self._place(image_id) is not None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -211,6 +215,11 @@ class Store:
         return manifest
 
     # Details
+
+    def _place(self, image_id: str) -> int | None:
+        """The image's number in the sorted list, by bisection; None where it is not in it."""
+        place = bisect_left(self.image_ids, image_id)
+        return place if place < len(self.image_ids) and self.image_ids[place] == image_id else None
 
     @property
     def _manifest_path(self) -> Path:

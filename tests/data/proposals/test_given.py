@@ -29,6 +29,7 @@ from weaksam.data.proposals.given import (
 )
 from weaksam.pipeline.settings import RunSettings
 from weaksam.stages.proposals import ProposalSettings, run_given
+from weaksam.store.records import read_record, write_record
 from weaksam.store.sealed import open_sealed
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.masks import mask_from_rle, rle_from_mask
@@ -296,3 +297,17 @@ def test_selective_search_writes_a_store_that_can_be_given(photos, tmp_path):
     assert given.knows_photos and len(given.of(dataset.by_id["a.png"])) == len(row["boxes"])
     with pytest.raises(UserError, match="made with another fingerprint"):
         module.write_proposals(tmp_path / "photos", tmp_path / "one", 6, 8, 500)
+
+
+@pytest.mark.parametrize("hashes", [{}, {"b.jpg": "1" * 64, 'a "quoted" ü.jpg': "2" * 64}])
+def test_the_record_of_photos_is_written_line_by_line_as_every_record_is(
+    tmp_path: Path, hashes: dict[str, str]
+) -> None:
+    record_photos(tmp_path, hashes)
+    assert read_record(tmp_path / PHOTOS_FILE) == {"sha256": hashes}
+    written = (tmp_path / PHOTOS_FILE).read_bytes()
+    record_photos(tmp_path, hashes)
+    assert (tmp_path / PHOTOS_FILE).read_bytes() == written
+    if hashes:
+        write_record(tmp_path / "other.json", {"sha256": dict(sorted(hashes.items()))}, indent=0)
+        assert written == (tmp_path / "other.json").read_bytes()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from weaksam.config import Settings, UserError, listed
 from weaksam.data.annotations import rle_from_box
 from weaksam.data.image_names import ImageNames
 from weaksam.data.proposals.files import open_store, stored_proposals
-from weaksam.store.files import file_sha256
-from weaksam.store.records import read_record, write_record
+from weaksam.store.files import file_sha256, has_lines, write_lines_atomic
+from weaksam.store.records import HASH_KEY, read_record
 from weaksam.store.store import Store
 from weaksam.structures.boxes import area, clip, pairwise_ioa, scale
 from weaksam.structures.dataset import Dataset, Sample
@@ -178,9 +180,24 @@ def box_masks(boxes: Tensor, size: tuple[int, int], frame: tuple[int, int]) -> l
 # What a store says of the photos it was made from
 
 
-def photo_hashes(dataset: Dataset) -> dict[str, str]:
-    """SHA-256 of every photo's bytes, by image id."""
-    return {sample.image_id: sample.sha256 or file_sha256(sample.path) for sample in dataset}
+def photo_hashes(dataset: Dataset) -> Mapping[str, str]:
+    """SHA-256 of every photo's bytes, by image id; each taken when it is asked for."""
+    return _PhotoHashes(dataset)
+
+
+class _PhotoHashes(Mapping[str, str]):
+    def __init__(self, dataset: Dataset) -> None:
+        self._samples = dataset.by_id
+
+    def __getitem__(self, image_id: str) -> str:
+        sample = self._samples[image_id]
+        return sample.sha256 or file_sha256(sample.path)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
 
 
 def record_photos(folder: Path, hashes: Mapping[str, str]) -> None:
@@ -188,13 +205,32 @@ def record_photos(folder: Path, hashes: Mapping[str, str]) -> None:
 
     Raises `UserError` where it names others.
     """
+    path = folder / PHOTOS_FILE
+    if has_lines(path, _record_lines(hashes)):
+        return
     recorded = recorded_photos(folder)
     if not recorded:
-        write_record(folder / PHOTOS_FILE, {"sha256": dict(sorted(hashes.items()))}, indent=0)
+        write_lines_atomic(path, _record_lines(hashes))
     elif recorded != dict(hashes):
         raise UserError(
             f"wanted a store made from these photos in {folder}, found one made from others: name another folder"
         )
+
+
+def _record_lines(hashes: Mapping[str, str]) -> Iterator[str]:
+    """The record of these photos line by line, as `write_record` has it, without holding a million of them twice."""
+    digest = hashlib.sha256(b'{"sha256":{')
+    yield "{"
+    yield '"sha256": {'
+    names = sorted(hashes)
+    for number, name in enumerate(names, start=1):
+        key, value = json.dumps(name), json.dumps(hashes[name])
+        digest.update(f"{',' if number > 1 else ''}{key}:{value}".encode())
+        yield f"{key}: {value}{',' if number < len(names) else ''}"
+    digest.update(b"}}")
+    yield "},"
+    yield f'"{HASH_KEY}": "{digest.hexdigest()}"'
+    yield "}"
 
 
 def recorded_photos(folder: Path) -> dict[str, str]:

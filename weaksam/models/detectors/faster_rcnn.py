@@ -32,6 +32,7 @@ from weaksam.models.detectors.roi_heads import RegionHeads
 from weaksam.models.photo_draws import photo_generators
 from weaksam.models.roi.align import PyramidAlign
 from weaksam.structures import boxes as box_ops
+from weaksam.structures.devices import moved_together
 from weaksam.structures.instances import Instances
 
 _ANCHOR_SCALES: dict[tuple[int, ...], tuple[int, ...]] = {
@@ -274,5 +275,6 @@ def detect(
 def instances_from(detection: dict[str, Tensor], from_size: tuple[int, int], to_size: tuple[int, int]) -> Instances:
     """Detections moved from a resized photo of ``from_size`` (h, w) to the original of ``to_size`` (H, W)."""
     scale_x, scale_y = to_size[1] / from_size[1], to_size[0] / from_size[0]
-    boxes = box_ops.clip(box_ops.scale(detection["boxes"].float().cpu(), scale_x, scale_y), to_size)
-    return Instances(boxes, detection["labels"].cpu() - 1, detection["scores"].float().cpu())
+    of_network = [detection["boxes"].float(), detection["scores"].float(), detection["labels"]]
+    boxes, scores, labels = moved_together(of_network, torch.device("cpu"))
+    return Instances(box_ops.clip(box_ops.scale(boxes, scale_x, scale_y), to_size), labels - 1, scores)

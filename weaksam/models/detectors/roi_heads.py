@@ -16,6 +16,7 @@ from weaksam.models.backbones.products import linear
 from weaksam.models.detectors.box_weights import weights_of_regions
 from weaksam.models.detectors.ignored_regions import IgnoringRoIHeads
 from weaksam.models.detectors.negatives import NegativeSettings, class_losses, unknown_classes
+from weaksam.models.full_precision import full_precision
 from weaksam.models.ranks import ranks
 from weaksam.models.roi.roi_drop import RoiDropSettings, dropped_regions, mean_of_kept
 
@@ -130,7 +131,7 @@ class RegionHeads(IgnoringRoIHeads):
         """Sample regions of ``proposals`` (R_i, 4) and give the losses of each, photo by photo."""
         sampled, matches, labels, wanted = self.select_training_samples(proposals, targets)
         pooled = self.box_roi_pool(features, sampled, image_shapes)
-        logits, deltas = self.box_predictor(self.box_head(pooled))
+        logits, deltas = (full_precision(part) for part in self.box_predictor(self.box_head(pooled)))
         label = torch.cat(labels)
         mask, weights = None, None
         if self.has_mask():

@@ -49,16 +49,19 @@ def matched_loss(pairs: Tensor, counts: Tensor) -> Tensor:
     return torch.stack([none, single, double, triple], 1).gather(1, counts[:, None])[:, 0]
 
 
-def nano_losses(logits: Tensor, iou: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
+def nano_losses(
+    logits: Tensor, iou: Tensor, targets: Tensor, counts: Tensor, num_with_target: Tensor | None = None
+) -> dict[str, Tensor]:
     """The losses of N prompts as scalars ``mask``, ``spare`` and ``iou``; all 0 where no prompt has a target.
 
     ``logits (N, 3, h, w)``, predicted ``iou (N, 3)``, ``targets (N, 3, h, w)`` bool, small to large, of which the
-    first ``counts (N,)`` are meant. An output's true IoU is the best over the targets meant.
+    first ``counts (N,)`` are meant. An output's true IoU is the best over the targets meant. The losses are means over
+    the prompts with a target; ``num_with_target`` of a larger batch, of which these are a part, gives its share.
     """
-    logits, iou = logits.float(), iou.float()
+    logits, iou = (values if values.dtype == torch.float64 else values.float() for values in (logits, iou))
     used = torch.arange(targets.shape[1], device=counts.device) < counts[:, None]  # (N, T)
     has_target = (counts > 0).to(logits.dtype)
-    num = has_target.sum().clamp(min=1)
+    num = (has_target.sum() if num_with_target is None else num_with_target).clamp(min=1)
     pairs = pair_losses(logits, targets)
     nearest = pairs.masked_fill(~used[:, None], float("inf")).amin(2)  # (N, O)
     nearest = nearest.masked_fill(~nearest.isfinite(), 0)

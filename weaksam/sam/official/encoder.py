@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos, window_partition, window_unpartition
+from segment_anything.modeling.image_encoder import Attention, Block, window_partition, window_unpartition
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,11 +59,22 @@ def _attention(attention: Attention, x: Tensor) -> Tensor:
     q, k, v = attention.qkv(x).reshape(b, h * w, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
     bias = None
     if attention.use_rel_pos:
-        rows = get_rel_pos(h, h, attention.rel_pos_h).to(q.dtype)
-        columns = get_rel_pos(w, w, attention.rel_pos_w).to(q.dtype)
+        rows = _relative_positions(h, attention.rel_pos_h).to(q.dtype)
+        columns = _relative_positions(w, attention.rel_pos_w).to(q.dtype)
         placed = q.unflatten(2, (h, w))  # (B, heads, H, W, d)
         vertical = torch.einsum("bnhwd,hkd->bnhwk", placed, rows)
         horizontal = torch.einsum("bnhwd,wkd->bnhwk", placed, columns)
         bias = (vertical[..., :, None] + horizontal[..., None, :]).flatten(4).flatten(2, 3)  # (B, heads, H W, H W)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attention.scale)
     return attention.proj(mixed.transpose(1, 2).reshape(b, h, w, -1))
+
+
+def _relative_positions(length: int, table: Tensor) -> Tensor:
+    """Embedding ``(length, length, d)`` of each position seen from each, from SAM's ``table`` (2 * L - 1, d).
+
+    As segment-anything's ``get_rel_pos``, but with indices on the table's own device: a GPU is not waited for.
+    """
+    if len(table) != 2 * length - 1:
+        table = F.interpolate(table.T[None], size=2 * length - 1, mode="linear")[0].T
+    places = torch.arange(length, device=table.device)
+    return table[places[:, None] - places + length - 1]

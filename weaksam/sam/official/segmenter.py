@@ -13,7 +13,7 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
-from weaksam.sam.batches import decode_prompts
+from weaksam.sam.batches import chosen_maps, decode_prompts
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.narrow_photos import widened
 from weaksam.sam.official.architecture import build_sam, infer_architecture
@@ -24,7 +24,7 @@ from weaksam.sam.protocol import Embedding, EncoderPrecision, Masks
 from weaksam.store.files import file_sha256, unchanged_files
 from weaksam.store.weights import check_weights, load_into, load_state
 from weaksam.structures.boxes import inclusive_from_xyxy
-from weaksam.structures.devices import in_float64
+from weaksam.structures.devices import in_float64, moved_together
 
 PROMPTS_ON_CPU, PROMPTS_ELSEWHERE = 4, 64  # decoded at once: few stay in a CPU's cache
 PREPROCESSING = 1  # version of how a photo becomes the encoder's input; part of the embedding cache's keys
@@ -52,11 +52,11 @@ class SamMasks(Masks):
 
     def full(self, p_index: Tensor, k_index: Tensor) -> Tensor:
         """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` as SAM itself gives them: bool ``(N, H, W)``."""
-        return enlarge(self.logits[p_index, k_index], self.sam_frame) > self.threshold
+        return enlarge(chosen_maps(self.logits, p_index, k_index), self.sam_frame) > self.threshold
 
     def as_prompts(self, p_index: Tensor, k_index: Tensor) -> Tensor:
         """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` as SAM's mask prompts ``(N, g', g')``."""
-        return self.logits[p_index, k_index]
+        return chosen_maps(self.logits, p_index, k_index)
 
 
 class SegmentAnything:
@@ -171,8 +171,9 @@ class SegmentAnything:
         frame, threshold = self._frame(embedding), self.sam.mask_threshold
         h, w = (max(1, round(length * side / frame.side)) for length in embedding.input_size)
         masks = answer.logits[..., :h, :w] > threshold
-        numbers = answer.iou.cpu(), answer.stability.cpu(), answer.boxes.cpu()
-        return SamMasks(masks, *numbers, embedding.size, answer.logits, frame, threshold)
+        cpu = torch.device("cpu")
+        iou, stability, boxes = moved_together([answer.iou, answer.stability, answer.boxes], cpu)
+        return SamMasks(masks, iou, stability, boxes, embedding.size, answer.logits, frame, threshold)
 
     def _to_input(self, prompts: Prompts, size: tuple[int, int]) -> Prompts:
         """``prompts`` on a photo ``(H, W)`` in SAM's input frame, in which a box is its two corner pixels."""
@@ -186,10 +187,9 @@ class SegmentAnything:
 
     def _prompt_embeddings(self, prompts: Prompts) -> tuple[Tensor, Tensor]:
         """SAM's sparse and dense embeddings of prompts without padding in its input frame."""
-        points, labels, boxes, logits = (
-            None if given is None else given.to(self.sam.device)
-            for given in (prompts.points, prompts.point_labels, prompts.boxes, prompts.mask_logits)
-        )
+        given = (prompts.points, prompts.point_labels, prompts.boxes, prompts.mask_logits)
+        there = iter(moved_together([part for part in given if part is not None], self.sam.device))
+        points, labels, boxes, logits = (None if part is None else next(there) for part in given)
         pair = None if points is None else (points, labels)
         masks = None if logits is None else logits[:, None]
         sparse, dense = self.sam.prompt_encoder(points=pair, boxes=boxes, masks=masks)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from weaksam.config import fingerprint_of
-from weaksam.sam.batches import decode_prompts
+from weaksam.sam.batches import chosen_maps, decode_prompts
 from weaksam.sam.mask_geometry import Frame, enlarge, measure
 from weaksam.sam.narrow_photos import widened
 from weaksam.sam.prompts import Prompts
@@ -21,6 +21,7 @@ from weaksam.sam.protocol import Embedding, EncoderPrecision, Masks
 from weaksam.sam.transformers.files import find_model
 from weaksam.sam.transformers.models import HfModel, load_model
 from weaksam.structures.boxes import inclusive_from_xyxy
+from weaksam.structures.devices import moved_together
 
 PROMPTS_ON_CPU, PROMPTS_ELSEWHERE = 4, 32  # decoded at once: few stay in a CPU's cache
 MASKS_AT_ONCE = 8  # enlarged to the photo's size together
@@ -47,12 +48,12 @@ class HfMasks(Masks):
 
     def full(self, p_index: Tensor, k_index: Tensor) -> Tensor:
         """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` in the photo's frame: bool ``(N, H, W)``."""
-        chosen = self.logits[p_index, k_index].split(MASKS_AT_ONCE)
+        chosen = chosen_maps(self.logits, p_index, k_index).split(MASKS_AT_ONCE)
         return torch.cat([enlarge(part, self.frame) > 0 for part in chosen])
 
     def as_prompts(self, p_index: Tensor, k_index: Tensor) -> Tensor:
         """Masks ``k_index (N,)`` of prompts ``p_index (N,)`` as the network's mask prompts ``(N, g, g)``."""
-        return self.logits[p_index, k_index]
+        return chosen_maps(self.logits, p_index, k_index)
 
 
 class TransformersSam:
@@ -158,9 +159,9 @@ class TransformersSam:
         )
         h, w = (max(1, round(length * side / frame.side)) for length in frame.input_size)
         masks = answer.logits[..., :h, :w] > 0
-        return HfMasks(
-            masks, answer.iou.cpu(), answer.stability.cpu(), answer.boxes.cpu(), frame.size, answer.logits, frame
-        )
+        cpu = torch.device("cpu")
+        iou, stability, boxes = moved_together([answer.iou, answer.stability, answer.boxes], cpu)
+        return HfMasks(masks, iou, stability, boxes, frame.size, answer.logits, frame)
 
     def _prompt_inputs(self, prompts: Prompts, frame: Frame) -> dict[str, Tensor]:
         """Prompts without padding as arguments of the network; a box with no point beside it is a box alone."""
@@ -172,11 +173,12 @@ class TransformersSam:
         if boxes is not None:  # a box is its two corner pixels
             corners = inclusive_from_xyxy(boxes.float()).reshape(-1, 2, 2)
             inputs["input_boxes"] = to_input(corners, frame).reshape(-1, 4)
-        if prompts.mask_logits is None:  # many prompts of a photo
-            return {name: value[None].to(self.device) for name, value in inputs.items()}
-        # The network takes a mask for each photo: every prompt gets the photo for itself
-        inputs["input_masks"] = prompts.mask_logits
-        return {name: value[:, None].to(self.device) for name, value in inputs.items()}
+        if prompts.mask_logits is not None:
+            inputs["input_masks"] = prompts.mask_logits
+        there = dict(zip(inputs, moved_together(list(inputs.values()), self.device), strict=True))
+        # Many prompts of a photo; but the network takes a mask for each photo: each prompt gets the photo for itself
+        many = prompts.mask_logits is None
+        return {name: value[None] if many else value[:, None] for name, value in there.items()}
 
     def _answer(
         self, embedding: HfEmbedding, prompts: Mapping[str, Tensor], min_pred_iou: float | None

@@ -25,8 +25,8 @@ from weaksam.stages.clues.settings import ClueSettings
 from weaksam.store.listed_files import is_listed, list_file
 from weaksam.store.store import stage_fingerprint, store_folder
 from weaksam.store.weights import save_weights
-from weaksam.structures.devices import moved_together
 from weaksam.structures.dataset import Sample
+from weaksam.structures.devices import moved_together
 
 _DEEPEST = {"mobilenet_v2": "head"}
 """Feature map that a backbone's own classifier pools; ``last`` where it is not named."""

@@ -24,6 +24,7 @@ from weaksam.stages.clues.source import classes_to_map
 from weaksam.stages.clues.weaktr_training import train_weaktr, weaktr_training_fingerprint
 from weaksam.structures.clue_points import COARSE, CROSS, FINE, KINDS
 from weaksam.structures.dataset import Dataset
+from weaksam.structures.devices import moved_together
 
 
 class WeakTrSource:
@@ -99,7 +100,8 @@ class WeakTrSource:
         if CROSS in self.wanted_kinds:
             first, last = self.settings.cross_layers
             maps[CROSS] = views_mean(output.head_cross[:, first - 1 : last].flatten(1, 2))
-        return output.class_logits.mean(dim=0).cpu(), {kind: kind_maps.cpu() for kind, kind_maps in maps.items()}
+        logits, *there = moved_together([output.class_logits.mean(dim=0), *maps.values()], torch.device("cpu"))
+        return logits, dict(zip(maps, there, strict=True))
 
 
 def view_of(image: np.ndarray, size: tuple[int, int]) -> Tensor:

@@ -17,6 +17,7 @@ from weaksam.models.detectors.negatives import NegativeSettings
 from weaksam.models.query.query_drop import QueryDropSettings
 from weaksam.models.query.query_negatives import QueryNegatives
 from weaksam.models.query.targets import QueryTargets
+from weaksam.structures.devices import numbers_on
 
 
 class Dino(DinoNetwork):
@@ -80,8 +81,8 @@ def detections(
     corners = box_convert(boxes.float(), "cxcywh", "xyxy").clamp(0, 1)
     results = []
     for of_photo, score, index, (height, width) in zip(corners, scores, indices, photo_sizes, strict=True):
-        kept = score >= min_score
-        side = of_photo.new_tensor([width, height, width, height])
+        (kept,) = torch.where(score >= min_score)
+        side = numbers_on(of_photo.device, [width, height, width, height], of_photo.dtype)
         query = torch.div(index[kept], num_classes, rounding_mode="floor")
         results.append(
             {"boxes": of_photo[query] * side, "labels": index[kept] % num_classes + 1, "scores": score[kept]}
