@@ -22,8 +22,8 @@ from pathlib import Path
 from weaksam.data.detection_stores import detection_store
 from weaksam.data.proposals.given import photo_hashes, record_photos
 from weaksam.data.tag_signal import check_tags
+from weaksam.engine.pseudo_masks import MASK_COLUMNS
 from weaksam.stages.clues.store_rows import CLUE_COLUMNS
-from weaksam.stages.wsis.pseudo_masks import MASK_COLUMNS
 from weaksam.store.store import Store
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.proposals import PROPOSAL_COLUMNS
