@@ -9,7 +9,7 @@ from typing import Any
 import typer
 import typer.core
 
-from weaksam.cli import boxes, data, init, labels, measuring, predicting, pseudo_gt, roi_drop, settings, stages
+from weaksam.cli import boxes, data, init, labels, measuring, predicting, pseudo_gt, review, roi_drop, settings, stages
 from weaksam.cli.arguments import EXIT_CODES, Json, guarded
 from weaksam.terminal import answer
 
@@ -114,6 +114,10 @@ app.add_typer(
         cls=_RunByDefault,
     ),
     name="pseudo-gt",
+)
+app.add_typer(
+    group("Train with what a reviewer decided in a run's report.", {"apply": review.apply}, no_args_is_help=True),
+    name="review",
 )
 app.add_typer(
     group(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.structures.dataset import Dataset
+from weaksam.structures.instances import Instances
 
 
 @dataclass(frozen=True)
@@ -30,3 +32,5 @@ class RunContext:
     """Events of the run."""
     backbone: BackboneSettings
     """The network that clues, weak detector and detectors start from."""
+    rejected: Mapping[str, Instances] = field(default_factory=dict)
+    """Boxes of the training photos, by image id, of which a reviewer said that no object of their class is there."""

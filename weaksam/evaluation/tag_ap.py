@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor
+
+from weaksam.structures.instances import Instances
 
 
 def tag_average_precision(scores: Tensor, tags: Tensor) -> Tensor:
@@ -30,3 +34,25 @@ def tag_mean_average_precision(scores: Tensor, tags: Tensor) -> float:
     values = tag_average_precision(scores, tags)
     values = values[~values.isnan()]
     return float(values.mean()) if len(values) else 0.0
+
+
+def tag_agreement(detections: Mapping[str, Instances], tags: Mapping[str, Iterable[int]], num_classes: int) -> float:
+    """Mean AP in [0, 1] of the best score of each class on each photo against the photo's ``tags``, labels by image id.
+
+    A photo without detections scores 0 for every class; photos without any tag, and no photo, give 0.
+    """
+    if not tags:
+        return 0.0
+    rows = [best_scores(detections.get(image_id, Instances.empty()), num_classes) for image_id in tags]
+    wanted = torch.zeros(len(tags), num_classes)
+    for row, labels in enumerate(tags.values()):
+        wanted[row, list(labels)] = 1
+    return tag_mean_average_precision(torch.stack(rows), wanted)
+
+
+def best_scores(detections: Instances, num_classes: int) -> Tensor:
+    """Best score ``(C,)`` of each class among the detections of a photo; 0 for a class without one."""
+    scores = torch.zeros(num_classes)
+    if len(detections) and detections.scores is not None:
+        scores.scatter_reduce_(0, detections.labels, detections.scores, reduce="amax")
+    return scores

@@ -6,6 +6,7 @@ from weaksam.pipeline.plan import CEILINGS, STAGES, Stage
 from weaksam.pipeline.planning import plan_run
 from weaksam.pipeline.pseudo_gt import export_pseudo_gt, measure_pseudo_gt
 from weaksam.pipeline.ray import ActorSettings
+from weaksam.pipeline.review import apply_review
 from weaksam.pipeline.roi_drop import plot_roi_drop
 from weaksam.pipeline.running import measure_clues, rewrite_report, run
 from weaksam.pipeline.showing import show_photo
@@ -17,6 +18,7 @@ __all__ = [
     "STAGES",
     "ActorSettings",
     "Stage",
+    "apply_review",
     "convert_weights",
     "export_labels",
     "export_pseudo_gt",

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from weaksam.data.detection_stores import instances_of
-from weaksam.pipeline.measuring import detections_by_split, train_boxes
+from weaksam.pipeline.pictured import drawn_diagnoses, pictured
 from weaksam.pipeline.record import run_record
 from weaksam.pipeline.state import Run
 from weaksam.pipeline.summary import StageReport, metrics_dict, summary_text
-from weaksam.report.gallery import StageResults, galleries
+from weaksam.report.gallery import galleries
+from weaksam.report.insights import insights
 from weaksam.report.page import Page
-from weaksam.stages import clues
 from weaksam.stages.retrain import RetrainResult
 from weaksam.store.files import file_sha256, write_json_atomic
 from weaksam.store.listed_files import FILES
 from weaksam.store.records import write_record
 from weaksam.terminal import say
-
-DETECTORS = {"WSOD": "weak_detector", "retrained or merged": "detector", "masks": "instance_segmenter"}
-"""The outputs whose detections the gallery shows, by title."""
 
 OUTCOME_FILES = ("metrics.json", "report.html")
 """What a run writes beside its record, which holds their SHA-256."""
@@ -41,33 +37,20 @@ def write_outcome(run: Run, reports: Sequence[StageReport]) -> dict[str, Any]:
     )
     keys = {f"stage {report.stage}": run.key(report.stage) for report in reports}
     record = {**run_record(settings, run.context.device, {**run.inputs, **keys}), "trained on": trained_on(run)}
+    results = pictured(run)
+    known = insights(results)
+    metrics |= known.as_dict()
     write_json_atomic(out / "metrics.json", metrics, indent=1)
-    Page(metrics, record, galleries(pictured(run))).write(out / "report.html")
-    write_record(out / "run.json", {**record, FILES: {name: file_sha256(out / name) for name in OUTCOME_FILES}})
+    page = Page(metrics, record, galleries(results), results, known, drawn_diagnoses(out))
+    written = page.write(out / "report.html")
+    files = {path.relative_to(out).as_posix(): file_sha256(path) for path in [out / "metrics.json", *written]}
+    write_record(out / "run.json", {**record, FILES: files})
     run.context.log.write("run ends", stages=[report.stage for report in reports])
     say(f"\n{summary_text(metrics)}\n")
     for split, store in run.results.get("proposals", {}).items():
         say(f"proposals of {split}: {store.folder}")
     say(f"report: {out / 'report.html'}")
     return metrics
-
-
-def pictured(run: Run) -> StageResults:
-    """What the gallery can draw: the results of the stages that ran."""
-    results = run.results
-    masks = results["instance_segmenter"].pseudo_masks if "instance_segmenter" in results else None
-    detections = {title: detections_by_split(results[name]) for title, name in DETECTORS.items() if name in results}
-    return StageResults(
-        train=run.context.train,
-        test=run.context.test,
-        truths=run.truths,
-        peaks=clues.clue_peaks(results["clues"]) if "clues" in results else None,
-        maps=clues.kind_maps(results["clues"]) if "clues" in results else None,
-        proposals=train_boxes(run) if "proposals" in results else None,
-        pseudo_gt=results.get("pseudo_gt"),
-        pseudo_masks=None if masks is None else instances_of(masks),
-        detections={title: by_split["test"] for title, by_split in detections.items() if "test" in by_split},
-    )
 
 
 def trained_on(run: Run) -> dict[str, str]:

@@ -99,11 +99,14 @@ def train_weak_detector(
 
 
 def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, Instances]:
-    """Keep the detections on the training photos that are believed, or take a file's boxes: pseudo ground truth."""
+    """Keep the detections on the training photos that are believed, or take a file's boxes: pseudo ground truth.
+
+    The decisions of a review, where there are some, are applied to it.
+    """
     settings = run.settings.pseudo_gt
     if isinstance(settings, pseudo_gt_stage.GivenPseudoGtSettings):
-        return instances_of(pseudo_gt_stage.run_given(run.context, settings, run.given_pseudo_gt))
-    return instances_of(pseudo_gt_stage.run(run.context, settings, weak_detector.stores["train"]))
+        return instances_of(pseudo_gt_stage.run_given(run.context, settings, run.given_pseudo_gt, run.review))
+    return instances_of(pseudo_gt_stage.run(run.context, settings, weak_detector.stores["train"], run.review))
 
 
 def retrain_detector(
@@ -125,7 +128,7 @@ def retrain_detector(
     def pseudo_gt_of(detections: Mapping[str, Instances]) -> dict[str, Instances]:
         photos = run.context.train
         tags = {image_id: photos.by_id[image_id].tags for image_id in detections}
-        return pseudo_gt_stage.choose_all(detections, tags, len(photos.classes), rule)
+        return run.review.of_round(pseudo_gt_stage.choose_all(detections, tags, len(photos.classes), rule), photos)
 
     context = with_backbone(run, backbone)
     detector = retrain.run_and_choose(

@@ -14,14 +14,12 @@ from weaksam.evaluation.roi_errors import dropped_by_epoch
 from weaksam.pipeline.owning import owning
 from weaksam.pipeline.plan import backbone_of_masks, stage_named, weights_for_masks, with_backbone
 from weaksam.pipeline.running import recorded_settings
-from weaksam.pipeline.state import Run, open_run, require_finished
+from weaksam.pipeline.state import ROI_DROP, Run, open_run, require_finished
 from weaksam.stages import retrain, wsis
 from weaksam.store.files import file_sha256
 from weaksam.store.listed_files import FILES
 from weaksam.store.records import read_record, write_record
 
-FOLDER = "roi_drop"
-"""Below OUT: the early detectors and, unless another place is named, the plots."""
 DetectorStage = Literal["retrain", "wsis"]
 
 
@@ -41,10 +39,10 @@ def plot_roi_drop(
         raise UserError(f"wanted a share of the training above 0 and at most 1, found {share:g}: give --at 0.3")
     if stage not in ("retrain", "wsis"):
         raise UserError(f"wanted a stage that trains a detector (retrain or wsis), found {stage!r}: name one of them")
-    picture = out / FOLDER / f"{stage}.png" if picture is None else picture
+    picture = out / ROI_DROP / f"{stage}.png" if picture is None else picture
     check_plot(picture)
     settings = recorded_settings(out)
-    with owning(settings.model_copy(update={"out": out / FOLDER})):
+    with owning(settings.model_copy(update={"out": out / ROI_DROP})):
         figures = measure_roi_drop(open_run(settings), share, stage)
         write_roi_drop_plot(picture, figures)
         files = {FILES: {picture.name: file_sha256(picture)}}
@@ -73,7 +71,7 @@ def early_detector(run: Run, share: float, stage: DetectorStage) -> EarlyDetecto
     backbone = run.results["backbone"]
     if stage == "wsis":
         backbone = backbone_of_masks(run, backbone, run.results["detector"])
-    context = replace(with_backbone(run, backbone), out=run.context.out / FOLDER)
+    context = replace(with_backbone(run, backbone), out=run.context.out / ROI_DROP)
     if stage == "retrain":
         if not isinstance(run.retrain, retrain.RetrainSettings):
             raise UserError(

@@ -23,13 +23,13 @@ from weaksam.pipeline.plan import CEILINGS, STAGES, Stage, stage_named
 from weaksam.pipeline.ray.dispatch import RayActors, ray_actors
 from weaksam.pipeline.ray.settings import ActorSettings
 from weaksam.pipeline.settings import RunSettings, without_tags
-from weaksam.pipeline.state import CEILING, Run, open_run, refuse_older, require_finished, require_usable
+from weaksam.pipeline.state import CEILING, Run, open_run, refuse_newer, refuse_older, require_finished, require_usable
 from weaksam.pipeline.summary import StageReport
 from weaksam.pipeline.threads import thread_notes
 from weaksam.stages import STAGE_NAMES
 from weaksam.store.part_helpers import filled_by
 from weaksam.store.progress import clock
-from weaksam.store.records import HASH_KEY, read_record
+from weaksam.store.records import HASH_KEY, read_record, read_written_json
 from weaksam.terminal import say, silence
 
 POLL_SECONDS = 1.0
@@ -141,10 +141,14 @@ def require_enough_photos(run: Run, num: int | None, what: str) -> None:
 
 
 def rewrite_report(out: Path) -> dict[str, Any]:
-    """Measure the finished stages of the run in ``out`` again and write its metrics and report anew."""
+    """Measure the finished stages of the run in ``out`` again and write its metrics and report anew.
+
+    Raises `UserError` where there is no run that has ended, one of another version, or its photos are others now.
+    """
     settings = recorded_settings(out)
     with owning(settings):
         run = open_run(settings)
+        require_recorded_photos(run)
         return write_outcome(run, [_make(run, stage) for stage in (*STAGES, *CEILINGS) if run.finished(stage.name)])
 
 
@@ -152,8 +156,15 @@ def recorded_settings(out: Path) -> RunSettings:
     """The settings that the run in the folder ``out`` was made with; `UserError` where there is none."""
     path = out / "run.json"
     if not path.is_file():
+        begun = [name for name in STAGE_NAMES if (out / name).is_dir()]
+        if begun:
+            raise UserError(
+                f"wanted a run that has ended, found one in {out} that is under way or was stopped in {begun[-1]}: run "
+                "its command again, which goes on where it stopped"
+            )
         raise UserError(f"wanted the folder of a run, found no run.json in {out}: name the folder given as out=")
     refuse_older(out)
+    refuse_newer(out)
     settings = (read_record(path) or {}).get("settings")
     if not isinstance(settings, dict):
         raise UserError(
@@ -162,6 +173,23 @@ def recorded_settings(out: Path) -> RunSettings:
             f"read once its entry {HASH_KEY} is removed)"
         )
     return settings_from(RunSettings, settings, str(path)).model_copy(update={"out": out})
+
+
+def require_recorded_photos(run: Run) -> None:
+    """`UserError` where the photos or tags of the run are not those that its record names: gone or changed since."""
+    recorded = (read_record(run.context.out / "run.json") or {}).get("hashes", {})
+    for name in ("train photos and tags", "test photos"):
+        if name in recorded and recorded[name] != run.inputs[name]:
+            split = name.split()[0]
+            num_now = len(run.splits[split]) if split in run.splits else 0
+            metrics = read_written_json(run.context.out / "metrics.json")
+            images = metrics.get("images") if isinstance(metrics, dict) else None
+            num_before = images.get(split, "others") if isinstance(images, dict) else "others"
+            raise UserError(
+                f"wanted the {split} photos and tags of the run in {run.context.out} as they were ({num_before}), "
+                f"found others ({num_now}): put them back, or run the command of the run again, which makes anew what "
+                "depends on them"
+            )
 
 
 def measure_clues(out: Path) -> tuple[clue_figures.ClueFigures, tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weaksam.pipeline.outcome import pictured
+from weaksam.pipeline.pictured import pictured
 from weaksam.pipeline.plan import STAGES
 from weaksam.pipeline.running import recorded_settings
 from weaksam.pipeline.state import open_run

@@ -37,7 +37,7 @@ from weaksam.sam.build import build_segmenter
 from weaksam.sam.embedding_cache import with_cache
 from weaksam.sam.protocol import Segmenter
 from weaksam.stages import STAGE_NAMES
-from weaksam.stages.pseudo_gt import GivenPseudoGtSettings, read_given
+from weaksam.stages.pseudo_gt import NO_REVIEW, GivenPseudoGtSettings, Review, read_given, read_review
 from weaksam.stages.retrain import AnyRetrainSettings
 from weaksam.stages.wsis import AnyWsisSettings
 from weaksam.store.files import file_sha256
@@ -54,6 +54,10 @@ DONE = "done.json"
 """A stage's note of itself: its key, whether it is finished, seconds, memory, the SHA-256 of its plain files."""
 CEILING = "_ceiling"
 """The names of the stages that ``ceiling=true`` adds end in this."""
+ROI_DROP = "roi_drop"
+"""Folder below OUT of the diagnosis of RoI drop: the early detectors and, unless another place is named, the plots."""
+REVIEWS = "review"
+"""Folder below OUT of the decisions that a reviewer made in the report."""
 OLDEST = (0, 2)
 """The first version (major, minor) whose output folders this one continues."""
 _VERSION = re.compile(r"\d{1,9}\.\d{1,9}(\.|$)")
@@ -76,6 +80,10 @@ class Run:
     given_pseudo_gt: Mapping[str, Instances] = field(default_factory=dict)
     given_notes: tuple[str, ...] = ()
     """How the file of given pseudo ground truth was read."""
+    review: Review = NO_REVIEW
+    """What a reviewer decided on the pseudo ground truth."""
+    held_out_tags: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Labels of the test photos' tags by image id, which no stage sees; the report alone reads them."""
     results: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """Sentences for the report: what a reader of its figures should know."""
@@ -175,6 +183,8 @@ class Run:
         inputs = {**self.inputs, "test clues": str(self.maps_test_photos)}
         if "pseudo_gt" in before and self.given_pseudo_gt:
             inputs["given pseudo ground truth"] = fingerprint_of(instances_key(self.given_pseudo_gt))
+        if "pseudo_gt" in before and self.review.files:
+            inputs["review"] = self.review.fingerprint
         for detector in ("retrain", "wsis"):
             inputs |= self._detector_inputs[detector] if detector in before else {}
         return fingerprint_of({"stages": settings, "seed": self.settings.seed, "inputs": inputs, "truth": truth})
@@ -262,7 +272,11 @@ def open_run(settings: RunSettings) -> Run:
         backbone=settings.backbone if settings.data.without_tags else pinned_backbone(settings.backbone),
     )
     truths = {"train": Truth.of(train), "test": Truth.of(test)}
-    run = Run(settings, context, train, truths)
+    held_out = {} if test is None else {sample.image_id: sample.tags for sample in test}
+    run = Run(settings, context, train, truths, held_out_tags=held_out)
+    if not settings.data.without_tags:
+        run.review = read_review([review_file(settings.out, path) for path in settings.pseudo_gt.review], context.train)
+        run.context = dataclasses.replace(run.context, rejected=run.review.rejected(context.train))
     if isinstance(settings.pseudo_gt, GivenPseudoGtSettings) and not settings.data.without_tags:
         findings = Findings()
         run.given_pseudo_gt = read_given(settings.pseudo_gt, context.train, findings)
@@ -270,6 +284,12 @@ def open_run(settings: RunSettings) -> Run:
         for text in run.given_notes:
             log.write("note", dataset="pseudo_gt", text=text)
     return run
+
+
+def review_file(out: Path, path: Path) -> Path:
+    """Where the decisions of a review lie: at ``path``, or in ``out`` where that folder was moved since."""
+    beside = out / REVIEWS / path.name
+    return beside if not path.exists() and beside.is_file() else path
 
 
 def colours_notes(settings: RunSettings) -> list[str]:
@@ -297,6 +317,16 @@ def refuse_older(out: Path) -> None:
         raise UserError(
             f"wanted an output folder of weaksam {oldest} or newer, found {out}, made by {version}: name another "
             "out=DIR (the old results stay as they are), or delete the folder"
+        )
+
+
+def refuse_newer(out: Path) -> None:
+    """`UserError` where the output folder ``out`` was made by a newer version, whose settings may mean other things."""
+    version, own = _version_of(out), tuple(int(part) for part in __version__.split(".")[:2])
+    if version is not None and tuple(int(part) for part in version.split(".")[:2]) > own:
+        raise UserError(
+            f"wanted an output folder of weaksam {'.'.join(map(str, own))} or older, found {out}, made by {version}: "
+            "take that version, or run again into another out=DIR"
         )
 
 

@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from weaksam.config import UserError
+from weaksam.data.review_decisions import read_decisions
 from weaksam.pipeline.example_picture import EXAMPLE
 from weaksam.pipeline.outcome import OUTCOME_FILES
 from weaksam.pipeline.plan import CEILINGS, STAGES
-from weaksam.pipeline.roi_drop import FOLDER as ROI_DROP
-from weaksam.pipeline.state import CEILING, DONE
+from weaksam.pipeline.state import CEILING, DONE, REVIEWS, ROI_DROP
 from weaksam.prediction.checkpoint import NAME as CHECKPOINT
+from weaksam.report.page import PICTURES
 from weaksam.store.checking import CheckedFile, FileFault, check_own_hash, check_store, compared
 from weaksam.store.listed_files import FILES, MANIFEST
 from weaksam.store.records import read_record
 from weaksam.structures.set_aside import names_file
 
 RUN, LOG, EMBEDDINGS, STORES = "run.json", "log.jsonl", "embeddings", "store"
+_REVIEW_AGAIN = "take the file that was downloaded from the report: 'weaksam review apply' keeps it again"
 UNCHECKED = {LOG, EXAMPLE, *map(names_file, ("train", "test"))}
 """Files that grow or are written anew by every run, and that no stage reads: they are not compared with anything."""
 
@@ -79,10 +81,20 @@ def _files_of_run(out: Path, names: list[str], unfinished: list[str]) -> Iterato
     for path in sorted((out / EMBEDDINGS).glob("[!.]*")):
         yield check_own_hash(path, "nothing to do: a run encodes that photo again")
     yield from _diagnosis(out / ROI_DROP, f"'weaksam roi-drop plot {out}'", unfinished)
-    known = {*names, *OUTCOME_FILES, *UNCHECKED, RUN, EMBEDDINGS, ROI_DROP}
+    for path in sorted((out / REVIEWS).glob("[!.]*")):
+        yield CheckedFile(path, None if _is_as_named(path) else FileFault(path, "changed", _REVIEW_AGAIN))
+    known = {*names, *OUTCOME_FILES, *UNCHECKED, RUN, EMBEDDINGS, ROI_DROP, PICTURES, REVIEWS}
     for path in sorted(out.iterdir()):
         if path.name not in known and not path.name.startswith("."):
             yield CheckedFile(path, FileFault(path, "unlisted", "no run of this version writes it: delete or move it"))
+
+
+def _is_as_named(path: Path) -> bool:
+    """Whether a file of decisions holds those whose hash its name bears."""
+    try:
+        return path.stem.endswith(read_decisions(path).fingerprint[:12])
+    except UserError:
+        return False
 
 
 def _outcome(out: Path) -> Iterator[CheckedFile]:
@@ -93,7 +105,17 @@ def _outcome(out: Path) -> Iterator[CheckedFile]:
     yield check_own_hash(out / RUN, again)
     files = (read_record(out / RUN) or {}).get(FILES)
     for name, sha256 in files.items() if isinstance(files, dict) else ():
-        yield compared(out / Path(str(name)).name, str(sha256), f"run 'weaksam report {out}', which writes it anew")
+        yield compared(out / _listed_name(name), str(sha256), f"run 'weaksam report {out}', which writes it anew")
+    listed = {str(_listed_name(name)) for name in files} if isinstance(files, dict) else set()
+    for path in sorted((out / PICTURES).glob("*")):
+        if path.relative_to(out).as_posix() not in listed:
+            yield CheckedFile(path, _strange(path))
+
+
+def _listed_name(name: object) -> Path:
+    """Where a file of the record lies below OUT: beside it, or in the folder of the report's pictures."""
+    path = Path(str(name))
+    return Path(PICTURES, path.name) if path.parent.name == PICTURES else Path(path.name)
 
 
 def _files_of_stage(folder: Path, unfinished: list[str]) -> Iterator[CheckedFile]:

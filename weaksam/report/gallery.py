@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weaksam.data.sample_photos import read_photo
 from weaksam.evaluation.truth import Truth
-from weaksam.report.page import Gallery, GalleryPhoto, Picture
+from weaksam.report.drawn_photos import Gallery, GalleryPhoto, Picture
 from weaksam.report.pictures import Canvas
 from weaksam.structures.clue_points import CLASSLESS, KIND_NAMES, KindMapsOf, PeaksOf
 from weaksam.structures.dataset import Dataset, Sample
@@ -32,7 +32,11 @@ class StageResults:
 
     ``truths``: by split, None where it has none; ``peaks``: image_id -> peaks; ``maps``: image_id -> labels ``(L,)``
     and maps ``(L, h, w)`` by kind; ``proposals``: boxes ``(P, 4)`` by image id, best first; ``detections``: title ->
-    test detections by image id.
+    test detections by image id. What follows feeds the statistics: ``sources``: what prompted each proposal ``(P,)``,
+    by image id; ``weak_train``: the weak detector's detections on the training photos; ``train_detections``: title ->
+    training detections of later detectors; ``segmented``: test detections with masks; ``histories``: training -> mean
+    losses by epoch; ``held_out_tags``: labels of the test photos by image id, which no stage saw; ``labels_key``: hash
+    of all that decides the pseudo ground truth.
     """
 
     train: Dataset
@@ -44,13 +48,18 @@ class StageResults:
     pseudo_gt: Mapping[str, Instances] | None = None
     pseudo_masks: Mapping[str, Instances] | None = None
     detections: Mapping[str, Mapping[str, Instances]] = field(default_factory=dict)
+    sources: Mapping[str, Tensor] | None = None
+    weak_train: Mapping[str, Instances] | None = None
+    train_detections: Mapping[str, Mapping[str, Instances]] = field(default_factory=dict)
+    segmented: Mapping[str, Instances] | None = None
+    histories: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    held_out_tags: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    labels_key: str = ""
 
 
 def galleries(results: StageResults) -> list[Gallery]:
-    """The class maps, the training photos with the labels made for them, and the test photos with their detections."""
-    train_samples = spread(results.train.samples)
-    map_samples = train_samples if results.maps and results.peaks else []
-    test_samples = spread(results.test.samples) if results.test and results.detections else []
+    """The class maps of a few training photos, which the page holds as pictures."""
+    map_samples = spread(results.train.samples) if results.maps and results.peaks else []
     maps = Gallery(
         "Clues: class maps and their peaks",
         "One picture for every class a photo is tagged with and every kind of map: the brighter, the more the map says "
@@ -58,19 +67,7 @@ def galleries(results: StageResults) -> list[Gallery]:
         "boxes of the class dashed.",
         [_gallery_photo(results, sample, clue_drawings(results, sample)) for sample in map_samples],
     )
-    train = Gallery(
-        "Training photos, from peaks to pseudo labels",
-        f"Peak points of the classifier; the best {MAX_PROPOSALS} proposals (white); pseudo boxes with the score they "
-        "were chosen by, true boxes dashed; the masks the segmenter answers to the pseudo boxes.",
-        [_gallery_photo(results, sample, train_drawings(results, sample)) for sample in train_samples],
-    )
-    test = Gallery(
-        "Test photos",
-        f"Detections of score {MIN_SCORE} and more (the best {MAX_DETECTIONS}; where there are none, the best one), "
-        "true boxes dashed.",
-        [_gallery_photo(results, sample, detection_drawings(results, sample)) for sample in test_samples],
-    )
-    return [maps, train, test]
+    return [maps]
 
 
 def spread(samples: Sequence[Sample], count: int = NUM_PHOTOS) -> list[Sample]:

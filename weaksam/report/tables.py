@@ -24,7 +24,7 @@ DETECTORS = (
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; cells are text, or ``{"percent", "text"}`` for a bar."""
+    """A titled table; cells are text, ``{"percent", "text"}`` for a bar, or ``{"href", "text"}`` for a link."""
 
     title: str
     columns: list[str]
@@ -34,7 +34,7 @@ class Table:
     @property
     def bars(self) -> bool:
         """Whether its cells are bars, which stand to the left."""
-        return any(isinstance(cell, Mapping) for row in self.rows for cell in row)
+        return any(isinstance(cell, Mapping) and "percent" in cell for row in self.rows for cell in row)
 
 
 def figures_of(metrics: Mapping[str, Any], stage: str) -> dict[str, Any]:

@@ -209,3 +209,22 @@ def test_confident_proposals_reach_the_heads():
     model.rpn.confident = 0.0
     untagged = training_losses(model, [torch.rand(3, 64, 96)], [target([], [], tags=[])])
     assert untagged["loss_classifier"] > 0 and untagged["loss_objectness"] > 0
+
+
+def test_where_a_reviewer_rejected_a_box_its_class_is_certainly_not():
+    settings = NegativeSettings(rule="tags")
+    target = {
+        "tags": torch.tensor([True, True, False]),
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "rejected_boxes": torch.tensor([[0.0, 0, 10, 10]]),
+        "rejected_labels": torch.tensor([1]),
+    }
+    regions = torch.tensor([[0.0, 0, 10, 5], [0, 0, 10, 4], [50, 50, 60, 60]])
+    assert unknown_classes(regions, target, settings).tolist() == [
+        [True, False, False],  # IoU is exactly a half
+        [True, True, False],
+        [True, True, False],
+    ]
+    nothing = {**target, "rejected_boxes": torch.zeros(0, 4), "rejected_labels": torch.zeros(0, dtype=torch.int64)}
+    assert unknown_classes(regions, nothing, settings)[:, 1].all()

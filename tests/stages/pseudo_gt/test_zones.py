@@ -8,8 +8,8 @@ import torch
 from tests.helpers import context, instances
 from weaksam.data.detection_stores import instances_of
 from weaksam.engine.log import RunLog
+from weaksam.evaluation.presence import tag_presence
 from weaksam.stages.pseudo_gt import choose_all, read_given, run, run_given
-from weaksam.stages.pseudo_gt.presence import tag_presence
 from weaksam.stages.pseudo_gt.settings import AdaptiveSettings, GivenPseudoGtSettings, Top1Settings
 from weaksam.stages.pseudo_gt.zones import with_ignored
 from weaksam.structures.dataset import Dataset, Sample

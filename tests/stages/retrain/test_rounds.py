@@ -15,7 +15,7 @@ from weaksam.engine.log import RunLog
 from weaksam.stages.pseudo_gt.topk import topk_pseudo_gt
 from weaksam.stages.retrain import RetrainResult, RetrainSettings, Teaching, run, run_and_choose
 from weaksam.stages.retrain.candidates import voted
-from weaksam.stages.retrain.choice import LEAST_LEAD, best_scores, choose, tag_signal
+from weaksam.stages.retrain.choice import LEAST_LEAD, choose
 from weaksam.stages.retrain.rounds import joined_boxes, shortened
 from weaksam.stages.retrain.settings import NETWORK_ALONE, ChoiceSettings, network_settings
 from weaksam.structures.box_fusion import weighted_boxes_fusion
@@ -89,21 +89,6 @@ def changed(**values: object) -> RetrainSettings:
 def events(out: Path, name: str) -> list[dict]:
     lines = (out / "log.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["event"] == name]
-
-
-def test_the_signal_is_the_ap_of_the_best_score_against_the_tags(squares):
-    # Tags of the six photos: red; red, blue; red; red, blue; red; red. Blue is right on photos 1 and 3.
-    detections = {
-        "0.png": instances([[0, 0, 4, 4], [0, 0, 9, 9]], [1, 0], [0.7, 0.6]),
-        "1.png": instances([[0, 0, 4, 4], [0, 0, 9, 9], [0, 0, 5, 5]], [1, 1, 0], [0.2, 0.9, 0.1]),
-        "3.png": instances([[0, 0, 4, 4]], [1], [0.5]),
-    }
-    assert best_scores(detections["1.png"], 2).tolist() == pytest.approx([0.1, 0.9])
-    # Blue ranks photo 1, then 0 (wrong), then 3: (1 + 2 / 3) / 2; every photo is red: 1
-    assert tag_signal(squares, detections) == pytest.approx((1 + 5 / 6) / 2)
-    # No detection: photos tie, blue has the share of photos that show it
-    assert tag_signal(squares, {}) == pytest.approx((1 + 1 / 3) / 2)
-    assert best_scores(EMPTY, 2).tolist() == [0, 0]
 
 
 def test_merged_unless_one_detector_leads_by_its_tags(tmp_path, squares):

@@ -1,4 +1,4 @@
-"""Say where in the training photos the weak detector detects objects that no pseudo box holds."""
+"""Say where in the training photos an object may be that no pseudo box holds, and where a reviewer saw none."""
 
 from __future__ import annotations
 
@@ -27,13 +27,29 @@ def doubtful_regions(
     weak_detector: DetectorResult | None,
     label: str,
 ) -> tuple[PhotoRegions, dict[str, str]]:
-    """What a training with these ``settings`` reads of the weak detector, and its fingerprint; both may be empty.
+    """What a training with these ``settings`` reads of the weak detector and of a review; both may be empty.
 
-    The log says how many regions of how many photos are doubtful. Raises:
+    As regions by name with their fingerprints: ``doubtful`` ones, and those that a reviewer ``rejected``, which the
+    rule ``all`` does not need, for to it they are background as they are. The log says how many regions of how many
+    photos are doubtful. Raises:
         UserError: the rule wants a weak detector and there is none.
     """
-    if settings.rule != "detections":
-        return {}, {}
+    regions: dict[str, Mapping[str, Instances]] = {}
+    if context.rejected and settings.rule != "all":
+        regions["rejected"] = context.rejected
+    if settings.rule == "detections":
+        regions["doubtful"] = _doubtful(context, settings, pseudo_gt, weak_detector, label)
+    return regions, {name: fingerprint_of(instances_key(of_photos)) for name, of_photos in regions.items()}
+
+
+def _doubtful(
+    context: RunContext,
+    settings: NegativeSettings,
+    pseudo_gt: Mapping[str, Instances],
+    weak_detector: DetectorResult | None,
+    label: str,
+) -> dict[str, Instances]:
+    """`doubtful_detections` of the training photos, with a line in the log."""
     if weak_detector is None:
         raise UserError(
             f"{label}.negatives.rule=detections wants the weak detector's detections, found no weak detector: take "
@@ -44,7 +60,7 @@ def doubtful_regions(
     num_photos = sum(len(of_photo) > 0 for of_photo in doubtful.values())
     num_regions = sum(map(len, doubtful.values()))
     context.log.write("doubtful regions", stage=label, photos=num_photos, regions=num_regions)
-    return {"doubtful": doubtful}, {"doubtful": fingerprint_of(instances_key(doubtful))}
+    return doubtful
 
 
 def doubtful_detections(

@@ -61,7 +61,8 @@ def unknown_classes(regions: Tensor, target: Mapping[str, Tensor], settings: Neg
     ``target``: of the photo, xyxy in pixels: ``boxes`` (N, 4) and ``labels`` (N,), `IGNORED` ones among them, ``tags``
     bool ``(C,)`` and, with the rule ``detections``, ``doubtful_boxes`` (D, 4) with ``doubtful_labels`` (D,) from 0. A
     region nearest an `IGNORED` box teaches nothing of the tagged classes (nothing at all where the photo has no tag),
-    one among its ``confident_boxes`` (K, 4; nan: none) nothing of the tagged ones.
+    one among its ``confident_boxes`` (K, 4; nan: none) nothing of the tagged ones. Of ``rejected_boxes`` (D, 4) with
+    ``rejected_labels`` (D,), where there are some, it is certain that no object of their class is there.
     """
     tags, boxes, labels = target["tags"], target["boxes"], target["labels"]
     unknown = _by_rule(regions, target, settings)
@@ -73,7 +74,18 @@ def unknown_classes(regions: Tensor, target: Mapping[str, Tensor], settings: Neg
         unknown |= in_ignored[:, None] & (tags | ~tags.any())
     if "confident_boxes" in target:
         unknown |= _among(regions, target["confident_boxes"])[:, None] & tags
+    if "rejected_boxes" in target:
+        unknown &= ~_rejected(regions, target)
     return unknown
+
+
+def _rejected(regions: Tensor, target: Mapping[str, Tensor]) -> Tensor:
+    """Bool ``(R, C)``: the classes of rejected boxes that each region overlaps by an IoU of 0.5 or more."""
+    boxes, labels = target["rejected_boxes"], target["rejected_labels"]
+    if len(boxes) == 0:
+        return torch.zeros(len(regions), len(target["tags"]), dtype=torch.bool, device=regions.device)
+    same_place = pairwise_iou(regions, boxes) >= _OBJECT_IOU  # (R, D)
+    return same_place.float() @ F.one_hot(labels, len(target["tags"])).float() > 0
 
 
 def _by_rule(regions: Tensor, target: Mapping[str, Tensor], settings: NegativeSettings) -> Tensor:

@@ -15,6 +15,13 @@ class RuleSettings(Settings):
     """What every rule shares."""
 
     _renamed: ClassVar[Mapping[str, str]] = {"method": "{section}rule"}
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"review"})  # what the files say is an input of the stage
+
+    review: tuple[Path, ...] = Field(
+        default=(),
+        description="decisions of reviews of the run's report, in the order in which they were made; weaksam review "
+        "apply sets it",
+    )
 
 
 _NO_THRESHOLD: Mapping[str, Any] = {"class_threshold": "off", "threshold_quantile": 0.95, "threshold_beta": 0.5}
@@ -112,7 +119,7 @@ class TopKSettings(ChoosingSettings):
 class GivenPseudoGtSettings(RuleSettings):
     """The rule ``given``: the boxes of a file, made by another tool or another run."""
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"path"})
+    _not_fingerprinted: ClassVar[frozenset[str]] = RuleSettings._not_fingerprinted | {"path"}
 
     rule: Literal["given"] = "given"
     path: Path = Field(description="boxes of the training photos: COCO JSON, VOC XML folder or YOLO labels")

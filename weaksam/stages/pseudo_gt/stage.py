@@ -12,11 +12,12 @@ from weaksam.config import fingerprint_of, listed
 from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import write_instances
 from weaksam.engine.context import RunContext
+from weaksam.evaluation.presence import tag_presence
 from weaksam.stages.pseudo_gt.adaptive import adaptive_pseudo_gt
 from weaksam.stages.pseudo_gt.paper import paper_pseudo_gt
-from weaksam.stages.pseudo_gt.presence import tag_presence
 from weaksam.stages.pseudo_gt.ranking import scores_of
 from weaksam.stages.pseudo_gt.released import released_pseudo_gt
+from weaksam.stages.pseudo_gt.review import NO_REVIEW, Review
 from weaksam.stages.pseudo_gt.settings import (
     AdaptivePaperSettings,
     AdaptiveReleasedSettings,
@@ -34,11 +35,17 @@ from weaksam.structures.instances import Instances
 from weaksam.terminal import say
 
 
-def run(context: RunContext, settings: PseudoGtSettings, detections: Store | Mapping[str, Instances]) -> Store:
+def run(
+    context: RunContext,
+    settings: PseudoGtSettings,
+    detections: Store | Mapping[str, Instances],
+    review: Review = NO_REVIEW,
+) -> Store:
     """Make the pseudo ground truth of the training images, one row per image, and write OUT/pseudo_gt/train.json.
 
     ``detections``: what the weak detector found on the training images, its sealed store or instances by image id;
-    an image it does not name has none and keeps an empty row.
+    an image it does not name has none and keeps an empty row. ``review``: what a reviewer decided on the boxes; raises
+    `UserError` where that is about other boxes.
     """
     by_id = instances_of(detections) if isinstance(detections, Store) else detections
     tags = {sample.image_id: sample.tags for sample in context.train}
@@ -47,7 +54,7 @@ def run(context: RunContext, settings: PseudoGtSettings, detections: Store | Map
     if isinstance(settings, ChoosingSettings) and settings.class_threshold != "off":
         thresholds = class_thresholds(by_id, tags, len(context.train.classes), settings)
         context.log.write("class thresholds", scores=dict(zip(context.train.classes, thresholds, strict=True)))
-    return _write(context, settings, chosen, {"detections": _fingerprint(detections)}, ignores)
+    return _write(context, settings, chosen, {"detections": _fingerprint(detections)}, ignores, review)
 
 
 def choose_all(
@@ -79,10 +86,15 @@ def choose_all(
     return zones
 
 
-def run_given(context: RunContext, settings: GivenPseudoGtSettings, given: Mapping[str, Instances]) -> Store:
+def run_given(
+    context: RunContext,
+    settings: GivenPseudoGtSettings,
+    given: Mapping[str, Instances],
+    review: Review = NO_REVIEW,
+) -> Store:
     """Take the pseudo ground truth that `read_given` read for every training image, as `run` leaves it."""
     ignores = any(boxes.crowd is not None for boxes in given.values())
-    return _write(context, settings, given, {"given": _fingerprint(given)}, ignores)
+    return _write(context, settings, given, {"given": _fingerprint(given)}, ignores, review)
 
 
 def choose_pseudo_gt(detections: Instances, tags: Iterable[int], settings: PseudoGtSettings) -> Instances:
@@ -102,11 +114,14 @@ def _write(
     chosen: Mapping[str, Instances],
     inputs: Mapping[str, str],
     ignores: bool,
+    review: Review,
 ) -> Store:
-    """The sealed store of what was ``chosen`` for each training image, and the COCO file beside it.
+    """The sealed store of what was ``chosen`` for each training image and reviewed, and the COCO file beside it.
 
     ``ignores``: whether the store has a column of what is to be ignored.
     """
+    if review.files:
+        chosen, inputs = review.apply(chosen, context.train), {**inputs, "review": review.fingerprint}
     fingerprint = stage_fingerprint("pseudo_gt", settings, {"data": context.train.fingerprint, **inputs})
     folder = store_folder(context.out, "pseudo_gt", "train", fingerprint)
     store = detection_store(folder, "pseudo_gt", fingerprint, context.train, masks=False, ignored=ignores)

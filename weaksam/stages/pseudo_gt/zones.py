@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from weaksam.stages.pseudo_gt.presence import Presence
+from weaksam.evaluation.presence import Presence
 from weaksam.stages.pseudo_gt.ranking import scores_of
 from weaksam.structures.boxes import area, pairwise_ioa, pairwise_iou
 from weaksam.structures.instances import Instances

@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from weaksam.data.detection_stores import instances_of
-from weaksam.evaluation.tag_ap import tag_mean_average_precision
+from weaksam.evaluation.tag_ap import tag_agreement
 from weaksam.stages.retrain.candidates import CandidateName, Candidates
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
@@ -64,17 +61,5 @@ def tag_signal(photos: Dataset, detections: Mapping[str, Instances]) -> float:
     boxes and to all but the best box of a class on a photo, and is flattered by photos that were trained on. A photo
     without detections scores 0 for every class; photos without any tag give 0.
     """
-    num_classes = len(photos.classes)
-    scores = torch.stack([best_scores(detections.get(i, Instances.empty()), num_classes) for i in photos.image_ids])
-    tags = torch.zeros(len(photos), num_classes)
-    for row, sample in enumerate(photos):
-        tags[row, list(sample.tags)] = 1
-    return tag_mean_average_precision(scores, tags)
-
-
-def best_scores(detections: Instances, num_classes: int) -> Tensor:
-    """Best score ``(C,)`` of each class among the detections of a photo; 0 for a class without one."""
-    scores = torch.zeros(num_classes)
-    if len(detections) and detections.scores is not None:
-        scores.scatter_reduce_(0, detections.labels, detections.scores, reduce="amax")
-    return scores
+    tags = {sample.image_id: sample.tags for sample in photos}
+    return tag_agreement(detections, tags, len(photos.classes))

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from weaksam.stages.pseudo_gt.ranking import scores_of
+from weaksam.evaluation.protocol import require_scores
 from weaksam.structures.instances import Instances
 
 
@@ -67,5 +67,5 @@ def _presence(detections: Mapping[str, Instances], tags: Mapping[str, Iterable[i
 
 def _scores(detections: Instances, label: int) -> list[float]:
     """The scores of one class's detections."""
-    scores: list[float] = scores_of(detections)[detections.labels == label].double().tolist()
+    scores: list[float] = require_scores(detections)[detections.labels == label].double().tolist()
     return scores
