@@ -39,6 +39,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_RUN = {
     r"^make |^pip install|^\.venv/bin/": "sets up an environment or runs the tests: continuous integration does it",
     r"^tools/dist_train\.sh": "wants several GPUs: tests/pipeline/test_ranks.py runs the script with two processes",
+    r"--launcher ": "starts processes on GPUs, Slurm or Ray: tests/engine/test_launchers.py and its siblings do",
     r"^tools/slurm_train\.sh": "wants a Slurm cluster: tests/test_recipes.py runs the script where there is none",
     r"facebook/|sam_vit_|sam-hq|--sam \.\.\.|dino_r50\.pth": "wants a download: tests/sam has toy models of each kind",
     r"^cd mmdet_data|^python train\.py": "wants mmdet, which no package index has for this Python",
@@ -113,6 +114,7 @@ WORDS = (
     (r"\bSOURCE\b", "labels.json"),
     (r"num_epochs=\d+", "num_epochs=1"),
     (r"--train 160 --test 60", "--train 3 --test 1"),
+    (r"--size \d+x\d+", "--size 64x64"),
     (r"\s*\[[^\]]*\]|\s*>\s*\S+$", ""),
 )
 """What a page writes for a reader's own names, and what it is here; trainings are cut to an epoch, scenes to four."""
