@@ -20,11 +20,12 @@ from weaksam.models.wsod.head import HeadOutput, WsodHead
 from weaksam.stages.wsod.detections import class_scores_of, detections_of
 from weaksam.stages.wsod.example_cache import ExampleCache
 from weaksam.stages.wsod.examples import ExampleBatch, TrainingExample, best_proposals, photo_seeds
-from weaksam.stages.wsod.extent import Extent, SeenPhoto, extent_inputs, learnt_extent
+from weaksam.stages.wsod.extent import Extent, SeenPhoto, extent_inputs, extent_key, learnt_extent
+from weaksam.stages.wsod.guard import GuardSignals, JudgedPhoto, stored_signals
 from weaksam.stages.wsod.losses import mean_losses, photo_losses
 from weaksam.stages.wsod.photo_features import PhotoFeatures, Projection, View, unread_features
 from weaksam.stages.wsod.settings import WsodSettings
-from weaksam.store.store import Store
+from weaksam.store.store import Store, store_folder
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
@@ -193,6 +194,25 @@ class FrozenDetector:
                 continue
             scores = self.class_scores(sample, boxes)
             yield self.cell_map(sample), {label: boxes[scores[:, label].argmax()] for label in sample.tags}
+
+    @torch.inference_mode()
+    def judge_classes(self, proposals: Store, weights_key: str, name: str) -> GuardSignals:
+        """What the surroundings say of best boxes and largest proposals; after `learn_extent`, with its arguments."""
+        extent = self.extent
+        assert extent is not None, "the regressions are learnt before"
+        settings, inputs = self.settings.extent, extent_inputs(weights_key, proposals)
+        folder = store_folder(self.context.out, name, "extent", extent_key(settings, inputs, name))
+        return stored_signals(self.context, lambda: self._judged(proposals, extent), settings.ring, folder, name)
+
+    def _judged(self, proposals: Store, extent: Extent) -> Iterator[JudgedPhoto]:
+        """The training photos that have a tag and a proposal."""
+        for sample in self.context.train:
+            boxes = best_proposals(proposals[sample.image_id], self.settings.num_proposals)
+            if len(boxes) and sample.tags:
+                scores = self.class_scores(sample, boxes)
+                best = {label: int(scores[:, label].argmax()) for label in sample.tags}
+                weights = extent.regressions.of_folds[extent.folds[sample.image_id]]
+                yield JudgedPhoto(self.cell_map(sample), boxes, best, weights)
 
     def cell_map(self, sample: Sample) -> CellMap:
         """The photo's frozen map, not mirrored."""

@@ -19,7 +19,7 @@ class WsodSettings(Settings):
     """The weakly supervised detector; ``mode`` says whether the backbone stays frozen or is trained along."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib", "max_table_gib"})
-    _as_before: ClassVar[Mapping[str, Any]] = {"box_voting": NO_VOTING, "extent": NO_EXTENT}
+    _as_before: ClassVar[Mapping[str, Any]] = {"box_voting": NO_VOTING, "extent": NO_EXTENT, "guard": "off"}
     _renamed: ClassVar[Mapping[str, str]] = {
         "mode=draft": "{section}mode=frozen",
         "mode=full": "{section}mode=end_to_end",
@@ -84,6 +84,11 @@ class WsodSettings(Settings):
     box_voting: BoxVotingSettings = Field(
         NO_VOTING,
         description="moves detections towards the overlapping proposals, weighted by their scores; share 0: not at all",
+    )
+    guard: Literal["off", "surroundings"] = Field(
+        "off",
+        description="surroundings: on the training photos a class whose best boxes stand out from their surroundings "
+        "less than the largest proposals do gets these instead (frozen)",
     )
     max_cache_gib: float = Field(2.0, ge=0, description="memory for frozen features; what does not fit is recomputed")
     max_table_gib: float = Field(

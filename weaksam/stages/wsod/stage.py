@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weaksam.config import UserError, fingerprint_of
@@ -19,6 +19,7 @@ from weaksam.stages.wsod.detector import WeakDetector
 from weaksam.stages.wsod.end_to_end import EndToEndDetector
 from weaksam.stages.wsod.examples import ClassMaps, best_proposals, make_examples
 from weaksam.stages.wsod.frozen import FrozenDetector
+from weaksam.stages.wsod.guard import with_largest
 from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.seeds.relocate_examples import relocated
 from weaksam.stages.wsod.seeds.relocation import RelocationSettings
@@ -49,11 +50,18 @@ def run(
     ``photos`` (mode frozen) are features that another run with the same backbone, photos and sizes has read.
 
     Raises:
-        UserError: no training photo has a proposal, or the proposals are another dataset's.
+        UserError: no training photo has a proposal, the proposals are another dataset's, or ``guard`` where the
+            backbone is trained along.
     """
+    if settings.guard != "off" and settings.mode != "frozen":
+        raise UserError(
+            f"{name}.guard={settings.guard} wants the frozen features of {name}.mode=frozen, found "
+            f"{name}.mode={settings.mode}: take {name}.guard=off"
+        )
     for split, store in proposals.items():
         _require_same_photos(store, _photos(context, split), split)
-    learnt = settings.model_copy(update={"box_voting": NO_VOTING, "extent": NO_EXTENT})  # boxes move after it
+    # Boxes move, and are guarded, after it
+    learnt = settings.model_copy(update={"box_voting": NO_VOTING, "extent": NO_EXTENT, "guard": "off"})
     fingerprint = stage_fingerprint("wsod", learnt, _inputs(context, proposals["train"], clue_store, truths))
     folder = store_folder(context.out, name, "weights", fingerprint)
     seed_everything(derive_seed(context.seed, "wsod", "weights"))
@@ -75,10 +83,13 @@ def run(
             num_steps_per_epoch=-(-len(examples) // settings.batch_size),
         )
     detector.begin_detecting()
-    if isinstance(detector, FrozenDetector) and settings.extent.share > 0:
+    guarded: tuple[int, ...] = ()
+    if isinstance(detector, FrozenDetector) and (settings.extent.share > 0 or settings.guard != "off"):
         detector.learn_extent(proposals["train"], fingerprint, name)
+        if settings.guard != "off":
+            guarded = detector.judge_classes(proposals["train"], fingerprint, name).guarded
     stores = {
-        split: _detect(context, settings, detector, store, split, fingerprint, name)
+        split: _detect(context, settings, detector, store, split, fingerprint, name, guarded)
         for split, store in proposals.items()
     }
     return DetectorResult(folder / "weights.safetensors", fingerprint, stores, context.backbone)
@@ -108,8 +119,9 @@ def _detect(
     split: str,
     weights_key: str,
     name: str,
+    guarded: Sequence[int],
 ) -> Store:
-    """Detections of one split as a sealed store and as COCO results."""
+    """Detections of one split as a sealed store and as COCO results; tags that are ``guarded`` get `with_largest`."""
     dataset = _photos(context, split)
     inputs = {"weights": weights_key, "dataset": dataset.fingerprint, "proposals": proposals.fingerprint}
     fingerprint = stage_fingerprint("wsod detections", settings, inputs)
@@ -120,6 +132,10 @@ def _detect(
         stored = proposals[image_id]
         detections = detector.detect(dataset.by_id[image_id], best_proposals(stored, settings.num_proposals))
         detections = voted_detections(detections, Proposals.from_row(stored), settings.box_voting)
+        if split == "train":  # whose tags are known
+            labels = [label for label in dataset.by_id[image_id].tags if label in guarded]
+            boxes = best_proposals(stored, settings.num_proposals)
+            detections = with_largest(detections, labels, boxes, settings.min_score)
         return {"boxes": detections.boxes, "labels": detections.labels, "scores": detections.scores}
 
     store.fill(row, progress=f"{name}: detecting ({split})")
