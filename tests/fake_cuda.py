@@ -163,7 +163,7 @@ class FakeCuda(FakeTensorMode):
             elif not (without_blocking and self._is_pinned(source)):
                 self.waits[f"{location()}: from the host"] += 1
         elif (name in _WAIT_INSIDE and _lies_on_cuda(args)) or (
-            name in INDEXING_OPERATORS - {"index"} and _lies_on_cuda(args[0]) and _waits_for_masks(args)
+            "index_put" in name and _lies_on_cuda(args[0]) and _waits_for_masks(args)
         ):
             self._record(func)
 

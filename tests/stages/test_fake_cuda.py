@@ -28,7 +28,8 @@ READ_TOGETHER = {"engine/loss_values.py:fetch: tolist"}
 SAMPLED_REGIONS = {
     "models/detectors/faster_rcnn.py:_of_photo: nonzero",
     "models/detectors/ignored_regions.py:assign_targets_to_anchors: index",
-    "models/detectors/region_proposals.py:forward: nonzero",
+    "models/detectors/region_proposals.py:_sampled_losses: index",
+    "models/detectors/region_proposals.py:_sampled_losses: nonzero",
 }
 # The costs of all queries and boxes are copied to the CPU once, where scipy matches them
 MATCHING = {"models/query/matching.py:match_queries: to the host"}
