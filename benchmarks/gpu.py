@@ -94,13 +94,14 @@ def count_flops(call: Callable[[], object]) -> float | None:
     """Floating point operations of ``call``; None where torch cannot count them, which costs no row."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    try:
-        with FlopCounterMode(display=False) as counter:
-            call()
-    except Exception:
-        traceback.print_exc()
-        return None
-    return float(counter.get_total_flops())
+    for context in (contextlib.nullcontext(), torch.no_grad()):  # its hooks fail where nothing goes backward
+        try:
+            with context, FlopCounterMode(display=False) as counter:
+                call()
+            return float(counter.get_total_flops())
+        except Exception:
+            traceback.print_exc()
+    return None
 
 
 def matmul_peak(device: torch.device, precision: str, toy: bool) -> float:
