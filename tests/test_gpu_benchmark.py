@@ -50,7 +50,7 @@ def test_every_stage_has_a_row_with_its_figures(gpu: ModuleType, capsys: pytest.
     assert list(rows) == list(importlib.import_module("gpu_rows").ROWS)
     for name, (what, milliseconds, per_second, speed, share, memory, waits) in rows.items():
         assert what and float(milliseconds) > 0 and float(per_second) > 0
-        assert (float(speed) > 0 and share.endswith(" %")) or name == "region tree", name
+        assert (float(speed) > 0 and share.endswith(" %")) or name in ("region tree", "retrain (DINO) detect"), name
         assert memory == "" and waits == ""  # there is no GPU
 
 
