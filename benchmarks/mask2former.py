@@ -128,7 +128,7 @@ def take_step(model: Mask2Former, optimizer: torch.optim.Optimizer, size: tuple[
     truth = [PhotoObjects(torch.arange(objects) % 20, masks, size)]
     optimizer.zero_grad()
     with parts.part("backbone"):
-        batch = model._batch([image], 0)
+        batch = model._batch([image], (0, 0))
         maps = model.backbone(batch)
     cut_maps = leaves(maps)
     watched: list[torch.Tensor] = []
