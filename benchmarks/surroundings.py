@@ -5,7 +5,8 @@
 Each OUT is the folder of a run whose weak detector is finished and has a frozen backbone. The best box of every tag on
 the training photos moves towards a proposal as `wsod.extent` moves detections (weaksam/models/wsod/extent.py), learnt
 on the photos of the other folds. Rows give, for each choice of its settings, the share of the boxes that have an IoU of
-0.5 and of 0.75 with an object of their class, and their mean IoU. True boxes serve this measurement alone.
+0.5 and of 0.75 with an object of their class, and their mean IoU. Last come the boxes that the default settings leave,
+enlarge and shrink, each kind as it was and after its move. True boxes serve this measurement alone.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from weaksam.pipeline.state import Run
 from weaksam.stages.wsod.frozen import FrozenDetector
 from weaksam.store.progress import progress
 from weaksam.store.weights import load_into
-from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.boxes import area, pairwise_iou
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 
@@ -36,6 +37,8 @@ CHOICES = [
     for ring, least_iou, power, share in product((0.2, 0.4), (0.4, 0.6, 0.7), (1.0, 2.0, 4.0), (0.5, 0.75, 1.0))
 ]
 """The settings of each row."""
+SAME_AREA = 0.05
+"""Logarithm of the ratio of areas up to which a box is neither enlarged nor shrunk."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,21 @@ def rows(run: Run) -> Iterator[str]:
     for choice in CHOICES:
         name = f"ring {choice.ring:g}, IoU {choice.least_iou:g}, score^{choice.power:g}, share {choice.share:g}"
         yield row(name, ious(run, moved(photos, of_folds, choice)))
+    yield from direction_rows(run, moved(photos, of_folds, ExtentSettings(share=0)), moved(photos, of_folds, settings))
+
+
+def direction_rows(
+    run: Run, before: Mapping[tuple[str, int], Tensor], after: Mapping[tuple[str, int], Tensor]
+) -> Iterator[str]:
+    """Two lines of the table for the boxes that grew by their move, for those that shrank and for all others."""
+    old, new = (torch.stack(list(boxes.values())) for boxes in (before, after))
+    growth = (area(new) / area(old)).log()
+    kinds = {"enlarged": growth > SAME_AREA, "shrunk": growth < -SAME_AREA, "left": growth.abs() <= SAME_AREA}
+    for name, chosen in kinds.items():
+        keys = [key for key, is_chosen in zip(before, chosen.tolist(), strict=True) if is_chosen]
+        if keys:
+            yield row(f"{name} ({len(keys)}): before", ious(run, {key: before[key] for key in keys}))
+            yield row(f"{name}: after", ious(run, {key: after[key] for key in keys}))
 
 
 def row(name: str, values: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from tests.helpers import ROOT
 from weaksam.models.wsod.extent import CellMap, CellSums, ExtentSettings
 from weaksam.structures.dataset import Sample
+from weaksam.structures.instances import Instances
 
 PART, WHOLE, LOOSE = [40.0, 40, 80, 120], [40.0, 40, 120, 120], [20.0, 20, 140, 140]
 
@@ -44,3 +46,16 @@ def test_a_best_box_on_a_part_moves_to_the_whole(surroundings) -> None:
 
 def test_a_line_of_the_table(surroundings) -> None:
     assert surroundings.row("x", torch.tensor([0.5, 0.8, 0.2, 0.75])) == "| x | 0.750 | 0.500 | 0.562 |"
+
+
+def test_boxes_are_told_apart_by_the_way_they_moved(surroundings) -> None:
+    truth = Instances(torch.tensor([WHOLE]), torch.tensor([0]))
+    run = SimpleNamespace(true_train=SimpleNamespace(truths={"0.png": truth, "1.png": truth}))
+    before = {("0.png", 0): torch.tensor(PART), ("1.png", 0): torch.tensor(WHOLE)}
+    after = {("0.png", 0): torch.tensor(WHOLE), ("1.png", 0): torch.tensor(WHOLE)}
+    assert list(surroundings.direction_rows(run, before, after)) == [
+        "| enlarged (1): before | 1.000 | 0.000 | 0.500 |",
+        "| enlarged: after | 1.000 | 1.000 | 1.000 |",
+        "| left (1): before | 1.000 | 1.000 | 1.000 |",
+        "| left: after | 1.000 | 1.000 | 1.000 |",
+    ]
