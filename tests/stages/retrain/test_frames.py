@@ -119,6 +119,15 @@ def test_settings_of_frames_are_checked() -> None:
     assert frames.frame_command(Path("f"), dino)[2:] == ["dino.py"]
 
 
+def test_settings_that_another_frame_does_not_read_are_named(squares, monkeypatch, capsys) -> None:
+    settings = RetrainSettings(engine="mmdet", engine_python=sys.executable, min_score=0.05, lr=0.1, mosaic={})
+    with_stand_in(squares, settings, monkeypatch)
+    run(squares, settings, pseudo_gt(squares))
+    said = capsys.readouterr()
+    assert "mmdet trains by its own configuration, so lr, mosaic count for nothing" in said.out + said.err
+    assert not frames.unheeded_settings(RetrainSettings(engine="mmdet", choice="weak", max_boxes=3))
+
+
 def test_a_training_of_before_is_found_again() -> None:
     for settings in (RetrainSettings(), DinoRetrainSettings()):
         changed = settings.model_copy(update={"engine": "mmdet"})

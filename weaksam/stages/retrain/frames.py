@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from weaksam.config import UserError, fingerprint_of
+from weaksam.config import UserError, fingerprint_of, listed
 from weaksam.data.detection_files import read_detections
 from weaksam.data.detection_stores import detection_store, instances_key, instances_of
 from weaksam.data.formats.coco import write_instances, write_results
 from weaksam.data.label_export import FORMATS, ExportOptions, place_photos
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
-from weaksam.stages.retrain.settings import AnyRetrainSettings
+from weaksam.stages.retrain.settings import AnyRetrainSettings, FrameSettings
 from weaksam.store.files import atomic_folder
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.boxes import area, clip
@@ -28,6 +28,8 @@ from weaksam.terminal import say
 
 _CONFIG = {"mmdet": "{}.py", "detectron2": "{}.yaml"}
 _LOG = "engine.log"
+HEEDED = frozenset(FrameSettings.model_fields) | {"detector", "min_score", "max_boxes", "detect_train"}
+"""Settings that count where another frame trains."""
 
 
 def run_in_frame(
@@ -37,8 +39,8 @@ def run_in_frame(
 
     The folder ``OUT/<name>/store/<engine>-...`` gets what ``weaksam export`` writes and an empty list of the test
     photos; its ``train.py`` runs in a process of its own, with ``settings.engine_python``. The recipe is the exported
-    configuration, changed by ``settings.engine_options``; of the other settings ``min_score`` and ``max_boxes`` alone
-    count. A folder whose detections are there is not trained again. Raises `UserError` where no photo has a box, the
+    configuration, changed by ``settings.engine_options``; of the other settings those in `HEEDED` alone count, and what
+    else was given is named. A folder whose detections are there is not trained again. Raises `UserError` where no photo has a box, the
     frame is not installed, or its process fails.
     """
     if not any(len(objects.without_crowd()) for objects in pseudo_gt.values()):
@@ -84,6 +86,11 @@ def frame_command(folder: Path, settings: AnyRetrainSettings) -> list[str]:
     return [python, str(folder / "train.py"), config, *settings.engine_options]
 
 
+def unheeded_settings(settings: AnyRetrainSettings) -> list[str]:
+    """Names of the settings that were given and that another frame does not read; none where all count."""
+    return sorted(settings.model_fields_set - HEEDED)
+
+
 def _train(folder: Path, settings: AnyRetrainSettings, name: str) -> None:
     """Run the folder's script; `UserError` where the frame is missing or the script fails, with its last line."""
     if settings.engine_python is None and importlib.util.find_spec(settings.engine) is None:
@@ -92,6 +99,11 @@ def _train(folder: Path, settings: AnyRetrainSettings, name: str) -> None:
             f"docs/formats.md), or name a Python that has it as {name}.engine_python=PATH"
         )
     command = frame_command(folder, settings)
+    if unheeded := unheeded_settings(settings):
+        say(
+            f"{name}: {settings.engine} trains by its own configuration, so {listed(unheeded)} count for nothing: "
+            f"change it by {name}.engine_options"
+        )
     say(f"{name}: {settings.engine} trains in {folder} (its lines are in {_LOG} there)")
     try:
         with open(folder / _LOG, "w", encoding="utf-8") as log:
