@@ -40,8 +40,8 @@ def run_in_frame(
     The folder ``OUT/<name>/store/<engine>-...`` gets what ``weaksam export`` writes and an empty list of the test
     photos; its ``train.py`` runs in a process of its own, with ``settings.engine_python``. The recipe is the exported
     configuration, changed by ``settings.engine_options``; of the other settings those in `HEEDED` alone count, and what
-    else was given is named. A folder whose detections are there is not trained again. Raises `UserError` where no photo has a box, the
-    frame is not installed, or its process fails.
+    else was given is named. A folder whose detections are there is not trained again. Raises `UserError` where no photo
+    has a box, the frame is not installed, or its process fails.
     """
     if not any(len(objects.without_crowd()) for objects in pseudo_gt.values()):
         raise UserError(f"wanted pseudo boxes to train {name} on, found none on any photo: see docs/pseudo_gt.md")
