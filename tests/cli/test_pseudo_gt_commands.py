@@ -123,7 +123,8 @@ def test_files_become_the_other_form_and_back(files: Path) -> None:
 
 
 def test_mistakes_are_one_sentence(files: Path) -> None:
-    assert "no run.json" in refused("pseudo-gt", "eval", _folder(files / "run" / "pseudo_gt").parent)
+    half_done = refused("pseudo-gt", "eval", _folder(files / "run" / "pseudo_gt").parent)
+    assert "wanted a run that has ended" in half_done and "under way or was stopped in pseudo_gt" in half_done
     assert "found nothing there" in refused("pseudo-gt", "eval", files / "absent.json")
     content = json.loads((files / "pgt.json").read_text())
     content["categories"][0]["name"] = "horse"

@@ -82,13 +82,21 @@ def _log(out: Path) -> list[dict[str, Any]]:
 
 
 def _second_rank(launcher: int) -> int:
-    """The process of rank 1 that ``launcher`` started."""
+    """The process of rank 1 among those that ``launcher`` and its own children started."""
+    parents: dict[int, int] = {}
+    seconds = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             names = (path / "environ").read_bytes().split(b"\0")
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if parent == launcher and b"RANK=1" in names:
-            return int(path.name)
+        if b"RANK=1" in names:
+            seconds.append(int(path.name))
+    for second in seconds:
+        above = parents[second]
+        while above in parents and above != launcher:
+            above = parents[above]
+        if above == launcher:
+            return second
     raise AssertionError("wanted the process of rank 1, found none")

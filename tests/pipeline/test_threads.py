@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tests.helpers import instances
+from tests.helpers import context, draw_squares, instances
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.engine.training_job import TrainingJob
 from weaksam.engine.training_state import seal
@@ -34,9 +34,9 @@ def change_threads(folder: Path, threads: int) -> None:
     path.write_text(json.dumps({name: value for name, value in manifest.items() if name != HASH_KEY}))
 
 
-def run_with(**results: object) -> Run:
-    settings = RunSettings(workers=1)
-    return Run(settings, context=None, true_train=None, truths={}, results=results)
+def run_with(folder: Path, **results: object) -> Run:
+    of_squares = context(folder / "out", draw_squares(folder))
+    return Run(RunSettings(workers=1), of_squares, true_train=None, truths={}, results=results)
 
 
 def test_what_was_made_with_another_number_of_threads_is_named(tmp_path):
@@ -47,7 +47,9 @@ def test_what_was_made_with_another_number_of_threads_is_named(tmp_path):
     )
     backbone = BackboneSettings(adapted=sealed_weights(tmp_path / "backbone-f"))
     pseudo_gt = {"a.jpg": instances([[0, 0, 1, 1]])}
-    run = run_with(proposals=stores, weak_detector=result, clues=stores["train"], test_clues=None, backbone=backbone)
+    run = run_with(
+        tmp_path, proposals=stores, weak_detector=result, clues=stores["train"], test_clues=None, backbone=backbone
+    )
     run.results["pseudo_gt"] = pseudo_gt
     names = ("clues", "proposals", "wsod", "pseudo_gt")
     assert [thread_notes(run, stage_named(name)) for name in names] == [[], [], [], []]
@@ -66,4 +68,4 @@ def test_a_seal_that_names_no_threads_says_nothing(tmp_path):
     path.write_text(
         json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in ("threads", HASH_KEY)})
     )
-    assert thread_notes(run_with(proposals={"train": store}), stage_named("proposals")) == []
+    assert thread_notes(run_with(tmp_path, proposals={"train": store}), stage_named("proposals")) == []

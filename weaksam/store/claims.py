@@ -112,7 +112,8 @@ class Claims:
     def _take(self, name: str, holder: Holder) -> bool:
         """Write the claim if nobody holds it, or a dead process does."""
         path = self.folder / name
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # it was there, and is removed this moment
+            self.folder.mkdir(parents=True, exist_ok=True)
         for _ in range(2):
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
