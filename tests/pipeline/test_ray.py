@@ -1,4 +1,8 @@
-"""A run by the actors of a real Ray cluster: the same bytes, an actor that dies, and what is refused in a sentence."""
+"""A run by the actors of a real Ray cluster: the same bytes, an actor that dies, and what is refused in a sentence.
+
+They take minutes and want cores that are free, since Ray gives its own processes 30 seconds to start:
+``WEAKSAM_RAY_TESTS=1 python -m pytest -m slow tests/pipeline/test_ray.py`` runs them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,10 @@ from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.store.files import file_sha256
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("WEAKSAM_RAY_TESTS" not in os.environ, reason="set WEAKSAM_RAY_TESTS=1 to start Ray clusters"),
+]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 ENVIRONMENT |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 
