@@ -117,8 +117,10 @@ class Claims:
         for _ in range(2):
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-                with open(descriptor, "w", encoding="utf-8") as file:
-                    file.write(holder.text())
+                try:
+                    os.write(descriptor, holder.text().encode())
+                finally:
+                    os.close(descriptor)
                 self._seen.pop(name, None)
                 return True
             if not self._is_dead(name):
