@@ -43,6 +43,7 @@ NOT_RUN = {
     r"^tools/slurm_train\.sh": "wants a Slurm cluster: tests/test_recipes.py runs the script where there is none",
     r"facebook/|sam_vit_|sam-hq|--sam \.\.\.|dino_r50\.pth": "wants a download: tests/sam has toy models of each kind",
     r"^cd mmdet_data|^python train\.py": "wants mmdet, which no package index has for this Python",
+    r"^weaksam review apply": "wants decisions made in the page: tests/pipeline/test_review.py makes and applies some",
     r"configs/(voc|coco|weaktr)": "a published recipe: tests/test_recipes.py and its siblings run each on toy data",
     r"^python benchmarks/|^OMP_NUM_THREADS=1 ": "measures for minutes: tests/ has a test of its own for each benchmark",
     r"roi-drop plot .*--stage wsis": "reads a longer training: tests/pipeline/test_roi_drop.py has it",

@@ -50,8 +50,10 @@ def test_every_stage_has_a_row_with_its_figures(gpu: ModuleType, capsys: pytest.
     assert list(rows) == list(importlib.import_module("gpu_rows").ROWS)
     for name, (what, milliseconds, per_second, speed, share, memory, waits) in rows.items():
         assert what and float(milliseconds) > 0 and float(per_second) > 0
-        assert (float(speed) > 0 and share.endswith(" %")) or name in ("region tree", "retrain (DINO) detect"), name
+        if speed:  # torch cannot count every network's operations
+            assert float(speed) > 0 and share.endswith(" %"), name
         assert memory == "" and waits == ""  # there is no GPU
+    assert sum(row[3] == "" for row in rows.values()) <= 2
 
 
 def test_a_row_that_fails_dies_or_takes_too_long_says_so_and_leaves_the_others_be(
