@@ -1,4 +1,4 @@
-"""`benchmarks/incomplete_labels.py`: which boxes are removed, and a toy run that trains each way once and resumes."""
+"""`benchmarks/retrain_switches.py`: which boxes are removed, and a toy run that trains each way once and resumes."""
 
 import importlib
 from pathlib import Path
@@ -15,7 +15,7 @@ from weaksam.pipeline.settings import RunSettings
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("incomplete_labels")
+    return importlib.import_module("retrain_switches")
 
 
 def test_a_share_of_the_true_boxes_is_removed(benchmark: ModuleType) -> None:
@@ -40,13 +40,13 @@ def test_every_way_is_trained_once_and_tabled(
     toy = toy_run(tmp_path)
     out = tmp_path / "out"
     pipeline.run(load_settings(RunSettings, None, [*toy, f"out={out}"]), until="pseudo_gt")
-    names = ["all", "detections", "given_proposals", "removed_all", "removed_tags", "true_boxes"]
-    monkeypatch.setattr("sys.argv", ["incomplete_labels.py", str(out), "--variants", *names, "--set", "lr=0.001"])
+    names = ["base", "partly", "given_proposals", "copy_paste", "f_beta", "removed_base", "removed_tags", "true_boxes"]
+    monkeypatch.setattr("sys.argv", ["retrain_switches.py", str(out), "--variants", *names, "--set", "lr=0.001"])
     capsys.readouterr()
     benchmark.main()
     rows = [row for row in capsys.readouterr().out.split("\n\n")[-1].splitlines() if row.startswith("| ")]
     assert [row.split(" | ")[0].strip("| ") for row in rows] == ["variant", *names]
-    weights = sorted(out.rglob("incomplete/*/retrain/store/weights-*/weights.safetensors"))
+    weights = sorted(out.rglob("switches/*/retrain/store/weights-*/weights.safetensors"))
     assert [path.relative_to(out).parts[1] for path in weights] == sorted(names)
     assert len({path.read_bytes() for path in weights}) == len(names)
     stamps = [path.stat().st_mtime_ns for path in weights]
