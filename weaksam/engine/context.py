@@ -10,6 +10,7 @@ import torch
 
 from weaksam.engine.log import RunLog
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.text.settings import Phrases
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
 
@@ -32,5 +33,7 @@ class RunContext:
     """Events of the run."""
     backbone: BackboneSettings
     """The network that clues, weak detector and detectors start from."""
+    prompts: Mapping[str, Phrases] = field(default_factory=dict)
+    """Phrases that stand for a class's name in text-prompted models, by class."""
     rejected: Mapping[str, Instances] = field(default_factory=dict)
     """Boxes of the training photos, by image id, of which a reviewer said that no object of their class is there."""

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from weaksam.config import listed
 from weaksam.data.detection_stores import instances_of
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
+from weaksam.evaluation.text_agreement import agreement_sentence, doubted
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.pipeline.checkpoints import keep_detector, keep_instance_segmenter, keep_weak_detector
 from weaksam.pipeline.state import Run
@@ -63,6 +65,10 @@ def make_clues(run: Run) -> tuple[Store, BackboneSettings, Store | None]:
     """
     context, settings = run.context, run.settings.clues
     clues = clue_stage.run(context, settings, context.train, "train")
+    if (agreement := clue_stage.kept_agreement(clues.folder)) is not None:
+        run.notes.append(f"Clues by the classes' names: {agreement_sentence(agreement)}.")
+        if wrong := doubted(agreement):
+            run.notes.append(f"The words of {listed(wrong)} seem wrong: see classes.prompts.")
     test = context.test if run.maps_test_photos else None
     test_clues = None if test is None else clue_stage.run(context, settings, test, "test")
     return clues, clue_stage.adapted_backbone(context, settings), test_clues

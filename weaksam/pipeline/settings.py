@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from weaksam.config import Settings
 from weaksam.data.dataset import DataSettings
 from weaksam.evaluation.settings import EvaluationSettings
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.text.settings import ClassesSettings
 from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.embedding_cache import EmbeddingCacheSettings
 from weaksam.stages.clues import ClueSettings
@@ -28,7 +30,10 @@ class RunSettings(Settings):
         {"out", "device", "threads", "workers", "evaluation", "ceiling", "embedding_cache"}
     )
 
+    _as_before: ClassVar[Mapping[str, Any]] = {"classes": ClassesSettings()}
+
     data: DataSettings = Field(DataSettings(), description="training photos and tags, test photos, truth to measure by")
+    classes: ClassesSettings = Field(ClassesSettings(), description="what is known of the classes beside their names")
     out: Path = Field(Path("work_dirs/run"), description="folder for everything the run makes")
     seed: int = Field(0, ge=0, description="the one seed; every other is derived from it")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")

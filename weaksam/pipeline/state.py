@@ -270,6 +270,7 @@ def open_run(settings: RunSettings) -> Run:
         test=without_truth(test, tags=False) if test is not None else None,
         log=log,
         backbone=settings.backbone if settings.data.without_tags else pinned_backbone(settings.backbone),
+        prompts=settings.classes.prompts,
     )
     truths = {"train": Truth.of(train), "test": Truth.of(test)}
     held_out = {} if test is None else {sample.image_id: sample.tags for sample in test}

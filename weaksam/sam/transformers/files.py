@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,23 @@ from weaksam.store.weights import check_weights
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SMALL_FILES = ["config.json", "preprocessor_config.json", "processor_config.json", "*.index.json"]
+TOKENIZER_FILES = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
+"""What a model that reads text has beside them."""
 _SAFE_FILES = ["model.safetensors", "model-*-of-*.safetensors"]
 _TORCH_FILES = ["pytorch_model.bin", "pytorch_model-*-of-*.bin"]
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's folder on disk, and the ``name`` that the user gave for it; ``hub_id`` where it came from the hub."""
+    """A model's folder on disk, and the ``name`` that the user gave for it; ``hub_id`` where it came from the hub.
+
+    ``setting``: the key by which the user named it.
+    """
 
     name: str
     folder: Path
     hub_id: str | None = None
+    setting: str = "segmenter.weights"
 
 
 def names_transformers_model(weights: Path) -> bool:
@@ -38,21 +45,40 @@ def names_transformers_model(weights: Path) -> bool:
 
 
 def find_model(weights: Path) -> ModelSource:
-    """The folder of a model; of one on the hub, only the small files are fetched yet.
+    """The folder of a segmenter; of one on the hub, only the small files are fetched yet.
 
     Raises:
         UserError: ``weights`` is a file, neither a folder nor a hub id, or a hub id that cannot be fetched.
     """
-    if weights.is_dir():
-        return ModelSource(str(weights), weights)
     if not names_transformers_model(weights):
         raise UserError(
             f"segmenter.family=transformers wants a folder with config.json or a hub id such as "
             f"facebook/sam2.1-hiera-tiny, but segmenter.weights is {weights}: correct it, or set "
             "segmenter.family=segment_anything for an official .pth file."
         )
+    return _folder_or_fetched(weights, "segmenter.weights", ())
+
+
+def find_text_model(weights: Path, setting: str) -> ModelSource:
+    """The folder of a model that reads text, named by the key ``setting``; of one on the hub, only its small files yet.
+
+    Raises:
+        UserError: ``weights`` is neither a folder nor a hub id, or a hub id that cannot be fetched.
+    """
+    if not names_transformers_model(weights):
+        raise UserError(
+            f"wanted the folder of a model or a hub id such as google/owlv2-base-patch16-ensemble as {setting}, found "
+            f"{weights}: correct it"
+        )
+    return _folder_or_fetched(weights, setting, TOKENIZER_FILES)
+
+
+def _folder_or_fetched(weights: Path, setting: str, more: Sequence[str]) -> ModelSource:
+    """The folder ``weights``, or that of a model on the hub with its small files and those that match ``more``."""
+    if weights.is_dir():
+        return ModelSource(str(weights), weights, setting=setting)
     hub_id = weights.as_posix()
-    return ModelSource(hub_id, _download(hub_id, _SMALL_FILES), hub_id)
+    return ModelSource(hub_id, _download(hub_id, [*_SMALL_FILES, *more], setting), hub_id, setting)
 
 
 def read_json(source: ModelSource, name: str) -> dict[str, Any]:
@@ -88,10 +114,10 @@ def weight_files(source: ModelSource) -> tuple[Path, ...]:
         UserError: there are none, a part is missing, or one is empty, cut short, a web page or a pointer.
     """
     if source.hub_id is not None:
-        _download(source.hub_id, _SAFE_FILES)
+        _download(source.hub_id, _SAFE_FILES, source.setting)
     paths = _listed(source, "model.safetensors")
     if not paths and source.hub_id is not None:
-        _download(source.hub_id, _TORCH_FILES)
+        _download(source.hub_id, _TORCH_FILES, source.setting)
     paths = paths or _listed(source, "pytorch_model.bin")
     if not paths:
         raise UserError(
@@ -148,7 +174,7 @@ def _check_torch(path: Path, head: bytes, source: ModelSource) -> None:
         ) from None
 
 
-def _download(hub_id: str, patterns: list[str]) -> Path:
+def _download(hub_id: str, patterns: list[str], setting: str) -> Path:
     """The local folder of a model on the hub, in which the files of these patterns now lie if the hub has them."""
     from huggingface_hub import snapshot_download
 
@@ -156,7 +182,7 @@ def _download(hub_id: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except Exception as error:  # many kinds: offline, unreachable, gated, unknown, a full disk
         raise UserError(
-            f"segmenter.weights is {hub_id}, which is no folder here and could not be fetched from the hub "
+            f"{setting} is {hub_id}, which is no folder here and could not be fetched from the hub "
             f"({type(error).__name__}: {first_line(error)}): correct it, or give a folder into which the model was "
             "downloaded."
         ) from error

@@ -12,6 +12,7 @@ from weaksam.data.tag_signal import check_tags
 from weaksam.engine.context import RunContext
 from weaksam.engine.seeds import seed_everything
 from weaksam.engine.training_state import load_sealed
+from weaksam.evaluation.tag_ap import tag_average_precision
 from weaksam.models.backbones.features import build_features
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.backbones.weights import backbone_fingerprint, input_colours
@@ -78,6 +79,16 @@ class CamSource:
             return trained_classifier(load_sealed(tag_network_file(backbone.adapted), "the tag network"))
         return train_classifier(self.features, self.context.train, self.settings)
 
+    def held_out_tag_ap(self) -> Tensor | None:
+        """Tag AP ``(C,)`` of two classifiers, each learnt on every second training photo, on the photos of the other.
+
+        None where the backbone itself learnt the tags of all photos, and of fewer than two photos.
+        """
+        train = self.context.train
+        if self.is_adapted or len(train) < 2:
+            return None
+        return held_out_tag_ap(self.features, train, self.settings)
+
     def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:
         """Coarse maps of the photo: the classifier at every position, the mean over the views of each scale."""
         features = self.features.read(dataset, image_id)
@@ -104,6 +115,19 @@ def train_classifier(features: FeatureReader, dataset: Dataset, settings: ClueSe
         pooled.append(torch.cat([pool_views(views) for views in maps]))
     tags = dataset.tag_matrix().repeat_interleave(pooled[0].shape[0], dim=0)
     return train_tag_classifier(torch.cat(pooled), tags, weight_decay=settings.weight_decay)
+
+
+def held_out_tag_ap(features: FeatureReader, dataset: Dataset, settings: ClueSettings) -> Tensor:
+    """Tag AP ``(C,)`` on photos that the classifier did not learn from: photos of even and of odd place in turn."""
+    pooled = []
+    for image_id in progress(dataset.image_ids, len(dataset), "clues: holding tags out"):
+        pooled.append(pool_views(features.read(dataset, image_id).maps[0]).mean(dim=0))
+    inputs, tags = torch.stack(pooled), dataset.tag_matrix()
+    scores = torch.zeros_like(tags)
+    for held_out in (torch.arange(len(tags)) % 2 == 0, torch.arange(len(tags)) % 2 == 1):
+        learnt = train_tag_classifier(inputs[~held_out], tags[~held_out], weight_decay=settings.weight_decay)
+        scores[held_out] = learnt.logits(inputs[held_out])
+    return tag_average_precision(scores, tags)
 
 
 def trained_classifier(state: dict[str, Tensor]) -> TagClassifier:

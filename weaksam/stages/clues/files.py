@@ -62,6 +62,10 @@ class FilesSource:
         paths = {path for sample in self.dataset for _, _, path in self._files(sample)}
         return {path: file_sha256(path) for path in paths}
 
+    def held_out_tag_ap(self) -> Tensor | None:
+        """Not known: files tell where a class is, not whether."""
+        return None
+
     def prepare(self, folder: Path, fingerprint: str) -> None:
         """Nothing to do: the maps are there. Photos that get none for their name are counted on the terminal."""
         if self.namesakes:

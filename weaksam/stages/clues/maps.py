@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ class ClassMaps:
     ``labels (L,)``: the classes that are mapped; ``scores (C,)``: probability of every class. ``kinds``: for each kind
     of map (`COARSE`, `FINE`, `CROSS` of ``structures.clue_points``) one ``(N, L, h, w)`` per scale of the photo, N = 1
     of a class map, one for each layer and head of cross-attention. ``frame`` (H', W') is the picture in which peaks are
-    searched, ``size`` (H, W) the photo. L = 0 is a photo of which nothing is known.
+    searched, ``size`` (H, W) the photo. ``points``: by label, the places ``(P, 2)`` xy in the photo of classes that are
+    known without a search. L = 0 is a photo of which nothing is known.
     """
 
     labels: Tensor
@@ -25,6 +26,7 @@ class ClassMaps:
     kinds: Mapping[int, tuple[Tensor, ...]]
     frame: tuple[int, int]
     size: tuple[int, int]
+    points: Mapping[int, Tensor] = field(default_factory=dict)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from weaksam.stages.clues.maps import ClassMaps, fused_map, min_max
 from weaksam.stages.clues.settings import ClueSettings
-from weaksam.structures.clue_points import CLASSLESS, CROSS, KINDS, CluePeaks
+from weaksam.structures.clue_points import CLASSLESS, COARSE, CROSS, KINDS, CluePeaks
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 PEAKS_PER_CLUSTER = 5
@@ -25,14 +25,19 @@ def photo_peaks(maps: ClassMaps, settings: ClueSettings) -> CluePeaks:
 
     Coarse and fine maps are searched with ``peak_kernel``, cross-attention with ``cross_kernel``. Its many peaks are
     clustered as published, all classes together, so that they speak for none (label -1), or within each class. A
-    cluster's height is 1. No map, no peak.
+    cluster's height is 1. Classes whose ``points`` are known have these as coarse peaks of height 1, without a search.
+    No map, no peak.
     """
     parts = [CluePeaks.none()]
+    searched = torch.tensor([label not in maps.points for label in maps.labels.tolist()], dtype=torch.bool)
+    for label, places in maps.points.items():
+        column = torch.full((len(places),), label)
+        parts.append(CluePeaks(places, column, torch.full_like(column, COARSE), torch.ones(len(places))))
     for name, kind in KINDS.items():
         if name in settings.kinds and kind in maps.kinds:
             points, labels, heights = map_peaks(
-                maps.kinds[kind],
-                maps.labels,
+                [scale[:, searched] for scale in maps.kinds[kind]],
+                maps.labels[searched],
                 maps.frame,
                 maps.size,
                 kernel=settings.cross_kernel if kind == CROSS else settings.peak_kernel,

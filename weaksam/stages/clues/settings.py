@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from weaksam.config import Settings
+from weaksam.models.text.settings import TextSettings
 from weaksam.models.weaktr.network import WeakTrSettings
 from weaksam.stages.clues.weaktr_training import WeakTrTrainingSettings
 from weaksam.structures.clue_points import KindName
 
-Source = Literal["cam", "weaktr", "files"]
+Source = Literal["cam", "weaktr", "files", "text"]
 SCALES = {"cam": (1.0,), "weaktr": (1.0, 0.8, 1.2), "files": (1.0,)}
 """Scales of the views where none are set: WeakTr's as published; heat maps from files come as one view."""
 MIN_SCORES = {"cam": 0.5, "weaktr": 0.3775, "files": 0.5}
@@ -24,8 +26,13 @@ class ClueSettings(Settings):
 
     # Clues of the test photos are a store of their own
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"heat_maps", "test_photos"})
+    _as_before: ClassVar[Mapping[str, Any]] = {"text": TextSettings()}
 
-    source: Source = Field("cam", description="cam (a CNN), weaktr (a vision transformer) or files (your heat maps)")
+    source: Source = Field(
+        "cam",
+        description="cam (a CNN), weaktr (a vision transformer), files (your heat maps) or text (the classes' names, "
+        "asked of a text-prompted model)",
+    )
     long_side: int = Field(448, ge=64, le=4096, description="longer side of the CNN's input at scale 1, pixels")
     max_side: int = Field(
         640, ge=64, le=4096, description="weaktr, files: photos keep their size up to this longer side, then shrink"
@@ -48,6 +55,7 @@ class ClueSettings(Settings):
         WeakTrTrainingSettings(), description="how it learns the tags; num_epochs=0 takes a trained WeakTr as it is"
     )
     heat_maps: Path | None = Field(None, description="folder of heat maps of source files, see docs/clues.md")
+    text: TextSettings = Field(TextSettings(), description="the model of source text, and how far it is believed")
     kinds: tuple[KindName, ...] = Field(
         ("coarse", "fine", "cross"), description="maps whose peaks become points, as far as the source has them"
     )
@@ -88,26 +96,35 @@ class ClueSettings(Settings):
         first, last = self.cross_layers
         if not 1 <= first <= last:
             raise ValueError(f"cross_layers must be a first and a last block from 1 on, found {first} and {last}")
-        if self.source == "files" and self.heat_maps is None:
+        if self.maps_source == "files" and self.heat_maps is None:
             raise ValueError("source files reads heat maps from a folder: set clues.heat_maps")
+        if self.source == "text" and self.text.model is None:
+            raise ValueError("source text asks a model for the classes' names: set clues.text.model")
         if self.network is not None and self.finetune_epochs:
             raise ValueError("finetune_epochs trains the backbone that all stages share: leave clues.network unset")
         return self
 
     @property
+    def maps_source(self) -> Literal["cam", "weaktr", "files"]:
+        """The source of class maps: with ``text`` that of what the words do not find."""
+        return self.text.fallback if self.source == "text" else self.source
+
+    @property
     def view_scales(self) -> tuple[float, ...]:
         """The scales of a photo's views, the source's own where none are set."""
-        return SCALES[self.source] if self.scales is None else self.scales
+        return SCALES[self.maps_source] if self.scales is None else self.scales
 
     @property
     def class_threshold(self) -> float:
         """Least probability of a class of a photo without tags, the source's own where none is set."""
-        return MIN_SCORES[self.source] if self.min_score is None else self.min_score
+        return MIN_SCORES[self.maps_source] if self.min_score is None else self.min_score
 
     def fingerprinted(self) -> ClueSettings:
         """The settings that decide the clues of this source, for their fingerprint: the other sources' at default."""
-        unread = {name for source, names in _READ_BY_ONE_SOURCE.items() if source != self.source for name in names}
+        unread = {name for source, names in _READ_BY_ONE_SOURCE.items() if source != self.maps_source for name in names}
         unread |= {"weaktr", "weaktr_training"}  # whose fingerprints are inputs, so that a file may move
+        if self.source != "text":
+            unread.add("text")
         defaults = {name: type(self).model_fields[name].default for name in unread}
         return self.model_copy(update=defaults | {"scales": self.view_scales, "min_score": self.class_threshold})
 

@@ -26,6 +26,12 @@ class ClueSource(Protocol):
         of other photos.
         """
 
+    def held_out_tag_ap(self) -> Tensor | None:
+        """AP of each class's tag ``(C,)`` in [0, 1] on training photos that a classifier did not learn from, if known.
+
+        None where the source has none; NaN for a class without a photo.
+        """
+
     def map_classes(self, dataset: Dataset, image_id: str) -> ClassMaps:
         """The maps of one photo: of its tags, or without tags of the classes it scores for. Raises `UserError`."""
 

@@ -12,16 +12,26 @@ from weaksam.stages.clues.peaks import photo_peaks
 from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource
 from weaksam.stages.clues.store_rows import CLUE_COLUMNS, clue_row
+from weaksam.stages.clues.text import TextSource
 from weaksam.stages.clues.weaktr import WeakTrSource
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.dataset import Dataset
 
 
-def build_source(context: RunContext, settings: ClueSettings, dataset: Dataset) -> ClueSource:
-    """The source that the settings name, for the photos of ``dataset``."""
-    if settings.source == "files":
+def build_source(context: RunContext, settings: ClueSettings, dataset: Dataset, split: str = "train") -> ClueSource:
+    """The source that the settings name, for the photos of ``dataset``, which is that ``split`` of the run."""
+    if settings.source == "text":
+        return TextSource(context, settings, dataset, split, _source_of_maps(context, settings, dataset))
+    return _source_of_maps(context, settings, dataset)
+
+
+def _source_of_maps(context: RunContext, settings: ClueSettings, dataset: Dataset) -> ClueSource:
+    """The source of class maps: a network that learnt the tags, or files."""
+    if settings.maps_source == "files":
         return FilesSource(settings, dataset, context.train)
-    return WeakTrSource(context, settings, dataset) if settings.source == "weaktr" else CamSource(context, settings)
+    if settings.maps_source == "weaktr":
+        return WeakTrSource(context, settings, dataset)
+    return CamSource(context, settings)
 
 
 def run(context: RunContext, settings: ClueSettings, dataset: Dataset, split: str) -> Store:
@@ -30,7 +40,7 @@ def run(context: RunContext, settings: ClueSettings, dataset: Dataset, split: st
     What the source must learn, it learns from ``context.train``, once for all splits. A photo without tags gets the
     classes that score high enough. Columns: see ``CLUE_COLUMNS``. Raises `UserError` as the source does.
     """
-    source = build_source(context, settings, dataset)
+    source = build_source(context, settings, dataset, split)
     folder, fingerprint = _location(context, settings, source, dataset, split)
     store = Store(folder, stage="clues", fingerprint=fingerprint, image_ids=dataset.image_ids, columns=CLUE_COLUMNS)
     if store.sealed:

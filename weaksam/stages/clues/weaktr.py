@@ -43,6 +43,10 @@ class WeakTrSource:
             return {"weaktr": weaktr_fingerprint(weaktr)}
         return {"weaktr": weaktr_training_fingerprint(context.train, weaktr, training, context.seed)}
 
+    def held_out_tag_ap(self) -> Tensor | None:
+        """Not known: the transformer learnt from all photos."""
+        return None
+
     def prepare(self, folder: Path, fingerprint: str) -> None:
         """Train the network on the tags, or take it as it is where ``weaktr_training.num_epochs`` is 0."""
         context, training = self.context, self.settings.weaktr_training

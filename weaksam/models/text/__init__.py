@@ -1,0 +1,1 @@
+"""Detectors that are asked for a class by its name."""
