@@ -9,7 +9,20 @@ from typing import Any
 import typer
 import typer.core
 
-from weaksam.cli import boxes, data, init, labels, measuring, predicting, pseudo_gt, review, roi_drop, settings, stages
+from weaksam.cli import (
+    boxes,
+    data,
+    init,
+    labels,
+    measuring,
+    predicting,
+    pseudo_gt,
+    review,
+    roi_drop,
+    settings,
+    stages,
+    suggesting,
+)
 from weaksam.cli.arguments import EXIT_CODES, Json, guarded
 from weaksam.terminal import answer
 
@@ -85,6 +98,7 @@ app = group(
         "recall": measuring.recall,
         "report": measuring.report,
         "show": measuring.show,
+        "suggest": suggesting.suggest,
         "verify": measuring.verify,
         "init": init.init,
         "plan": stages.plan,

@@ -10,6 +10,7 @@ from weaksam.pipeline.review import apply_review
 from weaksam.pipeline.roi_drop import plot_roi_drop
 from weaksam.pipeline.running import measure_clues, rewrite_report, run
 from weaksam.pipeline.showing import show_photo
+from weaksam.pipeline.suggesting import suggest
 from weaksam.pipeline.verifying import verify_run
 from weaksam.pipeline.weight_conversion import convert_weights
 
@@ -30,5 +31,6 @@ __all__ = [
     "rewrite_report",
     "run",
     "show_photo",
+    "suggest",
     "verify_run",
 ]
