@@ -16,6 +16,7 @@ from weaksam.data.findings import Findings
 from weaksam.data.formats.tag_rows import TagRows, refuse_similar
 from weaksam.data.image_names import ImageNames
 from weaksam.data.lines import Lines
+from weaksam.data.photo_labels import read_photo_labels
 from weaksam.data.photo_limits import PhotoLimits
 from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.sizes import truth_size_problems
@@ -131,11 +132,22 @@ def _checked(split: SplitSettings, name: str, classes: tuple[str, ...] | None, l
     if truth is not None and split.truth is not None and classes is not None:
         state.attempt(refuse_other_names, truth, classes, split.truth)
     known = classes or (truth.classes if truth is not None else None)
+    if split.labels:
+        _check_labels(state, split.labels, sizes, known or (tags.class_names if tags is not None else ()))
     tagged = {} if tags is None else _check_tags(state, tags, set(paths), split.tags or state.folder, known)
     state.classes = known or (tags.class_names if tags is not None else None)
     if truth is not None and split.truth is not None:
         _check_truth(state, truth, split.truth, tagged, listed_only=tags is not None)
     return state
+
+
+def _check_labels(
+    state: _SplitCheck, paths: Sequence[Path], sizes: Mapping[str, tuple[int, int]], classes: Sequence[str]
+) -> None:
+    """Say what is wrong with the labels beside the tags."""
+    findings = Findings(gather=True)
+    state.attempt(read_photo_labels, paths, sizes, classes, state.photo_names, findings)
+    state.take(findings)
 
 
 def _check_photos(state: _SplitCheck) -> None:

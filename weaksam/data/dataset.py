@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from pydantic import field_validator
+
 from weaksam.config import Settings, UserError, did_you_mean, listed
 from weaksam.data.annotations import tag_labels
 from weaksam.data.class_names import ClassLabels
@@ -32,6 +34,15 @@ class SplitSettings(Settings):
     """Tag file (.csv, .json, .jsonl), folder of class folders, or VOC ``ImageSets/Main`` (the folder or one list)."""
     truth: Path | None = None
     """True objects, read by the evaluation only: COCO .json, folder of VOC .xml, or folder of YOLO .txt."""
+    labels: tuple[Path, ...] = ()
+    """Boxes, masks, points, scribbles and counts on some training photos, which are believed; a file, or a list."""
+
+    _as_before: ClassVar[Mapping[str, Any]] = {"labels": ()}
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
 
 
 class DataSettings(Settings):

@@ -13,6 +13,7 @@ from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.text.settings import Phrases
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
+from weaksam.structures.photo_labels import PhotoLabels
 
 
 @dataclass(frozen=True)
@@ -37,3 +38,10 @@ class RunContext:
     """Phrases that stand for a class's name in text-prompted models, by class."""
     rejected: Mapping[str, Instances] = field(default_factory=dict)
     """Boxes of the training photos, by image id, of which a reviewer said that no object of their class is there."""
+    labels: Mapping[str, PhotoLabels] = field(default_factory=dict)
+    """What was labelled on training photos beside their tags, by image id; photos without any are not there."""
+
+    @property
+    def complete(self) -> frozenset[str]:
+        """The training photos all of whose objects are labelled, which are background elsewhere."""
+        return frozenset(image_id for image_id, of_photo in self.labels.items() if of_photo.complete)

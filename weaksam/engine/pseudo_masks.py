@@ -14,14 +14,16 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.data.sample_photos import read_photos_ahead
 from weaksam.engine.context import RunContext
+from weaksam.engine.labelled_masks import points_of_marks, with_given_masks
 from weaksam.engine.usable_boxes import usable_objects
 from weaksam.sam.batches import BatchLimit, encode_all
-from weaksam.sam.box_masks import BoxMasks, BoxMaskSettings, box_prompts, mask_quality, masks_of_boxes
+from weaksam.sam.box_masks import BoxMasks, BoxMaskSettings, box_prompts, mask_quality, masks_of_boxes, points_inside
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.protocol import Embedding, Segmenter
 from weaksam.store.store import Store, store_folder
 from weaksam.structures.clue_points import CluePeaks, PeaksOf
 from weaksam.structures.instances import Instances
+from weaksam.structures.photo_labels import NO_LABELS, SCRIBBLE_POINTS, PhotoLabels, labels_fingerprint
 from weaksam.terminal import say
 
 
@@ -70,8 +72,10 @@ def make_pseudo_masks(
     Columns: boxes, labels and scores (1 where ``pseudo_gt`` has none) of ``pseudo_gt``, the mask as RLE, and of each
     what `BoxMasks` says: ``predicted_iou``, ``stability`` and ``box_agreement``; instances that carry masks keep them,
     with 1 for all three. Those marked ``crowd`` take no pixels from others. With ``settings.prompt_peaks`` the
-    ``peaks`` prompt too. Photos are decoded ahead on threads and encoded several at a time; those without a box to
-    prompt with are not read. Where some of ``pseudo_gt`` are to be ignored, ``crowd`` says which.
+    ``peaks`` prompt too. What was labelled on the photos (``context.labels``) takes part: labelled points prompt beside
+    the box that holds them, and labelled boxes keep the mask that they were given, with 1 for all three. Photos are
+    decoded ahead on threads and encoded several at a time; those without a box to prompt with are not read. Where some
+    of ``pseudo_gt`` are to be ignored, ``crowd`` says which.
     """
     ignores = _has_ignored(pseudo_gt)
     fingerprint = _fingerprint(context, settings, segmenter, pseudo_gt, name, peaks)
@@ -95,7 +99,9 @@ def make_pseudo_masks(
         for image_id in part:
             if image_id in prompted:
                 of_photo = CluePeaks.none() if peaks is None else peaks.of(image_id)
-                masks = segmented(segmenter, next(embeddings), objects[image_id], of_photo, settings, prompts)
+                known, boxes = context.labels.get(image_id, NO_LABELS), objects[image_id]
+                masks = segmented(segmenter, next(embeddings), boxes, of_photo, settings, prompts, known)
+                masks = with_given_masks(masks, boxes, known)
             else:
                 masks = kept_masks(objects[image_id])
             yield {"image_id": image_id, **_row(objects[image_id], masks, ignores)}
@@ -120,6 +126,8 @@ def _fingerprint(
                 f"first, or set {name}.prompt_peaks=0"
             )
         prompting |= {"prompt_peaks": settings.prompt_peaks, "peaks": peaks.fingerprint}
+    if labelled := labels_fingerprint(context.labels, "masks", "marks"):
+        prompting |= {"labels": labelled}
     return fingerprint_of(
         {
             "stage": f"{name} pseudo masks",
@@ -139,11 +147,22 @@ def segmented(
     peaks: CluePeaks,
     settings: PromptedMaskSettings,
     limit: BatchLimit,
+    labels: PhotoLabels = NO_LABELS,
 ) -> BoxMasks:
-    """The masks of the boxes of ``objects`` on an encoded photo, prompted together with the ``peaks`` inside them."""
+    """The masks of the boxes of ``objects`` on an encoded photo, prompted together with the ``peaks`` inside them.
+
+    A box that holds a labelled point or scribble of its class (``labels``) is prompted with that instead.
+    """
     prompts = Prompts(boxes=objects.boxes)
-    if settings.prompt_peaks:
-        prompts = box_prompts(objects.boxes, peaks_of_boxes(objects, peaks), settings.prompt_peaks)
+    points = peaks_of_boxes(objects, peaks) if settings.prompt_peaks else [torch.zeros(0, 2)] * len(objects)
+    most = settings.prompt_peaks
+    if len(labels.marks.labels):
+        marked = points_of_marks(objects, labels)
+        columns = zip(marked, points, objects.boxes, strict=True)
+        points = [marks if len(marks) else points_inside(of_box, box)[:most] for marks, of_box, box in columns]
+        most = max(most, SCRIBBLE_POINTS)
+    if most:
+        prompts = box_prompts(objects.boxes, points, most)
     return masks_of_boxes(segmenter, embedding, prompts, settings, limit, free=objects.crowd)
 
 

@@ -104,15 +104,20 @@ def train_weak_detector(
     return weak_detector
 
 
-def choose_pseudo_gt(run: Run, weak_detector: DetectorResult) -> Mapping[str, Instances]:
+def choose_pseudo_gt(
+    run: Run, weak_detector: DetectorResult, proposals: Mapping[str, Store]
+) -> Mapping[str, Instances]:
     """Keep the detections on the training photos that are believed, or take a file's boxes: pseudo ground truth.
 
-    The decisions of a review, where there are some, are applied to it.
+    What was labelled beside the tags overrules it, then the decisions of a review, where there are some. Labelled
+    points that no detection holds take a proposal.
     """
     settings = run.settings.pseudo_gt
     if isinstance(settings, pseudo_gt_stage.GivenPseudoGtSettings):
-        return instances_of(pseudo_gt_stage.run_given(run.context, settings, run.given_pseudo_gt, run.review))
-    return instances_of(pseudo_gt_stage.run(run.context, settings, weak_detector.stores["train"], run.review))
+        given = run.given_pseudo_gt
+        return instances_of(pseudo_gt_stage.run_given(run.context, settings, given, run.review, proposals["train"]))
+    detections = weak_detector.stores["train"]
+    return instances_of(pseudo_gt_stage.run(run.context, settings, detections, run.review, proposals["train"]))
 
 
 def retrain_detector(
@@ -134,7 +139,9 @@ def retrain_detector(
     def pseudo_gt_of(detections: Mapping[str, Instances]) -> dict[str, Instances]:
         photos = run.context.train
         tags = {image_id: photos.by_id[image_id].tags for image_id in detections}
-        return run.review.of_round(pseudo_gt_stage.choose_all(detections, tags, len(photos.classes), rule), photos)
+        chosen = pseudo_gt_stage.choose_all(detections, tags, len(photos.classes), rule)
+        overruled = pseudo_gt_stage.with_labels(run.context, chosen, detections, proposals["train"])
+        return run.review.of_round(overruled, photos)
 
     context = with_backbone(run, backbone)
     detector = retrain.run_and_choose(
@@ -252,7 +259,7 @@ STAGES = (
     Stage(
         name="pseudo_gt",
         given=("train tags",),
-        inputs=("weak_detector",),
+        inputs=("weak_detector", "proposals"),  # these only where points were labelled
         outputs=("pseudo_gt",),
         files=("pseudo_gt/train.json",),
         make=choose_pseudo_gt,

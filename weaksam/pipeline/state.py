@@ -21,6 +21,7 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.data.dataset import load_splits
 from weaksam.data.detection_stores import instances_key
 from weaksam.data.findings import Findings
+from weaksam.data.photo_labels import described, labelled
 from weaksam.data.proposals.given import GivenProposals, given_store
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.initial_weights import given_inputs, with_pinned_backbone
@@ -46,6 +47,7 @@ from weaksam.store.parts import PART_SIZE
 from weaksam.store.records import read_record, write_record
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
+from weaksam.structures.photo_labels import labels_fingerprint
 from weaksam.terminal import printable, say
 
 PHOTOS_WORTH_HELP = 64
@@ -185,6 +187,8 @@ class Run:
             inputs["given pseudo ground truth"] = fingerprint_of(instances_key(self.given_pseudo_gt))
         if "pseudo_gt" in before and self.review.files:
             inputs["review"] = self.review.fingerprint
+        if self.context.labels and stage != "clues":
+            inputs["labels"] = labels_fingerprint(self.context.labels)
         for detector in ("retrain", "wsis"):
             inputs |= self._detector_inputs[detector] if detector in before else {}
         return fingerprint_of({"stages": settings, "seed": self.settings.seed, "inputs": inputs, "truth": truth})
@@ -256,6 +260,7 @@ def open_run(settings: RunSettings) -> Run:
     log = RunLog(settings.out / "log.jsonl" if launch.rank == 0 else None)
     log.write("run begins", weaksam=__version__)
     train, test = load_splits(settings.data, log)
+    train, labels = labelled(() if settings.data.without_tags else settings.data.train.labels, train, log)
     for note in [] if settings.data.without_tags or launch.rank > 0 else colours_notes(settings):
         say(note, error=True)
         log.write("colours", note=note)
@@ -271,10 +276,12 @@ def open_run(settings: RunSettings) -> Run:
         log=log,
         backbone=settings.backbone if settings.data.without_tags else pinned_backbone(settings.backbone),
         prompts=settings.classes.prompts,
+        labels=labels,
     )
     truths = {"train": Truth.of(train), "test": Truth.of(test)}
     held_out = {} if test is None else {sample.image_id: sample.tags for sample in test}
     run = Run(settings, context, train, truths, held_out_tags=held_out)
+    run.notes += [f"The run believes {described(labels)}."] if labels else []
     if not settings.data.without_tags:
         run.review = read_review([review_file(settings.out, path) for path in settings.pseudo_gt.review], context.train)
         run.context = dataclasses.replace(run.context, rejected=run.review.rejected(context.train))
@@ -306,6 +313,11 @@ def require_usable(settings: RunSettings) -> None:
     if settings.data.train.images is None:
         raise UserError(
             "wanted a folder of training photos, found none: give --images DIR --tags FILE, or data.train.images=DIR"
+        )
+    if settings.data.test is not None and settings.data.test.labels:
+        raise UserError(
+            "wanted labels of training photos alone, found data.test.labels: set data.train.labels (the test photos "
+            "are measured by data.test.truth)"
         )
     refuse_older(settings.out)
 

@@ -79,7 +79,7 @@ def box_prompts(boxes: Tensor, points: Sequence[Tensor], most: int) -> Prompts:
 
     At most the first ``most`` of a box; both in photo pixels. Without any point inside a box: boxes alone.
     """
-    inside = [xy[((xy >= box[:2]) & (xy < box[2:])).all(dim=1)][:most] for box, xy in zip(boxes, points, strict=True)]
+    inside = [points_inside(xy, box)[:most] for box, xy in zip(boxes, points, strict=True)]
     longest = max((len(xy) for xy in inside), default=0)
     if longest == 0:
         return Prompts(boxes=boxes)
@@ -87,6 +87,11 @@ def box_prompts(boxes: Tensor, points: Sequence[Tensor], most: int) -> Prompts:
     for row, xy in enumerate(inside):
         coords[row, : len(xy)], labels[row, : len(xy)] = xy, FOREGROUND
     return Prompts(coords, labels, boxes)
+
+
+def points_inside(points: Tensor, box: Tensor) -> Tensor:
+    """Those of ``points (K, 2)`` xy that lie in the half-open ``box (4,)``."""
+    return points[((points >= box[:2]) & (points < box[2:])).all(dim=1)]
 
 
 def masks_of_boxes(

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GRID, COARSE, FINE, CROSS, COARSE_JOINT, FINE_JOINT = range(6)
-"""What prompted a proposal: the grid, a clue point of a kind, or all points of a kind and a class jointly."""
+GRID, COARSE, FINE, CROSS, COARSE_JOINT, FINE_JOINT, GIVEN = range(7)
+"""What prompted a proposal: the grid, a clue point of a kind, or all points of a kind and a class jointly; `GIVEN`: a
+point or a box that somebody labelled."""
 
-SOURCES = ("grid", "coarse", "fine", "cross", "coarse joint", "fine joint")
+SOURCES = ("grid", "coarse", "fine", "cross", "coarse joint", "fine joint", "given")
 """Names of what prompted a proposal, by its number."""
 
 KindName = Literal["coarse", "fine", "cross"]
@@ -37,7 +38,7 @@ class CluePoints(NamedTuple):
 
     ``points``: ``(P, 2)`` xy in pixels of the upright photo. ``labels``: int64 ``(P,)``, the class that each speaks
     for, ``CLASSLESS`` where it speaks for none (clustered cross-attention peaks). ``kinds``: int64 ``(P,)``, the map
-    that each was found on: ``COARSE``, ``FINE`` or ``CROSS``.
+    that each was found on: ``COARSE``, ``FINE`` or ``CROSS``; ``GIVEN`` where somebody labelled it.
     """
 
     points: Tensor
@@ -53,6 +54,11 @@ class CluePoints(NamedTuple):
     def none(cls) -> CluePoints:
         """The clue points of a photo about which nothing is known: P = 0."""
         return cls.of(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
+
+    def with_given(self, points: Tensor, labels: Tensor) -> CluePoints:
+        """The same points and, behind them, those ``(K, 2)`` of classes ``(K,)`` that somebody labelled."""
+        given = CluePoints.of(points, labels, GIVEN)
+        return CluePoints(*(torch.cat(columns) for columns in zip(self, given, strict=True)))
 
     def select(self, index: Tensor) -> CluePoints:
         """The points at an int64 index ``(K,)``, in that order, or kept by a bool mask ``(P,)``."""

@@ -1,5 +1,6 @@
 """Where the weak detector detects objects that no pseudo box holds, by hand, and how that reaches the losses."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,8 @@ from weaksam.config import UserError
 from weaksam.engine.detectors.augmentation import AugmentSettings
 from weaksam.engine.detectors.batches import TrainingPhotos
 from weaksam.engine.detectors.doubtful import doubtful_detections, doubtful_regions
-from weaksam.models.detectors.negatives import NegativeSettings
+from weaksam.models.detectors.negatives import NegativeSettings, unknown_classes
+from weaksam.structures.photo_labels import PhotoLabels
 
 
 def test_detections_of_tagged_classes_without_a_pseudo_box_are_doubtful(tmp_path):
@@ -27,6 +29,27 @@ def test_detections_of_tagged_classes_without_a_pseudo_box_are_doubtful(tmp_path
     ignored = {name: boxes.replace(crowd=torch.tensor([True])) for name, boxes in pseudo_gt.items()}
     assert len(doubtful_detections(detections, ignored, squares, 0.05)["0.png"]) == 3  # it holds no detection
     assert [len(of_photo) for of_photo in doubtful_detections({}, {}, squares, 0.0).values()] == [0] * 6
+
+
+def test_a_complete_photo_is_background_where_it_has_no_box(tmp_path):
+    squares = draw_squares(tmp_path)
+    pseudo_gt = {"0.png": instances([[4, 6, 30, 32]])}
+    photos = TrainingPhotos(squares, pseudo_gt, 64, 96, "retrain", complete={"0.png"}, boxless_as_background=True)
+    tags = [photos.plain_frame(number).tags.tolist() for number in range(2)]
+    assert tags == [[False, False], [True, True]]  # the classes that may be where no box is
+    (target,) = (
+        target
+        for batch in photos.epoch(0, 1, AugmentSettings(), seed=0)
+        for image_id, target in zip(batch.image_ids, batch.targets, strict=True)
+        if image_id == "0.png"
+    )
+    regions = torch.tensor([[40.0, 40, 60, 60]])
+    assert not unknown_classes(regions, target, NegativeSettings(rule="tags")).any()
+    run = context(tmp_path, squares)
+    assert doubtful_regions(run, NegativeSettings(), {}, None, "retrain") == ({}, {})
+    labelled = replace(run, labels={"0.png": PhotoLabels(complete=True), "1.png": PhotoLabels(counts={0: 1})})
+    assert labelled.complete == {"0.png"}
+    assert list(doubtful_regions(labelled, NegativeSettings(), {}, None, "retrain")[1]) == ["complete"]
 
 
 def test_the_rule_reads_the_weak_detector_or_says_that_there_is_none(tmp_path):

@@ -1,14 +1,20 @@
 """The stage of pseudo ground truth: the store and the file it leaves, and what makes another store."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.helpers import context, instances
 from weaksam.data.detection_stores import detection_store
-from weaksam.stages.pseudo_gt import AdaptiveSettings, run
+from weaksam.stages.pseudo_gt import AdaptiveSettings, GivenPseudoGtSettings, run, run_given
 from weaksam.stages.pseudo_gt.settings import Top1Settings
+from weaksam.stages.pseudo_gt.stage import _fingerprint
+from weaksam.store.store import Store, stage_fingerprint
 from weaksam.structures.dataset import Dataset, Sample
+from weaksam.structures.photo_labels import Marks, PhotoLabels
+from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals
 
 
 def make_context(out, tags):
@@ -58,6 +64,38 @@ def test_run_reads_a_store_and_settings_make_another(tmp_path):
     stamp = (adaptive.folder / "manifest.json").stat().st_mtime_ns
     again = run(run_context, AdaptiveSettings(), source)
     assert again.folder == adaptive.folder and (again.folder / "manifest.json").stat().st_mtime_ns == stamp
+
+
+def test_labels_overrule_the_boxes_and_make_another_store(tmp_path):
+    plain = make_context(tmp_path, TAGS)
+    store = run(plain, AdaptiveSettings(), DETECTIONS)
+    inputs = {"data": plain.train.fingerprint, "detections": _fingerprint(DETECTIONS)}
+    assert store.fingerprint == stage_fingerprint(
+        "pseudo_gt", AdaptiveSettings(), inputs
+    )  # as before there were labels
+    labels = {
+        "a.jpg": PhotoLabels(instances([[0, 0, 10, 9]], [0]), (None,), counts={0: 1}),
+        "b.jpg": PhotoLabels(marks=Marks.of_points(torch.tensor([[65.0, 5]]), torch.tensor([1]))),
+        "c.jpg": PhotoLabels(instances([APART[2]], [0]), (None,), complete=True),
+    }
+    labelled = replace(plain, labels=labels)
+    proposals = Store(tmp_path / "p", stage="p", fingerprint="1", image_ids=tuple(TAGS), columns=PROPOSAL_COLUMNS)
+    proposals.fill(lambda image_id: Proposals.of(torch.tensor([APART[3]]).float(), torch.tensor([0.6])).as_row())
+    known = run(labelled, AdaptiveSettings(), DETECTIONS, proposals=proposals)
+    assert known.fingerprint != store.fingerprint
+    rows = {
+        image_id: list(zip(known[image_id]["boxes"].tolist(), known[image_id]["labels"].tolist(), strict=True))
+        for image_id in TAGS
+    }
+    assert rows["a.jpg"] == [(APART[3], 1), ([0, 0, 10, 9], 0)]  # the count leaves no other of class 0
+    assert rows["b.jpg"] == [([1, 2, 31, 42], 1), (APART[3], 1)]  # no detection holds the point
+    assert known["b.jpg"]["scores"].tolist() == pytest.approx([0.25, 0.6])
+    assert rows["c.jpg"] == [(APART[2], 0)]
+    counted = replace(plain, labels={"a.jpg": PhotoLabels(counts={0: 1})})
+    zones = run(counted, AdaptiveSettings(), DETECTIONS)
+    assert zones["a.jpg"]["crowd"].tolist() == [0, 1, 0]  # in the order of the boxes: 0.9, 0.8 and the other class
+    given = run_given(labelled, GivenPseudoGtSettings(path=tmp_path), {**DETECTIONS, "c.jpg": instances([], scores=[])})
+    assert given["c.jpg"]["boxes"].tolist() == [APART[2]]
 
 
 def _row(name):

@@ -89,7 +89,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """Class names of a COCO instances file in the order of their ids; reads no further than its categories."""
     for key, blocks in _sections(path):
         if key == "categories":
-            return tuple(_read_categories(chain.from_iterable(blocks), path, Findings()).values())
+            return tuple(read_categories(chain.from_iterable(blocks), path, Findings()).values())
     raise AssertionError("a file without categories was not refused")
 
 
@@ -105,7 +105,7 @@ def _read_once(path: Path, expected: list[Any], findings: Findings) -> Annotatio
         elif entries is None:
             return None
         else:
-            reader = _AnnotationReader(path, entries, _read_categories(expected, path, findings), findings)
+            reader = _AnnotationReader(path, entries, read_categories(expected, path, findings), findings)
             reader.read(content)
     return None if reader is None else reader.annotations()
 
@@ -117,7 +117,7 @@ def _read_twice(path: Path, findings: Findings) -> Annotations:
         if key == "images":
             entries = read_image_entries(content, path, findings)
         elif key == "categories":
-            names = _read_categories(chain.from_iterable(content), path, findings)
+            names = read_categories(chain.from_iterable(content), path, findings)
     reader = _AnnotationReader(path, entries, names, findings)
     for key, content in _sections(path):
         if key == "annotations":
@@ -166,8 +166,8 @@ def _refuse_content(path: Path) -> NoReturn:
     )
 
 
-def _read_categories(content: Iterable[Any], path: Path, findings: Findings) -> dict[int, str]:
-    """Class names by id, in the order of the ids; an id or a name of two categories is a fault."""
+def read_categories(content: Iterable[Any], path: Path, findings: Findings) -> dict[int, str]:
+    """Class names by id of a list of categories, in the order of the ids; an id or a name of two is a fault."""
     names: dict[int, str] = {}
     seen: set[str] = set()
     for entry in json_entries(content, "category", path, findings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import escape, quoteattr
@@ -16,7 +17,7 @@ from weaksam.config import UserError
 from weaksam.data.annotations import Annotations
 from weaksam.data.class_names import check_name
 from weaksam.data.findings import Findings
-from weaksam.data.formats.shapes import Shape, ShapedImages, points_of, refuse_entities
+from weaksam.data.formats.shapes import LabelledImage, Shape, ShapedImages, points_of, refuse_entities
 from weaksam.data.json_entries import LARGEST, JsonEntry, is_number
 from weaksam.data.photo_limits import MOST_PIXELS
 from weaksam.regular_files import open_regular
@@ -28,7 +29,12 @@ from weaksam.structures.masks import Rle, box_from_rle, mask_from_rle, rle_from_
 from weaksam.terminal import printable
 
 _SHAPES = ("box", "polygon", "mask")
+_MARKS = ("points", "polyline")
 _OTHERS = ("polyline", "points", "ellipse", "cuboid", "skeleton", "tag")
+COMPLETE = "complete"
+"""The tag of an image all of whose objects are labelled."""
+_WANTED = "CVAT's annotations (CVAT for images 1.1)"
+_IN_WORDS = {1: "one point", 2: "two points", 3: "three points"}
 _ATTRIBUTES = {"score": ("number", "0;1;0.0001", "1"), "ignored": ("checkbox", "false", "false")}
 """Attributes of every label: kind, values and default."""
 
@@ -118,10 +124,9 @@ def read_images(path: Path, findings: Findings | None = None) -> Annotations:
     Polylines, points and the like are left out, with a count. Raises `UserError` for other XML.
     """
     findings = findings or Findings()
-    wanted = "CVAT's annotations (CVAT for images 1.1)"
     labels: list[str] = []
     images: ShapedImages | None = None
-    for element in _elements(path, wanted):
+    for element in _elements(path, _WANTED):
         if element.tag == "label":
             labels.append((element.findtext("name") or "").strip())
         elif element.tag == "image":
@@ -129,7 +134,7 @@ def read_images(path: Path, findings: Findings | None = None) -> Annotations:
             _add_image(images, element, path, findings)
             element.clear()
     if images is None:
-        raise UserError(f"wanted {wanted} in {path}, found no <image>: export the task as CVAT for images 1.1")
+        raise UserError(f"wanted {_WANTED} in {path}, found no <image>: export the task as CVAT for images 1.1")
     return images.annotations("CVAT for images", findings)
 
 
@@ -158,24 +163,64 @@ def _add_image(images: ShapedImages, element: ElementTree.Element, path: Path, f
     name = element.get("name", "")
     place = f"the image {printable(name[:60])!r} of {path}"
     try:
-        if not name.strip():
-            raise UserError(f"wanted a 'name' of every <image> of {path}, found one without: add the photo's name")
         size = _image_size(element, place)
-        shapes: dict[tuple[str, str], Shape] = {}  # by group and class; a shape without a group by its number
-        for number, child in enumerate(element, start=1):
-            if child.tag not in _SHAPES:
-                if child.tag in _OTHERS:
-                    findings.guess(f"a <{child.tag}> was left out", place)
-                continue
-            values = dict(child.attrib)
-            entry = JsonEntry(values, f"<{child.tag}>, shape {number} of {place}, number", number, path, findings)
-            shape, group = _shape(child, entry, size), values.get("group_id", "0")
-            alone = group in ("0", "") or shape.mask is None
-            key = (f"shape {number}" if alone else group, shape.name)
-            shapes[key] = shapes[key].joined(shape) if key in shapes else shape
-        images.add(name, size, list(shapes.values()), place)
+        images.add(name, size, list(_shapes_of(element, size, path, place, findings, _SHAPES)), place)
     except UserError as error:
         findings.fault(str(error))
+
+
+def read_labelled(path: Path, findings: Findings) -> list[LabelledImage]:
+    """What a file labels of each image, see `read_images`: points and, as scribbles, polylines too.
+
+    An image with the tag "complete" has all its objects labelled.
+    """
+    images = []
+    for element in _elements(path, _WANTED):
+        if element.tag != "image":
+            continue
+        name = element.get("name", "")
+        place = f"the image {printable(name[:60])!r} of {path}"
+        try:
+            size = _image_size(element, place)
+            shapes = list(_shapes_of(element, size, path, place, findings, (*_SHAPES, *_MARKS)))
+            complete = any(tag.get("label") == COMPLETE for tag in element.iter("tag"))
+            images.append(LabelledImage(name, size, shapes, {}, complete, place))
+        except UserError as error:
+            findings.fault(str(error))
+        element.clear()
+    if not images:
+        findings.fault(f"wanted {_WANTED} in {path}, found no <image>: export the task as CVAT for images 1.1")
+    return images
+
+
+def _shapes_of(
+    element: ElementTree.Element,
+    size: tuple[int, int],
+    path: Path,
+    place: str,
+    findings: Findings,
+    kinds: Sequence[str],
+) -> Iterator[Shape]:
+    """The shapes of an image that are of ``kinds``; of a group one, and of each of several points one."""
+    if not element.get("name", "").strip():
+        raise UserError(f"wanted a 'name' of every <image> of {path}, found one without: add the photo's name")
+    shapes: dict[tuple[str, str], Shape] = {}  # by group and class; a shape without a group by its number
+    for number, child in enumerate(element, start=1):
+        if child.tag not in kinds:
+            if child.tag in _OTHERS and child.get("label") != COMPLETE:
+                findings.guess(f"a <{child.tag}> was left out", place)
+            continue
+        values = dict(child.attrib)
+        entry = JsonEntry(values, f"<{child.tag}>, shape {number} of {place}, number", number, path, findings)
+        shape, group = _shape(child, entry, size), values.get("group_id", "0")
+        alone = group in ("0", "") or shape.mask is None
+        key = (f"shape {number}" if alone else group, shape.name)
+        shapes[key] = shapes[key].joined(shape) if key in shapes else shape
+    for shape in shapes.values():
+        if shape.points and not shape.scribble:
+            yield from (replace(shape, points=(point,)) for point in shape.points)
+        else:
+            yield shape
 
 
 def _image_size(element: ElementTree.Element, place: str) -> tuple[int, int]:
@@ -195,7 +240,7 @@ def _shape(element: ElementTree.Element, entry: JsonEntry, size: tuple[int, int]
     check_name(name, f"the label of {entry.place}")
     attributes = {child.get("name", ""): (child.text or "").strip() for child in element.iter("attribute")}
     score = float(attributes["score"]) if is_number(attributes.get("score")) else None
-    readers = {"box": _box, "polygon": _polygon, "mask": _mask}
+    readers = {"box": _box, "polygon": _polygon, "mask": _mask, "points": _points, "polyline": _polyline}
     return readers[element.tag](entry, size).of(name, score, attributes.get("ignored", "").lower() == "true")
 
 
@@ -214,13 +259,28 @@ def _box(entry: JsonEntry, size: tuple[int, int]) -> Shape:
 
 
 def _polygon(entry: JsonEntry, size: tuple[int, int]) -> Shape:
-    numbers = [part for point in str(entry.get("points") or "").split(";") for part in point.split(",")]
-    if len(numbers) < 6 or len(numbers) % 2 or not all(map(is_number, numbers)):
-        raise entry.refusal("points", "at least three points x,y;x,y;x,y")
-    values = [float(number) for number in numbers]
+    values = _numbers(entry, 3)
     if min(values) < -max(size) or max(values) > 2 * max(size):
         raise entry.refusal("points", f"points on its image of {size[1]} x {size[0]} pixels")
     return points_of(values, size, entry)
+
+
+def _points(entry: JsonEntry, size: tuple[int, int]) -> Shape:
+    values = _numbers(entry, 1)
+    return Shape(points=tuple(zip(values[::2], values[1::2], strict=True)))
+
+
+def _polyline(entry: JsonEntry, size: tuple[int, int]) -> Shape:
+    values = _numbers(entry, 2)
+    return Shape(points=tuple(zip(values[::2], values[1::2], strict=True)), scribble=True)
+
+
+def _numbers(entry: JsonEntry, least: int) -> list[float]:
+    """x, y, x, y, ... of at least so many ``points``."""
+    numbers = [part for point in str(entry.get("points") or "").split(";") for part in point.split(",")]
+    if len(numbers) < 2 * least or len(numbers) % 2 or not all(map(is_number, numbers)):
+        raise entry.refusal("points", f"at least {_IN_WORDS[least]} x,y;x,y;x,y")
+    return [float(number) for number in numbers]
 
 
 def _mask(entry: JsonEntry, size: tuple[int, int]) -> Shape:

@@ -1,9 +1,10 @@
-"""Read the tasks that Label Studio exports as JSON: rectangles, polygons and brushes of annotations or predictions."""
+"""Read the tasks that Label Studio exports as JSON: rectangles, polygons, brushes and keypoints of annotations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,11 +15,13 @@ from weaksam.data.class_names import check_name
 from weaksam.data.findings import Findings
 from weaksam.data.formats.brush_runs import decode_brush
 from weaksam.data.formats.label_studio import IGNORED, LABEL_CONFIG
-from weaksam.data.formats.shapes import Shape, ShapedImages, points_of, xml_root
+from weaksam.data.formats.shapes import LabelledImage, Shape, ShapedImages, points_of, read_counts, xml_root
 from weaksam.data.json_entries import LARGEST, JsonEntry, is_number, json_entries, shown
 from weaksam.data.photo_limits import MOST_PIXELS
 from weaksam.data.text_files import read_json
 
+COMPLETE, SCRIBBLE = "complete", "scribble"
+"""The choice that all objects of a photo are labelled, and the note on a brush that is a scribble."""
 _TOLERANCE = 1.0
 """Regions may leave their photo by so many percent of its side, as annotators draw to the very edge."""
 
@@ -37,22 +40,61 @@ def read_tasks(path: Path, findings: Findings | None = None) -> Annotations:
     kinds of regions are left out, with a count. Raises `UserError` for other content.
     """
     findings = findings or Findings()
+    images = ShapedImages(path, _project_labels(path.parent / LABEL_CONFIG))
+    for entry in _tasks(path, findings):
+        try:
+            name, regions = _photo_name(entry), _regions(entry)
+            size = _size_among(regions)
+            shapes = [shape for region in regions for shape in _shapes(region, size, _READERS)]
+            images.add(name, size, shapes, entry.place)
+        except UserError as error:
+            findings.fault(str(error))
+    return images.annotations("Label Studio's tasks", findings)
+
+
+def read_labelled(path: Path, findings: Findings) -> list[LabelledImage]:
+    """What the tasks of a file label of each photo, see `read_tasks`, with keypoints too.
+
+    A brush noted as "scribble" is a scribble. ``counts`` and ``complete`` in a task's ``data`` count its objects and
+    say that all are labelled; a choice "complete" says so, too.
+    """
+    images = []
+    for entry in _tasks(path, findings):
+        try:
+            data, regions = entry.get("data"), _regions(entry)
+            of_data = JsonEntry(data if isinstance(data, dict) else {}, "data of task", entry.index, path, findings)
+            drawn = [region for region in regions if region.get("type") != "choices"]
+            size = _size_among(drawn)
+            shapes = [
+                shape for region in drawn for shape in _shapes(region, size, _READERS | {"keypointlabels": _point})
+            ]
+            complete = of_data.flag("complete") or any(map(_chooses_complete, regions))
+            images.append(LabelledImage(_photo_name(entry), size, shapes, read_counts(of_data), complete, entry.place))
+        except UserError as error:
+            findings.fault(str(error))
+    return images
+
+
+def _chooses_complete(region: JsonEntry) -> bool:
+    """Whether a region is the annotator's choice "complete"."""
+    choices = region.values["value"].get("choices")
+    return region.get("type") == "choices" and isinstance(choices, list) and COMPLETE in choices
+
+
+def _tasks(path: Path, findings: Findings) -> Iterator[JsonEntry]:
+    """The tasks of a file; `UserError` for other content."""
     content = read_json(path, "Label Studio's tasks")
     if not are_tasks(content):
         state = f"a list that begins with {shown(content[0])}" if isinstance(content, list) and content else "none"
         raise UserError(
             f"wanted Label Studio's tasks, each with 'data', in {path}, found {state}: export JSON, not CSV"
         )
-    images = ShapedImages(path, _project_labels(path.parent / LABEL_CONFIG))
-    for entry in json_entries(content, "task", path, findings):
-        try:
-            name, regions = _photo_name(entry), _regions(entry)
-            size = next((size for region in regions if (size := _size(region)) is not None), None)
-            shapes = [shape for region in regions for shape in _shapes(region, size)]
-            images.add(name, size, shapes, entry.place)
-        except UserError as error:
-            findings.fault(str(error))
-    return images.annotations("Label Studio's tasks", findings)
+    yield from json_entries(content, "task", path, findings)
+
+
+def _size_among(regions: Sequence[JsonEntry]) -> tuple[int, int] | None:
+    """The (H, W) that the first region which states one does."""
+    return next((size for region in regions if (size := _size(region)) is not None), None)
 
 
 def _project_labels(path: Path) -> tuple[str, ...]:
@@ -101,11 +143,12 @@ def _size(region: JsonEntry) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
-def _shapes(region: JsonEntry, size: tuple[int, int] | None) -> Iterator[Shape]:
-    """The shape of a region with labels; others, which name no object, are passed over."""
+def _shapes(
+    region: JsonEntry, size: tuple[int, int] | None, readers: Mapping[str, Callable[..., Shape]]
+) -> Iterator[Shape]:
+    """The shape of a region with labels of a kind that ``readers`` have; others are passed over."""
     kind, value = region.get("type"), region.get("value")
     names = value.get(kind) if isinstance(kind, str) else None
-    readers = {"rectanglelabels": _rectangle, "polygonlabels": _polygon, "brushlabels": _brush}
     if not isinstance(kind, str) or kind not in readers or not isinstance(names, list) or not names:
         region.findings.guess("a region that is no labelled rectangle, polygon or brush was left out", region.place)
         return
@@ -118,9 +161,16 @@ def _shapes(region: JsonEntry, size: tuple[int, int] | None) -> Iterator[Shape]:
     name = names[0] if isinstance(names[0], str) else ""
     check_name(name.strip(), f"the label of {region.place}")
     meta = region.get("meta")
-    crowd = isinstance(meta, dict) and isinstance(meta.get("text"), list) and IGNORED in meta["text"]
+    notes = meta["text"] if isinstance(meta, dict) and isinstance(meta.get("text"), list) else []
     score = region.number("score") if region.get("score") is not None else None
-    yield readers[kind](region, value, size).of(name.strip(), score, crowd)
+    shape = readers[kind](region, value, size).of(name.strip(), score, IGNORED in notes)
+    yield replace(shape, scribble=kind == "brushlabels" and SCRIBBLE in notes)
+
+
+def _point(region: JsonEntry, value: dict[str, Any], size: tuple[int, int]) -> Shape:
+    """A keypoint in percent."""
+    x, y = _percents(region, [value.get(key) for key in ("x", "y")])
+    return Shape(points=((x * size[1] / 100, y * size[0] / 100),))
 
 
 def _rectangle(region: JsonEntry, value: dict[str, Any], size: tuple[int, int]) -> Shape:
@@ -165,6 +215,14 @@ def _brush(region: JsonEntry, value: dict[str, Any], size: tuple[int, int]) -> S
         raise UserError(
             f"wanted a brush that fills its photo in {region.place}, found {error}: draw it again"
         ) from None
+
+
+_READERS: Mapping[str, Callable[..., Shape]] = {
+    "rectanglelabels": _rectangle,
+    "polygonlabels": _polygon,
+    "brushlabels": _brush,
+}
+"""What reads a region of each kind that is an object."""
 
 
 def _percents(region: JsonEntry, values: Sequence[Any]) -> list[float]:

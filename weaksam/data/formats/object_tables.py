@@ -24,7 +24,7 @@ from weaksam.structures.instances import Instances, ignored
 COLUMNS = ("file", "width", "height", "label", "x1", "y1", "x2", "y2", "score", "ignored")
 """Columns of every table, in their order; ``mask`` follows where there are masks."""
 MASK = "mask"
-_KEYS: Mapping[str, tuple[str, ...]] = {
+OBJECT_KEYS: Mapping[str, tuple[str, ...]] = {
     "file": ("file", "filename", "image", "imageid", "imagename", "path", "filepath", "photo"),
     "label": ("label", "class", "classname", "category", "name"),
     "x1": ("x1", "xmin", "left"),
@@ -75,8 +75,8 @@ def read_table(path: Path, findings: Findings | None = None) -> Annotations:
     """
     findings = findings or Findings()
     rows = read_cells(path)
-    columns = _columns(path, rows[0].cells if len(rows) else (), findings)
-    entries = (_entry(row, columns, path, findings) for row in rows[1:])
+    columns = columns_of(path, rows[0].cells if len(rows) else (), findings)
+    entries = (line_entry(row, columns, path) for row in rows[1:])
     images, seen = ShapedImages(path), dict[str, list[JsonEntry]]()
     for name, of_photo in groupby(entries, key=lambda entry: str(entry.get("file") or "")):
         seen.setdefault(name, []).extend(of_photo)
@@ -85,18 +85,27 @@ def read_table(path: Path, findings: Findings | None = None) -> Annotations:
             if not name:
                 raise UserError(f"wanted a photo on every line of {path}, found none on {of_name[0].place}: name it")
             size = next((size for entry in of_name if (size := entry.size()) is not None), None)
-            shapes = [_shape(entry, size) for entry in of_name if entry.get("label") or entry.get("x1")]
+            shapes = [line_shape(entry, size) for entry in of_name if entry.get("label") or entry.get("x1")]
             images.add(name, size, shapes, of_name[0].place)
         except UserError as error:
             findings.fault(str(error))
     return images.annotations("table of boxes", findings)
 
 
-def _columns(path: Path, head: Sequence[str], findings: Findings) -> dict[str, int]:
-    """The number of each column that is used; `UserError` where a needed one is missing or comes twice."""
+def columns_of(
+    path: Path,
+    head: Sequence[str],
+    findings: Findings,
+    keys: Mapping[str, tuple[str, ...]] = OBJECT_KEYS,
+    needed: Sequence[str] = _NEEDED,
+) -> dict[str, int]:
+    """The number of each column that is used; `UserError` where a ``needed`` one is missing or one comes twice.
+
+    ``keys``: what each may be called, in small letters without separators.
+    """
     plain = [re.sub(r"[\W_]+", "", cell.lower()) for cell in head]
     columns: dict[str, int] = {}
-    for key, names in _KEYS.items():
+    for key, names in keys.items():
         fits = [number for number, cell in enumerate(plain) if cell in names]
         exact = [number for number in fits if plain[number] == key]
         fits = exact or fits
@@ -105,10 +114,10 @@ def _columns(path: Path, head: Sequence[str], findings: Findings) -> dict[str, i
             raise UserError(f"wanted one column for {key!r} in {path}, found {both}: remove or rename one")
         if fits:
             columns[key] = fits[0]
-    missing = [key for key in _NEEDED if key not in columns]
+    missing = [key for key in needed if key not in columns]
     if missing:
         raise UserError(
-            f"wanted a table of boxes with the columns {', '.join(_NEEDED)} in {path}, found no {listed(missing)} "
+            f"wanted a table of boxes with the columns {', '.join(needed)} in {path}, found no {listed(missing)} "
             f"among {listed([repr(cell[:40]) for cell in head], 12) or 'none'}: rename the columns in its first line"
         )
     unused = [repr(cell) for number, cell in enumerate(head) if number not in columns.values()]
@@ -117,13 +126,13 @@ def _columns(path: Path, head: Sequence[str], findings: Findings) -> dict[str, i
     return columns
 
 
-def _entry(row: TableRow, columns: Mapping[str, int], path: Path, findings: Findings) -> JsonEntry:
+def line_entry(row: TableRow, columns: Mapping[str, int], path: Path) -> JsonEntry:
     """One line with its cells by column; empty ones are not there."""
     cells = {key: row.cells[number] for key, number in columns.items() if number < len(row.cells)}
     return JsonEntry({key: cell for key, cell in cells.items() if cell}, "line", row.line, path, Findings())
 
 
-def _shape(entry: JsonEntry, size: tuple[int, int] | None) -> Shape:
+def line_shape(entry: JsonEntry, size: tuple[int, int] | None) -> Shape:
     """The object of one line."""
     name = str(entry.get("label") or "")
     check_name(name, f"the label on {entry.place}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +13,7 @@ from weaksam.data.annotations import CROSSING, Annotations, ImageTruth
 from weaksam.data.class_names import note_look_alikes
 from weaksam.data.findings import Findings
 from weaksam.data.image_entries import composed
-from weaksam.data.json_entries import JsonEntry
+from weaksam.data.json_entries import JsonEntry, is_number
 from weaksam.data.object_columns import ObjectColumns
 from weaksam.regular_files import open_regular
 from weaksam.structures.mask_polygons import crosses_itself
@@ -31,6 +31,10 @@ class Shape:
     mask: Rle | None = None
     score: float | None = None
     crowd: bool = False
+    points: Sequence[tuple[float, float]] = ()
+    """A point on the object, or those of a line that was scribbled on it, xy in pixels; it then has no box."""
+    scribble: bool = False
+    """Whether the mask is a scribble on the object and not all of it."""
 
     def of(self, name: str, score: float | None, crowd: bool) -> Shape:
         """The same shape as an object of a class."""
@@ -47,6 +51,36 @@ class Shape:
         if self.box is not None:
             return self.box
         return (0.0, 0.0, 0.0, 0.0) if self.mask is None else box_from_rle(self.mask).tolist()
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image with what a file of partial labels states of it.
+
+    ``counts``: number of objects by class name; ``complete``: whether ``shapes`` mark all objects; ``place`` is for
+    messages.
+    """
+
+    name: str
+    size: Size | None
+    shapes: Sequence[Shape]
+    counts: Mapping[str, int]
+    complete: bool
+    place: str
+
+
+def read_counts(entry: JsonEntry) -> dict[str, int]:
+    """Whole numbers by class name under ``counts``; none where the key is missing. `UserError` for other values."""
+    counts = entry.get("counts")
+    if counts is None:
+        return {}
+    good = isinstance(counts, dict) and all(
+        isinstance(name, str) and is_number(value) and float(value).is_integer() and float(value) >= 0
+        for name, value in counts.items()
+    )
+    if not good:
+        raise entry.refusal("counts", 'numbers of objects by class, such as {"apple": 3},')
+    return {name.strip(): int(float(value)) for name, value in counts.items()}
 
 
 def points_of(numbers: Sequence[float], size: Size, entry: JsonEntry) -> Shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,7 +70,8 @@ class TrainingPhotos:
     where its object is and training would call that place background; with ``boxless_as_background`` it is taught as
     background all the same. Regions to ignore (``crowd``) are no boxes. ``label`` names the training in the progress;
     ``target`` makes a view's instances and masks ``(N, h, w)`` into what the losses are told; beside that every target
-    has the photo's ``tags``, bool ``(C,)``, and for each name in ``regions`` (`PhotoRegions`) its ``<name>_boxes``
+    has the photo's ``tags``, bool ``(C,)``, without any for the image ids in ``complete``, which are background where
+    they have no box, and for each name in ``regions`` (`PhotoRegions`) its ``<name>_boxes``
     (D, 4) and ``<name>_labels`` (D,) from 0 in the view, without those under a pixel wide or high; D may be 0.
 
     With ``mixing`` a photo may be shown with objects of others, or with three others in one frame of its size. With
@@ -95,8 +96,9 @@ class TrainingPhotos:
         regions: PhotoRegions | None = None,
         mixing: Mixing | None = None,
         weak_views: bool = False,
+        complete: Collection[str] = (),
     ) -> None:
-        self.target, self.weak_views = target, weak_views
+        self.target, self.weak_views, self.complete = target, weak_views, complete
         self.num_classes = len(dataset.classes)
         nothing = Instances.empty()
         self.samples = [
@@ -208,7 +210,8 @@ class TrainingPhotos:
     def plain_frame(self, index: int) -> PhotoFrame:
         """The photo of this number as it is."""
         tags = torch.zeros(self.num_classes, dtype=torch.bool)
-        tags[list(self.samples[index].tags)] = True
+        if self.samples[index].image_id not in self.complete:
+            tags[list(self.samples[index].tags)] = True
         regions = {name: of_photos[index] for name, of_photos in self.regions.items()}
 
         def read() -> Tensor:

@@ -30,7 +30,8 @@ def doubtful_regions(
     """What a training with these ``settings`` reads of the weak detector and of a review; both may be empty.
 
     As regions by name with their fingerprints: ``doubtful`` ones, and those that a reviewer ``rejected``, which the
-    rule ``all`` does not need, for to it they are background as they are. The log says how many regions of how many
+    rule ``all`` does not need, for to it they are background as they are. Photos that are labelled completely are
+    ``complete`` among the fingerprints. The log says how many regions of how many
     photos are doubtful. Raises:
         UserError: the rule wants a weak detector and there is none.
     """
@@ -39,7 +40,10 @@ def doubtful_regions(
         regions["rejected"] = context.rejected
     if settings.rule == "detections":
         regions["doubtful"] = _doubtful(context, settings, pseudo_gt, weak_detector, label)
-    return regions, {name: fingerprint_of(instances_key(of_photos)) for name, of_photos in regions.items()}
+    inputs = {name: fingerprint_of(instances_key(of_photos)) for name, of_photos in regions.items()}
+    if context.complete:
+        inputs["complete"] = fingerprint_of(context.complete)
+    return regions, inputs
 
 
 def _doubtful(

@@ -198,6 +198,7 @@ def train_detector(
         regions=regions,
         mixing=mixing,
         weak_views=method.weak_views(settings),
+        complete=context.complete,
     )
     _log_photos(context, label, photos, instances)
     objective, num_batches = (

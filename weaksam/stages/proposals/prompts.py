@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weaksam.sam.prompts import Prompts
-from weaksam.structures.clue_points import CLASSLESS, GRID, JOINT_OF, KINDS, CluePoints
+from weaksam.structures.clue_points import CLASSLESS, GIVEN, GRID, JOINT_OF, KINDS, CluePoints
 
 
 class PlannedPrompts(NamedTuple):
@@ -56,12 +56,12 @@ def clue_prompts(
     """Every clue point alone and all points of a kind and class jointly, grouped by the number of points of a prompt.
 
     The prompts of WeakSAM (docs/method.md, Proposals). Of the kinds those named in ``kinds``, in the order of
-    ``KINDS``; joint prompts for the ``joint_kinds`` among them, by class, ascending. Points without a class and
-    cross-attention points are never joined. A class with one point is joined only if ``joint_of_one``, since its joint
-    prompt is the single one again. ``positions`` hold the published order: per kind the points, then the classes. No
-    point: no prompt.
+    ``KINDS``, and points that somebody labelled; joint prompts for the ``joint_kinds`` among them, by class, ascending.
+    Points without a class, cross-attention points and labelled ones are never joined. A class with one point is joined
+    only if ``joint_of_one``, since its joint prompt is the single one again. ``positions`` hold the published order:
+    per kind the points, then the classes. No point: no prompt.
     """
-    wanted_kinds = [number for name, number in KINDS.items() if name in kinds]
+    wanted_kinds = [*(number for name, number in KINDS.items() if name in kinds), GIVEN]
     joined_kinds = {number for name, number in KINDS.items() if name in joint_kinds and number in JOINT_OF}
     singles: list[PlannedPrompts] = []
     joints: list[PlannedPrompts] = []

@@ -6,7 +6,7 @@ from weaksam.stages.pseudo_gt.paper import paper_pseudo_gt
 from weaksam.stages.pseudo_gt.released import released_pseudo_gt
 from weaksam.stages.pseudo_gt.review import NO_REVIEW, Review, read_review
 from weaksam.stages.pseudo_gt.settings import AdaptiveSettings, GivenPseudoGtSettings, PseudoGtSettings, Top1Settings
-from weaksam.stages.pseudo_gt.stage import choose_all, choose_pseudo_gt, run, run_given
+from weaksam.stages.pseudo_gt.stage import choose_all, choose_pseudo_gt, run, run_given, with_labels
 from weaksam.stages.pseudo_gt.topk import topk_pseudo_gt
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "run",
     "run_given",
     "topk_pseudo_gt",
+    "with_labels",
 ]

@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from weaksam.config import UserError, fingerprint_of, listed
 from weaksam.data.review_decisions import Decision, Decisions, read_decisions
-from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
+from weaksam.structures.trusted_labels import on_one_of
 
 Box = tuple[float, float, float, float]
 """Corners xyxy in pixels of a photo."""
 TOLERANCE = 0.02
 """Pixels by which a corner in a report may differ from that of the box, which it states with two decimals."""
-SAME = 0.5
-"""IoU from which on two boxes of a class are on one object."""
 _OTHERS = "take the decisions of a review of this run's own report"
 
 
@@ -65,8 +62,8 @@ class Review:
     def of_round(self, pseudo_gt: Mapping[str, Instances], dataset: Dataset) -> dict[str, Instances]:
         """Pseudo ground truth of a later round of training, with what the review made certain in it.
 
-        New boxes that overlap a certain or a rejected one of their class by `SAME` or more are left out, then the
-        certain ones are added: the reviewer knew better than the detector.
+        New boxes that overlap a certain or a rejected one of their class by an IoU of 0.5 or more are left out, then
+        the certain ones are added: the reviewer knew better than the detector.
         """
         certain, rejected = self._certain_and_rejected(dataset)
         return {
@@ -141,7 +138,7 @@ def _with_certain(boxes: Instances, certain: Instances | None, rejected: Instanc
     rejected = Instances.empty() if rejected is None else rejected
     if len(certain) + len(rejected) == 0:
         return boxes
-    kept = boxes[~(_on_one_of(boxes, certain) | _on_one_of(boxes, rejected))]
+    kept = boxes[~(on_one_of(boxes, certain) | on_one_of(boxes, rejected))]
     return Instances.cat([kept, certain if boxes.scores is not None else certain.replace(scores=None)])
 
 
@@ -185,11 +182,3 @@ def _check(decision: Decision, boxes: Instances, dataset: Dataset, path: Path) -
             f"wanted a redrawn box of at least a pixel inside its photo of {width} x {height}, found "
             f"{list(decision.to_box)} as {where}: draw it again"
         )
-
-
-def _on_one_of(boxes: Instances, others: Instances) -> Tensor:
-    """Bool ``(N,)``: boxes that overlap one of ``others`` of their class by `SAME` or more."""
-    if len(boxes) == 0 or len(others) == 0:
-        return torch.zeros(len(boxes), dtype=torch.bool)
-    same = boxes.labels[:, None] == others.labels
-    return ((pairwise_iou(boxes.boxes, others.boxes) >= SAME) & same).any(dim=1)

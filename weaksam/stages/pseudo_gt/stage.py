@@ -32,6 +32,9 @@ from weaksam.stages.pseudo_gt.topk import topk_pseudo_gt
 from weaksam.stages.pseudo_gt.zones import with_ignored
 from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.instances import Instances
+from weaksam.structures.photo_labels import labels_fingerprint
+from weaksam.structures.proposals import Proposals
+from weaksam.structures.trusted_labels import trusted
 from weaksam.terminal import say
 
 
@@ -40,12 +43,14 @@ def run(
     settings: PseudoGtSettings,
     detections: Store | Mapping[str, Instances],
     review: Review = NO_REVIEW,
+    proposals: Store | None = None,
 ) -> Store:
     """Make the pseudo ground truth of the training images, one row per image, and write OUT/pseudo_gt/train.json.
 
     ``detections``: what the weak detector found on the training images, its sealed store or instances by image id;
-    an image it does not name has none and keeps an empty row. ``review``: what a reviewer decided on the boxes; raises
-    `UserError` where that is about other boxes.
+    an image it does not name has none and keeps an empty row. What was labelled beside the tags (``context.labels``)
+    overrules them, see `trusted_labels`; ``proposals`` of the training images serve points that no detection holds.
+    ``review``: what a reviewer decided on the boxes that come of it; raises `UserError` where that is about others.
     """
     by_id = instances_of(detections) if isinstance(detections, Store) else detections
     tags = {sample.image_id: sample.tags for sample in context.train}
@@ -54,7 +59,8 @@ def run(
     if isinstance(settings, ChoosingSettings) and settings.class_threshold != "off":
         thresholds = class_thresholds(by_id, tags, len(context.train.classes), settings)
         context.log.write("class thresholds", scores=dict(zip(context.train.classes, thresholds, strict=True)))
-    return _write(context, settings, chosen, {"detections": _fingerprint(detections)}, ignores, review)
+    chosen, inputs = with_labels(context, chosen, by_id, proposals), {"detections": _fingerprint(detections)}
+    return _write(context, settings, chosen, inputs | _of_labels(context, proposals), ignores, review)
 
 
 def choose_all(
@@ -91,10 +97,43 @@ def run_given(
     settings: GivenPseudoGtSettings,
     given: Mapping[str, Instances],
     review: Review = NO_REVIEW,
+    proposals: Store | None = None,
 ) -> Store:
     """Take the pseudo ground truth that `read_given` read for every training image, as `run` leaves it."""
     ignores = any(boxes.crowd is not None for boxes in given.values())
-    return _write(context, settings, given, {"given": _fingerprint(given)}, ignores, review)
+    chosen, inputs = with_labels(context, given, given, proposals), {"given": _fingerprint(given)}
+    return _write(context, settings, chosen, inputs | _of_labels(context, proposals), ignores, review)
+
+
+def with_labels(
+    context: RunContext,
+    chosen: Mapping[str, Instances],
+    detections: Mapping[str, Instances],
+    proposals: Store | None = None,
+) -> dict[str, Instances]:
+    """Pseudo ground truth that was ``chosen`` of ``detections``, overruled by what was labelled on the photos.
+
+    See `trusted_labels.trusted`; a photo without labels keeps its boxes.
+    """
+    nothing, overruled = Instances.empty(scored=True), dict(chosen)
+    for image_id, labels in context.labels.items():
+        of_photo = None
+        if proposals is not None and len(labels.marks.labels):
+            of_photo = Proposals.from_row(proposals.read(image_id, "boxes", "scores", "sources", "mask_size"))
+        guesses, candidates = (boxes.get(image_id, nothing) for boxes in (chosen, detections))
+        candidates = candidates.without_crowd()
+        guesses, candidates = (boxes.replace(scores=scores_of(boxes)) for boxes in (guesses, candidates))
+        overruled[image_id] = trusted(guesses, candidates, labels, of_photo)
+    return overruled
+
+
+def _of_labels(context: RunContext, proposals: Store | None) -> dict[str, str]:
+    """Fingerprints of what was labelled and of what its points may take; none where nothing was."""
+    labels = labels_fingerprint(context.labels, "boxes", "marks", "counts", "complete")
+    marked = labels_fingerprint(context.labels, "marks") and proposals is not None
+    return ({"labels": labels} if labels else {}) | (
+        {"proposals": proposals.fingerprint} if marked and proposals is not None else {}
+    )
 
 
 def choose_pseudo_gt(detections: Instances, tags: Iterable[int], settings: PseudoGtSettings) -> Instances:
@@ -120,6 +159,7 @@ def _write(
 
     ``ignores``: whether the store has a column of what is to be ignored.
     """
+    ignores |= any(boxes.crowd is not None for boxes in chosen.values())
     if review.files:
         chosen, inputs = review.apply(chosen, context.train), {**inputs, "review": review.fingerprint}
     fingerprint = stage_fingerprint("pseudo_gt", settings, {"data": context.train.fingerprint, **inputs})

@@ -21,6 +21,7 @@ from weaksam.stages.wsod.seeds.class_maps import (
     region_contrast,
     region_support,
 )
+from weaksam.stages.wsod.seeds.given_labels import of_present, trusted_seeds
 from weaksam.stages.wsod.seeds.overlaps import Overlaps
 from weaksam.stages.wsod.seeds.relocation import RelocationSettings
 from weaksam.stages.wsod.settings import WsodSettings
@@ -31,6 +32,7 @@ from weaksam.structures.dataset import Sample
 from weaksam.structures.devices import moved_together
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import mask_from_rle
+from weaksam.structures.photo_labels import NO_LABELS, PhotoLabels
 from weaksam.terminal import say
 
 ClassMaps = Callable[[str], tuple[Tensor, Tensor]]
@@ -43,7 +45,7 @@ class TrainingExample:
 
     ``clue_seeds``: seeds from its class maps, empty where the rule needs none. ``first_values`` (N, T): what the class
     maps say of each proposal for each tag, where relocation starts from them. ``truth``: its true boxes, in the ceiling
-    alone.
+    alone. ``labels``: what was labelled on it beside its tags, which stands above all seeds.
     """
 
     sample: Sample
@@ -54,6 +56,7 @@ class TrainingExample:
     clue_seeds: Seeds
     first_values: Tensor | None = None
     truth: Instances | None = None
+    labels: PhotoLabels = NO_LABELS
 
     @cached_property
     def overlaps(self) -> Overlaps:
@@ -131,15 +134,20 @@ def best_proposals(row: Mapping[str, Any], num: int) -> Tensor:
 
 
 def make_example(
-    sample: Sample, row: Mapping[str, Any], tags: Tensor, maps: tuple[Tensor, Tensor] | None, settings: WsodSettings
+    sample: Sample,
+    row: Mapping[str, Any],
+    tags: Tensor,
+    maps: tuple[Tensor, Tensor] | None,
+    settings: WsodSettings,
+    photo_labels: PhotoLabels = NO_LABELS,
 ) -> TrainingExample:
     """Prepare one photo: its proposals and what its class ``maps`` (labels, maps) suggest; no seed without maps.
 
     ``row``: the photo's row of the proposals' store; ``tags`` (C,) in {0, 1}. Maps of classes that are no tag, as the
-    clues of a photo without tags have them, suggest nothing.
+    clues of a photo without tags have them, suggest nothing. ``photo_labels``: what was labelled beside the tags.
     """
     boxes = best_proposals(row, settings.num_proposals)
-    example = TrainingExample(sample, boxes, tags, present_labels(tags), empty_seeds())
+    example = TrainingExample(sample, boxes, tags, present_labels(tags), empty_seeds(), labels=photo_labels)
     rule = settings.seeds
     if maps is None:
         return example
@@ -152,7 +160,11 @@ def make_example(
         return example
     masks = _masks(row, len(boxes))
     index, which, weight = instance_seeds(class_maps, masks, share=rule.share, max_seeds=rule.max_seeds)
-    return replace(example, clue_seeds=Seeds(index, labels[which], weight))
+    seeds = Seeds(index, labels[which], weight)
+    if not photo_labels.says_nothing:
+        contrast = of_present(region_contrast(class_maps, masks), labels, len(tags))
+        seeds = trusted_seeds(seeds, contrast, boxes, photo_labels)
+    return replace(example, clue_seeds=seeds)
 
 
 def _first_values(
@@ -199,7 +211,8 @@ def make_examples(
     for row, sample in enumerate(progress(context.train, len(context.train), "wsod: preparing photos")):
         prepare(sample)
         maps = class_maps(sample.image_id) if wants_maps else None
-        example = make_example(sample, proposals[sample.image_id], tags[row], maps, settings)
+        labels = context.labels.get(sample.image_id, NO_LABELS) if truths is None else NO_LABELS
+        example = make_example(sample, proposals[sample.image_id], tags[row], maps, settings, labels)
         truth = None if truths is None else truths.get(sample.image_id, Instances.empty())
         examples.append(replace(example, truth=truth))
     if not any(len(example.boxes) for example in examples):

@@ -14,6 +14,7 @@ from weaksam.models.wsod.targets import Seeds, Targets, assign_rois
 from weaksam.models.wsod.wsddn import wsddn_loss
 from weaksam.stages.wsod.examples import TrainingExample
 from weaksam.stages.wsod.seeds.class_maps import ClassMapSeedSettings
+from weaksam.stages.wsod.seeds.given_labels import trusted_seeds
 from weaksam.stages.wsod.seeds.mist import MistSettings, mist_seeds
 from weaksam.stages.wsod.seeds.oicr import OicrSettings, OicrTopSettings, oicr_seeds, oicr_top_seeds
 from weaksam.stages.wsod.seeds.pcl import PclSettings, pcl_seeds
@@ -56,7 +57,8 @@ def branch_targets(output: HeadOutput, example: TrainingExample, settings: WsodS
     """What each branch learns of each RoI.
 
     Branch 1 is seeded by the class maps (ours: plain WSDDN scores settle on the most telling part) or by WSDDN's
-    scores; each later one by the class probabilities of the branch before it. In the ceiling all learn the true boxes.
+    scores; each later one by the class probabilities of the branch before it. What was labelled on the photo stands
+    above them all. In the ceiling all learn the true boxes.
     """
     foreground_iou = settings.foreground_iou
     if example.truth is not None:
@@ -64,10 +66,13 @@ def branch_targets(output: HeadOutput, example: TrainingExample, settings: WsodS
         targets = true_targets(example.boxes, truth.boxes, truth.labels, foreground_iou=foreground_iou)
         return [targets] * len(output.refine)
     sources = branch_sources(output)
-    if isinstance(settings.seeds, RelocationSettings | ClassMapSeedSettings):
-        seeds = [example.clue_seeds, *seeds_of_scores(sources[1:], example, settings)]
-    else:
-        seeds = seeds_of_scores(sources, example, settings)
+    clued = isinstance(settings.seeds, RelocationSettings | ClassMapSeedSettings)
+    scored = sources[1:] if clued else sources
+    seeds = [*([example.clue_seeds] if clued else []), *seeds_of_scores(scored, example, settings)]
+    if not example.labels.says_nothing:
+        first = len(seeds) - len(scored)  # the clue seeds know of the labels already
+        pairs = zip(seeds[first:], scored, strict=True)
+        seeds[first:] = [trusted_seeds(of_branch, scores, example.boxes, example.labels) for of_branch, scores in pairs]
     iou = example.overlaps.iou
     return [assign_rois(iou, of_branch, foreground_iou=foreground_iou) for of_branch in seeds]
 

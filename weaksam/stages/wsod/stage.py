@@ -28,6 +28,7 @@ from weaksam.store.store import Store, stage_fingerprint, store_folder
 from weaksam.structures.box_voting import NO_VOTING, voted_detections
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.instances import Instances
+from weaksam.structures.photo_labels import labels_fingerprint
 from weaksam.structures.proposals import Proposals
 
 
@@ -106,8 +107,11 @@ def _inputs(
         "clues": clue_store.fingerprint,
         "seed": str(context.seed),
     }
+    labels = labels_fingerprint(context.labels, "boxes", "marks", "counts", "complete")
     if truths is not None:
         inputs["truth"] = fingerprint_of(instances_key(truths))
+    elif labels:
+        inputs["labels"] = labels
     return inputs
 
 

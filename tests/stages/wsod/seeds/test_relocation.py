@@ -1,9 +1,12 @@
 """Relocalisation: scores by other photos against a plain loop, photos that agree, and tags without a new seed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers import instances
 from weaksam.models.wsod.targets import Seeds
 from weaksam.stages.wsod.seeds.class_maps import region_support
 from weaksam.stages.wsod.seeds.relocation import (
@@ -15,6 +18,7 @@ from weaksam.stages.wsod.seeds.relocation import (
     seeds_of_values,
 )
 from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.photo_labels import NO_LABELS, PhotoLabels
 
 
 def photo(features: Tensor, boxes: Tensor, tags: list[int]) -> Regions:
@@ -109,6 +113,38 @@ def test_a_part_of_the_seed_is_a_counterexample() -> None:
     photos, start = objects(24, start_right=24)
     values = relocate(photos, start, 2, rounds=1, folds=4)
     assert all(one[0, 0] > 0.5 and one[1, 0] < 0.2 for one in values)
+
+
+def test_labelled_boxes_teach_the_photos_whose_start_is_wrong() -> None:
+    photos, start = objects(24, start_right=0)
+    assert [int(one.argmax()) for one in relocate(photos, start, 2)] == [2] * 24
+    nothing = [NO_LABELS] * 24
+    labels = [PhotoLabels(instances([(0, 0, 20, 20)], [place % 2]), (None,)) for place in range(8)]
+    taught = relocate(photos, start, 2, labels=[*labels, *nothing[8:]])
+    assert [int(one.argmax()) for one in taught] == [0] * 24
+    same = zip(relocate(photos, start, 2, labels=nothing), relocate(photos, start, 2), strict=True)
+    assert all(torch.equal(labelled, plain) for labelled, plain in same)
+
+
+def test_regions_that_touch_no_seed_are_counterexamples_on_a_complete_photo() -> None:
+    photos, _ = objects(4, start_right=4)
+    seeds = [best_of_tags(torch.tensor([[1.0], [0.0], [0.0]]), one.present) for one in photos]
+    complete = [replace(one, complete=True) for one in photos]
+    scores = scores_by_others(complete, seeds, 2, _Grams(complete, 2), ridge=0.1, foreground_iou=0.5)
+    everything = [
+        replace(one, boxes=one.boxes * 0 + torch.tensor([[0.0, 0, 20, 20], [0, 0, 8, 8], [0, 0, 9, 9]]))
+        for one in photos
+    ]
+    wanted = plain_scores(everything, seeds, 2, 2, 0.1)  # region 2 touches the seed there, and no row is left out
+    for of_photo, plain in zip(scores, wanted, strict=True):
+        torch.testing.assert_close(of_photo.double(), plain, rtol=1e-3, atol=1e-4)
+
+
+def test_a_tag_without_a_seed_leaves_its_photo_out() -> None:
+    photos, start = objects(8, start_right=8)
+    elsewhere = PhotoLabels(instances([(90, 90, 99, 99)], [0]), (None,), counts={0: 1})  # where no region is
+    values = relocate(photos, start, 2, rounds=1, labels=[elsewhere, *[NO_LABELS] * 7])
+    assert values[2].argmax() == 0 and bool(values[2].isfinite().all())
 
 
 def test_values_stay_where_no_photo_scores_them() -> None:

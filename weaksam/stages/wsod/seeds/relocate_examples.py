@@ -10,6 +10,7 @@ from torch import Tensor
 from weaksam.stages.wsod.examples import TrainingExample
 from weaksam.stages.wsod.photo_features import PhotoFeatures
 from weaksam.stages.wsod.region_features import region_features
+from weaksam.stages.wsod.seeds.given_labels import of_present, trusted_seeds
 from weaksam.stages.wsod.seeds.relocation import Regions, RelocationSettings, relocate, seeds_of_values
 from weaksam.stages.wsod.settings import WsodSettings
 
@@ -31,7 +32,8 @@ def relocated(
         num_components=rule.components,
     )
     regions = [
-        Regions(of_photo, example.boxes, example.present) for of_photo, example in zip(features, examples, strict=True)
+        Regions(of_photo, example.boxes, example.present, example.labels.complete)
+        for of_photo, example in zip(features, examples, strict=True)
     ]
     values = relocate(
         regions,
@@ -41,12 +43,17 @@ def relocated(
         folds=rule.folds,
         ridge=rule.ridge,
         foreground_iou=settings.foreground_iou,
+        labels=[example.labels for example in examples],
     )
     seeds = [
         seeds_of_values(of_photo, value, num_classes, share=rule.share, nms_iou=settings.nms_iou)
         for of_photo, value in zip(regions, values, strict=True)
     ]
-    return [replace(example, clue_seeds=of_photo) for example, of_photo in zip(examples, seeds, strict=True)]
+    scores = [of_present(value, of_photo.present, num_classes) for of_photo, value in zip(regions, values, strict=True)]
+    return [
+        replace(example, clue_seeds=trusted_seeds(of_photo, of_regions, example.boxes, example.labels))
+        for example, of_photo, of_regions in zip(examples, seeds, scores, strict=True)
+    ]
 
 
 def _first_values(example: TrainingExample) -> Tensor:

@@ -11,8 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from weaksam.models.wsod.targets import Seeds, empty_seeds
+from weaksam.stages.wsod.seeds.given_labels import of_present, trusted_seeds
 from weaksam.stages.wsod.seeds.scores import ScoreSeedSettings, separate_seeds
 from weaksam.structures.boxes import pairwise_iou
+from weaksam.structures.photo_labels import PhotoLabels
 
 
 class RelocationSettings(ScoreSeedSettings):
@@ -40,12 +42,13 @@ class RelocationSettings(ScoreSeedSettings):
 class Regions:
     """One photo's R regions: ``features`` (V, R, D) in V views, ``boxes`` (R, 4) xyxy, and its tags.
 
-    ``present``: the labels (T,) of the tags.
+    ``present``: the labels (T,) of the tags. ``complete``: whether all its objects are labelled, and so are seeds.
     """
 
     features: Tensor
     boxes: Tensor
     present: Tensor
+    complete: bool = False
 
     def rows(self) -> Tensor:
         """Features ``(V * R, D + 1)`` of all views, with a column of ones for the offset."""
@@ -62,14 +65,16 @@ def relocate(
     folds: int = 4,
     ridge: float = 0.1,
     foreground_iou: float = 0.5,
+    labels: Sequence[PhotoLabels] | None = None,
 ) -> list[Tensor]:
     """How much each region looks like each tag's object in the other photos: values ``(R, T)`` >= 0 of every photo.
 
     ``start`` holds first values ``(R, T)``. In each round the best region of every tag is its seed, and
     `scores_by_others` scores the regions anew; a tag for which no region scores above 0 keeps the values it had. After
     the multi-fold training of Cinbis, Verbeek and Schmid (TPAMI 2017), which keeps a classifier from merely repeating
-    the seeds it learned from; ours are the closed form, the regions left out, and the start. A photo without regions
-    gives ``(0, T)``; no photo gives none.
+    the seeds it learned from; ours are the closed form, the regions left out, and the start. What was labelled on each
+    photo (``labels``) stands above its seeds in every round. A photo without regions gives ``(0, T)``; no photo gives
+    none.
     """
     values = list(start)
     if len(photos) == 0:
@@ -77,6 +82,12 @@ def relocate(
     grams = _Grams(photos, folds)
     for _ in range(rounds):
         seeds = [best_of_tags(of_photo, photo.present) for of_photo, photo in zip(values, photos, strict=True)]
+        if labels is not None:
+            columns = zip(seeds, values, photos, labels, strict=True)
+            seeds = [
+                trusted_seeds(best, of_present(value, photo.present, num_classes), photo.boxes, known)
+                for best, value, photo, known in columns
+            ]
         scores = scores_by_others(photos, seeds, num_classes, grams, ridge=ridge, foreground_iou=foreground_iou)
         for index, (photo, of_photo) in enumerate(zip(photos, scores, strict=True)):
             if len(of_photo):
@@ -98,8 +109,7 @@ def seeds_of_values(photo: Regions, values: Tensor, num_classes: int, *, share: 
     ``values (N, T)`` of the photo's N regions for its T tags. The weight is the share of the tag's best, in [``share``,
     1]; no region or no tag gives no seed.
     """
-    of_classes = values.new_zeros(len(values), num_classes)
-    of_classes[:, photo.present] = values
+    of_classes = of_present(values, photo.present, num_classes)
     best = of_classes.amax(dim=0).clamp(min=torch.finfo(values.dtype).tiny) if len(values) else of_classes.sum(0)
     tags = torch.zeros(num_classes)
     tags[photo.present] = 1.0
@@ -131,8 +141,9 @@ def scores_by_others(
 
     One ridge regression per class and fold. A region is an example of class c where it overlaps a seed of c by
     ``foreground_iou`` and no other seed more; in a photo tagged c those that touch no seed of c and are no other
-    class's example are left out, for they may be further objects of c; all others are counterexamples, parts of a seed
-    and regions much larger than it above all. ``ridge`` is relative to a feature's mean square; views are averaged.
+    class's example are left out, for they may be further objects of c, unless it is ``complete``; all others are
+    counterexamples, parts of a seed and regions much larger than it above all. ``ridge`` is relative to a feature's
+    mean square; views are averaged.
     """
     right, unknown = _sums_of_folds(photos, seeds, num_classes, grams, foreground_iou)
     scores = [torch.zeros(len(photo.boxes), num_classes) for photo in photos]
@@ -157,19 +168,24 @@ def _sums_of_folds(
     right = torch.zeros(grams.folds, grams.width, num_classes)
     unknown = torch.zeros(num_classes, grams.folds, grams.width, grams.width)
     for index, (photo, of_photo) in enumerate(zip(photos, seeds, strict=True)):
-        if len(photo.boxes) == 0 or len(of_photo.roi) == 0:
+        if len(photo.boxes) == 0:
             continue
         rows, fold, views = photo.rows(), grams.fold[index], len(photo.features)
         to_seeds = pairwise_iou(photo.boxes, photo.boxes[of_photo.roi])  # (R, S)
-        nearest = to_seeds.amax(dim=1)
+        nearest = _greatest(to_seeds)
         for label in photo.present.tolist():
-            overlap = to_seeds[:, of_photo.label == label].amax(dim=1)
+            overlap = _greatest(to_seeds[:, of_photo.label == label])
             example = (overlap >= foreground_iou) & (overlap >= nearest)
             right[fold, :, label] += rows.T @ example.float().repeat(views)
-            left_out = (overlap == 0) & (nearest < foreground_iou)
+            left_out = (overlap == 0) & (nearest < foreground_iou) & (not photo.complete)
             left_out_rows = rows[left_out.repeat(views)]
             unknown[label, fold] += left_out_rows.T @ left_out_rows
     return right, unknown
+
+
+def _greatest(overlaps: Tensor) -> Tensor:
+    """The greatest of overlaps ``(R, S)`` of each row, 0 for S = 0: an object may be labelled where no region is."""
+    return overlaps.amax(dim=1) if overlaps.shape[1] else overlaps.new_zeros(len(overlaps))
 
 
 def _solve(gram: Tensor, right: Tensor, ridge: float) -> Tensor:
