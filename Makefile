@@ -10,7 +10,7 @@ DEMO_CONFIG ?= configs/demo_quick.yaml
 # Scenes that a small encoder trained on rendered scenes alone can tell apart; the defaults of `data synth` are harder
 SCENES := body_variety=0 background_colour=0.1 max_distractors=1 max_clutter=15 min_radius=0.18 max_radius=0.34 \
   max_objects=3
-SYNTH_ARGS ?= --train 200 --test 60 size=192 $(SCENES)
+SYNTH_ARGS ?= --train 180 --test 40 size=192 $(SCENES)
 TEST_ARGS ?=
 # Processes that share the tests; those of one file stay together, for they share what the file trains
 TEST_WORKERS ?= 2
@@ -22,7 +22,7 @@ WHEEL_VENV ?= build/wheel-venv
 .PHONY: help install dev demo demo-full test test-slow lint types dist wheel docs clean
 
 help:
-	@echo "make demo   the whole pipeline, offline, on synthetic scenes (some minutes on two cores, after installation)"
+	@echo "make demo   the whole pipeline, offline, on synthetic scenes (four minutes on two cores, after installation)"
 	@echo "make demo-full   the same at 256 pixels, the scenes of docs/results.md (six to nine minutes)"
 	@echo "make test   the test suite, in two processes, but for its slow tests"
 	@echo "make test-slow   the slow tests: hostile files, kills, helper processes, published recipes"

@@ -79,13 +79,14 @@ def protocol_lines(reports: Sequence[StageReport]) -> list[str]:
 
 
 def summary_text(metrics: Mapping[str, Any]) -> str:
-    """The table of ``metrics.json`` for the terminal, with the protocol, the photos set aside and the note below it."""
-    rows = [(row["stage"], row["made"], row["quality"], f"{row['seconds']:.0f}") for row in metrics["stages"]]
-    lines = [*table_lines(("stage", "made", "quality", "seconds"), rows), ""]
-    seconds = sum(row["seconds"] for row in metrics["stages"])
-    lines += [f"{seconds:.0f} seconds in all, peak memory {metrics['peak_memory_mib']} MiB"]
+    """The content of ``metrics.json`` for the terminal: the protocol, the table, photos set aside and the note."""
+    lines: list[str] = []
     for line in metrics["protocol"]:
         lines += textwrap.wrap(f"protocol of {line}", WIDTH, subsequent_indent="    ")
+    rows = [(row["stage"], row["made"], row["quality"], f"{row['seconds']:.0f}") for row in metrics["stages"]]
+    lines += ["", *table_lines(("stage", "made", "quality", "seconds"), rows), ""]
+    seconds = sum(row["seconds"] for row in metrics["stages"])
+    lines += [f"{seconds:.0f} seconds in all, peak memory {metrics['peak_memory_mib']} MiB"]
     if metrics["bad"]:
         lines += [f"{sum(metrics['num_bad'].values())} photos were set aside:"]
         lines += [f"  {row['split']}: {row['image_id']}: {row['reason']}" for row in metrics["bad"]]
