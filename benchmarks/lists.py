@@ -5,7 +5,8 @@
 
 Each case runs in a process of its own, forked after the imports and bound to one core, and prints a row: seconds, the
 most memory it took over the import (MiB), and the size of the log that it wrote (KiB). A list names ``--rows`` photos;
-eight of them exist, or, in the cases of ``photos``, ``--photos`` of them (one small JPEG, linked under many names).
+eight of them exist, or, in the cases of ``photos``, ``--photos`` of them, each a small JPEG of its own. A case that
+ends in ``again`` finds what the one before it left in the run's folder; the others find none.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from weaksam.data.check import check_data
 from weaksam.data.dataset import DataSettings, SplitSettings
 from weaksam.data.detection_files import read_detections
 from weaksam.data.findings import Findings
+from weaksam.data.known_photos import known_photos_file
 from weaksam.evaluation.file_inputs import truth_dataset
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import open_run
@@ -42,8 +44,6 @@ SIDE = 64
 """Side of a photo in pixels."""
 OBJECTS_OF_IMAGE = 2
 """Annotations of each image of a COCO file, lines of each YOLO file; results have as many."""
-LINKS_OF_PHOTO = 20_000
-"""Hard links to one photo; file systems allow some 65,000."""
 MOST_FILES = 100_000
 """Files of a folder of labels or photos, where there are fewer rows in one list."""
 
@@ -64,15 +64,12 @@ def box_of(number: int, index: int) -> list[float]:
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """One JPEG of its own for every `LINKS_OF_PHOTO` names, the other names linked to it."""
+    """The same picture in files of their own: each has its number after the JPEG's end."""
     folder.mkdir(parents=True)
+    colours, jpeg = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8), io.BytesIO()
+    Image.fromarray(colours).save(jpeg, "JPEG")
     for number in range(count):
-        if number % LINKS_OF_PHOTO == 0:
-            colours = np.random.default_rng(number).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
-            original = folder / photo_name(number)
-            Image.fromarray(colours).save(original)
-        else:
-            os.link(original, folder / photo_name(number))
+        (folder / photo_name(number)).write_bytes(jpeg.getvalue() + photo_name(number).encode())
 
 
 def write_csv(path: Path, rows: int) -> None:
@@ -181,7 +178,9 @@ CASES: dict[str, Callable[[Path], None]] = {
     "yolo-run": lambda data: load(data, images="few", truth="labels"),
     "photos-csv-check": lambda data: check(data, images="photos", tags="tags.csv"),
     "photos-csv-run": lambda data: load(data, images="photos", tags="tags.csv"),
+    "photos-csv-run-again": lambda data: load(data, images="photos", tags="tags.csv"),
     "photos-coco-run": lambda data: load(data, images="photos", truth="truth.json"),
+    "photos-coco-run-again": lambda data: load(data, images="photos", truth="truth.json"),
     "photos-yolo-run": lambda data: load(data, images="photos", truth="labels"),
 }
 
@@ -233,16 +232,18 @@ def main() -> None:
             forked(lambda write=write, name=name, rows=rows: write(folder / name, rows), 3600)
     load_before = os.getloadavg()[0]
     print(f"{given.rows} rows, {given.photos} photos or label files; load {load_before:.1f}")
-    print(f"{'case':20s} {'seconds':>8s} {'CPU':>8s} {'MiB':>8s} {'log, KiB':>9s}", flush=True)
+    print(f"{'case':22s} {'seconds':>8s} {'CPU':>8s} {'MiB':>8s} {'log, KiB':>9s}", flush=True)
     for name in given.cases or CASES:
         log = folder / "run" / "log.jsonl"
         log.unlink(missing_ok=True)
+        if not name.endswith("again"):
+            (folder / "run" / known_photos_file("train")).unlink(missing_ok=True)
         measured = forked(lambda name=name: CASES[name](folder), given.limit)
         size = f"{log.stat().st_size / 1024:.1f}" if log.exists() else ""
         columns = (
             ["failed"] * 3 if measured is None else [f"{measured[0]:.1f}", f"{measured[1]:.1f}", f"{measured[2]:.0f}"]
         )
-        print(f"{name:20s} {' '.join(f'{text:>8s}' for text in columns)} {size:>9s}", flush=True)
+        print(f"{name:22s} {' '.join(f'{text:>8s}' for text in columns)} {size:>9s}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.helpers import TOY_RUN, proposals, write_photo
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
+from weaksam.data import known_photos
 from weaksam.data.proposals.files import write_store
 from weaksam.pipeline.plan import stage_named
 from weaksam.pipeline.settings import RunSettings, without_tags
@@ -40,6 +42,23 @@ def test_a_photo_replaced_and_put_back_leaves_nothing_of_the_other_photo(tmp_pat
     pipeline.run(settings_of(tmp_path, "unbroken"), until="proposals")
     assert part.read_bytes() == kept
     assert parts_of(tmp_path / "changed") == parts_of(tmp_path / "unbroken")
+
+
+def test_a_run_that_goes_on_sees_another_photo_of_the_same_name_size_and_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_photos, "RECENT_NS", 0)
+    photo = write_photo(tmp_path / "photos" / "0.bmp", 0, (24, 32))
+    other = write_photo(tmp_path / "other.bmp", 1, (24, 32))
+    first = open_run(settings_of(tmp_path, "out"))
+    pipeline.run(settings_of(tmp_path, "out"), until="proposals")
+    assert open_run(settings_of(tmp_path, "out")).finished("proposals")
+    assert (tmp_path / "out" / "photos_train.parquet").is_file()
+    os.utime(other, ns=(photo.stat().st_atime_ns, photo.stat().st_mtime_ns))
+    assert other.stat().st_size == photo.stat().st_size
+    os.replace(other, photo)
+    changed = open_run(settings_of(tmp_path, "out"))
+    assert changed.key("proposals") != first.key("proposals") and not changed.finished("proposals")
 
 
 def test_a_given_store_that_is_replaced_is_not_read_as_the_first(tmp_path: Path) -> None:

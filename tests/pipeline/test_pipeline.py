@@ -43,6 +43,7 @@ PLAIN_FILES = {
     "wsis/checkpoint.safetensors",
 }
 ABOUT_THE_RUN = {"metrics.json", "run.json", "log.jsonl", "report.html", "example.png", "set_aside_train.json"}
+ABOUT_THE_RUN |= {"photos_train.parquet", "photos_test.parquet"}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Load a split of photos with their tags and, for the evaluation only, their true objects."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,6 +16,7 @@ from weaksam.data.formats.tag_rows import TagRows, refuse_similar
 from weaksam.data.formats.tags import is_class_folders, read_class_folders, read_tags
 from weaksam.data.image_names import ImageNames
 from weaksam.data.images import LIMITS
+from weaksam.data.known_photos import known_photos_file, verify_unknown_photos
 from weaksam.data.photo_limits import PhotoLimits
 from weaksam.data.photos import Photo, scan_photos, verify_photos
 from weaksam.data.tag_matching import match_rows
@@ -78,28 +80,45 @@ def gives_tags(split: SplitSettings) -> bool:
     return split.tags is not None or split.truth is not None or folders
 
 
-def load_splits(data: DataSettings, log: EventLog | None = None) -> tuple[Dataset, Dataset | None]:
+@dataclass(frozen=True)
+class KnownPhotos:
+    """The folder that remembers which photos were read before, and whether those that are read now are added."""
+
+    folder: Path
+    keep: bool
+
+
+def load_splits(
+    data: DataSettings, log: EventLog | None = None, known: KnownPhotos | None = None
+) -> tuple[Dataset, Dataset | None]:
     """Train and test split with one list of classes: the settings', else the truth's, else the tags'.
 
     Taking the classes from a truth file, even the test split's, finds a misspelt class in the tags. With
-    ``without_tags`` neither is looked for, see `load_photos`. Raises `UserError`.
+    ``without_tags`` neither is looked for, see `load_photos`. Photos that ``known`` remembers are not read again.
+    Raises `UserError`.
     """
     if data.without_tags:
-        train = load_photos(data.train, name="train", log=log, limits=data.limits)
+        train = load_photos(data.train, name="train", log=log, limits=data.limits, known=known)
         if data.test is None or data.test.images is None:
             return train, None
-        return train, load_photos(data.test, name="test", log=log, limits=data.limits)
+        return train, load_photos(data.test, name="test", log=log, limits=data.limits, known=known)
     classes = data.classes
     if classes is None and data.train.truth is None and data.test is not None and data.test.truth is not None:
         classes = truth_classes(data.test.truth)
-    train = load_dataset(data.train, name="train", classes=classes, log=log, limits=data.limits)
+    train = load_dataset(data.train, name="train", classes=classes, log=log, limits=data.limits, known=known)
     if data.test is None or data.test == SplitSettings():
         return train, None
-    return train, load_dataset(data.test, name="test", classes=train.classes, log=log, limits=data.limits)
+    names = train.classes
+    return train, load_dataset(data.test, name="test", classes=names, log=log, limits=data.limits, known=known)
 
 
 def load_photos(
-    split: SplitSettings, *, name: str, log: EventLog | None = None, limits: PhotoLimits = LIMITS
+    split: SplitSettings,
+    *,
+    name: str,
+    log: EventLog | None = None,
+    limits: PhotoLimits = LIMITS,
+    known: KnownPhotos | None = None,
 ) -> Dataset:
     """Every photo of a split that can be read, without tags, classes or truth; the others are in ``bad``.
 
@@ -108,7 +127,7 @@ def load_photos(
     folder = images_folder(split, name)
     scan = scan_photos(folder)
     bad = dict(scan.bad)
-    photos = verify_photos(scan.photos, bad, limits)
+    photos = _verified(scan.photos, bad, limits, known, name)
     samples = _samples(photos, {image_id: () for image_id in photos}, None)
     dataset = Dataset(name, (), (), samples, _set_aside(bad, {}), scan.notes(folder))
     return _checked(dataset, folder, log)
@@ -121,6 +140,7 @@ def load_dataset(
     classes: tuple[str, ...] | None = None,
     log: EventLog | None = None,
     limits: PhotoLimits = LIMITS,
+    known: KnownPhotos | None = None,
 ) -> Dataset:
     """Read one split; ``name`` is train, test, ... and picks the list of a VOC ``ImageSets/Main`` folder.
 
@@ -140,7 +160,7 @@ def load_dataset(
     tagged = None if tags is None else _match_tags(tags, photo_names, source, folder, without, findings)
     if tags is not None and tagged is not None and not tags.complete:
         paths = {image_id: path for image_id, path in paths.items() if image_id in tagged}
-    photos = verify_photos(paths, bad, limits)
+    photos = _verified(paths, bad, limits, known, name)
     truth = None
     if split.truth is not None:
         truth = read_split_truth(split.truth, photos, photo_names, classes, tags.classes if tags else None, folder)
@@ -156,6 +176,14 @@ def load_dataset(
     notes = (*scan.notes(folder), *map(printable, findings.notes), *(() if truth is None else truth.notes))
     dataset = Dataset(name, names, category_ids, _samples(photos, labels, truth), _set_aside(bad, without), notes)
     return _checked(dataset, folder, log)
+
+
+def _verified(
+    paths: Mapping[str, Path], bad: dict[str, str], limits: PhotoLimits, known: KnownPhotos | None, name: str
+) -> dict[str, Photo]:
+    if known is None:
+        return verify_photos(paths, bad, limits)
+    return verify_unknown_photos(paths, bad, limits, known.folder / known_photos_file(name), known.keep)
 
 
 @reads("a folder of photos")

@@ -81,8 +81,8 @@ def _lead(
 ) -> tuple[Run, dict[str, Any]]:
     """Run the ``wanted`` stages and those that are finished, measure them, write the outcome and return it."""
     with owning(settings):
-        ranks().wait()
         opened = open_run(settings)
+        ranks().wait()  # the others need not read the photos that this one has just written down as read
         require_same_photos(opened)
         require_enough_photos(opened, settings.workers, "workers")
         require_finished(opened, before)
@@ -110,7 +110,7 @@ def _filled_by_actors(run: Run, actors: ActorSettings | None) -> Iterator[RayAct
 
 def _follow(settings: RunSettings) -> tuple[Run, dict[str, Any]]:
     """Run the stages that the first process runs: train along and fill stores; report nothing."""
-    ranks().wait()  # until the folder is the first one's and clean
+    ranks().wait()  # until the folder is the first one's and clean, and it has read the photos
     with joining(settings, lambda: False), silence():
         opened = open_run(settings)
         require_same_photos(opened)

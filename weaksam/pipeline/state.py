@@ -18,7 +18,7 @@ import torch
 
 from weaksam import __version__
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.dataset import load_splits
+from weaksam.data.dataset import KnownPhotos, load_splits
 from weaksam.data.detection_stores import instances_key
 from weaksam.data.findings import Findings
 from weaksam.data.photo_labels import described, labelled
@@ -259,7 +259,7 @@ def open_run(settings: RunSettings) -> Run:
     seed_everything(settings.seed)
     log = RunLog(settings.out / "log.jsonl" if launch.rank == 0 else None)
     log.write("run begins", weaksam=__version__)
-    train, test = load_splits(settings.data, log)
+    train, test = load_splits(settings.data, log, KnownPhotos(settings.out, keep=launch.rank == 0))
     train, labels = labelled(() if settings.data.without_tags else settings.data.train.labels, train, log)
     for note in [] if settings.data.without_tags or launch.rank > 0 else colours_notes(settings):
         say(note, error=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from weaksam.config import UserError
+from weaksam.data.known_photos import known_photos_file
 from weaksam.data.review_decisions import read_decisions
 from weaksam.pipeline.example_picture import EXAMPLE
 from weaksam.pipeline.outcome import OUTCOME_FILES
@@ -22,8 +23,8 @@ from weaksam.structures.set_aside import names_file
 
 RUN, LOG, EMBEDDINGS, STORES = "run.json", "log.jsonl", "embeddings", "store"
 _REVIEW_AGAIN = "take the file that was downloaded from the report: 'weaksam review apply' keeps it again"
-UNCHECKED = {LOG, EXAMPLE, *map(names_file, ("train", "test"))}
-"""Files that grow or are written anew by every run, and that no stage reads: they are not compared with anything."""
+UNCHECKED = {LOG, EXAMPLE, *(name(split) for name in (names_file, known_photos_file) for split in ("train", "test"))}
+"""Files that grow or are written anew by runs, and on which no result depends: they are not compared with anything."""
 
 
 @dataclass
