@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from PIL import Image
 
 from tests.helpers import block_photo
 from weaksam.config import UserError
+from weaksam.data import sample_photos
 from weaksam.data.images import BadImage, read_image
-from weaksam.data.sample_photos import read_photo, read_photos_ahead
+from weaksam.data.sample_photos import read_photo, read_photos_ahead, reading_ahead, rows_reading_ahead
 from weaksam.store.files import file_sha256
-from weaksam.structures.dataset import Sample
+from weaksam.structures.dataset import Dataset, Sample
 
 
 @pytest.fixture()
@@ -92,3 +94,72 @@ def test_a_sample_without_a_hash_is_read_as_it_is(samples: list[Sample]) -> None
     sample.path.write_bytes(b"no photo")
     with pytest.raises(BadImage):
         read_photo(sample)
+
+
+# Photos that are asked for one by one
+
+
+@pytest.mark.parametrize("num_ahead", [1, 3, 50])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [1, 4], [3, 0, 4, 4, 1], []])
+def test_photos_asked_for_in_any_order_are_the_same(samples: list[Sample], order: list[int], num_ahead: int) -> None:
+    with reading_ahead(samples, num_ahead):
+        photos = [read_photo(samples[number]) for number in order]
+    for photo, number in zip(photos, order, strict=True):
+        assert np.array_equal(photo, read_image(samples[number].path))
+
+
+def decoding_threads(samples: list[Sample], order: list[int], monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The names of the threads that decoded each photo, once those of these numbers were asked for."""
+    threads: dict[str, list[str]] = {}
+    decode = sample_photos.decode_image
+
+    def noted(data: bytes, path: Path, *limits: object) -> np.ndarray:
+        threads.setdefault(path.name, []).append(threading.current_thread().name)
+        return decode(data, path, *limits)
+
+    monkeypatch.setattr(sample_photos, "decode_image", noted)
+    with reading_ahead(samples, 2):
+        for number in order:
+            read_photo(samples[number])
+    return threads
+
+
+def test_only_photos_from_the_first_that_is_asked_for_are_decoded_and_on_other_threads(
+    samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = threading.current_thread().name
+    assert decoding_threads(samples, [], monkeypatch) == {}
+    threads = decoding_threads(samples, [2, 3, 4], monkeypatch)
+    assert set(threads) == {"2.png", "3.png", "4.png"}
+    assert all(len(names) == 1 and names[0] != own for names in threads.values())
+
+
+def test_what_cannot_be_read_raises_only_where_it_is_asked_for(samples: list[Sample]) -> None:
+    samples[2].path.unlink()
+    with reading_ahead(samples):
+        for number in (0, 1, 3):
+            assert np.array_equal(read_photo(samples[number]), read_image(samples[number].path))
+    with reading_ahead(samples):
+        read_photo(samples[1])
+        with pytest.raises(UserError, match=r"wanted the photo 2\.png as it was"):
+            read_photo(samples[2])
+        assert np.array_equal(read_photo(samples[3]), read_image(samples[3].path))
+
+
+def test_blocks_lie_in_one_another_and_photos_of_others_are_read_in_their_turn(samples: list[Sample]) -> None:
+    other = replace(samples[0], path=samples[4].path, sha256=samples[4].sha256)  # the same id in another folder
+    with reading_ahead(samples[:3]):
+        assert np.array_equal(read_photo(other), read_image(samples[4].path))
+        with reading_ahead(samples[3:]):
+            assert np.array_equal(read_photo(samples[3]), read_image(samples[3].path))
+        for sample in samples[:3]:
+            assert np.array_equal(read_photo(sample), read_image(sample.path))
+
+
+def test_rows_of_a_part_are_those_of_each_image(samples: list[Sample]) -> None:
+    dataset = Dataset("train", (), (), tuple(samples))
+    rows = rows_reading_ahead(dataset, lambda image_id: {"sum": int(read_photo(dataset.by_id[image_id]).sum())})
+    part = ["1.png", "3.png"]
+    wanted = [{"sum": int(read_image(dataset.by_id[name].path).sum()), "image_id": name} for name in part]
+    assert list(rows(part)) == wanted
+    assert list(rows([])) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -137,8 +138,9 @@ def _filled_store(predictor: Predictor, photos: Dataset, out: Path, tiles: TileS
 
     def rows(image_ids: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         samples = [photos.by_id[image_id] for image_id in image_ids]
+        photos_ahead = read_photos_ahead(samples, max(_AHEAD, predictor.batch_size))
         for batch in _batches(samples, predictor.batch_size):
-            images = list(read_photos_ahead(batch, _AHEAD))
+            images = list(islice(photos_ahead, len(batch)))
             for sample, instances in zip(batch, predictor.detect(images, tiles=tiles), strict=True):
                 row = {"boxes": instances.boxes, "labels": instances.labels, "scores": instances.scores}
                 masks = {"rles": list(instances.masks or ())} if has_masks else {}

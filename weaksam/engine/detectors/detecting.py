@@ -13,6 +13,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from weaksam.data.detection_stores import detection_store, instances_of
 from weaksam.data.formats.coco import write_results
+from weaksam.data.sample_photos import rows_reading_ahead
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.given_proposals import SplitProposals
 from weaksam.engine.detectors.photos import ResizedPhoto, load_scales
@@ -59,7 +60,7 @@ def detect_splits(
         has_masks = detect_row is not None or isinstance(model, MaskRCNN)
         store = detection_store(folder, name, store_key, dataset, masks=has_masks)
         row = _row_of(model, dataset, settings, context.device, detect_one)
-        stores[split] = store.fill(row, f"{name}: detect {split}")
+        stores[split] = store.fill_parts(rows_reading_ahead(dataset, row), f"{name}: detect {split}")
         write_results(context.out / name / f"{files}_{split}.json", dataset, instances_of(store))
     return stores
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weaksam.data.sample_photos import read_photo
+from weaksam.data.sample_photos import read_photo, reading_ahead
 from weaksam.engine.context import RunContext
 from weaksam.engine.schedules import warmup_cosine
 from weaksam.engine.seeds import derive_seed, seed_everything
@@ -117,12 +117,14 @@ class TagNetworkTraining:
     def batches(self, epoch: int) -> Iterator[SampleBatch]:
         """All photos once, in an order that torch's global random numbers decide."""
         seed, samples = self.context.seed, self.samples
-        for rows in torch.randperm(len(samples)).split(self.settings.finetune_batch):
-            own, counts = ranks().share(rows.tolist())
-            seeds = tuple(derive_seed(seed, "tag network", samples[row].image_id, epoch) for row in own)
-            image_ids = tuple(samples[row].image_id for row in rows.tolist())
-            of_photos = tuple(samples[row] for row in own)
-            yield SampleBatch(of_photos, self.tags[list(own)], image_ids, seeds, counts)
+        parts = [rows.tolist() for rows in torch.randperm(len(samples)).split(self.settings.finetune_batch)]
+        shares = [ranks().share(rows) for rows in parts]
+        with reading_ahead([samples[row] for own, _ in shares for row in own]):
+            for rows, (own, counts) in zip(parts, shares, strict=True):
+                seeds = tuple(derive_seed(seed, "tag network", samples[row].image_id, epoch) for row in own)
+                image_ids = tuple(samples[row].image_id for row in rows)
+                of_photos = tuple(samples[row] for row in own)
+                yield SampleBatch(of_photos, self.tags[list(own)], image_ids, seeds, counts)
 
     def losses(self, batch: SampleBatch) -> dict[str, Tensor]:
         """Mean `tag_loss` of a random view of each photo of the batch."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from weaksam.config import UserError
+from weaksam.data.sample_photos import reading_ahead
 from weaksam.data.tag_signal import check_tags
 from weaksam.engine.context import RunContext
 from weaksam.engine.seeds import seed_everything
@@ -110,9 +111,10 @@ class CamSource:
 def train_classifier(features: FeatureReader, dataset: Dataset, settings: ClueSettings) -> TagClassifier:
     """Train on the pooled features of every view of every photo against the tags."""
     pooled = []
-    for image_id in progress(dataset.image_ids, len(dataset), "clues: reading photos"):
-        maps = features.read(dataset, image_id, again=True).maps
-        pooled.append(torch.cat([pool_views(views) for views in maps]))
+    with reading_ahead(dataset.samples):
+        for image_id in progress(dataset.image_ids, len(dataset), "clues: reading photos"):
+            maps = features.read(dataset, image_id, again=True).maps
+            pooled.append(torch.cat([pool_views(views) for views in maps]))
     tags = dataset.tag_matrix().repeat_interleave(pooled[0].shape[0], dim=0)
     return train_tag_classifier(torch.cat(pooled), tags, weight_decay=settings.weight_decay)
 

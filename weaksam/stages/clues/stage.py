@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from weaksam.data.sample_photos import rows_reading_ahead
 from weaksam.engine.context import RunContext
 from weaksam.stages.clues.cam import CamSource
 from weaksam.stages.clues.files import FilesSource
@@ -51,7 +52,7 @@ def run(context: RunContext, settings: ClueSettings, dataset: Dataset, split: st
         maps = source.map_classes(dataset, image_id)
         return clue_row(maps, photo_peaks(maps, settings))
 
-    return store.fill(row, progress=f"clues ({split})")
+    return store.fill_parts(rows_reading_ahead(dataset, row), progress=f"clues ({split})")
 
 
 def _location(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weaksam.config import UserError
+from weaksam.data.sample_photos import reading_ahead
 from weaksam.data.tag_signal import tag_notes
 from weaksam.engine.context import RunContext
 from weaksam.engine.seeds import derive_seed
@@ -208,13 +209,14 @@ def make_examples(
     tags = context.train.tag_matrix()
     wants_maps = truths is None and isinstance(settings.seeds, RelocationSettings | ClassMapSeedSettings)
     examples = []
-    for row, sample in enumerate(progress(context.train, len(context.train), "wsod: preparing photos")):
-        prepare(sample)
-        maps = class_maps(sample.image_id) if wants_maps else None
-        labels = context.labels.get(sample.image_id, NO_LABELS) if truths is None else NO_LABELS
-        example = make_example(sample, proposals[sample.image_id], tags[row], maps, settings, labels)
-        truth = None if truths is None else truths.get(sample.image_id, Instances.empty())
-        examples.append(replace(example, truth=truth))
+    with reading_ahead(context.train.samples):
+        for row, sample in enumerate(progress(context.train, len(context.train), "wsod: preparing photos")):
+            prepare(sample)
+            maps = class_maps(sample.image_id) if wants_maps else None
+            labels = context.labels.get(sample.image_id, NO_LABELS) if truths is None else NO_LABELS
+            example = make_example(sample, proposals[sample.image_id], tags[row], maps, settings, labels)
+            truth = None if truths is None else truths.get(sample.image_id, Instances.empty())
+            examples.append(replace(example, truth=truth))
     if not any(len(example.boxes) for example in examples):
         raise UserError(
             "wanted proposals on the training photos, found none: loosen the settings of the proposals stage"

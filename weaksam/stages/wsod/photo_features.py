@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from weaksam.data.sample_photos import read_photo
+from weaksam.data.sample_photos import read_photo, reading_ahead
 from weaksam.engine.context import RunContext
 from weaksam.models.backbones.colours import ColourSettings
 from weaksam.models.backbones.features import FeatureExtractor, build_features
@@ -90,9 +90,10 @@ class PhotoFeatures:
         """Set and return the projection from at most ``num_photos`` photos, evenly spaced in the dataset's order."""
         samples = list(dataset)[:: -(-len(dataset) // num_photos)]
         positions = []
-        for sample in progress(samples, len(samples), "reading feature statistics"):
-            joined, _ = self._joined(read_photo(sample))
-            positions.append(joined[0].flatten(1).T.cpu())
+        with reading_ahead(samples):
+            for sample in progress(samples, len(samples), "reading feature statistics"):
+                joined, _ = self._joined(read_photo(sample))
+                positions.append(joined[0].flatten(1).T.cpu())
         self.projection = principal_projection(torch.cat(positions), num_components)
         return self.projection
 

@@ -8,6 +8,7 @@ from typing import Any
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.detection_stores import detection_store, instances_key, instances_of
 from weaksam.data.formats.coco import write_results
+from weaksam.data.sample_photos import rows_reading_ahead
 from weaksam.engine.context import RunContext
 from weaksam.engine.detectors.result import DetectorResult
 from weaksam.engine.seeds import derive_seed, seed_everything
@@ -142,7 +143,7 @@ def _detect(
             detections = with_largest(detections, labels, boxes, settings.min_score)
         return {"boxes": detections.boxes, "labels": detections.labels, "scores": detections.scores}
 
-    store.fill(row, progress=f"{name}: detecting ({split})")
+    store.fill_parts(rows_reading_ahead(dataset, row), progress=f"{name}: detecting ({split})")
     write_results(context.out / name / f"detections_{split}.json", dataset, instances_of(store))
     return store
 
