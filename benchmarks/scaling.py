@@ -1,16 +1,17 @@
 """Measure what further processes bring on one machine, and compute a plan for many GPUs on paper.
 
-    python benchmarks/scaling.py proposals [--photos 128] [--size 384] [--rounds 3]   # 1 and 2 workers
-    python benchmarks/scaling.py ray [--photos 128] [--size 384] [--rounds 3]         # one Ray actor, and no Ray
-    python benchmarks/scaling.py ranks [--steps 12] [--rounds 3]                      # retraining on 1 and 2 ranks
+    python benchmarks/scaling.py proposals [--photos 128] [--size 384] [--grid 16] [--rounds 2]   # 1 and 2 workers
+    python benchmarks/scaling.py ray [--photos 128] [--size 384] [--grid 16] [--rounds 2]         # one Ray actor, none
+    python benchmarks/scaling.py ranks [--steps 12] [--rounds 2]                      # retraining on 1 and 2 ranks
     python benchmarks/scaling.py plan                                                 # on paper; nothing of it is run
 
-``proposals`` and ``ray`` run the proposal stage with sam_nano's grid on rendered scenes of ``--size`` pixels, every
-process with one thread. CPU seconds are of the stage alone: other work on the machine does not add to them, though it
-slows caches. **Balance** is the CPU seconds of all processes for the photos over those of the busiest: what the wall
-clock would show if every process had a core of its own. ``ranks`` trains the default Faster R-CNN (sam_nano's
-backbone, photos of 256 pixels, 4 a step) over gloo; communication is the wall time inside torch.distributed, which
-includes waiting for the other rank. Prints markdown; see docs/scaling.md.
+``proposals`` and ``ray`` run the proposal stage with sam_nano's grid (``--grid`` points a side) on rendered scenes of
+``--size`` pixels, every process with one thread. Two workers are timed from when both have opened the run; CPU seconds
+are of the stage alone. **A photo's seconds** are those between the first and the last part of a store over the photos
+of the parts between: what does not count is the start of actor, run and models. **Balance** is the CPU seconds of one
+worker over those of the busier of two: what the clock would show if each had a core of its own. ``ranks`` trains the
+default Faster R-CNN (sam_nano's backbone, photos of 256 pixels, 4 a step) over gloo; communication is the wall time
+inside torch.distributed, which includes waiting for the other rank. Prints markdown; see docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from weaksam.pipeline.owning import owning
 from weaksam.pipeline.plan import stage_named
 from weaksam.pipeline.ray.dispatch import ray_actors
 from weaksam.pipeline.ray.settings import ActorSettings
-from weaksam.pipeline.running import start_worker
+from weaksam.pipeline.running import work
 from weaksam.pipeline.settings import RunSettings, without_tags
 from weaksam.pipeline.state import Run, open_run
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
@@ -65,21 +66,41 @@ def settings_for(scenes: Path, out: Path, *overrides: str) -> RunSettings:
 # Proposals
 
 
-def time_stage(kind: str, scenes: Path, out: Path) -> dict[str, float]:
+def time_stage(kind: str, scenes: Path, out: Path, grid: int) -> dict[str, float]:
     """Run the proposal stage once in this process and helpers; seconds by the clock and CPU seconds of each process."""
-    settings = without_tags(settings_for(scenes, out, f"workers={kind if kind.isdecimal() else 1}"))
+    overrides = (f"workers={kind if kind.isdecimal() else 1}", f"proposals.grid_side={grid}")
+    settings = without_tags(settings_for(scenes, out, *overrides))
     with silence(), owning(settings):
         run = open_run(settings)
         _ = run.segmenter
-        return _by_ray(run) if kind == "ray" else _by_helpers(run, int(kind) - 1)
+        times = _by_ray(run) if kind == "ray" else _by_helpers(run, int(kind) - 1)
+    written = sorted(path.stat().st_mtime for path in out.glob("proposals/store/train-*/part-*"))
+    return times | {"photo": (written[-1] - written[0]) / (PART * (len(written) - 1))}
 
 
 def _by_helpers(run: Run, number: int) -> dict[str, float]:
-    began, before = time.monotonic(), _cpu(resource.RUSAGE_SELF)
-    with helped_by(number, start_worker, run.settings.model_copy(update={"threads": None}), "proposals"):
+    gate, started = run.settings.out / "gate", time.monotonic()
+    gate.mkdir()
+    with helped_by(number, _help, run.settings.model_copy(update={"threads": None}), gate):
+        while len(ready := list(gate.glob("ready-*"))) < number:
+            time.sleep(0.01)
+        before_of_others = sum(float(path.name.partition("-")[2]) for path in ready)
+        (gate / "go").touch()
+        began, before = time.monotonic(), _cpu(resource.RUSAGE_SELF)
         stage_named("proposals").run(run)
-    own = _cpu(resource.RUSAGE_SELF) - before
-    return {"wall": time.monotonic() - began, "own": own, "others": _cpu(resource.RUSAGE_CHILDREN)}
+        wall, own = time.monotonic() - began, _cpu(resource.RUSAGE_SELF) - before
+    others = _cpu(resource.RUSAGE_CHILDREN) - before_of_others
+    return {"wall": wall, "own": own, "others": others, "start": began - started}
+
+
+def _help(settings: RunSettings, gate: Path) -> None:
+    """What a helper does: as `weaksam.pipeline.running.start_worker`, but that it waits once it has opened the run."""
+    run = open_run(settings)
+    _ = run.segmenter
+    (gate / f"ready-{time.process_time():.3f}").touch()
+    while not (gate / "go").exists():
+        time.sleep(0.01)
+    work(run, [stage_named("proposals")])
 
 
 def _by_ray(run: Run) -> dict[str, float]:
@@ -106,7 +127,7 @@ def _cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def compare_stages(kinds: tuple[str, str], photos: int, size: int, rounds: int) -> None:
+def compare_stages(kinds: tuple[str, str], photos: int, size: int, grid: int, rounds: int) -> None:
     """Run both kinds in turn, each in a process of its own, and print the medians."""
     times: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
@@ -115,25 +136,25 @@ def compare_stages(kinds: tuple[str, str], photos: int, size: int, rounds: int) 
         for number in range(rounds):
             for kind in kinds[:: 1 if number % 2 == 0 else -1]:
                 out = Path(folder) / f"{kind}-{number}"
-                command = [sys.executable, __file__, "once", kind, str(scenes), str(out)]
+                command = [sys.executable, __file__, "once", kind, str(scenes), str(out), str(grid)]
                 text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 times[kind].append(json.loads(text.splitlines()[-1]))
                 print(f"round {number + 1}, {kind}: {times[kind][-1]}, load {os.getloadavg()[0]:.1f}", file=sys.stderr)
-    print(f"{photos} photos of {size} pixels, {rounds} rounds in turn, load now {os.getloadavg()[0]:.1f}; medians\n")
-    print("| | wall s | CPU s of the first process | CPU s of the other | all CPU s a photo |\n|---|---|---|---|---|")
+    print(f"{photos} photos of {size} pixels, {grid} x {grid} points, {rounds} rounds in turn; medians\n")
+    print("| | s | s a photo | CPU s of the first process | of the other | all CPU s a photo | s to start |")
+    print("|---|---|---|---|---|---|---|")
     middle = {kind: {key: median(row[key] for row in rows) for key in rows[0]} for kind, rows in times.items()}
     names = {"ray": "one Ray actor", "1": "1 worker", "2": "2 workers"}
     for kind in kinds:
         row = middle[kind]
         sums = (row["own"] + row["others"]) / photos
-        print(f"| {names[kind]} | {row['wall']:.1f} | {row['own']:.1f} | {row['others']:.1f} | {sums:.4f} |")
+        shown = f"{row['wall']:.1f} | {row['photo']:.3f} | {row['own']:.1f} | {row['others']:.1f} | {sums:.3f}"
+        print(f"| {names[kind]} | {shown} | {row['start']:.1f} |")
     walls = [a["wall"] / b["wall"] for a, b in zip(*(times[kind] for kind in kinds), strict=True)]
     print(f"\nwall {names[kinds[0]]} / {names[kinds[1]]}, by round: {', '.join(f'{ratio:.2f}' for ratio in walls)}")
     first, second = (middle[kind] for kind in kinds)
     if "ray" in kinds:
-        overhead = (second["own"] + second["others"]) / (first["own"] + first["others"]) - 1
-        print(f"CPU of Ray's path over the local one: {100 * overhead:+.1f} %; start of Ray and its actor: ", end="")
-        print(f"{second['start']:.1f} s by the clock, once a run")
+        print(f"a photo by Ray's path over one by the local one: {100 * (second['photo'] / first['photo'] - 1):+.1f} %")
     else:
         busiest = max(second["own"], second["others"])
         print(f"balance: {first['own'] / busiest:.2f} (CPU s of 1 worker over those of the busier of 2)")
@@ -308,20 +329,20 @@ def main() -> None:
     """Parse the command line, run and print markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=("proposals", "ray", "ranks", "plan", "once"))
-    parser.add_argument("rest", nargs="*", help="of 'once', which the others start: kind, scenes, out")
-    for name, default in (("photos", 128), ("size", 384), ("rounds", 3), ("steps", 12)):
+    parser.add_argument("rest", nargs="*", help="of 'once', which the others start: kind, scenes, out, grid")
+    for name, default in (("photos", 128), ("size", 384), ("grid", 16), ("rounds", 2), ("steps", 12)):
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     if arguments.mode == "once":
-        kind, scenes, out = arguments.rest
-        print(json.dumps(time_stage(kind, Path(scenes), Path(out))))
+        kind, scenes, out, grid = arguments.rest
+        print(json.dumps(time_stage(kind, Path(scenes), Path(out), int(grid))))
     elif arguments.mode == "ranks":
         compare_ranks(arguments.steps, arguments.rounds)
     elif arguments.mode == "plan":
         print_plan()
     else:
         kinds = ("1", "2") if arguments.mode == "proposals" else ("1", "ray")
-        compare_stages(kinds, arguments.photos, arguments.size, arguments.rounds)
+        compare_stages(kinds, arguments.photos, arguments.size, arguments.grid, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -72,3 +72,6 @@ def test_the_gpus_of_a_machine_are_shared_in_turn(monkeypatch):
     assert devices == ["cuda:1", "cuda:2", "cuda:3", "cuda:0"]
     assert own_device("auto", Launch()) == "auto"
     assert own_device("cuda:2", Launch("slurm", 2, 3, 0)) == "cuda:2"
+    assert own_device("auto", Launch("slurm", 7, 8, 3)) == "cuda:3"
+    with pytest.raises(UserError, match="found process 5 of a machine that has 4: start as many processes a machine"):
+        own_device("auto", Launch("slurm", 4, 8, 4))

@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import ROOT, TOY_RUN
+from tests.helpers import ROOT, TOY_RUN, write_photo
+from tests.ranks import on_ranks
+from weaksam.config import UserError, load_settings
+from weaksam.models.ranks import ranks
+from weaksam.pipeline.running import require_same_photos
+from weaksam.pipeline.settings import RunSettings
+from weaksam.pipeline.state import open_run
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 
 SMALL = [override for override in TOY_RUN if not override.startswith("backbone.")]
@@ -75,6 +81,29 @@ def test_a_rank_that_is_killed_ends_all_and_the_run_goes_on(scenes: Path) -> Non
     text, _ = process.communicate()
     assert process.returncode != 0 and time.monotonic() - killed < 60
     assert "found that process 1 was killed (SIGKILL): run the same command again" in text and "Traceback" not in text
+
+
+def compare_photos(folder: Path) -> str:
+    """What a rank says of its photos, those of the second rank being in another folder; empty where it goes on."""
+    data = [f"data.train.images={folder / f'photos-{ranks().rank}'}", "data.train.tags=tags.csv"]
+    run = open_run(load_settings(RunSettings, None, [*TOY_RUN, *data, f"out={folder / f'out-{ranks().rank}'}"]))
+    try:
+        require_same_photos(run)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_with_other_photos_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tags.csv").write_text("file,tags\na.png,cat\nb.png,dog\n")
+    for rank in range(2):
+        for number, name in enumerate(("a.png", "b.png")):
+            write_photo(tmp_path / f"photos-{rank}" / name, number, (24, 32))
+    assert on_ranks(2, tmp_path / "meet", compare_photos, tmp_path) == ["", ""]
+    write_photo(tmp_path / "photos-1" / "b.png", 7, (24, 32))
+    for sentence in on_ranks(2, tmp_path / "meet", compare_photos, tmp_path):
+        assert "wanted the same training photos and tags in all 2 processes, found others in process 1" in sentence
 
 
 def _log(out: Path) -> list[dict[str, Any]]:
