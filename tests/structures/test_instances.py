@@ -108,3 +108,15 @@ def test_a_value_cannot_be_changed_in_place_of_its_fields() -> None:
     with pytest.raises(AttributeError):
         three().labels = torch.zeros(3, dtype=torch.int64)
     assert three().to("cpu").labels.tolist() == [4, 5, 6]
+
+
+def test_pieces_are_the_rows_of_each() -> None:
+    boxes = torch.arange(12.0).view(3, 4) + torch.tensor([0.0, 0, 9, 9])
+    whole = Instances(boxes, torch.tensor([2, 0, 1]), torch.tensor([0.1, 0.2, 0.3]), masks=({"size": [1, 1]},) * 3)
+    pieces = whole.split([0, 2, 0, 1])
+    assert [len(piece) for piece in pieces] == [0, 2, 0, 1]
+    joined = Instances.cat(pieces)
+    assert torch.equal(joined.boxes, boxes) and joined.labels.tolist() == [2, 0, 1]
+    assert torch.equal(pieces[1].scores, torch.tensor([0.1, 0.2])) and len(pieces[1].masks) == 2
+    assert pieces[1].crowd is None and pieces[3].replace(labels=torch.tensor([5])).labels.tolist() == [5]
+    assert Instances.empty().split([]) == []

@@ -95,6 +95,8 @@ def nearest_names(names: Sequence[str], image_id: str, images: Path | None) -> l
     Folders are compared from the innermost: ``val/0001`` fits the photo ``0001.jpg`` of the folder ``images/val``,
     ``train/0001`` is of another split. More than one name: the folders do not tell.
     """
+    if len(names) == 1 and "/" not in names[0]:
+        return list(names)
     photo = PurePosixPath(image_id).parts[:-1]
     above = () if images is None else images.absolute().parts
     near = (*above[-2:], *photo)

@@ -115,6 +115,14 @@ class ImageRows:
         """How many images have no objects."""
         return int((np.diff(self._starts) == 0).sum())
 
+    def of_all(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the objects of the images at these ``places`` (N,), one image after the other, and the number
+        of each image's objects ``(N,)``."""
+        firsts, counts = self._starts[places], np.diff(self._starts)[places]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = np.repeat(firsts, counts) + within
+        return rows if self._order is None else self._order[rows], counts
+
     def of(self, place: int) -> np.ndarray:
         """The numbers of the objects of one image, in the order in which they were added."""
         first, last = self._starts[place], self._starts[place + 1]

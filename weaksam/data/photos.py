@@ -132,7 +132,7 @@ def _real_files(folder: Path, start: str, seen: set[str], links: list[str]) -> I
                 links.append(prefix + name)
             else:
                 seen.add(os.path.realpath(os.path.join(root, name)))
-        yield from ((prefix + name, Path(root) / name) for name in files if not _is_hidden(name))
+        yield from ((prefix + name, Path(os.path.join(root, name))) for name in files if not _is_hidden(name))
 
 
 def _is_hidden(name: str) -> bool:

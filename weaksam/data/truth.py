@@ -18,7 +18,7 @@ from weaksam.data.images import BadImage, image_size
 from weaksam.data.label_files import label_file_classes, labels_in, numbers_classes, read_label_file
 from weaksam.data.photos import Photo, list_photos
 from weaksam.data.truth_photos import fit_to_photo
-from weaksam.data.truth_table import used_labels
+from weaksam.data.truth_table import TruthTable, used_labels
 from weaksam.structures.instances import Instances
 
 
@@ -189,9 +189,13 @@ def read_split_truth(
     objects: dict[str, Instances] = {}
     numbers: dict[str, int] = {}
     texts: dict[str, str] = {}
+    fitting: dict[str, ImageTruth] = {}
+    if isinstance(annotations.images, TruthTable):
+        entries = [entry for entry, image_id in matched.photo_of.items() if image_id in sizes]
+        fitting = annotations.images.fitting(entries, [sizes[matched.photo_of[entry]] for entry in entries])
     for entry, image_id in matched.photo_of.items():
-        image = annotations.images[entry]
-        if image_id in sizes:
+        image = fitting[entry] if entry in fitting else annotations.images[entry]
+        if image_id in sizes and entry not in fitting:
             image = fit_to_photo(image, image_id, sizes[image_id], path, findings)
         objects[image_id] = relabelling.of(image.instances)
         if image.number is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -106,6 +107,26 @@ class Instances:
         for name in _OPTIONAL:
             joined[name] = _cat_optional(name, filled)
         return Instances(**joined)
+
+    def split(self, counts: Sequence[int]) -> list[Instances]:
+        """These objects in pieces of ``counts`` objects, which are all of them, in order; no counts give no piece.
+
+        Each piece is what `Instances` makes of its rows, but that nothing is checked again. Pieces share their memory.
+        """
+        assert sum(counts) == len(self), "all objects are given away"
+        columns: dict[str, Any] = {name: [None] * len(counts) for name in vars(self)}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                columns[name] = value.split(list(counts))
+            elif value is not None:
+                ends = list(accumulate(counts, initial=0))
+                columns[name] = [value[start:end] for start, end in pairwise(ends)]
+        pieces = []
+        for number in range(len(counts)):
+            piece = object.__new__(Instances)
+            vars(piece).update((name, column[number]) for name, column in columns.items())
+            pieces.append(piece)
+        return pieces
 
     def without_crowd(self) -> Instances:
         """The objects that are not marked ``crowd``, in order."""
