@@ -37,7 +37,7 @@ from weaksam.engine.training_job import TrainingJob
 from weaksam.pipeline.plan import stage_named
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import open_run
-from weaksam.pipeline.verifying import verify_run
+from weaksam.pipeline.verifying import UNCHECKED, verify_run
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.store.records import read_record
 from weaksam.store.sealed import open_sealed
@@ -151,8 +151,8 @@ def target_in_run(out: Path, path: Path) -> Target:
         return Target("manifest", path, lambda: record_of(path))
     if name in ("done.json", "photos.json", "run.json"):
         return Target(name, path, lambda: record_of(path))
-    if name == "log.jsonl":
-        return Target("log (no stage reads it)", path, lambda: None)
+    if name in UNCHECKED:
+        return Target("log and the like (no result depends on it)", path, lambda: None)
     return Target("results and report (no stage reads them)", path, lambda: listed_fault(out, path))
 
 

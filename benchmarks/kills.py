@@ -35,6 +35,7 @@ from weaksam import pipeline
 from weaksam.cli import interrupts
 from weaksam.cli.arguments import guarded
 from weaksam.config import load_settings
+from weaksam.data.known_photos import known_photos_file
 from weaksam.engine.distributed import HELPER
 from weaksam.pipeline.settings import RunSettings
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
@@ -290,9 +291,13 @@ SECONDS = 8.0
 
 
 def listing(out: Path) -> dict[str, bytes | None]:
-    """Every file and folder below ``out`` by its relative name, with its bytes where they must not differ."""
+    """Every file and folder below ``out`` by its relative name, with its bytes where they must not differ.
+
+    But for what it remembers of photos, which depends on how long before the run they were written.
+    """
     names: dict[str, bytes | None] = {}
-    for path in out.rglob("*"):
+    remembered = {known_photos_file(split) for split in ("train", "test")}
+    for path in (path for path in out.rglob("*") if path.name not in remembered):
         compared = path.is_file() and path.name not in OWN_WORDS
         names[path.relative_to(out).as_posix()] = path.read_bytes() if compared else None
     return names

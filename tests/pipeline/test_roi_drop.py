@@ -13,6 +13,7 @@ from tests.helpers import TOY_RUN
 from weaksam import pipeline
 from weaksam.config import load_settings
 from weaksam.pipeline.settings import RunSettings
+from weaksam.pipeline.verifying import UNCHECKED
 from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.store.files import file_sha256
 
@@ -42,7 +43,7 @@ def out(scenes: Path) -> Path:
 
 
 def files_of(out: Path) -> dict[str, str]:
-    paths = (path for path in out.rglob("*") if path.is_file() and path.name != "log.jsonl")
+    paths = (path for path in out.rglob("*") if path.is_file() and path.name not in UNCHECKED)
     return {path.relative_to(out).as_posix(): file_sha256(path) for path in paths}
 
 
