@@ -195,6 +195,13 @@ def test_bad_files_are_said_in_one_sentence(tmp_path):
     for path, sentence in cases:
         with pytest.raises(UserError, match=sentence):
             read(path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"PNG")
+    with pytest.raises(UserError, match="a PNG label picture"):
+        read(tmp_path / "broken")
+    Image.new("RGB", (30, 20)).save(tmp_path / "broken" / "a.png")
+    with pytest.raises(UserError, match=r"labels of 8 bits .* found colours"):
+        read(tmp_path / "broken")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(UserError, match="a COCO file with the lists images, annotations, categories"):
         read(tmp_path / "list.json")

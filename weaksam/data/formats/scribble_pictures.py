@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy import ndimage
 
 from weaksam.config import UserError, listed
 from weaksam.data.annotation_folders import annotation_files
 from weaksam.data.findings import Findings
 from weaksam.data.formats.shapes import LabelledImage, Shape
-from weaksam.data.images import image_size
-from weaksam.regular_files import open_regular
+from weaksam.data.formats.voc import read_indices
 from weaksam.structures.masks import rle_from_mask
 
 NOTHING = (0, 255)
@@ -45,15 +43,7 @@ def read_labelled(folder: Path, classes: Sequence[str], findings: Findings) -> l
 
 def _image(name: str, path: Path, classes: Sequence[str]) -> LabelledImage:
     """The scribbles of one picture."""
-    size = image_size(path)
-    with open_regular(path) as file, Image.open(file) as picture:
-        if picture.mode not in ("P", "L", "1"):
-            raise UserError(
-                f"wanted numbers of classes (a palette or grey) in {path}, found colours ({picture.mode}): save it "
-                "with a palette"
-            )
-        numbers = np.array(picture).astype(np.int64)
-    shapes = []
+    numbers, shapes = read_indices(path), list[Shape]()
     for number in sorted(set(np.unique(numbers).tolist()) - set(NOTHING)):
         if number > len(classes):
             raise UserError(
@@ -63,4 +53,5 @@ def _image(name: str, path: Path, classes: Sequence[str]) -> LabelledImage:
         parts, num_parts = ndimage.label(numbers == number, structure=np.ones((3, 3)))
         masks = (rle_from_mask(torch.from_numpy(parts == part)) for part in range(1, num_parts + 1))
         shapes += [Shape(name=classes[number - 1], mask=mask, scribble=True) for mask in masks]
-    return LabelledImage(name, size, shapes, {}, False, str(path))
+    height, width = numbers.shape
+    return LabelledImage(name, (height, width), shapes, {}, False, str(path))

@@ -141,7 +141,7 @@ def read_segmentation(class_png: Path, object_png: Path, size: tuple[int, int] |
     objects give the empty value with no masks. Raises `UserError` for pictures of different size, of another size than
     the photo's ``size`` (H, W) where it is given, of colours, and for an object on background.
     """
-    class_map, object_map = _indices(class_png), _indices(object_png)
+    class_map, object_map = read_indices(class_png), read_indices(object_png)
     problem = None if size is None else size_problem(object_map.shape, size, f"the picture {object_png}")
     if problem is not None:
         raise UserError(f"wanted label pictures of their photo's size, found that it {problem}: draw them on the photo")
@@ -214,8 +214,8 @@ def _append_numbers(parent: ElementTree.Element, tag: str, numbers: Mapping[str,
         ElementTree.SubElement(element, key).text = str(value)
 
 
-def _indices(path: Path) -> np.ndarray:
-    """Palette indices (or grey values) ``(H, W)`` of a label picture."""
+def read_indices(path: Path) -> np.ndarray:
+    """Palette indices (or grey values) ``(H, W)`` uint8 of a label picture; `UserError` for any other file."""
     try:
         with open_regular(path) as file, Image.open(file, formats=("PNG", "BMP")) as picture:
             if picture.width * picture.height > LIMITS.max_pixels:

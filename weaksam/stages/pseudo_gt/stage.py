@@ -113,10 +113,12 @@ def with_labels(
 ) -> dict[str, Instances]:
     """Pseudo ground truth that was ``chosen`` of ``detections``, overruled by what was labelled on the photos.
 
-    See `trusted_labels.trusted`; a photo without labels keeps its boxes.
+    See `trusted_labels.trusted`; a photo without labels keeps its boxes; labels of other photos do nothing.
     """
     nothing, overruled = Instances.empty(scored=True), dict(chosen)
     for image_id, labels in context.labels.items():
+        if image_id not in chosen:
+            continue
         of_photo = None
         if proposals is not None and len(labels.marks.labels):
             of_photo = Proposals.from_row(proposals.read(image_id, "boxes", "scores", "sources", "mask_size"))

@@ -1,0 +1,170 @@
+"""Train with boxes of some photos, points or counts beside the tags, and print AP50, AP75 and AP beside boxes alone.
+
+    python benchmarks/mixed_labels.py OUT [OUT ...] [--variants a b ...] [--set key=value ...]
+
+Each OUT is the folder of an ordinary run of one seed whose pseudo ground truth is finished and whose training and test
+photos have true boxes; its clues and proposals are read, and its own settings (with those of ``--set``, below
+``retrain``) and seed hold. Labels are drawn from the true boxes by the run's seed:
+
+* ``tags``: none; ``mixed_5``, ``mixed_10``, ``mixed_20``: all boxes of so many percent of the photos, marked complete;
+  the photos of a smaller share are among those of a larger one;
+* ``points``: a point on every object, drawn inside the middle third of its true box, photos marked complete;
+* ``counts``: the number of objects of every class of every photo;
+* ``alone_5``, ``alone_10``, ``alone_20``: the network alone, taught the boxed photos of ``mixed_N`` and no others, with
+  as many steps as an ordinary training on all photos.
+
+Each is the real stages from the proposals on, in OUT/mixed/NAME; an interrupted one resumes, a finished one is only
+read. Proposals are prompted for anew where there are points; boxes alone are put before the run's own, as the stage
+does. What ships are the weak detector's and the network's test detections merged and voted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from retrain_oracles import measured, measured_detections, open_finished, plain
+from retrain_switches import NETWORK, SHIPS, aps, settings_with
+from retrain_variants import cell
+
+from weaksam.config import fingerprint_of
+from weaksam.data.detection_stores import instances_of
+from weaksam.engine.context import RunContext
+from weaksam.engine.seeds import derive_seed
+from weaksam.pipeline.plan import with_backbone
+from weaksam.pipeline.state import Run
+from weaksam.stages import clues as clue_stage
+from weaksam.stages import proposals as proposal_stage
+from weaksam.stages import pseudo_gt as pseudo_gt_stage
+from weaksam.stages import retrain, wsod
+from weaksam.stages.proposals.labelled import with_given_boxes
+from weaksam.stages.retrain.candidates import candidate_detections, voted
+from weaksam.stages.wsod.photo_features import PhotoFeatures, unread_features
+from weaksam.store.store import Store, store_folder
+from weaksam.structures.instances import Instances
+from weaksam.structures.photo_labels import Marks, PhotoLabels, labels_fingerprint
+from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals
+
+SHARES = (5, 10, 20)
+"""Percent of the photos that are boxed."""
+VARIANTS = (
+    "tags",
+    *(f"mixed_{share}" for share in SHARES),
+    "points",
+    "counts",
+    *(f"alone_{share}" for share in SHARES),
+)
+COLUMNS = ("weak: AP50", *NETWORK, *SHIPS)
+
+
+def boxed_photos(image_ids: Sequence[str], percent: int, seed: int) -> list[str]:
+    """So many percent of the photos, at least one, drawn by ``seed``; more percent hold all that fewer do."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "boxed photos"))
+    order = torch.randperm(len(image_ids), generator=generator).tolist()
+    return sorted(image_ids[row] for row in order[: max(1, round(len(image_ids) * percent / 100))])
+
+
+def labels_of(variant: str, truths: Mapping[str, Instances], seed: int) -> dict[str, PhotoLabels]:
+    """What a variant labels on the photos of ``truths``, by image id."""
+    kind, _, percent = variant.partition("_")
+    if kind in ("mixed", "alone"):
+        boxed = boxed_photos(sorted(truths), int(percent), seed)
+        return {name: PhotoLabels(plain(truths[name]), (None,) * len(truths[name]), complete=True) for name in boxed}
+    if kind == "points":
+        return {
+            name: PhotoLabels(marks=middle_points(name, truth, seed), complete=True) for name, truth in truths.items()
+        }
+    if kind == "counts":
+        return {name: PhotoLabels(counts=counts_of(truth)) for name, truth in truths.items()}
+    return {}
+
+
+def middle_points(image_id: str, truth: Instances, seed: int) -> Marks:
+    """A point in the middle third of each box along both sides, drawn by ``seed``."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "points", image_id))
+    share = (1 + torch.rand(len(truth), 2, generator=generator)) / 3
+    starts, ends = truth.boxes[:, :2], truth.boxes[:, 2:]
+    return Marks.of_points(starts + share * (ends - starts), truth.labels)
+
+
+def counts_of(truth: Instances) -> dict[int, int]:
+    """The number of objects by label."""
+    return {int(label): int((truth.labels == label).sum()) for label in truth.labels.unique()}
+
+
+def labelled_proposals(run: Run, context: RunContext) -> Store:
+    """Proposals of the training photos with what is labelled: the stage's, or the run's with boxes in front."""
+    known, labels = run.results["proposals"]["train"], context.labels
+    if labels_fingerprint(labels, "marks"):
+        clues, settings = run.results["clues"], run.settings.proposals
+        arguments = (context, settings, run.segmenter, clue_stage.clue_points(clues), context.train, "train")
+        return proposal_stage.run(*arguments, clue_fingerprint=clues.fingerprint)
+    fingerprint = fingerprint_of({"proposals": known.fingerprint, "boxes": labels_fingerprint(labels, "boxes")})
+    folder = store_folder(context.out, "proposals", "train", fingerprint)
+    image_ids = context.train.image_ids
+    store = Store(folder, stage="proposals", fingerprint=fingerprint, image_ids=image_ids, columns=PROPOSAL_COLUMNS)
+
+    def row(image_id: str) -> dict[str, Any]:
+        of_photo = Proposals.from_row(known[image_id])
+        size = context.train.by_id[image_id].size
+        return with_given_boxes(of_photo, labels.get(image_id, PhotoLabels()), size).as_row()
+
+    return store.fill(row, "proposals", cheap=True)
+
+
+def scores(run: Run, variant: str, extra: Sequence[str], photos: PhotoFeatures) -> dict[str, float]:
+    """The figures of a variant, nan for what it has not; trained now or before."""
+    truths, out = run.true_train.truths, run.context.out / "mixed" / variant
+    labels = labels_of(variant, truths, run.settings.seed)
+    context = replace(with_backbone(run, run.results["backbone"]), out=out, labels=labels)
+    settings = settings_with(run.settings.retrain, [*extra, "detect_train=false"])
+    if variant.startswith("alone"):
+        steps = settings.num_steps or settings.num_epochs * -(-len(context.train) // settings.batch_size)
+        boxes = {image_id: plain(truths[image_id]) for image_id in labels}
+        network = retrain.run(context, settings.model_copy(update={"num_steps": steps}), boxes)
+        return dict.fromkeys(COLUMNS, float("nan")) | dict(zip(NETWORK, aps(measured(run, network)), strict=True))
+    proposals = dict(run.results["proposals"])
+    if labels_fingerprint(labels, "boxes", "marks"):
+        proposals["train"] = labelled_proposals(run, context)
+    weak, pseudo_gt = run.results["weak_detector"], run.results["pseudo_gt"]
+    if labels:
+        clues = run.results["clues"]
+        weak = wsod.run(context, run.settings.wsod, proposals, clues, clue_stage.class_maps(clues), photos=photos)
+        chosen = pseudo_gt_stage.run(
+            context, run.settings.pseudo_gt, weak.stores["train"], proposals=proposals["train"]
+        )
+        pseudo_gt = instances_of(chosen)
+    network = retrain.run(context, settings, pseudo_gt, weak_detector=weak, proposals=proposals)
+    merged = candidate_detections(context, settings, weak, network, "retrain")["merged"]
+    ships = instances_of(voted(context, settings, merged, proposals, "retrain")["test"])
+    return {
+        "weak: AP50": measured(run, weak).mean(0.5),
+        **dict(zip(NETWORK, aps(measured(run, network)), strict=True)),
+        **dict(zip(SHIPS, aps(measured_detections(run, ships)), strict=True)),
+    }
+
+
+def main() -> None:
+    """Train what is not trained yet and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("outs", type=Path, nargs="+", metavar="OUT", help="runs of one config with several seeds")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="which of them; all")
+    parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="further settings of the retraining")
+    arguments = parser.parse_args()
+    runs = [open_finished(out) for out in arguments.outs]
+    features = [unread_features(with_backbone(run, run.results["backbone"]), run.settings.wsod) for run in runs]
+    lines = ["| " + " | ".join(["labels", "seeds", *COLUMNS]) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for variant in arguments.variants:
+        of_seeds = [scores(run, variant, arguments.set, of_run) for run, of_run in zip(runs, features, strict=True)]
+        cells = [cell([of_seed[name] for of_seed in of_seeds]) for name in COLUMNS]
+        lines.append("| " + " | ".join([variant, str(len(runs)), *cells]) + " |")
+        print(lines[-1], flush=True)
+    print("\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
