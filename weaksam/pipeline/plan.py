@@ -90,7 +90,11 @@ def make_proposals(run: Run, clues: Store | None, test_clues: Store | None) -> M
         known = {"train": clues, "test": test_clues}[split]
         points_of = no_points if known is None else clue_stage.clue_points(known)
         arguments = (context, settings, run.segmenter, points_of, dataset, split)
-        stores[split] = proposal_stage.run(*arguments, clue_fingerprint="" if known is None else known.fingerprint)
+        hits = None
+        if clues is not None and run.settings.clues.source == "text" and run.settings.clues.text.as_proposals:
+            hits = clue_stage.proposed_hits(context, run.settings.clues, clues, dataset, split)
+        clue_fingerprint = "" if known is None else known.fingerprint
+        stores[split] = proposal_stage.run(*arguments, clue_fingerprint=clue_fingerprint, hits=hits)
     return stores
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GRID, COARSE, FINE, CROSS, COARSE_JOINT, FINE_JOINT, GIVEN = range(7)
+GRID, COARSE, FINE, CROSS, COARSE_JOINT, FINE_JOINT, GIVEN, TEXT = range(8)
 """What prompted a proposal: the grid, a clue point of a kind, or all points of a kind and a class jointly; `GIVEN`: a
-point or a box that somebody labelled."""
+point or a box that somebody labelled; `TEXT`: a hit of a class's words."""
 
-SOURCES = ("grid", "coarse", "fine", "cross", "coarse joint", "fine joint", "given")
+SOURCES = ("grid", "coarse", "fine", "cross", "coarse joint", "fine joint", "given", "text")
 """Names of what prompted a proposal, by its number."""
 
 KindName = Literal["coarse", "fine", "cross"]

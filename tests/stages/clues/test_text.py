@@ -14,14 +14,16 @@ from weaksam import pipeline
 from weaksam.config import UserError, load_settings
 from weaksam.data.detection_stores import row_instances
 from weaksam.engine.context import RunContext
+from weaksam.pipeline.plan import stage_named
 from weaksam.pipeline.settings import RunSettings
+from weaksam.pipeline.state import open_run
 from weaksam.stages import clues
 from weaksam.stages.clues import ClueSettings, photo_peaks
 from weaksam.stages.clues.maps import ClassMaps
 from weaksam.stages.clues.stage import build_source
 from weaksam.stages.clues.text import TextSource, with_hits
 from weaksam.stages.clues.text_maps import hit_points, painted_map
-from weaksam.structures.clue_points import COARSE, CROSS
+from weaksam.structures.clue_points import COARSE, CROSS, TEXT
 from weaksam.structures.dataset import Dataset
 from weaksam.structures.masks import rle_from_mask
 
@@ -196,3 +198,23 @@ def test_a_run_says_what_maps_each_class(model: Path, tmp_path: Path) -> None:
     pipeline.run(load_settings(RunSettings, None, [*toy_run(tmp_path), f"out={out}", *text]), until="clues")
     report = (out / "report.html").read_text()
     assert "Clues by the classes" in report and "tag AP" in report
+
+
+def test_hits_are_proposals_where_they_are_wanted(model: Path, tmp_path: Path) -> None:
+    text = ["clues.source=text", f"clues.text.model={model}", f"clues.text.min_score={LEAST}", "clues.text.choice=text"]
+    out = tmp_path / "out"
+    wanted = load_settings(RunSettings, None, [*toy_run(tmp_path), f"out={out}", *text, "clues.text.as_proposals=true"])
+    pipeline.run(wanted, until="proposals")
+    run = open_run(wanted)
+    for stage in ("clues", "proposals"):
+        stage_named(stage).run(run)
+    for split, dataset in run.splits.items():
+        hits_of, _ = clues.proposed_hits(run.context, wanted.clues, run.results["clues"], dataset, split)
+        boxes, sources = (run.results["proposals"][split].column(name) for name in ("boxes", "sources"))
+        assert any(len(hits_of(image_id)) for image_id in dataset.image_ids)
+        for image_id in dataset.image_ids:
+            hits = hits_of(image_id)
+            tags = dataset.by_id[image_id].tags
+            assert not tags or set(hits.labels.tolist()) <= set(tags)
+            assert torch.equal(boxes[image_id][: len(hits)], hits.boxes)
+            assert (sources[image_id] == TEXT).nonzero()[:, 0].tolist() == list(range(len(hits)))

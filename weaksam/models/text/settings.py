@@ -56,6 +56,9 @@ class TextSettings(Settings):
         description="source of a class; tags: the words where they tell the photos with its tag from the others better "
         "than class maps do; text: the words wherever they hit",
     )
+    as_proposals: bool = Field(
+        False, description="hits are proposals too, before all others, beside the points that they prompt with"
+    )
     fallback: Literal["cam", "weaktr", "files"] = Field(
         "cam", description="source of the class maps of all that the words do not find"
     )

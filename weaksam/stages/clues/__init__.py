@@ -6,7 +6,7 @@ from weaksam.stages.clues.settings import ClueSettings
 from weaksam.stages.clues.source import ClueSource, classes_to_map
 from weaksam.stages.clues.stage import build_source, run
 from weaksam.stages.clues.store_rows import class_maps, clue_peaks, clue_points, kind_maps
-from weaksam.stages.clues.text import kept_agreement
+from weaksam.stages.clues.text import kept_agreement, proposed_hits
 
 __all__ = [
     "ClueSettings",
@@ -20,5 +20,6 @@ __all__ = [
     "kept_agreement",
     "kind_maps",
     "photo_peaks",
+    "proposed_hits",
     "run",
 ]

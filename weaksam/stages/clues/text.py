@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import row_instances
 from weaksam.engine.context import RunContext
 from weaksam.evaluation.text_agreement import ClassAgreement, class_agreement
@@ -97,6 +98,27 @@ class TextSource:
             kept = torch.tensor([label not in denied for label in maps.labels.tolist()], dtype=torch.bool)
             maps = _with_rows(maps, maps.labels[kept])
         return with_hits(maps, by_label)
+
+
+def proposed_hits(
+    context: RunContext, settings: ClueSettings, clues: Store, dataset: Dataset, split: str
+) -> tuple[Callable[[str], Instances], str]:
+    """What the words find on each photo of ``dataset`` by image id, as far as tags and the choice allow; and its hash.
+
+    ``clues``: the sealed clues of the training photos, of source ``text``, whose folder tells the classes that words
+    map. The hits are stored already where the photos have clues, else they are asked for now.
+    """
+    agreement = kept_agreement(clues.folder)
+    assert agreement is not None, "clues of the source text keep their agreement"
+    by_words = {context.train.classes.index(name) for name, of_class in agreement.items() if of_class.source == "text"}
+    store = TextHits(context, settings.text).of(dataset, split)
+
+    def hits_of(image_id: str) -> Instances:
+        hits, tags = row_instances(store[image_id], store.folder), dataset.by_id[image_id].tags
+        allowed = by_words & set(tags) if tags else by_words
+        return hits[torch.tensor([label in allowed for label in hits.labels.tolist()], dtype=torch.bool)]
+
+    return hits_of, fingerprint_of([store.fingerprint, sorted(by_words)])
 
 
 def kept_agreement(folder: Path) -> dict[str, ClassAgreement] | None:
