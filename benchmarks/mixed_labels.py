@@ -1,6 +1,6 @@
 """Train with boxes of some photos, points or counts beside the tags, and print AP50, AP75 and AP beside boxes alone.
 
-    python benchmarks/mixed_labels.py OUT [OUT ...] [--variants a b ...] [--set key=value ...]
+    python benchmarks/mixed_labels.py OUT [OUT ...] [--variants a b ...] [--pseudo-gt] [--set key=value ...]
 
 Each OUT is the folder of an ordinary run of one seed whose pseudo ground truth is finished and whose training and test
 photos have true boxes; its clues and proposals are read, and its own settings (with those of ``--set``, below
@@ -15,7 +15,9 @@ photos have true boxes; its clues and proposals are read, and its own settings (
 
 Each is the real stages from the proposals on, in OUT/mixed/NAME; an interrupted one resumes, a finished one is only
 read. Proposals are prompted for anew where there are points; boxes alone are put before the run's own, as the stage
-does. What ships are the weak detector's and the network's test detections merged and voted.
+does. What ships are the weak detector's and the network's test detections merged and voted. With
+``--pseudo-gt`` nothing is trained: the table says what the labels make of the run's own detections, precision and
+recall of the believed boxes at IoU 0.5.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from weaksam.config import fingerprint_of
 from weaksam.data.detection_stores import instances_of
 from weaksam.engine.context import RunContext
 from weaksam.engine.seeds import derive_seed
+from weaksam.evaluation.pseudo_gt import pseudo_gt_quality
 from weaksam.pipeline.plan import with_backbone
 from weaksam.pipeline.state import Run
 from weaksam.stages import clues as clue_stage
@@ -58,6 +61,8 @@ VARIANTS = (
     "counts",
     *(f"alone_{share}" for share in SHARES),
 )
+COUNTED = ("boxes", "ignored")
+PSEUDO_GT = (*COUNTED, "precision", "recall")
 COLUMNS = ("weak: AP50", *NETWORK, *SHIPS)
 
 
@@ -148,19 +153,39 @@ def scores(run: Run, variant: str, extra: Sequence[str], photos: PhotoFeatures) 
     }
 
 
+def pseudo_gt_scores(run: Run, variant: str) -> dict[str, float]:
+    """What a variant's labels make of the run's detections: believed boxes, ignored regions, precision and recall."""
+    truths = run.true_train.truths
+    tags = {sample.image_id: sample.tags for sample in run.context.train}
+    detections = run.results["weak_detector"].detections("train")
+    chosen = pseudo_gt_stage.choose_all(detections, tags, len(run.context.train.classes), run.settings.pseudo_gt)
+    context = replace(run.context, labels=labels_of(variant, truths, run.settings.seed))
+    zoned = pseudo_gt_stage.with_labels(context, chosen, detections, run.results["proposals"]["train"])
+    believed = {image_id: boxes.without_crowd() for image_id, boxes in zoned.items()}
+    quality = pseudo_gt_quality(truths, believed, len(run.context.train.classes), iou=0.5).as_dict()
+    num_boxes = sum(map(len, believed.values()))
+    counts = {"boxes": float(num_boxes), "ignored": float(sum(map(len, zoned.values())) - num_boxes)}
+    return {**counts, "precision": quality["precision"], "recall": quality["recall"]}
+
+
 def main() -> None:
     """Train what is not trained yet and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outs", type=Path, nargs="+", metavar="OUT", help="runs of one config with several seeds")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="which of them; all")
+    parser.add_argument("--pseudo-gt", action="store_true", help="train nothing, measure the pseudo ground truth")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="further settings of the retraining")
     arguments = parser.parse_args()
     runs = [open_finished(out) for out in arguments.outs]
     features = [unread_features(with_backbone(run, run.results["backbone"]), run.settings.wsod) for run in runs]
-    lines = ["| " + " | ".join(["labels", "seeds", *COLUMNS]) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    columns = PSEUDO_GT if arguments.pseudo_gt else COLUMNS
+    lines = ["| " + " | ".join(["labels", "seeds", *columns]) + " |", "|---" * (len(columns) + 2) + "|"]
     for variant in arguments.variants:
-        of_seeds = [scores(run, variant, arguments.set, of_run) for run, of_run in zip(runs, features, strict=True)]
-        cells = [cell([of_seed[name] for of_seed in of_seeds]) for name in COLUMNS]
+        if arguments.pseudo_gt:
+            of_seeds = [pseudo_gt_scores(run, variant) for run in runs]
+        else:
+            of_seeds = [scores(run, variant, arguments.set, of_run) for run, of_run in zip(runs, features, strict=True)]
+        cells = [cell([of_seed[name] for of_seed in of_seeds], 0 if name in COUNTED else 3) for name in columns]
         lines.append("| " + " | ".join([variant, str(len(runs)), *cells]) + " |")
         print(lines[-1], flush=True)
     print("\n" + "\n".join(lines))

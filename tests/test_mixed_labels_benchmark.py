@@ -43,6 +43,11 @@ def test_every_way_is_trained_once_and_tabled(
     toy = toy_run(tmp_path)
     out = tmp_path / "out"
     pipeline.run(load_settings(RunSettings, None, [*toy, f"out={out}"]), until="pseudo_gt")
+    monkeypatch.setattr("sys.argv", ["mixed_labels.py", str(out), "--variants", "tags", "mixed_20", "--pseudo-gt"])
+    benchmark.main()
+    rows = [row for row in capsys.readouterr().out.split("\n\n")[-1].splitlines() if row.startswith("| ")]
+    assert rows[0] == "| labels | seeds | boxes | ignored | precision | recall |" and rows[1] != rows[2]
+    assert not (out / "mixed").exists()
     names = ["tags", "mixed_20", "points", "counts", "alone_20"]
     monkeypatch.setattr("sys.argv", ["mixed_labels.py", str(out), "--variants", *names])
     capsys.readouterr()
