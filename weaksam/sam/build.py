@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +26,8 @@ SERVED: dict[str, tuple[object, ...]] = {
 class SegmenterSettings(Settings):
     """Which frozen segmenter answers the prompts."""
 
+    _as_before: ClassVar[Mapping[str, Any]] = {"lora": None}
+
     family: Literal["auto", "nano", "tree", "segment_anything", "transformers"] = Field(
         default="auto",
         description="auto: as the weights tell (a folder or hub id: transformers, a file: segment_anything), without "
@@ -39,6 +42,11 @@ class SegmenterSettings(Settings):
         default="float32",
         description="numbers in the image encoder of SAM and of the transformers family; bfloat16 takes half the time "
         "or less on CUDA and on processors that have it",
+    )
+    lora: Path | None = Field(
+        default=None,
+        description="low-rank updates that adapt the image encoder (lora.safetensors of weaksam adapt-sam); any family "
+        "with a network",
     )
     compile: bool = Field(
         default=False, description="the image encoder of the segment_anything family through torch.compile, for CUDA"
@@ -62,11 +70,16 @@ def build_segmenter(settings: SegmenterSettings, device: torch.device) -> Segmen
     family = family_of(settings)
     _check_served(settings, family)
     if family == "tree":
+        if settings.lora is not None:
+            raise UserError(
+                f"wanted a segmenter with a network for segmenter.lora={settings.lora}, found the region tree, which "
+                "has none: set segmenter.family or segmenter.weights to what was adapted"
+            )
         return _region_tree(settings)
     if family == "nano":
         from weaksam.sam.nano.segmenter import SamNano
 
-        return SamNano.load(settings.weights, device)
+        return SamNano.load(settings.weights, device, lora=settings.lora)
     return _of_transformers(settings, device) if family == "transformers" else _official(settings, device)
 
 
@@ -111,7 +124,7 @@ def _official(settings: SegmenterSettings, device: torch.device) -> Segmenter:
     from weaksam.sam.official.segmenter import SegmentAnything
 
     return SegmentAnything.load(
-        settings.weights, device, settings.decoding, settings.precision, compiled=settings.compile
+        settings.weights, device, settings.decoding, settings.precision, compiled=settings.compile, lora=settings.lora
     )
 
 
@@ -123,4 +136,4 @@ def _of_transformers(settings: SegmenterSettings, device: torch.device) -> Segme
         )
     from weaksam.sam.transformers.segmenter import TransformersSam
 
-    return TransformersSam.load(settings.weights, device, settings.precision)
+    return TransformersSam.load(settings.weights, device, settings.precision, settings.lora)

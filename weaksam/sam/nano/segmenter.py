@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from weaksam.config import UserError, fingerprint_of
+from weaksam.sam.lora import adapt
 from weaksam.sam.nano.decoder import NanoDecoder, SharedFeatures, denormals_as_zero
 from weaksam.sam.nano.frame import FRAME_SIZE, areas, frame_size, framed, stability, working_logits
 from weaksam.sam.nano.model import BOX_LABELS, INPUT_SIZE, Architecture, NanoSam, Pyramid, folded
@@ -61,11 +62,21 @@ class SamNano:
         self.encoder = folded(self.model.image_encoder) if fast else self.model.image_encoder
 
     @classmethod
-    def load(cls, weights: Path | None = None, device: torch.device | str = "cpu", *, fast: bool = True) -> SamNano:
+    def load(
+        cls,
+        weights: Path | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        fast: bool = True,
+        lora: Path | None = None,
+    ) -> SamNano:
         """Read ``weights`` (the bundled ones if None); the architecture is stored beside them.
 
+        ``lora``: low-rank updates of the image encoder, which are merged into it.
+
         Raises:
-            UserError: the file is missing, is not safetensors, or belongs to another architecture.
+            UserError: the file is missing, is not safetensors, or belongs to another architecture; or the updates
+                belong to another encoder.
         """
         path = BUNDLED if weights is None else Path(weights)
         check_weights(path, "sam_nano")
@@ -79,6 +90,8 @@ class SamNano:
         model = NanoSam(architecture)
         load_into(model, state, "sam_nano", allow_missing=(".num_batches_tracked",))
         fingerprint = fingerprint_of({"algorithm": "sam_nano-1", "weights": digest, "frame": FRAME_SIZE})
+        if lora is not None:
+            fingerprint = adapt(model.image_encoder, lora, fingerprint)
         return cls(model, fingerprint, device, fast=fast)
 
     @property

@@ -14,6 +14,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from weaksam.sam.batches import chosen_maps, decode_prompts
+from weaksam.sam.lora import adapt
 from weaksam.sam.mask_geometry import Frame, enlarge, measure, measure_in_input
 from weaksam.sam.narrow_photos import widened
 from weaksam.sam.official.architecture import build_sam, infer_architecture
@@ -102,11 +103,15 @@ class SegmentAnything:
         precision: EncoderPrecision = "float32",
         *,
         compiled: bool = False,
+        lora: Path | None = None,
     ) -> SegmentAnything:
         """Read an official checkpoint; the shapes of its tensors tell which variant it is.
 
+        ``lora``: low-rank updates of the image encoder, which are merged into it.
+
         Raises:
-            UserError: the file is missing, cut short, a web page, or no segment-anything checkpoint.
+            UserError: the file is missing, cut short, a web page, or no segment-anything checkpoint; or the updates
+                belong to another encoder.
         """
         check_weights(Path(path), "segment-anything")
         with unchanged_files(Path(path)):
@@ -115,6 +120,8 @@ class SegmentAnything:
         sam = build_sam(architecture, sum(tensor.numel() for tensor in state.values()))
         load_into(sam, state, architecture.name)
         fingerprint = f"{architecture.name}-{sha256}"
+        if lora is not None:
+            fingerprint = adapt(sam.image_encoder, lora, fingerprint)
         return cls(sam.to(device), architecture.name, fingerprint, decoding, precision, compiled=compiled)
 
     @torch.inference_mode()

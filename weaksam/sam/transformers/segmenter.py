@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from weaksam.config import fingerprint_of
 from weaksam.sam.batches import chosen_maps, decode_prompts
+from weaksam.sam.lora import adapt
 from weaksam.sam.mask_geometry import Frame, enlarge, measure
 from weaksam.sam.narrow_photos import widened
 from weaksam.sam.prompts import Prompts
@@ -75,14 +76,26 @@ class TransformersSam:
         self.fingerprint = fingerprint_of({"model": model.fingerprint, "precision": precision})
 
     @classmethod
-    def load(cls, weights: Path, device: torch.device, precision: EncoderPrecision = "float32") -> TransformersSam:
+    def load(
+        cls,
+        weights: Path,
+        device: torch.device,
+        precision: EncoderPrecision = "float32",
+        lora: Path | None = None,
+    ) -> TransformersSam:
         """Read the model in the folder ``weights``, or with that id (``owner/name``) on the hub.
+
+        ``lora``: low-rank updates of the image encoder, which are merged into it.
 
         Raises:
             UserError: there is no such model, it cannot be fetched, is of no family that answers points and boxes,
-                or a file is broken or belongs to another variant.
+                or a file is broken or belongs to another variant; or the updates belong to another encoder.
         """
-        return cls(load_model(find_model(weights)), device, precision)
+        model = load_model(find_model(weights))
+        if lora is not None:
+            network: Any = model.network
+            model = replace(model, fingerprint=adapt(network.vision_encoder, lora, model.fingerprint))
+        return cls(model, device, precision)
 
     def encode(self, image: np.ndarray) -> HfEmbedding:
         """Embed one upright RGB photo, uint8 ``(H, W, 3)``."""
