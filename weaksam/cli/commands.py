@@ -10,6 +10,7 @@ import typer
 import typer.core
 
 from weaksam.cli import (
+    adapting,
     boxes,
     data,
     init,
@@ -128,6 +129,14 @@ app.add_typer(
         cls=_RunByDefault,
     ),
     name="pseudo-gt",
+)
+app.add_typer(
+    group(
+        "Adapt a segmenter to photos by weak labels: adapt-sam [CONFIG] [key=value]..., or measure it: eval.",
+        {"run": adapting.adapt_sam, "eval": adapting.evaluate_adapted},
+        cls=_RunByDefault,
+    ),
+    name="adapt-sam",
 )
 app.add_typer(
     group("Train with what a reviewer decided in a run's report.", {"apply": review.apply}, no_args_is_help=True),

@@ -1,1 +1,1 @@
-"""Room for companions on the same primitives (WeSAM, WS-SAM, GoodSAM-style); empty until one is built."""
+"""Companions on the same primitives: WeSAM; room for WS-SAM and GoodSAM-style distillation."""

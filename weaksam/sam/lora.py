@@ -36,10 +36,10 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
         width = base.out_features // 3
-        for name in ("q", "v"):
-            down = base.weight.new_empty(rank, base.in_features)
-            self.register_parameter(f"a_{name}", nn.Parameter(_kaiming(down, generator)))
-            self.register_parameter(f"b_{name}", nn.Parameter(base.weight.new_zeros(width, rank)))
+        self.a_q = nn.Parameter(_kaiming(base.weight.new_empty(rank, base.in_features), generator))
+        self.b_q = nn.Parameter(base.weight.new_zeros(width, rank))
+        self.a_v = nn.Parameter(_kaiming(base.weight.new_empty(rank, base.in_features), generator))
+        self.b_v = nn.Parameter(base.weight.new_zeros(width, rank))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., D)`` -> ``(..., 3 E)``."""

@@ -1,0 +1,65 @@
+"""Define the settings of an adaptation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from weaksam.config import Settings
+from weaksam.data.dataset import SplitSettings
+from weaksam.recipes.sam_adaptation.prompts import NUM_POINTS, PromptKind
+from weaksam.sam.build import SegmenterSettings
+from weaksam.sam.lora import RANK
+
+
+class AdaptSettings(Settings):
+    """Which segmenter is adapted to which photos, by which prompts, and how long."""
+
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"out", "device", "threads", "test", "max_cache_gib"})
+
+    train: SplitSettings = Field(
+        SplitSettings(), description="photos to adapt to; truth: masks or boxes of their instances, the weak labels"
+    )
+    test: SplitSettings | None = Field(None, description="photos with true masks to measure on; none: no figures")
+    out: Path = Field(Path("work_dirs/adapt_sam"), description="folder for everything that is made")
+    seed: int = Field(0, ge=0, description="the one seed")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; none leaves its own choice")
+    segmenter: SegmenterSettings = Field(
+        SegmenterSettings(family="nano"), description="the segmenter to adapt: segment-anything's weights, or sam_nano"
+    )
+    prompts: Literal["given", "pseudo_gt"] = Field(
+        "given",
+        description="given: drawn from the labels of train.truth, as published; pseudo_gt: the boxes that a run made "
+        "from tags",
+    )
+    run: Path | None = Field(None, description="folder of that run, for prompts=pseudo_gt")
+    prompt: PromptKind = Field("box", description="what prompts an instance: box, point, or coarse_box")
+    num_points: int = Field(NUM_POINTS, ge=1, description="positive points of an instance, and as many negative ones")
+    targets: Literal["pseudo", "true"] = Field(
+        "pseudo", description="pseudo: the teacher's masks teach (WeSAM); true: the true masks do, the upper bound"
+    )
+    legacy: bool = Field(False, description="compute the losses as the released code does (docs/sam_adaptation.md)")
+    anchor: bool = Field(True, description="tie both views to the masks of the segmenter as it was")
+    contrast: bool = Field(True, description="tell the prototypes of instances apart")
+    rank: int = Field(RANK, ge=1, description="rank of the low-rank updates")
+    steps: int = Field(1000, ge=1, description="optimizer steps; published: 40,000 photos in all")
+    batch_size: int = Field(1, ge=1, description="photos of a step")
+    most_masks: int = Field(40, ge=1, description="most instances of a photo in a step, drawn anew each time")
+    lr: float = Field(1e-4, gt=0, description="Adam's learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="Adam's L2 penalty")
+    warmup_steps: int = Field(250, ge=0, description="steps in which the learning rate rises")
+    max_cache_gib: float = Field(1.0, ge=0, description="room for the anchor's embeddings of all views, which stay")
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.prompts == "pseudo_gt" and self.run is None:
+            raise ValueError("prompts=pseudo_gt takes the boxes that a run made from tags: set run to its folder")
+        if self.prompts == "pseudo_gt" and self.targets == "true":
+            raise ValueError("targets=true learns the true masks, of which pseudo boxes have none: set prompts=given")
+        if self.prompts == "pseudo_gt" and self.prompt == "coarse_box":
+            raise ValueError("a coarse box is drawn from a mask, which pseudo boxes lack: set prompt=box or point")
+        return self
