@@ -39,7 +39,8 @@ def write_picture(path: Path, picture: Image.Image) -> None:
     picture_format = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
     if picture_format is None:
         raise UserError(f"wanted a picture named .png or .jpg, found {path}: rename it")
-    options = {"quality": 85, "optimize": True} if picture_format == "JPEG" else {}
+    # Of PNG the fastest compression: a sheet of photos takes a fifth of the time and is a fifth larger
+    options = {"quality": 85, "optimize": True} if picture_format == "JPEG" else {"compress_level": 1}
     buffer = io.BytesIO()
     picture.save(buffer, format=picture_format, **options)
     with atomic_file(path) as temporary:
