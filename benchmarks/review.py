@@ -1,12 +1,12 @@
 """Measure how much AP some decisions of a review bring: simulated from the true boxes, on the most doubtful labels.
 
-    python benchmarks/review.py OUT REVIEWED [--decisions 50]
+    python benchmarks/review.py OUT REVIEWED [--decisions 50] [--until retrain|pseudo_gt]
 
-OUT is the folder of a run whose pseudo ground truth is finished and whose training and test photos have true boxes. The
-decisions are those of a reviewer who always sees the true object: nobody reviewed. They are taken in the order of the
-report, photos by doubt and in each the least trusted box first, and applied as `weaksam review apply` does to a copy of
-the run in REVIEWED, which is trained up to its retraining; an interrupted training goes on. The run in OUT is trained
-up to there too, where it is not.
+OUT is the folder of a run whose pseudo ground truth is finished and whose training and test photos have true boxes; it
+is trained up to its retraining, where it is not. The decisions are those of a reviewer who always sees the true object:
+nobody reviewed. They are taken in the order of that run's report, photos by doubt and in each the least trusted box
+first, and applied as `weaksam review apply` does to a copy of the run in REVIEWED, which is trained up to its
+retraining; an interrupted training goes on. ``--until pseudo_gt`` does not train it: the labels alone are measured.
 """
 
 from __future__ import annotations
@@ -91,11 +91,14 @@ def figures_of(metrics: dict[str, Any]) -> dict[str, str]:
     """Precision and recall of the labels, and AP50 / AP75 / AP of the network alone and of what was handed on."""
     figures = {row["stage"]: row["figures"] for row in metrics["stages"]}
     labels = figures["pseudo_gt"]["train_chosen"]
+    known = {"precision": number(labels["precision"]), "recall": number(labels["recall"])}
     aps = {}
+    if "retrain" not in figures:
+        return known | {"network": "not trained", "chosen": "not trained"}
     for title, name in (("network", "test_network_boxes"), ("chosen", "test_boxes")):
         of = figures["retrain"][name]
         aps[title] = " / ".join(map(number, (of["mean"]["0.5"], of["mean"]["0.75"], of["average"])))
-    return {"precision": number(labels["precision"]), "recall": number(labels["recall"]), **aps}
+    return known | aps
 
 
 def main() -> None:
@@ -104,6 +107,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of a run whose pseudo ground truth is finished")
     parser.add_argument("reviewed", type=Path, help="folder for the copy of the run that is trained with the review")
     parser.add_argument("--decisions", type=int, default=50, help="how many; 50")
+    parser.add_argument(
+        "--until", choices=("pseudo_gt", "retrain"), default="retrain", help="last stage of the review; retrain"
+    )
     arguments = parser.parse_args()
     settings = recorded_settings(arguments.out)
     opened = open_run(settings)
@@ -112,6 +118,8 @@ def main() -> None:
             "wanted true boxes of training and test photos to simulate a review and to measure by: set them"
         )
     require_finished(opened, BEFORE)
+    before = run(settings, until="retrain")  # so that the order of doubt is that of the report of a whole run
+    opened = open_run(settings)
     for stage in STAGES:
         if opened.finished(stage.name):
             stage.run(opened)
@@ -126,10 +134,9 @@ def main() -> None:
     verdicts = Counter(decision["decision"] for decision in json.loads(path.read_text())["decisions"])
     mine = recorded_settings(arguments.reviewed)
     if mine.pseudo_gt.review:
-        reviewed = run(mine, until="retrain")
+        reviewed = run(mine, until=arguments.until)
     else:
-        reviewed = apply_review(arguments.reviewed, path, until="retrain")
-    before = run(settings, until="retrain")
+        reviewed = apply_review(arguments.reviewed, path, until=arguments.until)
     print(f"\n{sum(verdicts.values())} decisions, simulated from the true boxes: {dict(verdicts)}")
     print("| review | precision of the labels | recall | network alone, AP50 / AP75 / AP | handed on |")
     print("|---|---|---|---|---|")
