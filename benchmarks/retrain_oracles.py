@@ -126,9 +126,9 @@ def measured(run: Run, result: DetectorResult) -> VocResult:
     return measured_detections(run, result.detections("test"))
 
 
-def measured_detections(run: Run, detections: Mapping[str, Instances]) -> VocResult:
-    """AP of detections on the test photos, by image id, at all thresholds."""
-    truth = run.truths["test"]
+def measured_detections(run: Run, detections: Mapping[str, Instances], split: str = "test") -> VocResult:
+    """AP of detections on the photos of ``split``, by image id, at all thresholds."""
+    truth = run.truths[split]
     assert truth is not None
     return voc_ap(truth.instances, truth.only(detections), truth.num_classes, ious=AP_IOUS)
 

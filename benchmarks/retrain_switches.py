@@ -8,9 +8,10 @@ of ``--set``, below ``retrain``) and seed hold. Variants of the pseudo ground tr
 detections. A variant whose name begins with ``removed_`` is taught the true boxes without ``--share`` of them, drawn by
 the run's seed, in place of the pseudo ground truth; ``true_boxes`` all of them. Each training is the real retrain stage
 with the same first weights and order of photos, in OUT/switches/NAME; an interrupted one resumes, a finished one is
-only read. What ships are the weak detector's and the network's test detections merged and voted. The seconds are those
-of the processor, of training and test detections, kept from the run that trained. True boxes serve the evaluation and
-these variants alone.
+only read. ``--on train`` measures the same networks on the training photos, whose true boxes no training reads: there
+a default may be chosen. What ships are the weak detector's and the network's detections merged and voted. The seconds
+are those of the processor, of training and test detections, kept from the run that trained. True boxes serve the
+evaluation and these variants alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from retrain_oracles import measured, measured_detections, open_finished, plain
+from retrain_oracles import measured_detections, open_finished, plain
 from retrain_variants import cell
 
 from weaksam.config import Settings, load_settings
@@ -109,19 +110,22 @@ def switches_of(variant: str, section: str) -> list[str]:
     return [text.removeprefix(f"{section}.") for text in texts if text.startswith(f"{section}.")]
 
 
-def scores(run: Run, variant: str, share: float, extra: Sequence[str]) -> dict[str, float]:
-    """AP50, AP75 and AP of the network of a variant and of what ships, and CPU seconds; trained now or before."""
+def scores(run: Run, variant: str, share: float, extra: Sequence[str], split: str = "test") -> dict[str, float]:
+    """AP50, AP75 and AP on ``split`` of the network of a variant and of what ships, and CPU seconds."""
     context = with_backbone(run, run.results["backbone"])
     context = replace(context, out=run.context.out / "switches" / variant)
-    settings = settings_with(run.settings.retrain, [*extra, *switches_of(variant, "retrain"), "detect_train=false"])
+    settings = settings_with(
+        run.settings.retrain, [*extra, *switches_of(variant, "retrain"), f"detect_train={split == 'train'}"]
+    )
     weak, proposals = run.results["weak_detector"], run.results["proposals"]
     inputs = {"weak_detector": weak, "proposals": proposals, "segmenter": lambda: run.mask_segmenter}
     start = time.process_time()
     network = retrain.run(context, settings, boxes_of(run, variant, share), **inputs)
     seconds = kept_seconds(context.out / f"cpu_seconds_{network.stores['test'].fingerprint}.json", start)
     merged = candidate_detections(context, settings, weak, network, "retrain")["merged"]
-    ships = voted(context, settings, merged, proposals, "retrain")["test"]
-    of_network, of_ships = measured(run, network), measured_detections(run, instances_of(ships))
+    ships = voted(context, settings, merged, proposals, "retrain")[split]
+    of_network = measured_detections(run, network.detections(split), split)
+    of_ships = measured_detections(run, instances_of(ships), split)
     return {
         **dict(zip(NETWORK, aps(of_network), strict=True)),
         **dict(zip(SHIPS, aps(of_ships), strict=True)),
@@ -162,12 +166,15 @@ def main() -> None:
     parser.add_argument("outs", type=Path, nargs="+", metavar="OUT", help="runs of one config with several seeds")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="which of them; all")
     parser.add_argument("--share", type=float, default=0.3, help="share of the true boxes that is removed; 0.3")
+    parser.add_argument("--on", choices=("train", "test"), default="test", help="photos to measure on; test")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="further settings of the retraining")
     arguments = parser.parse_args()
     runs = [open_finished(out) for out in arguments.outs]
     lines = ["| " + " | ".join(["variant", "seeds", *NETWORK, *SHIPS, "CPU s"]) + " |", "|---" * 9 + "|"]
     for variant in arguments.variants:
-        lines.append(line(variant, [scores(run, variant, arguments.share, arguments.set) for run in runs]))
+        lines.append(
+            line(variant, [scores(run, variant, arguments.share, arguments.set, arguments.on) for run in runs])
+        )
         print(lines[-1], flush=True)
     print("\n" + "\n".join(lines))
 
