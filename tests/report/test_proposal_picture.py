@@ -41,6 +41,7 @@ def test_every_source_has_a_name():
     assert [panel_name(number) for number in range(len(SOURCES))] == [
         *("grid", "coarse", "fine", "cross"),
         *("joint", "joint"),
+        *("given", "text"),
     ]
     assert (panel_name(IMPORTED), panel_name(99)) == ("imported", "source 99")
 
