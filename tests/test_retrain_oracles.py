@@ -42,6 +42,7 @@ def test_what_each_run_is_taught(oracles: ModuleType) -> None:
     assert len(oracles.true_boxes(crowds, pseudo_gt).without_crowd()) == 1
 
 
+@pytest.mark.slow
 def test_every_run_is_trained_once_and_tabled(
     oracles: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from weaksam.config import load_settings
 from weaksam.pipeline.settings import RunSettings
 
 
+@pytest.mark.slow
 def test_variants_of_two_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def log_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_on_two_ranks_has_one_record_and_trains_as_alone(scenes: Path) -> None:
     text = finished(started(scenes, 2, "two"))
     finished(started(scenes, 1, "one"))
@@ -70,6 +71,7 @@ def test_a_run_on_two_ranks_has_one_record_and_trains_as_alone(scenes: Path) -> 
     assert re.search(r"(?m)^wsis: .*\(finished before\)$", finished(started(scenes, 1, "two")))
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_all_and_the_run_goes_on(scenes: Path) -> None:
     process = started(scenes, 2, "killed", "wsod.num_epochs=5000")
     deadline = time.monotonic() + 600
