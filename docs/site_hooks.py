@@ -9,7 +9,19 @@ from mkdocs.structure.files import File, Files
 
 from weaksam.pipeline.settings_reference import settings_markdown, settings_under
 
-SECTIONS = ("data", "backbone", "segmenter", "clues", "proposals", "wsod", "pseudo_gt", "retrain", "wsis", "evaluation")
+SECTIONS = (
+    "data",
+    "classes",
+    "backbone",
+    "segmenter",
+    "clues",
+    "proposals",
+    "wsod",
+    "pseudo_gt",
+    "retrain",
+    "wsis",
+    "evaluation",
+)
 
 STAGE_PAGES = {
     "clues.md": "clues",
