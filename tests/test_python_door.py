@@ -78,6 +78,7 @@ def run_example(code: CodeType, names: dict) -> None:
     FunctionType(code, names)()
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": "example"}

@@ -40,6 +40,7 @@ def unread(arguments: list[str], folder, *, both: bool) -> subprocess.CompletedP
 CHECK = ["data", "check", "--images", "photos", "--tags", "tags.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize(
     "arguments",

@@ -61,6 +61,7 @@ def test_points_prompt_on_test_photos(on: Path) -> None:
     assert " on 3 test photos" in metrics["stages"][0]["made"]
 
 
+@pytest.mark.slow
 def test_the_switch_leaves_the_grid_alone_and_the_training_as_it_is(scenes: Path, on: Path, tmp_path: Path) -> None:
     out = tmp_path / "off"
     pipeline.run(toy_settings(scenes, out, "clues.test_photos=false"), until="pseudo_gt")
@@ -81,6 +82,7 @@ def test_the_switch_leaves_the_grid_alone_and_the_training_as_it_is(scenes: Path
     assert {name: again[name] for name in whole} == whole
 
 
+@pytest.mark.slow
 def test_no_true_tag_decides_a_test_photo(scenes: Path, on: Path, tmp_path: Path) -> None:
     """Other true objects, tags instead of them, and wrong ones: the same clues, proposals and detections."""
     truth = json.loads((scenes / "instances_test.json").read_text())

@@ -33,6 +33,7 @@ TOY_DINO = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_with_dino_ends_with_masks(tmp_path: Path) -> None:
     write_dataset(tmp_path, SceneSettings(size=64, num_classes=2, max_clutter=4), 6, 2, seed=1)
     out = tmp_path / "out"

@@ -104,6 +104,7 @@ def truth_of(dataset: Dataset) -> dict[str, Instances]:
     return {sample.image_id: sample.truth for sample in dataset}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_trains_and_detects_at_several_scales_and_mirrored(
     name: str, tmp_path: Path, squares: Dataset
