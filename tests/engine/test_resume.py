@@ -165,6 +165,7 @@ def test_a_damaged_state_is_given_up_for_the_one_before(tmp_path, capsys):
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_a_state_is_trained_on(tmp_path):
     train(tmp_path, 6, save_every_steps=1)
     state = tmp_path / "state.safetensors"

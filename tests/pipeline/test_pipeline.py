@@ -205,6 +205,7 @@ def kill_when(settings: RunSettings, pattern: str) -> None:
     assert process.exitcode == -signal.SIGKILL, f"the run ended before {pattern} appeared"
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_bytes(scenes, unbroken, tmp_path):
     out = tmp_path / "killed"
     settings = toy_settings(scenes, out)

@@ -57,6 +57,7 @@ def changed(**values: object) -> DinoRetrainSettings:
     return TINY.model_copy(update=values)
 
 
+@pytest.mark.slow
 def test_the_run_is_the_same_bytes_resumed_or_not_and_other_seeds_differ(tmp_path, squares):
     drop = QueryDropSettings(gate="class", class_limit=0.5, start_step=4)
     settings = changed(query_drop=drop, weight_average=0.9)

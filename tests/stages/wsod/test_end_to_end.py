@@ -108,6 +108,7 @@ def untrained(
     return detector, detector.batches(examples)[0]
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_bytes_at_whatever_step_it_was_killed(
     discs, tmp_path: Path, monkeypatch
 ) -> None:
