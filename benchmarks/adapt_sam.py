@@ -117,7 +117,7 @@ def prepared(data: Path, name: str, out: Path) -> list[str]:
         split_of_coco(file, out)
         images = dict.fromkeys(images, folder / "images" / "all")
     return [
-        f"{split}.{key}={value}"
+        f"data.{split}.{key}={value}"
         for split in ("train", "test")
         for key, value in (("images", images[split]), ("truth", out / f"{split}.json"))
     ]

@@ -30,6 +30,7 @@ def test_photos_with_tags_that_lack_a_box_come_first(out: Path, tmp_path: Path) 
     assert rows[0]["doubt"] == max(row["doubt"] for row in rows)
     assert pipeline.suggest(out, 4, tmp_path / "again.json")[:-1] == lines
     assert len(pipeline.suggest(out, 10_000)) > 5 and (out / "suggestions.json").is_file()
+    assert pipeline.verify_run(out).faults == []
 
 
 def test_a_run_without_pseudo_labels_is_one_sentence(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from weaksam.terminal import answer
 def adapt_sam(arguments: Arguments = None, json: Json = False) -> None:
     """Adapt a segmenter's image encoder to photos by weak labels: low-rank updates, OUT/lora.safetensors.
 
-    Settings: train.images, train.truth (masks or boxes that prompt), test.images, test.truth, segmenter.weights,
-    prompt=box|point|coarse_box, prompts=pseudo_gt run=OUT, steps. Use the result as segmenter.lora=FILE.
+    Settings: data.train.images, data.train.truth (masks or boxes that prompt), data.test.images, data.test.truth,
+    segmenter.weights, prompt=box|point|coarse_box, prompts=pseudo_gt run=OUT, steps. Use the result as
+    segmenter.lora=FILE.
     """
     from weaksam.config import load_settings
     from weaksam.recipes.sam_adaptation import AdaptSettings, adapt, text
@@ -30,7 +31,7 @@ def evaluate_adapted(
     lora: Annotated[Path | None, typer.Option(help="lora.safetensors to measure; none: the segmenter as it is")] = None,
     json: Json = False,
 ) -> None:
-    """Measure IoU and F1 of every instance of test.truth by kind of prompt, with or without low-rank updates."""
+    """Measure IoU and F1 of every instance of data.test.truth by kind of prompt, with or without low-rank updates."""
     from weaksam.config import load_settings
     from weaksam.recipes.sam_adaptation import AdaptSettings, evaluate, text
 

@@ -60,6 +60,8 @@ ROI_DROP = "roi_drop"
 """Folder below OUT of the diagnosis of RoI drop: the early detectors and, unless another place is named, the plots."""
 REVIEWS = "review"
 """Folder below OUT of the decisions that a reviewer made in the report."""
+SUGGESTIONS = "suggestions.json"
+"""File below OUT of the photos that `weaksam suggest` named last."""
 OLDEST = (0, 2)
 """The first version (major, minor) whose output folders this one continues."""
 _VERSION = re.compile(r"\d{1,9}\.\d{1,9}(\.|$)")

@@ -19,7 +19,7 @@ from weaksam.models.backbones.weights import input_colours
 from weaksam.pipeline.pictured import pictured
 from weaksam.pipeline.plan import STAGES, with_backbone
 from weaksam.pipeline.running import recorded_settings
-from weaksam.pipeline.state import Run, open_run, require_finished
+from weaksam.pipeline.state import SUGGESTIONS, Run, open_run, require_finished
 from weaksam.report.insights import label_trust
 from weaksam.stages.clues.backbone_training import deepest_map
 from weaksam.store.files import write_json_atomic
@@ -47,7 +47,7 @@ def suggest(out: Path, num: int, file: Path | None = None) -> list[str]:
             stage.run(run)
     suggestions = suggested(run, num)
     classes = run.context.train.classes
-    file = out / "suggestions.json" if file is None else file
+    file = out / SUGGESTIONS if file is None else file
     write_json_atomic(file, {"photos": as_rows(suggestions, classes)})
     lines = [f"{of.image_id}  doubt {of.doubt:.2f}: {reason(of, classes)}" for of in suggestions]
     return [*lines, f"{len(suggestions)} of {len(run.context.train)} photos, with their boxes: {file}"]

@@ -13,7 +13,7 @@ from weaksam.data.review_decisions import read_decisions
 from weaksam.pipeline.example_picture import EXAMPLE
 from weaksam.pipeline.outcome import OUTCOME_FILES
 from weaksam.pipeline.plan import CEILINGS, STAGES
-from weaksam.pipeline.state import CEILING, DONE, REVIEWS, ROI_DROP
+from weaksam.pipeline.state import CEILING, DONE, REVIEWS, ROI_DROP, SUGGESTIONS
 from weaksam.prediction.checkpoint import NAME as CHECKPOINT
 from weaksam.report.page import PICTURES
 from weaksam.store.checking import CheckedFile, FileFault, check_own_hash, check_store, compared
@@ -23,7 +23,12 @@ from weaksam.structures.set_aside import names_file
 
 RUN, LOG, EMBEDDINGS, STORES = "run.json", "log.jsonl", "embeddings", "store"
 _REVIEW_AGAIN = "take the file that was downloaded from the report: 'weaksam review apply' keeps it again"
-UNCHECKED = {LOG, EXAMPLE, *(name(split) for name in (names_file, known_photos_file) for split in ("train", "test"))}
+UNCHECKED = {
+    LOG,
+    EXAMPLE,
+    SUGGESTIONS,
+    *(name(split) for name in (names_file, known_photos_file) for split in ("train", "test")),
+}
 """Files that grow or are written anew by runs, and on which no result depends: they are not compared with anything."""
 
 

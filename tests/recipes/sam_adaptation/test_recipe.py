@@ -26,7 +26,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(scenes: Path, out: Path, *more: str) -> AdaptSettings:
     given = [
-        f"{split}.{key}={path}"
+        f"data.{split}.{key}={path}"
         for split in ("train", "test")
         for key, path in (("images", scenes / split), ("truth", scenes / f"instances_{split}.json"))
     ]
@@ -122,7 +122,7 @@ def test_sam_itself_is_adapted(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_pseudo_boxes_of_a_run_prompt_too(scenes: Path, tmp_path: Path) -> None:
-    truth = photos_of(settings(scenes, tmp_path).train, "train")
+    truth = photos_of(settings(scenes, tmp_path).data.train, "train")
     run = tmp_path / "run"
     (run / "pseudo_gt").mkdir(parents=True)
     (run / "pseudo_gt" / "train.json").write_text(_boxes_alone(scenes / "instances_train.json"))
@@ -148,7 +148,7 @@ def test_what_cannot_be_used_is_one_sentence(scenes: Path, tmp_path: Path) -> No
         (["prompts=pseudo_gt", f"run={tmp_path}"], "wanted the pseudo boxes of a run"),
         (["prompts=pseudo_gt", f"run={tmp_path}", "targets=true"], "set prompts=given"),
         (["prompts=pseudo_gt", f"run={tmp_path}", "prompt=coarse_box"], "set prompt=box or point"),
-        (["train.truth=null"], "set train.truth"),
+        (["data.train.truth=null"], "set data.train.truth"),
         (["prompt=scribble"], "prompt"),
     ):
         with pytest.raises(UserError, match=wanted) as error:
@@ -156,8 +156,11 @@ def test_what_cannot_be_used_is_one_sentence(scenes: Path, tmp_path: Path) -> No
         assert "\n" not in str(error.value)
     (tmp_path / "boxes.json").write_text(_boxes_alone(scenes / "instances_train.json"))
     for more, wanted in (
-        ([f"train.truth={tmp_path / 'boxes.json'}", "targets=true"], "for targets=true, found boxes"),
-        ([f"test.truth={tmp_path / 'boxes.json'}", f"test.images={scenes / 'train'}"], "masks of the test photos"),
+        ([f"data.train.truth={tmp_path / 'boxes.json'}", "targets=true"], "for targets=true, found boxes"),
+        (
+            [f"data.test.truth={tmp_path / 'boxes.json'}", f"data.test.images={scenes / 'train'}"],
+            "masks of the test photos",
+        ),
     ):
         with pytest.raises(UserError, match=wanted):
             adapt(settings(scenes, tmp_path / "out", *more))

@@ -42,7 +42,7 @@ def adapt(settings: AdaptSettings) -> dict[str, Any]:
     segmenter = build_segmenter(settings.segmenter, pick_device(settings.device))
     network = adaptable(segmenter)
     photos, source = training_photos(settings)
-    test = None if settings.test is None else photos_of(settings.test, "test")
+    test = None if settings.data.test is None else photos_of(settings.data.test, "test")
     log = RunLog(settings.out / "log.jsonl")
     direct = {} if test is None else measured(network, test, settings, "direct")
     adaptation = Adaptation(network, photos, settings)
@@ -62,13 +62,13 @@ def adapt(settings: AdaptSettings) -> dict[str, Any]:
 
 
 def evaluate(settings: AdaptSettings, lora: Path | None = None) -> dict[str, Any]:
-    """IoU and F1 by kind of prompt on ``settings.test``, of the segmenter as it is or with the updates of ``lora``."""
-    if settings.test is None:
-        raise UserError("wanted photos to measure on, found none: set test.images and test.truth")
+    """IoU and F1 by kind of prompt on ``settings.data.test``, of the segmenter or with the updates of ``lora``."""
+    if settings.data.test is None:
+        raise UserError("wanted photos to measure on, found none: set data.test.images and data.test.truth")
     network = adaptable(build_segmenter(settings.segmenter, pick_device(settings.device)))
     if lora is not None:
         load_lora(lora, network.encoder)
-    return measured(network, photos_of(settings.test, "test"), settings, "direct" if lora is None else "adapted")
+    return measured(network, photos_of(settings.data.test, "test"), settings, "direct" if lora is None else "adapted")
 
 
 def measured(network: AdaptableNetwork, photos: LabelledPhotos, settings: AdaptSettings, what: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def training_photos(settings: AdaptSettings) -> tuple[LabelledPhotos, str]:
 
     Raises `UserError` where nothing can be read, and where the labels are boxes and masks are needed.
     """
-    split = settings.train
+    split = settings.data.train
     if settings.prompts == "pseudo_gt":
         assert settings.run is not None, "the settings see to that"
         file = settings.run / "pseudo_gt" / "train.json"
@@ -114,7 +114,7 @@ def training_photos(settings: AdaptSettings) -> tuple[LabelledPhotos, str]:
 def photos_of(split: SplitSettings, name: str) -> LabelledPhotos:
     """The photos of a split with their true instances; raises `UserError` where there is none."""
     if split.truth is None:
-        raise UserError(f"wanted masks or boxes of the {name} photos' instances, found none: set {name}.truth")
+        raise UserError(f"wanted masks or boxes of the {name} photos' instances, found none: set data.{name}.truth")
     dataset = load_dataset(split, name=name)
     return labelled(dataset, dataset.truths, str(split.truth))
 
@@ -123,7 +123,7 @@ def text(figures: Mapping[str, Any]) -> str:
     """The figures as a table for the terminal; a sentence where nothing was measured."""
     blocks = {name: figures[name] for name in ("direct", "adapted") if name in figures}
     if not blocks:
-        return "nothing was measured: set test.images and test.truth"
+        return "nothing was measured: set data.test.images and data.test.truth"
     lines = ["prompt       " + "".join(f"{name + ' IoU':>14}{name + ' F1':>13}" for name in blocks)]
     for kind in KINDS:
         cells = "".join(f"{of[kind]['iou']:14.4f}{of[kind]['f1']:13.4f}" for of in blocks.values())

@@ -15,15 +15,21 @@ from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.lora import RANK
 
 
-class AdaptSettings(Settings):
-    """Which segmenter is adapted to which photos, by which prompts, and how long."""
-
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"out", "device", "threads", "test", "max_cache_gib"})
+class AdaptData(Settings):
+    """The photos of an adaptation."""
 
     train: SplitSettings = Field(
         SplitSettings(), description="photos to adapt to; truth: masks or boxes of their instances, the weak labels"
     )
     test: SplitSettings | None = Field(None, description="photos with true masks to measure on; none: no figures")
+
+
+class AdaptSettings(Settings):
+    """Which segmenter is adapted to which photos, by which prompts, and how long."""
+
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"data", "out", "device", "threads", "max_cache_gib"})
+
+    data: AdaptData = Field(AdaptData(), description="photos to adapt to, and photos to measure on")
     out: Path = Field(Path("work_dirs/adapt_sam"), description="folder for everything that is made")
     seed: int = Field(0, ge=0, description="the one seed")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -33,8 +39,8 @@ class AdaptSettings(Settings):
     )
     prompts: Literal["given", "pseudo_gt"] = Field(
         "given",
-        description="given: drawn from the labels of train.truth, as published; pseudo_gt: the boxes that a run made "
-        "from tags",
+        description="given: drawn from the labels of data.train.truth, as published; pseudo_gt: the boxes that a run "
+        "made from tags",
     )
     run: Path | None = Field(None, description="folder of that run, for prompts=pseudo_gt")
     prompt: PromptKind = Field("box", description="what prompts an instance: box, point, or coarse_box")
