@@ -96,6 +96,7 @@ app = group(
         "import": labels.import_labels,
         "convert-weights": labels.convert_weights,
         "eval": measuring.evaluate,
+        "eval-maps": measuring.evaluate_maps,
         "recall": measuring.recall,
         "report": measuring.report,
         "show": measuring.show,

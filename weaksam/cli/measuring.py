@@ -109,6 +109,32 @@ def recall(
         write_plot(plot, measured)
 
 
+def evaluate_maps(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED", help="folder of grey maps (.png)")],
+    truth: Annotated[Path, typer.Argument(metavar="GT", help="folder of true masks (.png), of the same names")],
+    min_max: Annotated[
+        bool, typer.Option("--min-max/--as-is", help="stretch each map to 0..1 first, as the toolboxes do, or do not")
+    ] = True,
+    json: Json = False,
+    plot: Annotated[Path | None, typer.Option(help="also draw PR and F curves (.png, .svg or .pdf)")] = None,
+) -> None:
+    """Measure maps of one foreground against masks: MAE, F, weighted F, E and S, as concealed objects are measured.
+
+    Files are paired by their names without ending; a map of another size is resized to its mask.
+    """
+    from weaksam.evaluation.map_files import map_text, measure_folders
+
+    if plot is not None:
+        from weaksam.report.map_plot import write_map_plot
+        from weaksam.report.recall_plot import check_plot
+
+        check_plot(plot)
+    report = measure_folders(predictions, truth, stretch=min_max)
+    answer(dumps(report.as_dict(), indent=1) if json else map_text(report))
+    if plot is not None:
+        write_map_plot(plot, {predictions.name: report})
+
+
 def evaluate_clues(
     out: Annotated[Path, typer.Argument(help="folder of a run whose clues are finished")],
     json: Json = False,
