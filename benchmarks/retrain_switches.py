@@ -58,6 +58,7 @@ SWITCHES: Mapping[str, tuple[str, ...]] = {
     "given_proposals": ("retrain.given_proposals=100",),
     "copy_paste": ("retrain.copy_paste.probability=0.5",),
     "mosaic": ("retrain.mosaic.probability=0.5",),
+    "copy_paste_mosaic": ("retrain.copy_paste.probability=0.5", "retrain.mosaic.probability=0.5"),
     "teacher": ("retrain.teacher.weight=1",),
     "split_box": ("retrain.split.box_share=0.2",),
     "split_class": ("retrain.split.class_share=0.2",),

@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from weaksam.scenes.synthetic import SceneSettings, write_dataset
 from weaksam.stages.proposals.candidates import Candidates
 from weaksam.store.files import write_json_atomic
 from weaksam.store.records import read_record, write_record
+from weaksam.store.store import Store
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
-from weaksam.structures.proposals import Proposals
+from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals
 
 ROOT = Path(__file__).resolve().parents[1]
 """The repository."""
@@ -76,6 +77,12 @@ def proposals(*rows: Sequence[float]) -> Proposals:
     """Proposals from rows of x1, y1, x2, y2, score."""
     table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
     return Proposals.of(table[:, :4], table[:, 4])
+
+
+def proposal_store(folder: Path, rows: Mapping[str, Proposals]) -> Store:
+    """A sealed store of these proposals by image id, of the fingerprint ``made``."""
+    store = Store(folder, stage="proposals", fingerprint="made", image_ids=tuple(rows), columns=PROPOSAL_COLUMNS)
+    return store.fill(lambda image_id: rows[image_id].as_row())
 
 
 def candidates(

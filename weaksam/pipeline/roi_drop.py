@@ -85,6 +85,7 @@ def early_detector(run: Run, share: float, stage: DetectorStage) -> EarlyDetecto
             run.results["pseudo_gt"],
             share,
             weak_detector=weak_detector,
+            proposals=run.results["proposals"],
             segmenter=lambda: run.mask_segmenter,
         )
     masks, weights = run.results["instance_segmenter"].pseudo_masks, weights_for_masks(run, run.results["detector"])

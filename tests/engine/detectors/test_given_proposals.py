@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.helpers import CPU, UNTRAINED_BACKBONE, context, draw_squares, instances, proposals
+from tests.helpers import CPU, UNTRAINED_BACKBONE, context, draw_squares, instances, proposal_store, proposals
 from weaksam.config import UserError
 from weaksam.data.detection_stores import instances_of
 from weaksam.engine.detectors.augmentation import AugmentSettings
@@ -14,9 +14,8 @@ from weaksam.engine.detectors.photos import load_photo
 from weaksam.engine.detectors.training import TrainableSettings
 from weaksam.models.detectors.faster_rcnn import build_faster_rcnn, detect, target_of
 from weaksam.stages import retrain
-from weaksam.store.store import Store
 from weaksam.structures.instances import Instances
-from weaksam.structures.proposals import PROPOSAL_COLUMNS, Proposals
+from weaksam.structures.proposals import Proposals
 
 SETTINGS = TrainableSettings(
     short_side=64, long_side=96, fpn_channels=8, representation=8, rpn_pre_nms=20, rpn_post_nms=10, min_score=0.0
@@ -24,14 +23,9 @@ SETTINGS = TrainableSettings(
 GIVEN = {"short_side": 64, "long_side": 64, "fpn_channels": 8, "representation": 8, "num_epochs": 1, "batch_size": 3}
 
 
-def store_of(folder, rows: dict[str, Proposals]) -> Store:
-    store = Store(folder, stage="proposals", fingerprint="made", image_ids=tuple(rows), columns=PROPOSAL_COLUMNS)
-    return store.fill(lambda image_id: rows[image_id].as_row())
-
-
 def test_the_best_of_every_photo_are_read(tmp_path):
     rows = {"a": proposals((0, 0, 9, 9, 0.2), (0, 0, 5, 5, 0.9), (1, 1, 4, 4, 0.5)), "b": Proposals.none()}
-    best = SplitProposals.best(store_of(tmp_path / "store", rows), 2)
+    best = SplitProposals.best(proposal_store(tmp_path / "store", rows), 2)
     assert best.fingerprint == "made"
     assert best.boxes["a"].tolist() == [[0, 0, 5, 5], [1, 1, 4, 4]] and best.boxes["b"].shape == (0, 4)
     regions = best.as_regions()
@@ -86,7 +80,7 @@ def test_a_training_with_given_proposals_has_stores_of_its_own(tmp_path):
     run = context(tmp_path / "out", squares, test=squares, backbone=UNTRAINED_BACKBONE)
     pseudo_gt = {sample.image_id: sample.truth for sample in squares}
     rows = {i: Proposals.of(truth.boxes) for i, truth in pseudo_gt.items()}
-    stores = dict.fromkeys(("train", "test"), store_of(tmp_path / "store", rows))
+    stores = dict.fromkeys(("train", "test"), proposal_store(tmp_path / "store", rows))
     given = retrain.RetrainSettings(**GIVEN, given_proposals=5)
     with pytest.raises(UserError, match=r"retrain.given_proposals=5 wants the run's proposals, found none: take"):
         retrain.run(run, given, pseudo_gt)

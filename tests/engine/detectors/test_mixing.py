@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import helpers
-from tests.helpers import draw_squares, instances
+from tests.helpers import draw_squares, instances, proposal_store
 from weaksam.config import UserError, fingerprint_of
 from weaksam.engine.detectors.augmentation import AugmentSettings
 from weaksam.engine.detectors.batches import TrainingPhotos
@@ -27,7 +27,8 @@ from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.retrain import DinoRetrainSettings, RetrainSettings
 from weaksam.stages.retrain.mixing import PROMPTING, mixing_of
 from weaksam.structures.instances import Instances
-from weaksam.structures.masks import box_mask, rle_from_mask
+from weaksam.structures.masks import box_mask, mask_from_rle, rle_from_mask
+from weaksam.structures.proposals import Proposals
 
 PLAIN = AugmentSettings(flip=False, smallest_scale=1, largest_scale=1, colour_jitter=0)
 HARD = {"probability": 1.0, "border": 0.0, "onto": "any"}
@@ -237,25 +238,50 @@ def test_pasted_squares_lie_where_their_boxes_say(tmp_path):
 def test_cut_outs_are_whole_objects_of_good_masks(tmp_path):
     squares = draw_squares(tmp_path)
     context = helpers.context(tmp_path / "out", squares)
+    sizes = {sample.image_id: sample.size for sample in squares}
     truth = {sample.image_id: Instances(sample.truth.boxes, sample.truth.labels) for sample in squares}
     masks = make_pseudo_masks(context, PROMPTING, RegionTreeSegmenter(), truth, "retrain")
-    cut_outs = CutOuts.of(masks, CopyPasteSettings(min_quality=0.5))
+    cut_outs = CutOuts.of_masks(masks, sizes, CopyPasteSettings(min_quality=0.5))
     assert 0 < cut_outs.count() <= 7 and len(cut_outs.objects["5.png"]) == 0
-    assert CutOuts.of(masks, CopyPasteSettings(min_quality=1.0)).count() < cut_outs.count()
+    assert CutOuts.of_masks(masks, sizes, CopyPasteSettings(min_quality=1.0)).count() < cut_outs.count()
     touching = {"0.png": instances([[0, 6, 30, 32]], [0])}
     masks = make_pseudo_masks(context, PROMPTING, RegionTreeSegmenter(), touching, "retrain")
-    assert CutOuts.of(masks, CopyPasteSettings(min_quality=0)).count() == 0
+    assert CutOuts.of_masks(masks, sizes, CopyPasteSettings(min_quality=0)).count() == 0
+
+
+def test_of_each_box_the_proposal_that_agrees_best_is_cut_out(tmp_path):
+    """Photo of 40 x 80 with masks in a frame of half its size; scores times IoU: 0.9 x 0.5, 0.8 x 1, 1 x 0.25."""
+    boxes = torch.tensor([[10.0, 10, 20, 30], [10, 10, 30, 30], [10, 10, 20, 20]])
+    frames = tuple(rle_from_mask(box_mask(box / 2, (20, 40))) for box in boxes)
+    of_photo = Proposals(boxes, torch.tensor([0.9, 0.8, 1.0]), torch.zeros(3, dtype=torch.int64), frames, (20, 40))
+    bare = Proposals.of(boxes)
+    store = proposal_store(tmp_path, {"a": of_photo, "bare": bare, "b": of_photo, "none": Proposals.none()})
+    sizes = dict.fromkeys(["a", "bare", "b", "none"], (40, 80))
+    whole, cut = [10.0, 10, 30, 30], [0.0, 10, 30, 30]
+    pseudo_gt = {image_id: instances([whole, cut], [1, 0]) for image_id in ("a", "bare", "none")}
+    cut_outs = CutOuts.of_proposals(store, pseudo_gt, sizes, CopyPasteSettings(min_quality=0.8))
+    assert set(cut_outs.objects) == {"a"} and cut_outs.count() == 1
+    (mask,) = cut_outs.objects["a"].masks
+    assert cut_outs.objects["a"].labels.tolist() == [1] and torch.equal(mask_from_rle(mask), mask_from_rle(frames[1]))
+    assert CutOuts.of_proposals(store, pseudo_gt, sizes, CopyPasteSettings(min_quality=0.81)).count() == 0
+    moved = {"a": instances([[11.0, 10, 30, 30]], [1])}
+    other = CutOuts.of_proposals(store, moved, sizes, CopyPasteSettings())
+    assert other.count() == 1 and other.fingerprint != cut_outs.fingerprint
 
 
 def test_what_copy_paste_wants_is_one_sentence(tmp_path):
     squares = draw_squares(tmp_path)
     context = helpers.context(tmp_path / "out", squares)
     truth = {sample.image_id: sample.truth for sample in squares}
-    assert mixing_of(context, RetrainSettings(), truth, None, "retrain") == (None, {})
-    mixing, inputs = mixing_of(context, RetrainSettings(mosaic={"probability": 1}), truth, None, "retrain")
+    assert mixing_of(context, RetrainSettings(), truth, None, None, "retrain") == (None, {})
+    mixing, inputs = mixing_of(context, RetrainSettings(mosaic={"probability": 1}), truth, None, None, "retrain")
     assert mixing.cut_outs is None and inputs == {}
-    for onto, segmenter, words in (("any", None, "wants the run's segmenter"), ("untagged", object, "without tags")):
-        settings = RetrainSettings(copy_paste={"probability": 1, "onto": onto})
+    for values, words in (
+        ({"onto": "any"}, "wants the run's proposals"),
+        ({"onto": "any", "masks": "segmenter"}, "wants the run's segmenter"),
+        ({"onto": "untagged"}, "without tags"),
+    ):
+        settings = RetrainSettings(copy_paste={"probability": 1, **values})
         with pytest.raises(UserError, match=words) as caught:
-            mixing_of(context, settings, truth, segmenter, "retrain")
+            mixing_of(context, settings, truth, None, None, "retrain")
         assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Paste objects that the segmenter cut out of training photos onto others, where their boxes are exact."""
+"""Paste objects that are cut out of training photos by their masks onto others, where their boxes are exact."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-from weaksam.config import Settings
+from weaksam.config import Settings, fingerprint_of
+from weaksam.data.detection_stores import instances_key
 from weaksam.engine.detectors.frames import PhotoFrame
 from weaksam.sam.box_masks import mask_quality
 from weaksam.store.store import Store
+from weaksam.structures.boxes import pairwise_iou
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks
+from weaksam.structures.proposals import Proposals
 
 _HIDDEN = 0.95
 """Covered share of a box from which on nothing of its object is seen."""
@@ -27,7 +30,7 @@ _DRAWS = 6
 
 
 class CopyPasteSettings(Settings):
-    """How objects that the segmenter cut out of training photos are pasted onto others.
+    """How objects that are cut out of training photos by their masks are pasted onto others.
 
     Source: Ghiasi et al., Simple Copy-Paste, CVPR 2021; of pseudo masks CutLER (Wang et al., CVPR 2023). Ours: a class
     is pasted only where it is no tag, so that all of its objects there are known.
@@ -48,6 +51,9 @@ class CopyPasteSettings(Settings):
     """... no smaller than so many pixels along its longer side ..."""
     largest_share: float = Field(0.7, gt=0, le=1)
     """... and no larger than this share of the photo along any side."""
+    masks: Literal["proposals", "segmenter"] = "proposals"
+    """Whose masks are cut out: those of the proposals that agree best with the pseudo boxes, which are there already,
+    or what the segmenter answers to the boxes."""
     min_quality: float = Field(0.6, ge=0, le=1)
     """Least quality of the masks that are cut out (predicted IoU times agreement with the box)."""
     border: float = Field(1.0, ge=0, le=20)
@@ -62,34 +68,58 @@ class CutOuts:
     """Objects of the training photos that may be pasted elsewhere."""
 
     fingerprint: str
-    """Of the store of their masks."""
+    """Of the store of their masks, and of the boxes that chose among them."""
     objects: Mapping[str, Instances]
     """By image id, with masks, in pixels of the photo; a photo may have none."""
 
     @classmethod
-    def of(cls, masks: Store, settings: CopyPasteSettings) -> CutOuts:
-        """From a sealed store of `make_pseudo_masks`: masks of enough quality of objects that no border cuts."""
+    def of_masks(cls, masks: Store, sizes: Mapping[str, tuple[int, int]], settings: CopyPasteSettings) -> CutOuts:
+        """From a sealed store of `make_pseudo_masks`: masks of enough quality of objects that no border cuts.
+
+        ``sizes``: ``(H, W)`` of the photos by image id.
+        """
         objects = {}
         for row in masks.rows():
             photo = Instances(row["boxes"], row["labels"], masks=tuple(row["rles"]))
             good = mask_quality(row["predicted_iou"], row["box_agreement"]) >= settings.min_quality
             if "crowd" in row:
                 good &= row["crowd"] == 0
-            objects[row["image_id"]] = photo[good & _inside(photo)]
+            objects[row["image_id"]] = photo[good & _inside(photo.boxes, sizes[row["image_id"]])]
         return cls(masks.fingerprint, objects)
+
+    @classmethod
+    def of_proposals(
+        cls,
+        proposals: Store,
+        pseudo_gt: Mapping[str, Instances],
+        sizes: Mapping[str, tuple[int, int]],
+        settings: CopyPasteSettings,
+    ) -> CutOuts:
+        """From a sealed store of proposals: of each box of ``pseudo_gt`` the mask that agrees with it best.
+
+        That is the one of the greatest score times IoU with the box. Boxes without one of enough quality, and those
+        that a border of the photo cuts, give none, as do proposals without masks.
+        """
+        objects = {}
+        for row in proposals.rows():
+            image_id = row["image_id"]
+            of_photo, boxes = Proposals.from_row(row), pseudo_gt.get(image_id, Instances.empty())
+            if len(boxes) == 0 or len(of_photo) == 0 or not of_photo.has_masks:
+                continue
+            quality, best = mask_quality(of_photo.scores, pairwise_iou(boxes.boxes, of_photo.boxes)).max(dim=1)
+            whole = Instances(boxes.boxes, boxes.labels, masks=tuple(of_photo.rles[number] for number in best.tolist()))
+            objects[image_id] = whole[(quality >= settings.min_quality) & _inside(boxes.boxes, sizes[image_id])]
+        return cls(fingerprint_of({"proposals": proposals.fingerprint, "boxes": instances_key(pseudo_gt)}), objects)
 
     def count(self) -> int:
         """How many there are."""
         return sum(map(len, self.objects.values()))
 
 
-def _inside(photo: Instances) -> Tensor:
-    """Bool ``(N,)``: the objects whose box keeps a pixel from every border of the photo of their masks."""
-    if not photo.masks:
-        return torch.zeros(0, dtype=torch.bool)
-    height, width = photo.masks[0]["size"]
-    x1, y1, x2, y2 = photo.boxes.unbind(1)
-    return (x1 >= 1) & (y1 >= 1) & (x2 <= width - 1) & (y2 <= height - 1)
+def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bool ``(N,)``: the ``boxes (N, 4)`` that keep a pixel from every border of a photo of ``size`` (H, W)."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    return (x1 >= 1) & (y1 >= 1) & (x2 <= size[1] - 1) & (y2 <= size[0] - 1)
 
 
 @dataclass(frozen=True)

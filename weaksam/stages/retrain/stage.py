@@ -57,7 +57,7 @@ def run(
     with a tag but no box is left out of the training; one with neither is a negative. ``init_weights``, else
     ``settings.init``, starts from another detector of the same shape, or from a published one. ``negatives`` may read
     the ``weak_detector``'s detections on the training photos, and ``start`` its weights; ``proposals``, by split, serve
-    ``given_proposals``, the ``segmenter``, which is built when it is asked for, ``copy_paste``.
+    ``given_proposals`` and ``copy_paste``, which may want the ``segmenter`` instead, built when it is asked for.
     `ChoiceSettings` have no part in it; with another ``engine`` that frame trains as `run_in_frame` says. Writes
     ``OUT/<name>/<files>_test.json`` and ``<files>_train.json``.
 
@@ -68,7 +68,7 @@ def run(
     settings = network_settings(settings)
     if settings.engine != "weaksam":
         return run_in_frame(context, settings, pseudo_gt, name, files)
-    ready = _prepared(context, settings, pseudo_gt, init_weights, weak_detector, segmenter, name)
+    ready = _prepared(context, settings, pseudo_gt, init_weights, weak_detector, proposals, segmenter, name)
     return train_and_detect(
         ready.context,
         settings,
@@ -91,6 +91,7 @@ def run_early(
     share: float,
     *,
     weak_detector: DetectorResult | None = None,
+    proposals: Mapping[str, Store] | None = None,
     segmenter: Callable[[], Segmenter] | None = None,
     name: str = "retrain",
 ) -> EarlyDetector:
@@ -100,7 +101,7 @@ def run_early(
     `UserError` as `run` does.
     """
     settings = cast(RetrainSettings, network_settings(settings))
-    ready = _prepared(context, settings, pseudo_gt, None, weak_detector, segmenter, name)
+    ready = _prepared(context, settings, pseudo_gt, None, weak_detector, proposals, segmenter, name)
     return train_early(
         ready.context, settings, ready.model, pseudo_gt, ready.inputs, name, share, ready.regions, ready.mixing
     )
@@ -128,6 +129,7 @@ def _prepared(
     pseudo_gt: Mapping[str, Instances],
     init_weights: Path | None,
     weak_detector: DetectorResult | None,
+    proposals: Mapping[str, Store] | None,
     segmenter: Callable[[], Segmenter] | None,
     name: str,
 ) -> _Prepared:
@@ -143,7 +145,8 @@ def _prepared(
         "pseudo_gt": fingerprint_of(instances_key(pseudo_gt)),
         "init": start_from(model, initial, context, name, settings.new_classes),
     }
-    mixing, of_mixing = mixing_of(context, settings, pseudo_gt, segmenter, name)
+    of_train = None if proposals is None else proposals["train"]
+    mixing, of_mixing = mixing_of(context, settings, pseudo_gt, of_train, segmenter, name)
     return _Prepared(context, model, inputs | of_regions | of_mixing, regions, mixing)
 
 
