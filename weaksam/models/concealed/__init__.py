@@ -1,0 +1,1 @@
+"""The network for concealed objects (WS-SAM) and its losses."""
