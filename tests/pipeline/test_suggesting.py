@@ -1,6 +1,7 @@
 """`weaksam suggest` on a toy run: its photos, its file, and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,12 @@ import pytest
 from tests.helpers import toy_run
 from weaksam import pipeline
 from weaksam.config import UserError, load_settings
+from weaksam.pipeline.plan import STAGES
+from weaksam.pipeline.running import recorded_settings
 from weaksam.pipeline.settings import RunSettings
+from weaksam.pipeline.state import open_run
+from weaksam.pipeline.suggesting import BEFORE, suggested
+from weaksam.structures.photo_labels import PhotoLabels
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +37,20 @@ def test_photos_with_tags_that_lack_a_box_come_first(out: Path, tmp_path: Path) 
     assert pipeline.suggest(out, 4, tmp_path / "again.json")[:-1] == lines
     assert len(pipeline.suggest(out, 10_000)) > 5 and (out / "suggestions.json").is_file()
     assert pipeline.verify_run(out).faults == []
+
+
+def test_photos_that_have_boxes_are_not_named_again(out: Path, tmp_path: Path) -> None:
+    """The first suggestion is boxed; the photo labelled only by a count stays open."""
+    pipeline.suggest(out, 2, tmp_path / "chosen.json")
+    first, second = (row["image"] for row in json.loads((tmp_path / "chosen.json").read_text())["photos"])
+    run = open_run(recorded_settings(out))
+    for stage in STAGES[: len(BEFORE)]:
+        stage.run(run)
+    labels = {first: PhotoLabels(complete=True), second: PhotoLabels(counts={0: 1})}
+    run = replace(run, context=replace(run.context, labels=labels))
+    assert run.context.labels == labels
+    names = [suggestion.image_id for suggestion in suggested(run, 10_000)]
+    assert first not in names and second in names and len(names) == len(run.context.train) - 1
 
 
 def test_a_run_without_pseudo_labels_is_one_sentence(tmp_path: Path) -> None:

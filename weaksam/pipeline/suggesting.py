@@ -25,6 +25,7 @@ from weaksam.stages.clues.backbone_training import deepest_map
 from weaksam.store.files import write_json_atomic
 from weaksam.store.progress import progress
 from weaksam.structures.instances import Instances
+from weaksam.structures.photo_labels import NO_LABELS, PhotoLabels
 
 BEFORE = ("clues", "proposals", "wsod", "pseudo_gt")
 """Stages that must be finished: without pseudo labels nothing can be doubted."""
@@ -36,7 +37,7 @@ def suggest(out: Path, num: int, file: Path | None = None) -> list[str]:
     """The ``num`` training photos of the run in ``out`` to draw true boxes on, one line each, best first.
 
     Their details are written as JSON to ``file`` (OUT/suggestions.json). Raises `UserError` where the run has no
-    pseudo labels yet, and for fewer than one photo.
+    pseudo labels yet, and for fewer than one photo; photos that were boxed (data.train.labels) are not named again.
     """
     if num < 1:
         raise UserError(f"wanted at least one photo to suggest, found {num}: ask for more")
@@ -54,7 +55,7 @@ def suggest(out: Path, num: int, file: Path | None = None) -> list[str]:
 
 
 def suggested(run: Run, num: int) -> list[Suggestion]:
-    """The suggestions of an opened run whose finished stages have run."""
+    """The suggestions of an opened run whose finished stages have run; photos that have boxes already are left out."""
     photos = run.context.train
     results = pictured(run)
     trust = label_trust(results)
@@ -65,7 +66,8 @@ def suggested(run: Run, num: int) -> list[Suggestion]:
         of_photo = trust.get(sample.image_id)
         doubts[sample.image_id] = 1.0 if of_photo is None else doubt(of_photo, sample.tags, boxes.labels.tolist())
     features = photo_features(with_backbone(run, run.results["backbone"]))
-    rows = chosen_photos(torch.tensor(list(doubts.values())), features, num)
+    given = torch.tensor([has_boxes(run.context.labels.get(sample.image_id, NO_LABELS)) for sample in photos])
+    rows = chosen_photos(torch.tensor(list(doubts.values())), features, num, given)
     chosen = [photos.samples[row] for row in rows]
     return [
         suggestion(
@@ -77,6 +79,11 @@ def suggested(run: Run, num: int) -> list[Suggestion]:
         )
         for sample in chosen
     ]
+
+
+def has_boxes(labels: PhotoLabels) -> bool:
+    """Whether somebody drew boxes on the photo, or said that nothing more is on it."""
+    return labels.complete or len(labels.boxes) > 0
 
 
 @torch.inference_mode()
