@@ -177,3 +177,15 @@ def test_a_batch_of_no_parts_teaches_nothing(tmp_path, parts):
     train(model, [objective], tmp_path)
     assert model.a.item() == pytest.approx(1 - 0.5 * 1.1)
     assert training_history(tmp_path) == [{"a": 0.5}]
+
+
+def test_each_number_of_the_gradient_is_cut_after_the_sum_of_its_parts(tmp_path):
+    """a moves by 0.5 at most, b by its whole gradient: from a = 1, b = 1 with the gradients 2 + 2 and 0.25 + 0.125."""
+    model = Players(1.0, 1.0)
+    both = torch.optim.SGD([model.a, model.b], lr=1.0)
+
+    def parts(batch):
+        return [{"first": 2 * model.a + 0.25 * model.b}, {"second": 2 * model.a + 0.125 * model.b}]
+
+    train(model, [Objective(parts, both, constant, clip_value=0.5)], tmp_path)
+    assert (model.a.item(), model.b.item()) == (1 - 2 * 0.5, 1 - 2 * 0.375)

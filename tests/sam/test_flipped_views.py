@@ -9,7 +9,9 @@ import torch
 from weaksam.sam.flipped_views import FLIPS, SCALES, FlippedView, draw_views
 
 SIZE = (12, 20)
-EVERY = [FlippedView(flip, turns, scale) for flip, turns, scale in itertools.product(FLIPS, range(4), SCALES)]
+EVERY = [
+    FlippedView(flip, turns, scale) for flip, turns, scale in itertools.product(("none", *FLIPS), range(4), SCALES)
+]
 
 
 def blocks(seed: int = 0) -> torch.Tensor:
@@ -58,6 +60,7 @@ def test_a_view_by_hand() -> None:
     assert across.labels(labels).tolist() == [[1, 4], [2, 5], [3, 6]] and across.size((2, 3)) == (3, 2)
     # The middle of pixel 3 (column 2, row 0) is in the last row and first column
     assert across.points(torch.tensor([2.5, 0.5]), (2, 3)).tolist() == [0.5, 2.5]
+    assert torch.equal(FlippedView().labels(labels), labels)
     down = FlippedView("vertical", 2, 1.0)
     assert down.labels(labels).tolist() == [[3, 2, 1], [6, 5, 4]]
 
@@ -74,5 +77,5 @@ def test_odd_sides_keep_places_in_proportion() -> None:
 
 def test_draws_follow_from_the_generator_and_reach_every_view() -> None:
     first, again = (draw_views(200, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert first == again and {str(view) for view in first} == {str(view) for view in EVERY}
+    assert first == again and set(first) == {view for view in EVERY if view.flip != "none"}
     assert draw_views(0, torch.Generator()) == []

@@ -12,6 +12,7 @@ import typer.core
 from weaksam.cli import (
     adapting,
     boxes,
+    concealed,
     data,
     init,
     labels,
@@ -140,6 +141,15 @@ app.add_typer(
     name="adapt-sam",
 )
 app.add_typer(
+    group(
+        "Segment concealed objects from scribbles, points or tags: concealed run [CONFIG] [key=value]...; predict; or "
+        "draw scribbles from masks.",
+        {"run": concealed.run, "predict": concealed.predict, "scribbles": concealed.scribbles},
+        no_args_is_help=True,
+    ),
+    name="concealed",
+)
+app.add_typer(
     group("Train with what a reviewer decided in a run's report.", {"apply": review.apply}, no_args_is_help=True),
     name="review",
 )
@@ -161,7 +171,9 @@ app.add_typer(
 )
 app.add_typer(
     group(
-        "Check a dataset, or make a synthetic one.", {"check": data.check, "synth": data.synth}, no_args_is_help=True
+        "Check a dataset, or make a synthetic one.",
+        {"check": data.check, "synth": data.synth, "camouflage": data.camouflage},
+        no_args_is_help=True,
     ),
     name="data",
 )

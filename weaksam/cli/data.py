@@ -57,3 +57,26 @@ def synth(
 
     paths = write_dataset(out, load_settings(SceneSettings, None, arguments or ()), train, test, seed)
     answer("\n".join(f"{name}: {path}" for name, path in paths.items()))
+
+
+def camouflage(
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="how scenes look, such as size=128"),
+    ] = None,
+    train: Annotated[int, typer.Option(help="number of training scenes")] = 120,
+    validation: Annotated[int, typer.Option(help="number of validation scenes")] = 30,
+    test: Annotated[int, typer.Option(help="number of test scenes")] = 60,
+    seed: Annotated[int, typer.Option(help="other scenes for another seed, the same bytes for the same")] = 0,
+) -> None:
+    """Write scenes of objects that wear the texture behind them, with masks and scribbles, for weaksam concealed.
+
+    Each split has the folders Imgs, GT and Scribble; labels=points num_points=10 draws points instead of scribbles.
+    """
+    from weaksam.config import load_settings
+    from weaksam.scenes.camouflage import CamouflageSettings, write_camouflage
+
+    settings = load_settings(CamouflageSettings, None, arguments or ())
+    paths = write_camouflage(out, settings, train, validation, test, seed)
+    answer("\n".join(f"{name}: {path}" for name, path in paths.items()))

@@ -39,6 +39,8 @@ class Objective:
     """``(step, total)`` to the factor of the optimizer's learning rates; ``step`` is 0-based."""
     clip_norm: float | None = None
     """Cut the gradient over the optimizer's parameters to this norm; None: it is left as it is."""
+    clip_value: float | None = None
+    """Cut each number of that gradient to this, after the norm; None: they are left as they are."""
     begin_step: Callable[[int, int], None] | None = None
     """Called with ``(step, total)`` before the losses of each step."""
 
@@ -208,6 +210,8 @@ class ObjectiveStep:
         if not losses:
             return
         norm = None if clip_norm is None else self._clip(clip_norm)
+        if self.objective.clip_value is not None:
+            nn.utils.clip_grad_value_(self.parameters, self.objective.clip_value * self._loss_scale)
         self.values.add(losses, norm, batch, step, self.number, figures)
         for group, base_lr in zip(optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base_lr * self.objective.lr_factor(step, self.total)
@@ -234,6 +238,11 @@ class ObjectiveStep:
     def _clip(self, clip_norm: float) -> Tensor | None:
         """Cut the gradient and return its norm before; none with a loss scale, which copes with overflow itself."""
         optimizer = self.objective.optimizer
-        scale = optimizer.loss_scale if isinstance(optimizer, ScaledAdam) else 1.0
-        norm = nn.utils.clip_grad_norm_(self.parameters, clip_norm * scale)
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip_norm * self._loss_scale)
         return None if isinstance(optimizer, ScaledAdam) and optimizer.half else norm
+
+    @property
+    def _loss_scale(self) -> float:
+        """What the losses, and so the gradients, are multiplied by."""
+        optimizer = self.objective.optimizer
+        return optimizer.loss_scale if isinstance(optimizer, ScaledAdam) else 1.0

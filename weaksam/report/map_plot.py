@@ -15,6 +15,11 @@ from weaksam.report.recall_plot import save_plot
 
 def write_map_plot(path: Path, reports: Mapping[str, MapReport]) -> None:
     """Write both curves of every report, one colour each; at least one. Raises `UserError` as `save_plot` does."""
+    save_plot(map_curves(reports), path)
+
+
+def map_curves(reports: Mapping[str, MapReport]) -> Figure:
+    """The figure of both curves of every report, at least one."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for index, (name, report) in enumerate(reports.items()):
@@ -30,4 +35,4 @@ def write_map_plot(path: Path, reports: Mapping[str, MapReport]) -> None:
         axes.legend(frameon=False, fontsize=9, loc="lower left")
     protocol = next(iter(reports.values())).protocol
     figure.supxlabel(textwrap.fill(protocol, 170), fontsize=7, color="#606060")
-    save_plot(figure, path)
+    return figure

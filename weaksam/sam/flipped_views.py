@@ -12,23 +12,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Size = tuple[int, int]
-FLIPS: tuple[Literal["horizontal", "vertical"], ...] = ("horizontal", "vertical")
+Flip = Literal["none", "horizontal", "vertical"]
+FLIPS: tuple[Flip, ...] = ("horizontal", "vertical")
+"""The flips of random views, one of which every view has, as published."""
 SCALES = (0.5, 1.0, 2.0)
 """Factors of a view's sides, as published for WS-SAM's follow-up."""
 
 
 @dataclass(frozen=True)
 class FlippedView:
-    """A photo flipped across (``horizontal``) or down, then turned, then scaled.
+    """A photo flipped across (``horizontal``), down (``vertical``) or not, then turned, then scaled.
 
     ``turns``: quarter turns against the clock, 0 to 3. ``scale``: factor of both sides, which are rounded to whole
     pixels. All methods take the size (H, W) of the photo, not of the view, where they need one; points and boxes are in
     pixels with the origin at the corner of the first one, as everywhere in this package.
     """
 
-    flip: Literal["horizontal", "vertical"]
-    turns: int
-    scale: float
+    flip: Flip = "none"
+    turns: int = 0
+    scale: float = 1.0
 
     def size(self, size: Size) -> Size:
         """(h, w) of the view of a photo of ``size``."""
@@ -40,7 +42,8 @@ class FlippedView:
     def image(self, image: np.ndarray) -> np.ndarray:
         """The photo, uint8 ``(H, W, 3)``, as the view shows it, ``(h, w, 3)`` (bilinear, smoothed where it shrinks)."""
         height, width = self.size((image.shape[0], image.shape[1]))
-        turned = np.rot90(np.flip(image, 1 if self.flip == "horizontal" else 0), self.turns)
+        flipped = image if self.flip == "none" else np.flip(image, 1 if self.flip == "horizontal" else 0)
+        turned = np.rot90(flipped, self.turns)
         if turned.shape[:2] == (height, width):
             return np.ascontiguousarray(turned)
         picture = Image.fromarray(np.ascontiguousarray(turned))
@@ -49,7 +52,7 @@ class FlippedView:
     def labels(self, labels: Tensor) -> Tensor:
         """A map of labels ``(..., H, W)``, such as scribbles or masks, at the nearest pixel: ``(..., h, w)``."""
         size = self.size((labels.shape[-2], labels.shape[-1]))
-        return _nearest(torch.rot90(labels.flip(self._axis), self.turns, (-2, -1)), size)
+        return _nearest(torch.rot90(labels.flip(self._axes), self.turns, (-2, -1)), size)
 
     def points(self, points: Tensor, size: Size) -> Tensor:
         """Points ``(..., 2)`` xy of the photo of ``size`` in the view."""
@@ -82,12 +85,12 @@ class FlippedView:
             mode = {"mode": "area"} if larger else {"mode": "bilinear", "align_corners": False}
             back = F.interpolate(flat, size=turned, **mode).reshape(*maps.shape[:-2], *turned)
             back = back >= 0.5 if maps.dtype == torch.bool else back
-        return torch.rot90(back, -self.turns, (-2, -1)).flip(self._axis)
+        return torch.rot90(back, -self.turns, (-2, -1)).flip(self._axes)
 
     def original_labels(self, labels: Tensor, size: Size) -> Tensor:
         """A map of labels ``(..., h, w)`` of the view on the photo of ``size``, at the nearest pixel."""
         back = _nearest(labels, self._turned_size(size))
-        return torch.rot90(back, -self.turns, (-2, -1)).flip(self._axis)
+        return torch.rot90(back, -self.turns, (-2, -1)).flip(self._axes)
 
     def original_points(self, points: Tensor, size: Size) -> Tensor:
         """Points ``(..., 2)`` xy of the view on the photo of ``size``."""
@@ -108,13 +111,15 @@ class FlippedView:
     # Details
 
     @property
-    def _axis(self) -> int:
-        return -1 if self.flip == "horizontal" else -2
+    def _axes(self) -> tuple[int, ...]:
+        return {"none": (), "horizontal": (-1,), "vertical": (-2,)}[self.flip]
 
     def _turned_size(self, size: Size) -> Size:
         return (size[1], size[0]) if self.turns % 2 else size
 
     def _flipped(self, points: Tensor, size: Size) -> Tensor:
+        if self.flip == "none":
+            return points
         x, y = points.unbind(dim=-1)
         return torch.stack([size[1] - x, y] if self.flip == "horizontal" else [x, size[0] - y], dim=-1)
 

@@ -55,6 +55,7 @@ class ConcealedNetwork(nn.Module):
         width = settings.channels
         self.backbone = backbone
         self.textures = nn.ModuleList([TextureBlock(channels, width) for channels in in_channels])
+        self.groups = settings.grouping
         self.grouping = MultiScaleGrouping(width) if settings.grouping else nn.Identity()
         self.fusions = nn.ModuleList([TopDownFusion(width) for _ in in_channels[1:]])  # deepest first
         self.prior = GlobalPrior(in_channels[-1], width)
