@@ -6,13 +6,15 @@
 DATA holds the sets: folders of photos with 16-bit maps of instance ids (nuclei60: labels, camo_like31: instances) or a
 COCO file (nuts3). Of the sorted photos every fourth is tested on, the others are adapted to: their masks serve the
 prompts alone, and the supervised training. smoke5 is darkened and made noisy by a fixed seed, its own splits kept.
-Prints mean IoU of every instance by kind of prompt (the protocol of WeSAM), mean and sample standard deviation over
-the seeds.
+Prints mean IoU in per cent of every instance by kind of prompt (the protocol of WeSAM), mean and sample standard
+deviation over the seeds, each adaptation measured with the kind of prompt that adapted it. Every run keeps its figure
+in figure.json; a second call computes what is missing and prints the table of all. The ablations are of the first seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +26,7 @@ from PIL import Image
 from retrain_variants import cell
 
 from weaksam.config import load_settings
-from weaksam.recipes.sam_adaptation import AdaptSettings, adapt
+from weaksam.recipes.sam_adaptation import AdaptSettings, adapt, evaluate
 from weaksam.structures.masks import box_from_rle, rle_area, rle_from_mask
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
@@ -33,6 +35,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "no_anchor": ("anchor=false",),
     "no_contrast": ("contrast=false",),
 }
+ABLATIONS = ("no_anchor", "no_contrast")
 LABELS = {"nuclei60": "labels", "camo_like31": "instances"}
 
 
@@ -123,35 +126,51 @@ def prepared(data: Path, name: str, out: Path) -> list[str]:
     ]
 
 
+def figure(settings: AdaptSettings, direct: bool) -> float:
+    """Mean IoU in per cent of the segmenter as it is, or adapted by ``settings``; read where OUT holds it."""
+    file = settings.out / "figure.json"
+    content = settings.model_dump(mode="json", exclude={"out"})
+    if file.is_file() and (kept := json.loads(file.read_text(encoding="utf-8")))["settings"] == content:
+        return float(kept["iou"])
+    lora = None
+    if not direct:
+        adapt(settings.model_copy(update={"data": settings.data.model_copy(update={"test": None})}))
+        lora = settings.out / "lora.safetensors"
+    figures = evaluate(settings, lora)[settings.prompt]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**figures, "iou": 100 * figures["iou"], "settings": content}))
+    return float(100 * figures["iou"])
+
+
 def main() -> None:
     """Adapt what is not adapted yet and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--sets", nargs="+", default=["nuclei60", "nuts3"])
+    parser.add_argument("--sets", nargs="+", default=["nuclei60", "nuts3", "smoke5", "camo_like31"])
     parser.add_argument("--prompts", nargs="+", default=["box", "point"], help="kinds that adapt, each by itself")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["adapted", "supervised"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value", help="further settings")
     options = parser.parse_args()
-    print("| set | prompt | seeds | direct IoU | " + " | ".join(options.variants) + " |")
-    print("|---" * (4 + len(options.variants)) + "|")
-    for name in options.sets:
-        photos = prepared(options.data, name, options.out / name / "photos")
-        for prompt in options.prompts:
-            cells: dict[str, list[float]] = {"direct": []}
-            for seed in options.seeds:
-                for variant in options.variants:
-                    out = options.out / name / f"{prompt}-{variant}-{seed}"
-                    given = [*photos, f"out={out}", f"seed={seed}", f"prompt={prompt}", f"steps={options.steps}"]
-                    figures = adapt(
-                        load_settings(AdaptSettings, None, [*given, "threads=1", *VARIANTS[variant], *options.set])
-                    )
-                    cells.setdefault(variant, []).append(figures["adapted"][prompt]["iou"])
-                cells["direct"].append(figures["direct"][prompt]["iou"])
-            columns = [cell(cells[column]) for column in ("direct", *options.variants)]
-            print("| " + " | ".join([name, prompt, str(len(options.seeds)), *columns]) + " |", flush=True)
+    photos = {name: prepared(options.data, name, options.out / name / "photos") for name in options.sets}
+    cells: dict[tuple[str, str, str], list[float]] = {}
+    columns = ["direct", *options.variants]
+    for seed in options.seeds:  # every set and prompt of a seed before the next, so that a table can be read early
+        for name, prompt, column in itertools.product(options.sets, options.prompts, columns):
+            if column in ABLATIONS and seed != options.seeds[0]:
+                continue
+            given = [f"out={options.out / name / f'{prompt}-{column}-{seed}'}", f"seed={seed}", f"prompt={prompt}"]
+            given += [f"steps={options.steps}", f"measured=[{prompt}]", "threads=1", *VARIANTS.get(column, ())]
+            settings = load_settings(AdaptSettings, None, [*photos[name], *given, *options.set])
+            cells.setdefault((name, prompt, column), []).append(figure(settings, column == "direct"))
+            print(f"# {name} {prompt} {column} seed {seed}: {cells[name, prompt, column][-1]:.2f}", flush=True)
+    print("| set | prompt | seeds | " + " | ".join(columns) + " |")
+    print("|---" * (3 + len(columns)) + "|")
+    for name, prompt in itertools.product(options.sets, options.prompts):
+        of_row = [cell(cells[name, prompt, column]) for column in columns]
+        print("| " + " | ".join([name, prompt, str(len(options.seeds)), *of_row]) + " |")
 
 
 if __name__ == "__main__":

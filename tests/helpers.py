@@ -401,7 +401,9 @@ class Stopped(Exception):
     """What ends a run of `stopped_after_first_epoch`."""
 
 
-class _StopAfterFirstEpoch(RunLog):
+class StopAfterFirstEpoch(RunLog):
+    """Ends a training by `Stopped` once its first epoch is saved."""
+
     def write(self, event: str, **fields: Any) -> None:
         if event == "epoch":
             raise Stopped
@@ -409,4 +411,4 @@ class _StopAfterFirstEpoch(RunLog):
 
 def stopped_after_first_epoch(context: RunContext) -> RunContext:
     """The same run, whose training is ended by `Stopped` once its first epoch is saved."""
-    return replace(context, log=_StopAfterFirstEpoch(context.out / "log.jsonl"))
+    return replace(context, log=StopAfterFirstEpoch(context.out / "log.jsonl"))

@@ -134,8 +134,9 @@ app.add_typer(
 )
 app.add_typer(
     group(
-        "Adapt a segmenter to photos by weak labels: adapt-sam [CONFIG] [key=value]..., or measure it: eval.",
-        {"run": adapting.adapt_sam, "eval": adapting.evaluate_adapted},
+        "Adapt a segmenter to photos by weak labels: adapt-sam [CONFIG] [key=value]..., measure it: eval, or write it "
+        "as a plain checkpoint: export.",
+        {"run": adapting.adapt_sam, "eval": adapting.evaluate_adapted, "export": adapting.export_adapted},
         cls=_RunByDefault,
     ),
     name="adapt-sam",
@@ -171,8 +172,8 @@ app.add_typer(
 )
 app.add_typer(
     group(
-        "Check a dataset, or make a synthetic one.",
-        {"check": data.check, "synth": data.synth, "camouflage": data.camouflage},
+        "Check a dataset, make a synthetic one, or corrupt photos.",
+        {"check": data.check, "synth": data.synth, "camouflage": data.camouflage, "corrupt": data.corrupt},
         no_args_is_help=True,
     ),
     name="data",

@@ -1,4 +1,4 @@
-"""Define the commands of ``weaksam data``: check a dataset, and render a synthetic one."""
+"""Define the commands of ``weaksam data``: check a dataset, render a synthetic one, and corrupt or divide photos."""
 
 from __future__ import annotations
 
@@ -80,3 +80,32 @@ def camouflage(
     settings = load_settings(CamouflageSettings, None, arguments or ())
     paths = write_camouflage(out, settings, train, validation, test, seed)
     answer("\n".join(f"{name}: {path}" for name, path in paths.items()))
+
+
+def corrupt(
+    images: Annotated[Path, typer.Argument(help="folder of photos")],
+    out: Annotated[Path, typer.Argument(help="folder to write the corrupted photos to, as PNG of the same names")],
+    corruption: Annotated[
+        str,
+        typer.Option(
+            help="gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow, "
+            "frost, fog, brightness, contrast, elastic_transform, pixelate or jpeg_compression"
+        ),
+    ],
+    severity: Annotated[int, typer.Option(min=1, max=5, help="1 (weak) to 5")] = 3,
+    seed: Annotated[int, typer.Option(help="other noise for another seed, the same bytes for the same")] = 0,
+) -> None:
+    """Write photos corrupted in the manner of COCO-C, so that a shift can be tried on any photos; labels stay valid.
+
+    Needs the extra of that name: pip install 'weaksam[corruptions]'.
+    """
+    from weaksam.config import UserError, listed
+    from weaksam.data.corruptions import CORRUPTIONS
+    from weaksam.pipeline.corrupting import corrupt_folder
+
+    if corruption not in CORRUPTIONS:
+        raise UserError(
+            f"wanted a corruption ({listed(CORRUPTIONS, len(CORRUPTIONS))}), found {corruption!r}: name one of them"
+        )
+    num = corrupt_folder(images, out, corruption, severity, seed)
+    answer(f"{num} photos with {corruption} of severity {severity} in {out}")

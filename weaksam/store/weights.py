@@ -57,9 +57,15 @@ def save_weights(
             path.replace(before)
 
 
-def save_torch(path: Path, content: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write named tensors below a key atomically as torch's ``.pth``, for tools that read nothing else."""
-    tensors = {key: {name: value.detach().cpu() for name, value in state.items()} for key, state in content.items()}
+def save_torch(path: Path, content: Mapping[str, Tensor | Mapping[str, Tensor]]) -> None:
+    """Write tensors by name, or below a key, atomically as torch's ``.pth``, for tools that read nothing else."""
+
+    def plain(value: Tensor | Mapping[str, Tensor]) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().cpu()
+        return {name: plain(tensor) for name, tensor in value.items()}
+
+    tensors = {key: plain(value) for key, value in content.items()}
     with atomic_file(Path(path)) as temporary:
         torch.save(tensors, temporary)
 

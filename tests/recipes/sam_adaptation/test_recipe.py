@@ -7,35 +7,13 @@ import pytest
 import torch
 
 from tests.helpers import CPU, random_sam
-from weaksam.config import UserError, load_settings
-from weaksam.recipes.sam_adaptation import AdaptSettings, adapt, evaluate, text
+from tests.recipes.sam_adaptation.toys import adaptation, settings
+from weaksam.config import UserError
+from weaksam.recipes.sam_adaptation import adapt, evaluate, text
+from weaksam.recipes.sam_adaptation.anchor import packed_bits, unpacked
 from weaksam.recipes.sam_adaptation.measuring import instance_scores
-from weaksam.recipes.sam_adaptation.networks import adaptable
 from weaksam.recipes.sam_adaptation.recipe import photos_of, training_photos
-from weaksam.recipes.sam_adaptation.training import Adaptation
 from weaksam.sam.build import SegmenterSettings, build_segmenter
-from weaksam.scenes.synthetic import SceneSettings, write_dataset
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    write_dataset(folder, SceneSettings(size=64, num_classes=2, max_clutter=2, max_distractors=1), 4, 2, seed=1)
-    return folder
-
-
-def settings(scenes: Path, out: Path, *more: str) -> AdaptSettings:
-    given = [
-        f"data.{split}.{key}={path}"
-        for split in ("train", "test")
-        for key, path in (("images", scenes / split), ("truth", scenes / f"instances_{split}.json"))
-    ]
-    return load_settings(AdaptSettings, None, [*given, f"out={out}", "steps=3", "warmup_steps=2", "threads=1", *more])
-
-
-def adaptation(wanted: AdaptSettings) -> Adaptation:
-    network = adaptable(build_segmenter(wanted.segmenter, CPU))
-    return Adaptation(network, training_photos(wanted)[0], wanted)
 
 
 def test_scores_of_instances_by_hand() -> None:
@@ -49,7 +27,7 @@ def test_scores_of_instances_by_hand() -> None:
 def test_a_step_moves_the_updates_alone(scenes: Path, tmp_path: Path, prompt: str) -> None:
     ours = adaptation(settings(scenes, tmp_path, f"prompt={prompt}"))
     before = {name: value.clone() for name, value in ours.network.network.state_dict().items()}
-    anchor = {name: value.clone() for name, value in ours.anchor.network.state_dict().items()}
+    anchor = {name: value.clone() for name, value in ours.anchor.network.network.state_dict().items()}
     optimizer = torch.optim.Adam(ours.weights.parameters(), lr=1e-2)
     for batch in ours.batches(0):
         losses = ours.losses(batch)
@@ -60,7 +38,7 @@ def test_a_step_moves_the_updates_alone(scenes: Path, tmp_path: Path, prompt: st
         name for name, value in ours.network.network.state_dict().items() if not torch.equal(value, before[name])
     }
     assert changed and all(name.rpartition(".")[2] in ("a", "b") for name in changed)
-    assert all(torch.equal(value, anchor[name]) for name, value in ours.anchor.network.state_dict().items())
+    assert all(torch.equal(value, anchor[name]) for name, value in ours.anchor.network.network.state_dict().items())
 
 
 def test_at_first_teacher_and_anchor_are_one(scenes: Path, tmp_path: Path) -> None:
@@ -68,21 +46,28 @@ def test_at_first_teacher_and_anchor_are_one(scenes: Path, tmp_path: Path) -> No
     photo = ours.photo(0, 0)
     with torch.no_grad():
         seen = ours.network.encode([photo.weak.pixels])
-        anchored = ours.anchor_features(photo)
-    assert torch.equal(ours.network.embedding(seen, 0), ours.anchor.embedding(anchored, 0))
+        anchored = ours.anchor.encoded(photo.weak.pixels, photo.key)
+    assert torch.equal(ours.network.embedding(seen, 0), ours.network.embedding(anchored, 0))
 
 
-def test_kept_embeddings_change_no_gradient(scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prompt", ["box", "point"])
+def test_what_is_kept_of_the_anchor_changes_no_gradient(scenes: Path, tmp_path: Path, prompt: str) -> None:
     gradients = []
     for room in (1.0, 0.0):
-        ours = adaptation(settings(scenes, tmp_path, f"max_cache_gib={room}"))
+        ours = adaptation(settings(scenes, tmp_path, f"max_cache_gib={room}", f"prompt={prompt}"))
         batch = next(iter(ours.batches(0)))
         for _ in range(2):  # the second time from what was kept
             ours.weights.zero_grad()
             torch.stack(list(ours.losses(batch).values())).sum().backward()
-        assert (len(ours._kept) > 0) == (room > 0)
+        assert (len(ours.anchor.answers if prompt == "box" else ours.anchor.features) > 0) == (room > 0)
         gradients.append([parameter.grad.clone() for parameter in ours.weights.parameters()])
-    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert all(torch.equal(kept, plain) for kept, plain in zip(*gradients, strict=True))
+
+
+def test_bits_are_packed_and_unpacked() -> None:
+    masks = torch.rand(3, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert torch.equal(unpacked(packed_bits(masks)), masks) and packed_bits(masks).shape == (3, 4)
+    assert packed_bits(torch.tensor([[True, False, True] + [False] * 5])).tolist() == [[5]]
 
 
 def test_switches_leave_losses_out(scenes: Path, tmp_path: Path) -> None:

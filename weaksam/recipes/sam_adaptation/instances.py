@@ -11,7 +11,7 @@ from torch import Tensor
 from weaksam.config import UserError, fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.data.sample_photos import read_photo
-from weaksam.recipes.sam_adaptation.views import NetworkView, masks_of, network_view
+from weaksam.recipes.sam_adaptation.views import Fit, NetworkView, masks_of, network_view
 from weaksam.structures.dataset import Dataset, Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import box_mask
@@ -38,14 +38,14 @@ class LabelledPhotos:
         """The photo, uint8 ``(H, W, 3)``."""
         return read_photo(self.samples[row])
 
-    def view(self, row: int, side: int) -> NetworkView:
+    def view(self, row: int, side: int, fit: Fit = "padded") -> NetworkView:
         """The photo at the network's input size with a mask for each instance that has a pixel there.
 
         Of an instance that is known by its box the mask is the box.
         """
         of_photo, size = self.instances[row], self.samples[row].size
         masks = masks_of(of_photo.masks or (), size) if self.has_masks else box_masks(of_photo.boxes, size)
-        view = network_view(self.image(row), masks, side)
+        view = network_view(self.image(row), masks, side, fit)
         return NetworkView(view.pixels, view.masks[view.masks.any(dim=2).any(dim=1)])
 
 

@@ -57,6 +57,8 @@ def iou_loss(predicted: Tensor, logits: Tensor, targets: Tensor, num_masks: int)
 def anchor_loss(student: Tensor, teacher: Tensor, anchor: Tensor, *, smooth: float = SMOOTH) -> Tensor:
     """Half the Dice of the student and half that of the teacher against the anchor's masks; logits ``(n, H, W)``.
 
+    ``anchor``: its logits, or its masks.
+
     The gradient reaches both views.
     """
     wanted = (anchor.detach() > 0).to(student.dtype)
@@ -97,16 +99,18 @@ def step_losses(
     anchor_prototypes: Tensor,
     num_masks: int,
     *,
+    pseudo_labels: Tensor | None = None,
     legacy: bool = False,
 ) -> dict[str, Tensor]:
     """The losses of one image, each with its published weight, by the names of `WEIGHTS`.
 
-    ``student``, ``teacher``, ``anchor``: mask logits ``(n, H, W)`` of the strong, the weak and the weak view by the
-    anchor; ``predicted_iou (n,)`` of the student; prototypes ``(n, C)``. ``num_masks``: of the whole batch. ``legacy``
+    ``student``, ``teacher``: mask logits ``(n, H, W)`` of the strong and the weak view; ``anchor``: masks or logits of
+    the weak view by the anchor; ``predicted_iou (n,)`` of the student; prototypes ``(n, C)``. ``num_masks``: of the
+    whole batch. ``pseudo_labels``, bool ``(n, H, W)``: teach the student instead of the teacher's masks. ``legacy``
     computes what the released code does, which hands the number of masks over as focal alpha and as Dice's smoothing
-    (the specification's 1.7b).
+    (docs/sam_adaptation.md).
     """
-    wanted = (teacher.detach() > 0).to(student.dtype)
+    wanted = (teacher.detach() > 0 if pseudo_labels is None else pseudo_labels).to(student.dtype)
     alpha, smooth = (float(num_masks), float(num_masks)) if legacy else (ALPHA, SMOOTH)
     losses = {
         "focal": focal_loss(student, wanted, alpha=alpha),

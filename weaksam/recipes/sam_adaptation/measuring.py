@@ -10,13 +10,13 @@ from torch import Tensor
 
 from weaksam.recipes.sam_adaptation.instances import LabelledPhotos
 from weaksam.recipes.sam_adaptation.losses import MASK_LOGIT
-from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork
+from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork, enlarged
 from weaksam.recipes.sam_adaptation.prompts import PromptKind, draw_prompts, instance_seeds
 from weaksam.store.progress import progress
 
 PROTOCOL = (
     "one prompt an instance, drawn from its true mask by (seed, photo, instance); masks from logit 0.5 on, on the "
-    "network's padded square; mean over the instances of a photo, then over the photos (WeSAM's)"
+    "network's square input; mean over the instances of a photo, then over the photos (WeSAM's)"
 )
 
 
@@ -44,12 +44,13 @@ def measure(
     """
     of_photos, num_instances = [], 0
     for row in progress(range(len(photos)), len(photos), title):
-        view = photos.view(row, network.side)
+        view = photos.view(row, network.side, network.fit)
         if len(view.masks) == 0:
             continue
         seeds = instance_seeds(seed, photos.samples[row].image_id, len(view.masks), 0)
         prompts = draw_prompts(kind, view.masks, view.covered, seeds, num_points)
-        logits, _ = network.decode(network.encode([view.pixels]), 0, prompts)
+        low, _ = network.decode(network.encode([view.pixels]), 0, prompts)
+        logits = enlarged(low, network.side)
         of_photos.append(instance_scores(logits.cpu() >= MASK_LOGIT, view.masks).mean(dim=0))
         num_instances += len(view.masks)
     means = torch.stack(of_photos).mean(dim=0).tolist() if of_photos else [0.0, 0.0]

@@ -11,11 +11,16 @@ from torch import Tensor, nn
 
 from weaksam.config import UserError
 from weaksam.recipes.sam_adaptation.prompts import InstancePrompts
+from weaksam.recipes.sam_adaptation.views import Fit
 from weaksam.sam.nano.model import BOX_LABELS, INPUT_SIZE, NanoSam, Pyramid
 from weaksam.sam.nano.segmenter import MIN_SLOTS, SamNano
 from weaksam.sam.official.segmenter import SegmentAnything
 from weaksam.sam.prompts import PADDING
 from weaksam.sam.protocol import Segmenter
+from weaksam.structures.boxes import inclusive_from_xyxy
+
+MASK_PROMPT = 8.0
+"""Logit of a pixel inside a mask that prompts, and its negative outside (ours: SAM was trained on its own logits)."""
 
 
 class AdaptableNetwork(Protocol):
@@ -24,6 +29,10 @@ class AdaptableNetwork(Protocol):
     network: nn.Module
     side: int
     """Side S of the square input in pixels."""
+    fit: Fit
+    """How a photo fills it."""
+    takes_masks: bool
+    """Whether a mask can prompt it."""
 
     @property
     def encoder(self) -> nn.Module:
@@ -31,7 +40,7 @@ class AdaptableNetwork(Protocol):
         ...
 
     def encode(self, views: Sequence[Tensor]) -> Any:
-        """Features of B views, uint8 ``(3, h, w)`` each with S pixels on its longer side."""
+        """Features of B views, uint8 ``(3, h, w)`` each, as `network_view` makes them for ``side`` and ``fit``."""
         ...
 
     def embedding(self, features: Any, row: int) -> Tensor:
@@ -39,28 +48,40 @@ class AdaptableNetwork(Protocol):
         ...
 
     def decode(self, features: Any, row: int, prompts: InstancePrompts) -> tuple[Tensor, Tensor]:
-        """Mask logits ``(n, S, S)`` of the prompts on view ``row``, and their predicted IoU ``(n,)``."""
+        """Low-resolution mask logits ``(n, g, g)`` of the prompts on view ``row``, and their predicted IoU ``(n,)``."""
         ...
 
 
-def adaptable(segmenter: Segmenter) -> AdaptableNetwork:
-    """The network of a segmenter; raises `UserError` for one that cannot be adapted."""
+def adaptable(segmenter: Segmenter, *, legacy: bool = False) -> AdaptableNetwork:
+    """The network of a segmenter; raises `UserError` for one that cannot be adapted.
+
+    ``legacy``: photos in the middle of the input and not normalised, as WeSAM's code has them.
+    """
     if isinstance(segmenter, SamNano):
-        return AdaptableNano(segmenter.model)
+        return AdaptableNano(segmenter.model, legacy=legacy)
     if isinstance(segmenter, SegmentAnything):
-        return AdaptableSam(segmenter.sam)
+        return AdaptableSam(segmenter.sam, legacy=legacy)
+    from weaksam.sam.transformers.segmenter import TransformersSam  # here, as transformers takes seconds to import
+
+    if isinstance(segmenter, TransformersSam):
+        from weaksam.recipes.sam_adaptation.transformers_network import AdaptableTransformers
+
+        return AdaptableTransformers(segmenter, legacy=legacy)
     raise UserError(
-        f"wanted segment-anything's weights or sam_nano to adapt, found {segmenter.name}: set segmenter.weights to a "
-        "sam_vit_b, sam_vit_l or sam_vit_h .pth file, or segmenter.family=nano"
+        f"wanted a segmenter with a network to adapt, found {segmenter.name}: set segmenter.weights to segment-"
+        "anything's weights or to a model of transformers (SAM, SAM 2), or segmenter.family=nano"
     )
 
 
 class AdaptableSam:
     """Meta's SAM, which answers each prompt with its single mask (``multimask_output=False``)."""
 
-    def __init__(self, sam: Any) -> None:
+    takes_masks = True
+
+    def __init__(self, sam: Any, *, legacy: bool = False) -> None:
         self.network = sam.eval().requires_grad_(False)
         self.side = int(sam.image_encoder.img_size)
+        self.fit: Fit = "centred" if legacy else "padded"
 
     @property
     def encoder(self) -> nn.Module:
@@ -69,10 +90,7 @@ class AdaptableSam:
 
     def encode(self, views: Sequence[Tensor]) -> Tensor:
         """``(B, C, g, g)``, see `AdaptableNetwork`."""
-        return self.encoder(torch.stack([self._prepared(view) for view in views]))  # type: ignore[no-any-return]
-
-    def _prepared(self, view: Tensor) -> Tensor:
-        return self.network.preprocess(view.to(self.network.pixel_mean.device).float())  # type: ignore[no-any-return]
+        return self.encoder(_prepared(self.network, views, self.fit))  # type: ignore[no-any-return]
 
     def embedding(self, features: Tensor, row: int) -> Tensor:
         """See `AdaptableNetwork`."""
@@ -80,29 +98,34 @@ class AdaptableSam:
 
     def decode(self, features: Tensor, row: int, prompts: InstancePrompts) -> tuple[Tensor, Tensor]:
         """See `AdaptableNetwork`."""
-        device = features.device
-        points = None
-        if prompts.points is not None and prompts.labels is not None:
-            points = (prompts.points.to(device), prompts.labels.to(device))
-        boxes = None if prompts.boxes is None else prompts.boxes.to(device)
-        sparse, dense = self.network.prompt_encoder(points=points, boxes=boxes, masks=None)
+        device, encoder = features.device, self.network.prompt_encoder
+        points = boxes = masks = None
+        if prompts.points is not None and prompts.labels is not None:  # SAM adds half a pixel itself
+            points = ((prompts.points - 0.5).to(device), prompts.labels.to(device))
+        if prompts.boxes is not None:  # a box is its two corner pixels
+            boxes = inclusive_from_xyxy(prompts.boxes).to(device)
+        if prompts.masks is not None:
+            masks = mask_logits(prompts.masks.to(device), encoder.mask_input_size[0])[:, None]
+        sparse, dense = encoder(points=points, boxes=boxes, masks=masks)
         logits, iou = self.network.mask_decoder(
             image_embeddings=features[row : row + 1],
-            image_pe=self.network.prompt_encoder.get_dense_pe(),
+            image_pe=encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
-        return _enlarged(logits, self.side)[:, 0], iou[:, 0]
+        return logits[:, 0], iou[:, 0]
 
 
 class AdaptableNano:
     """sam_nano, of whose three masks the one counts that it believes in most."""
 
     side = INPUT_SIZE
+    takes_masks = False
 
-    def __init__(self, model: NanoSam) -> None:
+    def __init__(self, model: NanoSam, *, legacy: bool = False) -> None:
         self.network: Any = model.eval().requires_grad_(False)
+        self.fit: Fit = "centred" if legacy else "padded"
 
     @property
     def encoder(self) -> nn.Module:
@@ -111,9 +134,7 @@ class AdaptableNano:
 
     def encode(self, views: Sequence[Tensor]) -> Pyramid:
         """Three levels, see `AdaptableNetwork`."""
-        device = self.network.pixel_mean.device
-        pixels = torch.stack([self.network.preprocess(view.to(device).float()) for view in views])
-        return self.encoder(pixels)  # type: ignore[no-any-return]
+        return self.encoder(_prepared(self.network, views, self.fit))  # type: ignore[no-any-return]
 
     def embedding(self, features: Pyramid, row: int) -> Tensor:
         """The level of stride 16, see `AdaptableNetwork`."""
@@ -127,7 +148,15 @@ class AdaptableNano:
         logits, iou = self.network.prompted(features, index, coords.to(device), labels.to(device))
         best = iou.detach().argmax(dim=1)
         rows = torch.arange(len(best), device=device)
-        return _enlarged(logits[rows, best][:, None], self.side)[:, 0], iou[rows, best]
+        return logits[rows, best], iou[rows, best]
+
+
+def _prepared(sam: Any, views: Sequence[Tensor], fit: Fit) -> Tensor:
+    """Views ``(B, 3, S, S)`` as the encoder of a network of segment-anything's kind takes them."""
+    pixels = [view.to(sam.pixel_mean.device).float() for view in views]
+    if fit == "centred":  # WeSAM's code: numbers from 0 to 1
+        return torch.stack(pixels) / 255
+    return torch.stack([sam.preprocess(view) for view in pixels])
 
 
 def _slots(prompts: InstancePrompts) -> tuple[Tensor, Tensor]:
@@ -136,14 +165,25 @@ def _slots(prompts: InstancePrompts) -> tuple[Tensor, Tensor]:
         coords = prompts.boxes.reshape(-1, 2, 2)
         labels = torch.tensor(BOX_LABELS).expand(len(prompts), 2)
     else:
-        assert prompts.points is not None and prompts.labels is not None, "prompts have boxes or points"
+        assert prompts.points is not None and prompts.labels is not None, "sam_nano takes boxes and points alone"
         coords, labels = prompts.points, prompts.labels
     missing = max(0, MIN_SLOTS - coords.shape[1])
     return F.pad(coords, (0, 0, 0, missing)), F.pad(labels, (0, missing), value=PADDING)
 
 
-def _enlarged(logits: Tensor, side: int) -> Tensor:
-    """Logits ``(n, 1, g, g)`` on the input's pixels, bilinearly; n = 0 gives none."""
+def mask_logits(masks: Tensor, side: int) -> Tensor:
+    """Bool masks ``(n, S, S)`` as a network's mask prompts ``(n, side, side)``: `MASK_PROMPT` inside, minus it outside.
+
+    A cell that lies partly inside is in between.
+    """
+    if len(masks) == 0:
+        return torch.zeros(0, side, side, device=masks.device)
+    shares = F.interpolate(masks[:, None].float(), size=(side, side), mode="area")[:, 0]
+    return (2 * shares - 1) * MASK_PROMPT
+
+
+def enlarged(logits: Tensor, side: int) -> Tensor:
+    """Low-resolution logits ``(n, g, g)`` on the input's pixels ``(n, side, side)``, bilinearly; n = 0 gives none."""
     if len(logits) == 0:
-        return logits.new_zeros(0, 1, side, side)
-    return F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
+        return logits.new_zeros(0, side, side)
+    return F.interpolate(logits[:, None], size=(side, side), mode="bilinear", align_corners=False)[:, 0]

@@ -1,4 +1,4 @@
-"""Draw the prompts of instances from their masks or boxes: box, points, or the box of a coarse polygon."""
+"""Draw the prompts of instances from their masks or boxes: box, points, a coarse polygon or its box."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from weaksam.engine.seeds import derive_seed
 from weaksam.structures.mask_polygons import polygon_from_rle
-from weaksam.structures.masks import boxes_from_masks, rle_from_mask
+from weaksam.structures.masks import boxes_from_masks, mask_from_rle, rle_from_mask, rle_from_polygons
 
-PromptKind = Literal["box", "point", "coarse_box"]
+PromptKind = Literal["box", "point", "coarse_box", "coarse_mask"]
+KINDS: tuple[PromptKind, ...] = ("box", "point", "coarse_box", "coarse_mask")
 NUM_POINTS = 5
 """Positive points of an instance, and as many negative ones."""
 TOLERANCE, LEAST_TOLERANCE = 0.05, 3.0
@@ -24,16 +25,22 @@ TOLERANCE, LEAST_TOLERANCE = 0.05, 3.0
 class InstancePrompts:
     """One prompt for each of n instances, in pixels of the network's square input.
 
-    ``boxes (n, 4)`` xyxy half-open, or ``points (n, K, 2)`` xy with ``labels (n, K)``, 1 inside and 0 outside.
+    ``boxes (n, 4)`` xyxy half-open, or ``points (n, K, 2)`` xy with ``labels (n, K)``, 1 inside and 0 outside, or
+    ``masks``, bool ``(n, S, S)``.
     """
 
     boxes: Tensor | None = None
     points: Tensor | None = None
     labels: Tensor | None = None
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
-        given = self.boxes if self.boxes is not None else self.points
-        return 0 if given is None else len(given)
+        return next((len(given) for given in (self.boxes, self.points, self.masks) if given is not None), 0)
+
+    def __getitem__(self, rows: Tensor) -> InstancePrompts:
+        """The prompts of the instances ``rows``, indices ``(m,)``."""
+        given = (self.boxes, self.points, self.labels, self.masks)
+        return InstancePrompts(*(None if part is None else part[rows] for part in given))
 
 
 def draw_prompts(
@@ -45,6 +52,7 @@ def draw_prompts(
     ``seeds``: one for each instance, from which alone its points follow. ``box``: the tight box. ``point``:
     ``num_points`` inside the mask and as many outside, uniform with replacement (WeSAM draws negatives on the padding
     too; ours does not). ``coarse_box``: the box of the mask's coarse polygon, as WeSAM's code uses it.
+    ``coarse_mask``: that polygon filled, as WeSAM's paper words it.
     """
     if kind == "point":
         drawn = [_points(mask, covered, seed, num_points) for mask, seed in zip(masks, seeds, strict=True)]
@@ -52,13 +60,11 @@ def draw_prompts(
         if not drawn:
             return InstancePrompts(points=torch.zeros(0, 2 * num_points, 2), labels=labels.expand(0, -1))
         return InstancePrompts(points=torch.stack(drawn), labels=labels.expand(len(drawn), -1))
+    if kind == "coarse_mask":
+        return InstancePrompts(masks=torch.stack([_coarse_mask(mask) for mask in masks]) if len(masks) else masks)
     boxes = boxes_from_masks(masks).float()
-    if kind == "coarse_box":
-        boxes = (
-            torch.stack([_coarse_box(mask, box) for mask, box in zip(masks, boxes, strict=True)])
-            if len(masks)
-            else boxes
-        )
+    if kind == "coarse_box" and len(masks):
+        boxes = torch.stack([_coarse_box(mask, box) for mask, box in zip(masks, boxes, strict=True)])
     return InstancePrompts(boxes=boxes)
 
 
@@ -85,14 +91,25 @@ def _points(mask: Tensor, covered: tuple[int, int], seed: int, num: int) -> Tens
 
 def _coarse_box(mask: Tensor, box: Tensor) -> Tensor:
     """The box ``(4,)`` of the mask's coarse polygon; the tight ``box`` where the polygon has no area."""
-    ring = polygon_from_rle(rle_from_mask(mask))
-    if ring is None:
+    corners = _corners(mask)
+    if len(corners) == 0:
         return box
-    corners = coarse_polygon(np.asarray(ring, dtype=np.float64).reshape(-1, 2))
     low, high = corners.min(axis=0), corners.max(axis=0)
     if len(corners) < 3 or (high - low).min() < 1:
         return box
     return torch.tensor([*low, *high], dtype=torch.float32)
+
+
+def _coarse_mask(mask: Tensor) -> Tensor:
+    """The mask's coarse polygon filled, bool ``(S, S)``; the ``mask`` itself where the polygon covers no pixel."""
+    filled = mask_from_rle(rle_from_polygons([_corners(mask).ravel().tolist()], (mask.shape[0], mask.shape[1])))
+    return filled if filled.any() else mask
+
+
+def _corners(mask: Tensor) -> np.ndarray:
+    """Corners ``(M, 2)`` of the coarse polygon of ``mask (S, S)``; none of an empty mask."""
+    ring = polygon_from_rle(rle_from_mask(mask))
+    return np.zeros((0, 2)) if ring is None else coarse_polygon(np.asarray(ring, dtype=np.float64).reshape(-1, 2))
 
 
 def coarse_polygon(ring: np.ndarray) -> np.ndarray:

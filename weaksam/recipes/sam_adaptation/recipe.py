@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from weaksam.config import UserError
+from weaksam.config import UserError, fingerprint_of
 from weaksam.data.dataset import SplitSettings, load_dataset
 from weaksam.engine.device import pick_device
+from weaksam.engine.distributed import own_device, this_process, training_together
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import seed_everything
+from weaksam.models.ranks import ranks
 from weaksam.recipes.sam_adaptation.instances import LabelledPhotos, labelled
 from weaksam.recipes.sam_adaptation.measuring import measure
 from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork, adaptable
@@ -20,38 +23,56 @@ from weaksam.recipes.sam_adaptation.settings import AdaptSettings
 from weaksam.recipes.sam_adaptation.training import Adaptation, train
 from weaksam.sam.build import build_segmenter
 from weaksam.sam.lora import load_lora, save_lora
+from weaksam.sam.merged_export import write_checkpoint
 from weaksam.store.files import write_json_atomic
-from weaksam.terminal import say
+from weaksam.terminal import say, silence
 
 LORA = "lora.safetensors"
 """The adapted updates below OUT, for ``segmenter.lora``."""
-KINDS = ("box", "point", "coarse_box")
-"""Kinds of prompts that are measured."""
 
 
 def adapt(settings: AdaptSettings) -> dict[str, Any]:
     """Adapt the segmenter of ``settings``, write its updates to OUT/lora.safetensors, and return the figures.
 
     A second call with the same settings goes on where the first stopped. With test photos OUT/metrics.json holds IoU
-    and F1 by kind of prompt before (*direct*) and after. Raises `UserError` for data or a segmenter that cannot be
-    used.
+    and F1 by kind of prompt before (*direct*) and after. Processes that torchrun or Slurm started adapt together: each
+    takes its share of the photos of a step, and the first one measures and writes. Raises `UserError` for data or a
+    segmenter that cannot be used.
     """
+    launch = this_process()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    with (
+        training_together(launch, settings.out, fingerprint_of(settings)),
+        nullcontext() if ranks().first else silence(),
+    ):
+        device = pick_device(own_device(settings.device, launch))
+        if device.type == "cuda" and launch.together:
+            torch.cuda.set_device(device)
+        return _adapted(settings, device)
+
+
+def _adapted(settings: AdaptSettings, device: torch.device) -> dict[str, Any]:
+    """The figures of `adapt`, on the first rank; the others, which train along, return none."""
     seed_everything(settings.seed)
-    segmenter = build_segmenter(settings.segmenter, pick_device(settings.device))
-    network = adaptable(segmenter)
+    segmenter = build_segmenter(settings.segmenter, device)
+    network = adaptable(segmenter, legacy=settings.legacy)
+    refuse_masks(network, settings, segmenter.name)
     photos, source = training_photos(settings)
     test = None if settings.data.test is None else photos_of(settings.data.test, "test")
-    log = RunLog(settings.out / "log.jsonl")
-    direct = {} if test is None else measured(network, test, settings, "direct")
+    if test is not None:
+        require_masks(test)
+    direct = measured(network, test, settings, "direct") if test is not None and ranks().first else {}
     adaptation = Adaptation(network, photos, settings)
     say(
         f"adapt-sam: {len(adaptation.layers)} layers of {segmenter.name}, "
         f"{sum(parameter.numel() for parameter in adaptation.weights.parameters()):,} numbers, {len(photos)} photos; "
         f"prompts from {source}"
     )
+    log = RunLog(settings.out / "log.jsonl" if ranks().first else None)
     train(adaptation, settings.out / "training", [segmenter.fingerprint, photos.fingerprint], log)
+    if not ranks().first:
+        return {}
     facts = {"prompts": settings.prompts, "prompt": settings.prompt, "photos": len(photos), "targets": settings.targets}
     save_lora(settings.out / LORA, network.encoder, facts)
     figures: dict[str, Any] = {"prompts_from": source, "settings": settings.model_dump(mode="json")}
@@ -65,16 +86,25 @@ def evaluate(settings: AdaptSettings, lora: Path | None = None) -> dict[str, Any
     """IoU and F1 by kind of prompt on ``settings.data.test``, of the segmenter or with the updates of ``lora``."""
     if settings.data.test is None:
         raise UserError("wanted photos to measure on, found none: set data.test.images and data.test.truth")
-    network = adaptable(build_segmenter(settings.segmenter, pick_device(settings.device)))
+    network = adaptable(build_segmenter(settings.segmenter, pick_device(settings.device)), legacy=settings.legacy)
     if lora is not None:
         load_lora(lora, network.encoder)
     return measured(network, photos_of(settings.data.test, "test"), settings, "direct" if lora is None else "adapted")
 
 
+def export(settings: AdaptSettings, lora: Path, path: Path) -> str:
+    """Write the segmenter of ``settings`` with the updates of ``lora`` merged as a plain checkpoint; says what.
+
+    See `write_checkpoint`. Raises `UserError` for updates of another encoder, and as `build_segmenter` does.
+    """
+    segmenter = build_segmenter(settings.segmenter.model_copy(update={"lora": lora}), torch.device("cpu"))
+    write_checkpoint(segmenter, path)
+    return f"{path}: {segmenter.name} with the updates of {lora} in its weights"
+
+
 def measured(network: AdaptableNetwork, photos: LabelledPhotos, settings: AdaptSettings, what: str) -> dict[str, Any]:
-    """The figures of every kind of prompt in `KINDS`, with the protocol."""
-    if not photos.has_masks:
-        raise UserError("wanted true masks of the test photos to measure on, found boxes: give a truth with masks")
+    """The figures of every kind of prompt that the settings ask for and the network takes, with the protocol."""
+    require_masks(photos)
     return {
         kind: measure(
             network,
@@ -84,8 +114,24 @@ def measured(network: AdaptableNetwork, photos: LabelledPhotos, settings: AdaptS
             num_points=settings.num_points,
             title=f"adapt-sam: {what}, {kind}",
         ).as_dict()
-        for kind in KINDS
+        for kind in settings.measured
+        if kind != "coarse_mask" or network.takes_masks
     }
+
+
+def require_masks(photos: LabelledPhotos) -> None:
+    """Raise `UserError` where the photos to measure on have boxes alone."""
+    if not photos.has_masks:
+        raise UserError("wanted true masks of the test photos to measure on, found boxes: give a truth with masks")
+
+
+def refuse_masks(network: AdaptableNetwork, settings: AdaptSettings, name: str) -> None:
+    """Raise `UserError` where masks are to prompt a network that takes none."""
+    if settings.prompt == "coarse_mask" and not network.takes_masks:
+        raise UserError(
+            f"wanted a segmenter that a mask can prompt for prompt=coarse_mask, found {name}, which takes no "
+            "masks: set prompt=coarse_box, or segmenter.weights to SAM or SAM 2"
+        )
 
 
 def training_photos(settings: AdaptSettings) -> tuple[LabelledPhotos, str]:
@@ -105,8 +151,8 @@ def training_photos(settings: AdaptSettings) -> tuple[LabelledPhotos, str]:
         photos = photos_of(SplitSettings(images=split.images, truth=file), "train")
         return photos, f"pseudo boxes of {settings.run}, made from tags"
     photos = photos_of(split, "train")
-    if not photos.has_masks and (settings.targets == "true" or settings.prompt == "coarse_box"):
-        wanted = "targets=true" if settings.targets == "true" else "prompt=coarse_box"
+    if not photos.has_masks and (settings.targets == "true" or settings.prompt.startswith("coarse")):
+        wanted = "targets=true" if settings.targets == "true" else f"prompt={settings.prompt}"
         raise UserError(f"wanted masks in {split.truth} for {wanted}, found boxes: give masks, or set prompt=box")
     return photos, f"{'masks' if photos.has_masks else 'boxes'} of {split.truth}"
 
@@ -125,7 +171,8 @@ def text(figures: Mapping[str, Any]) -> str:
     if not blocks:
         return "nothing was measured: set data.test.images and data.test.truth"
     lines = ["prompt       " + "".join(f"{name + ' IoU':>14}{name + ' F1':>13}" for name in blocks)]
-    for kind in KINDS:
+    kinds = list(next(iter(blocks.values())))
+    for kind in kinds:
         cells = "".join(f"{of[kind]['iou']:14.4f}{of[kind]['f1']:13.4f}" for of in blocks.values())
         lines.append(f"{kind:<13}{cells}")
-    return "\n".join([*lines, next(iter(blocks.values()))["box"]["protocol"]])
+    return "\n".join([*lines, next(iter(blocks.values()))[kinds[0]]["protocol"]])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from weaksam.config import Settings
 from weaksam.data.dataset import SplitSettings
-from weaksam.recipes.sam_adaptation.prompts import NUM_POINTS, PromptKind
+from weaksam.recipes.sam_adaptation.prompts import KINDS, NUM_POINTS, PromptKind
 from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.lora import RANK
 
@@ -27,7 +28,10 @@ class AdaptData(Settings):
 class AdaptSettings(Settings):
     """Which segmenter is adapted to which photos, by which prompts, and how long."""
 
-    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"data", "out", "device", "threads", "max_cache_gib"})
+    _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
+        {"data", "out", "device", "threads", "max_cache_gib", "measured", "pictures"}
+    )
+    _as_before: ClassVar[Mapping[str, Any]] = {"ema": None}
 
     data: AdaptData = Field(AdaptData(), description="photos to adapt to, and photos to measure on")
     out: Path = Field(Path("work_dirs/adapt_sam"), description="folder for everything that is made")
@@ -43,14 +47,22 @@ class AdaptSettings(Settings):
         "made from tags",
     )
     run: Path | None = Field(None, description="folder of that run, for prompts=pseudo_gt")
-    prompt: PromptKind = Field("box", description="what prompts an instance: box, point, or coarse_box")
+    prompt: PromptKind = Field("box", description="what prompts an instance: box, point, coarse_box, or coarse_mask")
     num_points: int = Field(NUM_POINTS, ge=1, description="positive points of an instance, and as many negative ones")
     targets: Literal["pseudo", "true"] = Field(
         "pseudo", description="pseudo: the teacher's masks teach (WeSAM); true: the true masks do, the upper bound"
     )
-    legacy: bool = Field(False, description="compute the losses as the released code does (docs/sam_adaptation.md)")
+    legacy: bool = Field(
+        False, description="compute losses and inputs as the released code does (docs/sam_adaptation.md)"
+    )
     anchor: bool = Field(True, description="tie both views to the masks of the segmenter as it was")
     contrast: bool = Field(True, description="tell the prototypes of instances apart")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of an average of the updates that makes the pseudo labels; none: WeSAM's own",
+    )
     rank: int = Field(RANK, ge=1, description="rank of the low-rank updates")
     steps: int = Field(1000, ge=1, description="optimizer steps; published: 40,000 photos in all")
     batch_size: int = Field(1, ge=1, description="photos of a step")
@@ -58,7 +70,11 @@ class AdaptSettings(Settings):
     lr: float = Field(1e-4, gt=0, description="Adam's learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="Adam's L2 penalty")
     warmup_steps: int = Field(250, ge=0, description="steps in which the learning rate rises")
-    max_cache_gib: float = Field(1.0, ge=0, description="room for the anchor's embeddings of all views, which stay")
+    max_cache_gib: float = Field(1.0, ge=0, description="room for what the anchor says of all views, which stays")
+    pictures: int = Field(4, ge=0, description="test photos on OUT/compared.png: masks before, after, and true")
+    measured: tuple[PromptKind, ...] = Field(
+        KINDS, min_length=1, description="kinds of prompts that the figures are of; a mask only where one can prompt"
+    )
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -66,6 +82,6 @@ class AdaptSettings(Settings):
             raise ValueError("prompts=pseudo_gt takes the boxes that a run made from tags: set run to its folder")
         if self.prompts == "pseudo_gt" and self.targets == "true":
             raise ValueError("targets=true learns the true masks, of which pseudo boxes have none: set prompts=given")
-        if self.prompts == "pseudo_gt" and self.prompt == "coarse_box":
-            raise ValueError("a coarse box is drawn from a mask, which pseudo boxes lack: set prompt=box or point")
+        if self.prompts == "pseudo_gt" and self.prompt.startswith("coarse"):
+            raise ValueError("a coarse prompt is drawn from a mask, which pseudo boxes lack: set prompt=box or point")
         return self

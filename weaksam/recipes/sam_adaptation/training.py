@@ -16,9 +16,12 @@ from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import derive_seed
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
+from weaksam.engine.weight_average import WeightAverage
+from weaksam.models.ranks import ranks
+from weaksam.recipes.sam_adaptation.anchor import KeptAnchor, ViewKey
 from weaksam.recipes.sam_adaptation.instances import LabelledPhotos
 from weaksam.recipes.sam_adaptation.losses import WEIGHTS, dice_loss, focal_loss, iou_loss, prototypes, step_losses
-from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork
+from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork, enlarged
 from weaksam.recipes.sam_adaptation.prompts import InstancePrompts, draw_prompts, instance_seeds
 from weaksam.recipes.sam_adaptation.settings import AdaptSettings
 from weaksam.recipes.sam_adaptation.views import NetworkView, strong_view, weak_view
@@ -29,20 +32,25 @@ LABEL = "adapt-sam"
 
 @dataclass(frozen=True)
 class AdaptPhoto:
-    """One photo of a step: its two views, its prompts, and what its weak view is called among the anchor's."""
+    """One photo of a step: its two views, its prompts, and what its weak view is called among the anchor's.
+
+    ``numbers``: which of the photo's instances the prompts are for.
+    """
 
     weak: NetworkView
     strong: NetworkView
     prompts: InstancePrompts
-    key: tuple[int, bool, bool]
+    key: ViewKey
+    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class AdaptBatch:
-    """The photos of a step."""
+    """The photos of a step, or those of this rank, and whether they count, see `Ranks.share`."""
 
     image_ids: tuple[str, ...]
     photos: tuple[AdaptPhoto, ...]
+    counts: bool = True
 
 
 class LoraWeights(nn.Module):
@@ -57,30 +65,31 @@ class LoraWeights(nn.Module):
 class Adaptation:
     """The three networks and their losses; `fit` moves the updates of ``network`` alone.
 
-    The anchor is a copy of the encoder from before the updates. Its embeddings are kept for each flip of each photo, as
-    far as ``settings.max_cache_gib`` allows: it never changes.
+    The anchor is a copy of the encoder from before the updates. It never changes, so what it says of a flip of a photo
+    is kept, see `KeptAnchor`.
     """
 
     def __init__(self, network: AdaptableNetwork, photos: LabelledPhotos, settings: AdaptSettings) -> None:
         self.network, self.photos, self.settings = network, photos, settings
-        self.anchor = copy.deepcopy(network)
+        self.anchor = KeptAnchor(copy.deepcopy(network), settings.max_cache_gib, fixed=settings.prompt != "point")
         self.layers = add_lora(network.encoder, settings.rank, settings.seed)
         self.weights = LoraWeights(network.encoder)
-        self._kept: dict[tuple[int, bool, bool], Any] = {}
-        self._bytes_left = settings.max_cache_gib * 2**30
+        self.average: WeightAverage | None = None
+        """Of the updates, which then make the pseudo labels."""
 
     # Batches
 
     def batches(self, epoch: int) -> Iterator[AdaptBatch]:
-        """The batches of an epoch: every photo once, in an order drawn by (seed, epoch)."""
+        """The batches of an epoch: every photo once, in an order drawn by (seed, epoch); of them this rank's photos."""
         order = torch.randperm(
             len(self.photos), generator=torch.Generator().manual_seed(derive_seed(self.settings.seed, LABEL, epoch))
         ).tolist()
         for start in range(0, len(order), self.settings.batch_size):
-            rows = order[start : start + self.settings.batch_size]
+            rows, counts = ranks().share(order[start : start + self.settings.batch_size])
             yield AdaptBatch(
                 tuple(self.photos.samples[row].image_id for row in rows),
                 tuple(self.photo(row, epoch) for row in rows),
+                counts,
             )
 
     @property
@@ -92,34 +101,43 @@ class Adaptation:
         """Photo ``row`` as epoch ``epoch`` shows it; all draws follow from (seed, image id, epoch)."""
         settings, image_id = self.settings, self.photos.samples[row].image_id
         generator = torch.Generator().manual_seed(derive_seed(settings.seed, LABEL, image_id, epoch))
-        view = self.photos.view(row, self.network.side)
+        view = self.photos.view(row, self.network.side, self.network.fit)
+        chosen = torch.arange(len(view.masks))
         if len(view.masks) > settings.most_masks:
             chosen = torch.randperm(len(view.masks), generator=generator)[: settings.most_masks].sort().values
-            view = NetworkView(view.pixels, view.masks[chosen])
-        weak, flips = weak_view(view, generator)
-        seeds = instance_seeds(settings.seed, image_id, len(weak.masks), epoch + 1)
-        prompts = draw_prompts(settings.prompt, weak.masks, weak.covered, seeds, settings.num_points)
-        return AdaptPhoto(weak, strong_view(weak, generator), prompts, (row, *flips))
+        weak, flips = weak_view(NetworkView(view.pixels, view.masks[chosen]), generator)
+        seeds = instance_seeds(settings.seed, image_id, len(view.masks), epoch + 1)
+        numbers = tuple(chosen.tolist())
+        own_seeds = tuple(seeds[number] for number in numbers)
+        prompts = draw_prompts(settings.prompt, weak.masks, weak.covered, own_seeds, settings.num_points)
+        return AdaptPhoto(weak, strong_view(weak, generator), prompts, ViewKey(row, *flips), numbers)
 
     # Losses
 
     def losses(self, batch: AdaptBatch) -> dict[str, Tensor]:
         """The weighted losses of a batch by their names, summed over its photos; none where no instance is left."""
         photos = [photo for photo in batch.photos if len(photo.prompts)]
-        num_masks = sum(len(photo.prompts) for photo in photos)
-        if num_masks == 0:
+        num_masks = ranks().total(sum(len(photo.prompts) for photo in photos))
+        if not photos:
             return {}
         total: dict[str, Tensor] = {}
+        averaged = self._averaged_labels(photos)
         seen = self.network.encode([view.pixels for photo in photos for view in (photo.weak, photo.strong)])
         for row, photo in enumerate(photos):
-            for name, value in self._losses_of(photo, seen, row, num_masks).items():
-                total[name] = total[name] + value if name in total else value
-        wanted = {name for name in WEIGHTS if getattr(self.settings, name, True)}
-        return {name: value for name, value in total.items() if name in wanted}
+            losses = self._losses_of(photo, seen, row, num_masks, averaged[row] if averaged else None)
+            total = {name: value + total[name] if total else value for name, value in losses.items()}
+        return {name: value for name, value in total.items() if getattr(self.settings, name, True)}
 
-    def _losses_of(self, photo: AdaptPhoto, seen: Any, row: int, num_masks: int) -> dict[str, Tensor]:
-        """The losses of one photo, whose weak and strong view are rows 2 ``row`` and 2 ``row`` + 1 of ``seen``."""
-        student, iou = self.network.decode(seen, 2 * row + 1, photo.prompts)
+    def _losses_of(
+        self, photo: AdaptPhoto, seen: Any, row: int, num_masks: int, labels: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The losses of one photo, whose weak and strong view are rows 2 ``row`` and 2 ``row`` + 1 of ``seen``.
+
+        ``labels``, bool ``(n, S, S)``: pseudo labels instead of the teacher's masks.
+        """
+        side = self.network.side
+        low, iou = self.network.decode(seen, 2 * row + 1, photo.prompts)
+        student = enlarged(low, side)
         if self.settings.targets == "true":
             wanted = photo.weak.masks.to(student.device, student.dtype)
             losses = {
@@ -128,35 +146,36 @@ class Adaptation:
                 "iou": iou_loss(iou, student, wanted, num_masks),
             }
             return {name: WEIGHTS[name] * value for name, value in losses.items()}
-        teacher, _ = self.network.decode(seen, 2 * row, photo.prompts)
-        of_teacher = self.network.embedding(seen, 2 * row)
-        anchored = self.anchor_features(photo)
-        with torch.no_grad():
-            anchor, _ = self.anchor.decode(anchored, 0, photo.prompts)
-            of_anchor = self.anchor.embedding(anchored, 0)
+        low, _ = self.network.decode(seen, 2 * row, photo.prompts)
+        teacher = enlarged(low, side)
+        anchor = self.anchor.answer(photo.weak.pixels, photo.key, photo.prompts, photo.numbers)
         return step_losses(
             student,
             iou,
             teacher,
-            anchor,
-            prototypes(of_teacher, teacher),
-            prototypes(of_anchor, anchor),
+            anchor.masks,
+            prototypes(self.network.embedding(seen, 2 * row), low),
+            anchor.prototypes,
             num_masks,
+            pseudo_labels=labels,
             legacy=self.settings.legacy,
         )
 
     @torch.no_grad()
-    def anchor_features(self, photo: AdaptPhoto) -> Any:
-        """What the anchor's encoder makes of the weak view, computed once for each flip where there is room."""
-        if photo.key in self._kept:
-            return self._kept[photo.key]
-        features = self.anchor.encode([photo.weak.pixels])
-        levels = [features] if isinstance(features, Tensor) else list(features)
-        num_bytes = sum(level.numel() * level.element_size() for level in levels)
-        if num_bytes <= self._bytes_left:
-            self._bytes_left -= num_bytes
-            self._kept[photo.key] = features
-        return features
+    def _averaged_labels(self, photos: Sequence[AdaptPhoto]) -> list[Tensor]:
+        """Pseudo labels ``(n, S, S)`` of each photo by the average of the updates; none where no average is kept."""
+        if self.average is None:
+            return []
+        trained = [parameter.detach().clone() for parameter in self.weights.parameters()]
+        self.average.put_in()
+        seen = self.network.encode([photo.weak.pixels for photo in photos])
+        labels = [
+            enlarged(self.network.decode(seen, row, photo.prompts)[0], self.network.side) > 0
+            for row, photo in enumerate(photos)
+        ]
+        for parameter, value in zip(self.weights.parameters(), trained, strict=True):
+            parameter.copy_(value)
+        return labels
 
 
 def train(adaptation: Adaptation, folder: Path, inputs: Sequence[str], log: RunLog | None = None) -> TrainingJob:
@@ -167,6 +186,8 @@ def train(adaptation: Adaptation, folder: Path, inputs: Sequence[str], log: RunL
     """
     settings = adaptation.settings
     optimizer = torch.optim.Adam(adaptation.weights.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    if settings.ema is not None:
+        adaptation.average = WeightAverage(optimizer, settings.ema)
 
     def factor(step: int, total: int) -> float:
         return min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from weaksam.structures.masks import mask_from_rle
 
+Fit = Literal["padded", "stretched", "centred"]
+"""How a photo fills the square input: at its upper left, stretched to all of it, or in its middle."""
 EACH = 0.5
 """Chance of each change of a view, as published."""
 
@@ -31,20 +35,26 @@ class NetworkView:
         return self.pixels.shape[1], self.pixels.shape[2]
 
 
-def network_view(image: np.ndarray, masks: Tensor, side: int) -> NetworkView:
-    """The photo, uint8 ``(H, W, 3)``, and its ``masks``, bool ``(n, H, W)``, with ``side`` pixels on the longer side.
+def network_view(image: np.ndarray, masks: Tensor, side: int, fit: Fit = "padded") -> NetworkView:
+    """The photo, uint8 ``(H, W, 3)``, and its ``masks``, bool ``(n, H, W)``, in a square of ``side`` pixels.
 
-    SAM's own preprocessing: padded at the lower right (WeSAM's code pads around the photo and never normalises; ours
-    leaves both to the network). Masks are resized to the nearest pixel; one that vanishes stays, empty.
+    ``padded``: the longer side has ``side`` pixels, and the network pads at the lower right and normalises, as SAM
+    does. ``stretched``: both sides have (SAM 2). ``centred``: black around the photo is part of the view, as in WeSAM's
+    code. Masks are resized to the nearest pixel; one that vanishes stays, empty.
     """
     height, width = image.shape[:2]
     ratio = side / max(height, width)
     size = (max(1, round(height * ratio)), max(1, round(width * ratio)))
+    if fit == "stretched":
+        size = (side, side)
+    top, left = ((side - size[0]) // 2, (side - size[1]) // 2) if fit == "centred" else (0, 0)
     pixels = TF.resize(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), list(size), antialias=True)
     square = torch.zeros(len(masks), side, side, dtype=torch.bool)
     if len(masks):
-        resized = torch.nn.functional.interpolate(masks[None].float(), size=size, mode="nearest-exact")[0] > 0.5
-        square[:, : size[0], : size[1]] = resized
+        resized = F.interpolate(masks[None].float(), size=size, mode="nearest-exact")[0] > 0.5
+        square[:, top : top + size[0], left : left + size[1]] = resized
+    if fit == "centred":
+        pixels = F.pad(pixels, (left, side - size[1] - left, top, side - size[0] - top))
     return NetworkView(pixels, square)
 
 

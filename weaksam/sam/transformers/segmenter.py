@@ -112,7 +112,7 @@ class TransformersSam:
         pixels = inputs["pixel_values"].to(self.device, torch.float32)  # (B, 3, S, S)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             embedded = self.network.get_image_embeddings(pixels)
-        levels = [level.float().contiguous().split(1) for level in self._levels(embedded)]
+        levels = [level.float().contiguous().split(1) for level in self.levels(embedded)]
         whole = [tuple(pixels.shape[-2:])] * len(images)
         covered = inputs["reshaped_input_sizes"] if padded else whole
         return [
@@ -141,13 +141,13 @@ class TransformersSam:
         levels = [tensors[f"level{number}"].to(self.device) for number in range(len(tensors) - 1)]
         return self._embedding((height, width), (h, w), levels)
 
-    def _levels(self, embedded: Any) -> list[Tensor]:
+    def levels(self, embedded: Any) -> list[Tensor]:
         """The tensors that the decoder needs of what the image encoder gave."""
         if self.model.family.name == "sam_hq":
             return [embedded[0], embedded[1][0]]  # of the encoder's blocks, it uses the first global one
         return [embedded] if isinstance(embedded, Tensor) else list(embedded)
 
-    def _decoder_inputs(self, features: tuple[Tensor, ...]) -> dict[str, Any]:
+    def decoder_inputs(self, features: tuple[Tensor, ...]) -> dict[str, Any]:
         """A photo's features as arguments of the network."""
         if self.model.family.name == "sam":
             return {"image_embeddings": features[0]}
@@ -199,7 +199,7 @@ class TransformersSam:
         """Logits ``(P, 3, g, g)``, predicted IoU, stability ``(P, 3)`` and boxes ``(P, 3, 4)`` of one small batch."""
         num_photos = len(next(iter(prompts.values())))  # as often as there are prompts with masks
         features = tuple(level.expand(num_photos, *level.shape[1:]) for level in embedding.features)
-        answer = self.network(**self._decoder_inputs(features), **prompts, multimask_output=True)
+        answer = self.network(**self.decoder_inputs(features), **prompts, multimask_output=True)
         logits, iou = answer.pred_masks.flatten(0, 1).float(), answer.iou_scores.flatten(0, 1).float()
         wanted = torch.ones_like(iou, dtype=torch.bool) if min_pred_iou is None else iou > min_pred_iou
         logits = torch.where(wanted[..., None, None], logits, EMPTY_LOGIT)
