@@ -49,6 +49,7 @@ NOT_RUN = {
     r"roi-drop plot .*--stage wsis": "reads a longer training: tests/pipeline/test_roi_drop.py has it",
     r"^cd MODEL": "runs where weaksam is not installed: tests/prediction/test_onnx_runner.py has it",
     r"^weaksam convert-weights": "wants the published shape: tests/models/detectors/test_foreign_names.py has it",
+    r"^weaksam data corrupt": "wants an extra: tests/data/test_corruptions.py has it",
     r"adapt-sam|segmenter\.lora": "wants masks of instances: tests/recipes/sam_adaptation adapts and measures",
     r"^weaksam concealed|^weaksam data camouflage": "trains a network: tests/recipes/concealed does it on four scenes",
     r"eval-maps": "wants a folder of maps: tests/evaluation/test_map_files.py runs it",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REINSTALL = "pip install --force-reinstall torch torchvision"
-USED_EXTRAS = ("edgetam", "onnx", "supervision")
+USED_EXTRAS = ("corruptions", "edgetam", "onnx", "supervision")
 """The extras that a command or function of the package uses."""
 
 
