@@ -10,7 +10,7 @@ from tests.helpers import CPU
 from tests.recipes.sam_adaptation.toys import settings
 from tests.sam.transformers.toys import write_toy
 from weaksam.recipes.sam_adaptation import adapt, evaluate
-from weaksam.recipes.sam_adaptation.networks import adaptable
+from weaksam.recipes.sam_adaptation.adaptable import adaptable
 from weaksam.recipes.sam_adaptation.prompts import InstancePrompts
 from weaksam.recipes.sam_adaptation.views import network_view
 from weaksam.sam.build import SegmenterSettings, build_segmenter

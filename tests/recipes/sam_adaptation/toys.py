@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.helpers import CPU
 from weaksam.config import load_settings
 from weaksam.recipes.sam_adaptation import AdaptSettings
-from weaksam.recipes.sam_adaptation.networks import adaptable
+from weaksam.recipes.sam_adaptation.adaptable import adaptable
 from weaksam.recipes.sam_adaptation.recipe import training_photos
 from weaksam.recipes.sam_adaptation.training import Adaptation
 from weaksam.sam.build import build_segmenter

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from weaksam.engine.device import pick_device
+from weaksam.recipes.sam_adaptation.adaptable import adaptable
 from weaksam.recipes.sam_adaptation.instances import LabelledPhotos
 from weaksam.recipes.sam_adaptation.losses import MASK_LOGIT
 from weaksam.recipes.sam_adaptation.measuring import instance_scores
-from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork, adaptable, enlarged
+from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork, enlarged
 from weaksam.recipes.sam_adaptation.prompts import draw_prompts, instance_seeds
 from weaksam.recipes.sam_adaptation.recipe import photos_of, require_masks
 from weaksam.recipes.sam_adaptation.settings import AdaptSettings

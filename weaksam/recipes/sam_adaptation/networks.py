@@ -9,14 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weaksam.config import UserError
 from weaksam.recipes.sam_adaptation.prompts import InstancePrompts
 from weaksam.recipes.sam_adaptation.views import Fit
 from weaksam.sam.nano.model import BOX_LABELS, INPUT_SIZE, NanoSam, Pyramid
-from weaksam.sam.nano.segmenter import MIN_SLOTS, SamNano
-from weaksam.sam.official.segmenter import SegmentAnything
+from weaksam.sam.nano.segmenter import MIN_SLOTS
 from weaksam.sam.prompts import PADDING
-from weaksam.sam.protocol import Segmenter
 from weaksam.structures.boxes import inclusive_from_xyxy
 
 MASK_PROMPT = 8.0
@@ -50,27 +47,6 @@ class AdaptableNetwork(Protocol):
     def decode(self, features: Any, row: int, prompts: InstancePrompts) -> tuple[Tensor, Tensor]:
         """Low-resolution mask logits ``(n, g, g)`` of the prompts on view ``row``, and their predicted IoU ``(n,)``."""
         ...
-
-
-def adaptable(segmenter: Segmenter, *, legacy: bool = False) -> AdaptableNetwork:
-    """The network of a segmenter; raises `UserError` for one that cannot be adapted.
-
-    ``legacy``: photos in the middle of the input and not normalised, as WeSAM's code has them.
-    """
-    if isinstance(segmenter, SamNano):
-        return AdaptableNano(segmenter.model, legacy=legacy)
-    if isinstance(segmenter, SegmentAnything):
-        return AdaptableSam(segmenter.sam, legacy=legacy)
-    from weaksam.sam.transformers.segmenter import TransformersSam  # here, as transformers takes seconds to import
-
-    if isinstance(segmenter, TransformersSam):
-        from weaksam.recipes.sam_adaptation.transformers_network import AdaptableTransformers
-
-        return AdaptableTransformers(segmenter, legacy=legacy)
-    raise UserError(
-        f"wanted a segmenter with a network to adapt, found {segmenter.name}: set segmenter.weights to segment-"
-        "anything's weights or to a model of transformers (SAM, SAM 2), or segmenter.family=nano"
-    )
 
 
 class AdaptableSam:

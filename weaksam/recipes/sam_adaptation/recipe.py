@@ -16,9 +16,10 @@ from weaksam.engine.distributed import own_device, this_process, training_togeth
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import seed_everything
 from weaksam.models.ranks import ranks
+from weaksam.recipes.sam_adaptation.adaptable import adaptable
 from weaksam.recipes.sam_adaptation.instances import LabelledPhotos, labelled
 from weaksam.recipes.sam_adaptation.measuring import measure
-from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork, adaptable
+from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork
 from weaksam.recipes.sam_adaptation.settings import AdaptSettings
 from weaksam.recipes.sam_adaptation.training import Adaptation, train
 from weaksam.sam.build import build_segmenter
