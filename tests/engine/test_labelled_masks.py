@@ -7,7 +7,7 @@ import torch
 from tests.helpers import UNTRAINED_BACKBONE, context, draw_squares, instances
 from weaksam.data.sample_photos import read_photo
 from weaksam.engine.labelled_masks import points_of_marks, with_given_masks
-from weaksam.engine.pseudo_masks import make_pseudo_masks, segmented
+from weaksam.engine.pseudo_masks import make_pseudo_masks, prompts_of_boxes
 from weaksam.sam.batches import BatchLimit
 from weaksam.sam.box_masks import BoxMasks, box_prompts, masks_of_boxes
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
@@ -83,6 +83,7 @@ def test_a_box_without_a_mark_keeps_its_peaks(tmp_path):
     )
     settings = PseudoMaskSettings(prompt_peaks=1)
     labels = PhotoLabels(marks=Marks.of_points(middles[:1], torch.tensor([0])))
-    result = segmented(segmenter, embedding, boxes, peaks, settings, BatchLimit(8), labels)
+    ours = prompts_of_boxes(boxes, peaks, settings, labels)
+    result = masks_of_boxes(segmenter, embedding, ours, settings, BatchLimit(8))
     prompts = box_prompts(boxes.boxes, [middles[:1], middles[1:] + 2], 1)  # the highest peak lies outside
     assert result.rles == masks_of_boxes(segmenter, embedding, prompts, settings).rles

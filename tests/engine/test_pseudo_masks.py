@@ -1,6 +1,7 @@
 """Stores of pseudo masks: what decides them, peaks that prompt, quality, and objects that can have no mask."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,13 +16,19 @@ from weaksam.engine.pseudo_masks import (
     StoredPeaks,
     make_pseudo_masks,
     peaks_of_boxes,
+    stored_certainties,
     stored_qualities,
     usable_pseudo_gt,
 )
+from weaksam.engine.seeds import derive_seed
+from weaksam.sam.batches import BatchLimit
 from weaksam.sam.box_masks import box_prompts, masks_of_boxes
+from weaksam.sam.ensemble import fused_boxes
+from weaksam.sam.flipped_views import draw_views
 from weaksam.sam.prompts import Prompts
 from weaksam.sam.region_tree.segmenter import RegionTreeSegmenter
 from weaksam.stages.wsis.settings import PseudoMaskSettings
+from weaksam.stages.wsis.weights import training_masks
 from weaksam.structures.clue_points import CluePeaks
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import box_from_rle, rle_from_mask
@@ -73,6 +80,28 @@ def test_settings_as_before_find_the_masks_of_before(tmp_path, squares):
     )
     other = make_pseudo_masks(run_context, PseudoMaskSettings(overlaps="score"), segmenter, pseudo, "wsis")
     assert other.fingerprint != store.fingerprint
+
+
+def test_masks_are_fused_over_views_of_their_photo(tmp_path, squares):
+    run_context, segmenter = context(tmp_path, squares, backbone=UNTRAINED_BACKBONE), RegionTreeSegmenter()
+    pseudo = pseudo_boxes(squares)
+    pseudo[squares.image_ids[1]] = Instances.empty()
+    settings = PseudoMaskSettings(ensemble_views=3, mask_weights="certainty")
+    store = make_pseudo_masks(run_context, settings, segmenter, pseudo, "wsis")
+    plain = make_pseudo_masks(run_context, PseudoMaskSettings(), segmenter, pseudo, "wsis")
+    assert store.fingerprint != plain.fingerprint and store[squares.image_ids[1]]["rles"] == []
+    other_seed = replace(run_context, seed=run_context.seed + 1)
+    assert make_pseudo_masks(other_seed, settings, segmenter, pseudo, "wsis").fingerprint != store.fingerprint
+    assert make_pseudo_masks(other_seed, PseudoMaskSettings(), segmenter, pseudo, "wsis").folder == plain.folder
+    certainty = stored_certainties(store)
+    weights = {image_id: of.mask_weights for image_id, of in training_masks(store, settings).items()}
+    for sample in squares:
+        row = store[sample.image_id]
+        generator = torch.Generator().manual_seed(derive_seed(run_context.seed, "wsis", "views", sample.image_id))
+        views, prompts = draw_views(3, generator), Prompts(boxes=pseudo[sample.image_id].boxes)
+        fused = fused_boxes(segmenter, read_photo(sample), prompts, settings, views, BatchLimit(2))
+        assert row["rles"] == fused.rles and torch.equal(row["stability"], fused.stability)
+        assert torch.equal(weights[sample.image_id], certainty[sample.image_id])
 
 
 def test_peaks_of_a_box_are_those_of_its_class_the_highest_first():

@@ -15,11 +15,14 @@ from weaksam.data.detection_stores import instances_key
 from weaksam.data.sample_photos import read_photos_ahead
 from weaksam.engine.context import RunContext
 from weaksam.engine.labelled_masks import points_of_marks, with_given_masks
+from weaksam.engine.seeds import derive_seed
 from weaksam.engine.usable_boxes import usable_objects
 from weaksam.sam.batches import BatchLimit, encode_all
 from weaksam.sam.box_masks import BoxMasks, BoxMaskSettings, box_prompts, mask_quality, masks_of_boxes, points_inside
+from weaksam.sam.ensemble import fused_boxes
+from weaksam.sam.flipped_views import FlippedView, draw_views
 from weaksam.sam.prompts import Prompts
-from weaksam.sam.protocol import Embedding, Segmenter
+from weaksam.sam.protocol import Segmenter
 from weaksam.store.store import Store, store_folder
 from weaksam.structures.clue_points import CluePeaks, PeaksOf
 from weaksam.structures.instances import Instances
@@ -30,10 +33,12 @@ from weaksam.terminal import say
 class PromptedMaskSettings(BoxMaskSettings):
     """How boxes, and perhaps clue points beside them, prompt a frozen segmenter for masks."""
 
-    _as_before: ClassVar[Mapping[str, Any]] = {"prompt_peaks": 0}
+    _as_before: ClassVar[Mapping[str, Any]] = {"prompt_peaks": 0, "ensemble_views": 0}
 
     prompt_peaks: int = Field(0, ge=0)
     """Clue points of a box's class inside it that prompt together with it, the highest peaks first; 0: boxes alone."""
+    ensemble_views: int = Field(0, ge=0)
+    """Augmented views of a photo over which each mask is fused (WS-SAM has 12); 0: the photo itself, once."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,12 @@ def make_pseudo_masks(
     Columns: boxes, labels and scores (1 where ``pseudo_gt`` has none) of ``pseudo_gt``, the mask as RLE, and of each
     what `BoxMasks` says: ``predicted_iou``, ``stability`` and ``box_agreement``; instances that carry masks keep them,
     with 1 for all three. Those marked ``crowd`` take no pixels from others. With ``settings.prompt_peaks`` the
-    ``peaks`` prompt too. What was labelled on the photos (``context.labels``) takes part: labelled points prompt beside
-    the box that holds them, and labelled boxes keep the mask that they were given, with 1 for all three. Photos are
-    decoded ahead on threads and encoded several at a time; those without a box to prompt with are not read. Where some
-    of ``pseudo_gt`` are to be ignored, ``crowd`` says which.
+    ``peaks`` prompt too. With ``settings.ensemble_views`` each mask is fused over views of its photo (`fused_boxes`),
+    drawn by (seed, image id), and ``stability`` says how far they agree. What was labelled on the photos
+    (``context.labels``) takes part: labelled points prompt beside the box that holds them, and labelled boxes keep the
+    mask that they were given, with 1 for all three. Photos are decoded ahead on threads and encoded several at a time;
+    those without a box to prompt with are not read. Where some of ``pseudo_gt`` are to be ignored, ``crowd`` says
+    which.
     """
     ignores = _has_ignored(pseudo_gt)
     fingerprint = _fingerprint(context, settings, segmenter, pseudo_gt, name, peaks)
@@ -95,12 +102,17 @@ def make_pseudo_masks(
         objects = {image_id: pseudo_gt.get(image_id, Instances.empty()) for image_id in part}
         prompted = [image_id for image_id in part if len(objects[image_id]) and objects[image_id].masks is None]
         images = read_photos_ahead([context.train.by_id[image_id] for image_id in prompted], _PHOTOS_AHEAD)
-        embeddings = encode_all(segmenter, images, photos)
+        embeddings = iter(()) if settings.ensemble_views else encode_all(segmenter, images, photos)
         for image_id in part:
             if image_id in prompted:
                 of_photo = CluePeaks.none() if peaks is None else peaks.of(image_id)
                 known, boxes = context.labels.get(image_id, NO_LABELS), objects[image_id]
-                masks = segmented(segmenter, next(embeddings), boxes, of_photo, settings, prompts, known)
+                wanted = prompts_of_boxes(boxes, of_photo, settings, known)
+                if settings.ensemble_views:
+                    views = _views(context, name, image_id, settings)
+                    masks = fused_boxes(segmenter, next(images), wanted, settings, views, photos, free=boxes.crowd)
+                else:
+                    masks = masks_of_boxes(segmenter, next(embeddings), wanted, settings, prompts, free=boxes.crowd)
                 masks = with_given_masks(masks, boxes, known)
             else:
                 masks = kept_masks(objects[image_id])
@@ -126,6 +138,8 @@ def _fingerprint(
                 f"first, or set {name}.prompt_peaks=0"
             )
         prompting |= {"prompt_peaks": settings.prompt_peaks, "peaks": peaks.fingerprint}
+    if settings.ensemble_views:
+        prompting |= {"ensemble_views": settings.ensemble_views, "seed": context.seed}
     if labelled := labels_fingerprint(context.labels, "masks", "marks"):
         prompting |= {"labels": labelled}
     return fingerprint_of(
@@ -140,20 +154,13 @@ def _fingerprint(
     )
 
 
-def segmented(
-    segmenter: Segmenter,
-    embedding: Embedding,
-    objects: Instances,
-    peaks: CluePeaks,
-    settings: PromptedMaskSettings,
-    limit: BatchLimit,
-    labels: PhotoLabels = NO_LABELS,
-) -> BoxMasks:
-    """The masks of the boxes of ``objects`` on an encoded photo, prompted together with the ``peaks`` inside them.
+def prompts_of_boxes(
+    objects: Instances, peaks: CluePeaks, settings: PromptedMaskSettings, labels: PhotoLabels = NO_LABELS
+) -> Prompts:
+    """A prompt for each box of ``objects``, with the ``peaks`` inside it as far as ``settings`` want them.
 
     A box that holds a labelled point or scribble of its class (``labels``) is prompted with that instead.
     """
-    prompts = Prompts(boxes=objects.boxes)
     points = peaks_of_boxes(objects, peaks) if settings.prompt_peaks else [torch.zeros(0, 2)] * len(objects)
     most = settings.prompt_peaks
     if len(labels.marks.labels):
@@ -161,9 +168,13 @@ def segmented(
         columns = zip(marked, points, objects.boxes, strict=True)
         points = [marks if len(marks) else points_inside(of_box, box)[:most] for marks, of_box, box in columns]
         most = max(most, SCRIBBLE_POINTS)
-    if most:
-        prompts = box_prompts(objects.boxes, points, most)
-    return masks_of_boxes(segmenter, embedding, prompts, settings, limit, free=objects.crowd)
+    return box_prompts(objects.boxes, points, most) if most else Prompts(boxes=objects.boxes)
+
+
+def _views(context: RunContext, name: str, image_id: str, settings: PromptedMaskSettings) -> list[FlippedView]:
+    """The views of a photo over which its masks are fused."""
+    generator = torch.Generator().manual_seed(derive_seed(context.seed, name, "views", image_id))
+    return draw_views(settings.ensemble_views, generator)
 
 
 def peaks_of_boxes(objects: Instances, peaks: CluePeaks) -> list[Tensor]:
@@ -203,6 +214,11 @@ def stored_qualities(store: Store) -> dict[str, Tensor]:
         row["image_id"]: mask_quality(row["predicted_iou"], row["box_agreement"])
         for row in store.rows("predicted_iou", "box_agreement")
     }
+
+
+def stored_certainties(store: Store) -> dict[str, Tensor]:
+    """The stability ``(N,)`` in [0, 1] of every pseudo mask by image id: of fused ones how far the views agree."""
+    return {row["image_id"]: row["stability"] for row in store.rows("stability")}
 
 
 def usable_pseudo_gt(context: RunContext, pseudo_gt: Mapping[str, Instances], name: str) -> dict[str, Instances]:

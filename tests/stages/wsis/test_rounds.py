@@ -34,6 +34,14 @@ def test_weights(settings, agreement, expected):
     assert (weights if expected is None else weights.tolist()) == (expected and pytest.approx(expected))
 
 
+def test_certainty_weighs_where_views_are_fused():
+    certainty = torch.tensor([0.25, 1.0, 0.5])
+    settings = PseudoMaskSettings(mask_weights="certainty", ensemble_views=2, min_mask_quality=0.3)
+    assert mask_weights(QUALITY, AGREEMENT, settings, certainty).tolist() == [0.25, 0.5, 0.0]
+    with pytest.raises(ValueError, match="set ensemble_views to 2 or more"):
+        PseudoMaskSettings(mask_weights="certainty")
+
+
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory):
     return draw_squares(tmp_path_factory.mktemp("squares"))

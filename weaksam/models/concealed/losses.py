@@ -24,7 +24,9 @@ def boundary_weights(masks: Tensor) -> Tensor:
 
     Source: Wei et al., F3Net (AAAI 2020).
     """
-    mean = F.avg_pool2d(masks, BOUNDARY_KERNEL, stride=1, padding=BOUNDARY_KERNEL // 2)
+    half = BOUNDARY_KERNEL // 2
+    rows = F.avg_pool2d(masks, (BOUNDARY_KERNEL, 1), stride=1, padding=(half, 0))  # rows, then columns: the same mean
+    mean = F.avg_pool2d(rows, (1, BOUNDARY_KERNEL), stride=1, padding=(0, half))
     return 1 + BOUNDARY_WEIGHT * (mean - masks).abs()
 
 
@@ -35,7 +37,15 @@ def structure_terms(logits: Tensor, masks: Tensor, weights: Tensor | None = None
     both terms (the released code loses its weights to ``reduce='none'``, which means the plain mean, and keeps ignored
     pixels in the denominator). A photo whose weights are all 0 has 0 in both.
     """
-    believed = boundary_weights(masks) if weights is None else boundary_weights(masks) * weights
+    return _weighted_terms(logits, masks, _believed(masks, weights))
+
+
+def _believed(masks: Tensor, weights: Tensor | None) -> Tensor:
+    """How far each pixel counts, by the boundary and by ``weights``."""
+    return boundary_weights(masks) if weights is None else boundary_weights(masks) * weights
+
+
+def _weighted_terms(logits: Tensor, masks: Tensor, believed: Tensor) -> tuple[Tensor, Tensor]:
     total = believed.sum((1, 2, 3))
     entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     cross_entropy = (believed * entropy).sum((1, 2, 3)) / total.clamp(min=1e-6)
@@ -93,8 +103,10 @@ def concealed_losses(
     """
     structure = torch.zeros((), device=masks.device)
     partial = torch.zeros((), device=masks.device)
+    believed = _believed(masks, weights)
     for weight, logits in zip(STAGE_WEIGHTS, outputs, strict=True):
-        structure = structure + weight * structure_loss(logits, masks, weights).sum()
+        cross_entropy, iou = _weighted_terms(logits, masks, believed)
+        structure = structure + weight * (cross_entropy + iou).sum()
         if labels is not None:
             partial = partial + weight * partial_cross_entropy(logits, labels)
     losses = {"structure": structure / num_photos}

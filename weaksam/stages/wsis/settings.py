@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from weaksam.engine.detectors.mask2former_settings import TrainableMask2FormerSettings
 from weaksam.engine.detectors.training import TrainableSettings
@@ -25,9 +26,10 @@ class PseudoMaskSettings(PromptedMaskSettings):
         **_ONE_ROUND,
     }
 
-    mask_weights: Literal["off", "quality"] = "off"
-    """How far a mask counts in the losses of the masks: all alike, or each by its quality (predicted IoU times
-    agreement with its box)."""
+    mask_weights: Literal["off", "quality", "certainty"] = "off"
+    """How far a mask counts in the losses of the masks: all alike, each by its quality (predicted IoU times agreement
+    with its box), or each by how far the views of ``ensemble_views`` agree on it (the mean of 1 - entropy over the
+    pixels that any of them has)."""
     min_mask_quality: float = Field(0.0, ge=0, le=1)
     """Masks of lower quality do not train the masks. Mask R-CNN still learns their boxes; Mask2Former, which learns
     masks alone, takes them as regions to ignore."""
@@ -39,6 +41,12 @@ class PseudoMaskSettings(PromptedMaskSettings):
     agreed_masks: Literal["segmenter", "network", "mean"] = "segmenter"
     """Where the two agree: the segmenter's mask, the network's, or the pixels that have at least half in the mean of
     the segmenter's mask (once) and the network's probabilities on the photo and its mirror image (twice)."""
+
+    @model_validator(mode="after")
+    def _certain_of_views(self) -> Self:
+        if self.mask_weights == "certainty" and self.ensemble_views < 2:
+            raise ValueError("mask_weights=certainty wants views that agree or do not: set ensemble_views to 2 or more")
+        return self
 
     def of_each_training(self) -> dict[str, Any]:
         """The settings that a single training is not told, at what leaves its fingerprint as it was."""
