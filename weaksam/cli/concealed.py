@@ -24,7 +24,8 @@ def run(arguments: Arguments = None, json: Json = False) -> None:
     from weaksam.recipes.concealed import ConcealedSettings
 
     result = run_concealed(load_settings(ConcealedSettings, *split_arguments(arguments)))
-    answer(dumps(dict(result.figures), indent=1) if json else result.text())
+    if result is not None:  # the others of several processes say nothing
+        answer(dumps(dict(result.figures), indent=1) if json else result.text())
 
 
 def predict(

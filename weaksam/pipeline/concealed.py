@@ -26,20 +26,22 @@ NUM_PHOTOS = 8
 """Photos of either split in the report."""
 
 
-def run_concealed(settings: ConcealedSettings) -> ConcealedResult:
+def run_concealed(settings: ConcealedSettings) -> ConcealedResult | None:
     """Labels, training, test and report; see `weaksam.recipes.concealed.run`.
 
-    Processes that were started together (tools/dist_train.sh, torchrun, Slurm) train together; the first one reports.
+    Processes that were started together (tools/dist_train.sh, torchrun, Slurm) train together; the first one reports,
+    the others return None.
     """
     if note := unused_rank():
         say(note, error=True)
     with training_together(this_process(), settings.out, fingerprint_of(settings)):
-        if ranks().first:
-            result = run_recipe(settings)
-            page_of(result).write(settings.out / REPORT)
-        else:
+        if not ranks().first:
             with silence():
-                result = run_recipe(settings)
+                run_recipe(settings)
+            ranks().wait()
+            return None
+        result = run_recipe(settings)
+        page_of(result).write(settings.out / REPORT)
         ranks().wait()
     return result
 

@@ -46,7 +46,9 @@ def settings(scenes: Path, out: Path, *more: str) -> ConcealedSettings:
 @pytest.fixture(scope="module")
 def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory):
     """A run with its report, made once."""
-    return run_concealed(settings(scenes, tmp_path_factory.mktemp("run") / "out"))
+    result = run_concealed(settings(scenes, tmp_path_factory.mktemp("run") / "out"))
+    assert result is not None
+    return result
 
 
 def test_a_run_makes_maps_figures_and_a_page(finished, scenes: Path) -> None:
@@ -140,6 +142,17 @@ def test_two_processes_train_as_one_does(scenes: Path, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in stores[0]] == [path.read_bytes() for path in stores[1]]
     moved = [name for name in alone if name.startswith(("stages", "fusions")) and name.endswith("weight")]
     assert moved and all(np.abs(alone[name] - both[0][name]).max() < 0.02 for name in moved)
+
+
+def _reported(scenes: Path, out: Path) -> bool:
+    more = ("training.num_epochs=1", "targets=true", "data.validation=null", "device=cpu")
+    return run_concealed(settings(scenes, out, *more)) is not None
+
+
+@pytest.mark.slow
+def test_the_first_of_several_processes_reports(scenes: Path, tmp_path: Path) -> None:
+    assert on_ranks(2, tmp_path, _reported, scenes, tmp_path) == [True, False]
+    assert (tmp_path / "report.html").is_file() and (tmp_path / "maps" / "test_00000.png").is_file()
 
 
 def of_training(wanted: ConcealedSettings) -> ConcealedTraining:
