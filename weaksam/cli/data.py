@@ -1,4 +1,4 @@
-"""Define the commands of ``weaksam data``: check a dataset, render a synthetic one, and corrupt or divide photos."""
+"""Define the commands of ``weaksam data``: check a dataset, render synthetic ones, and corrupt photos."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from weaksam.recipes.sam_adaptation.losses import MASK_LOGIT
 from weaksam.recipes.sam_adaptation.measuring import instance_scores
 from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork, enlarged
 from weaksam.recipes.sam_adaptation.prompts import draw_prompts, instance_seeds
-from weaksam.recipes.sam_adaptation.recipe import photos_of, require_masks
+from weaksam.recipes.sam_adaptation.recipe import measured_photos, require_masks
 from weaksam.recipes.sam_adaptation.settings import AdaptSettings
 from weaksam.sam.build import build_segmenter
 from weaksam.sam.lora import load_lora
@@ -43,9 +43,9 @@ def compared(settings: AdaptSettings, lora: Path, num: int) -> list[ComparedPhot
 
     Photos without an instance at the network's size are left out. Raises `UserError` as `evaluate` does.
     """
-    if settings.data.test is None or num == 0:
+    photos = measured_photos(settings) if num else None
+    if photos is None:
         return []
-    photos = photos_of(settings.data.test, "test")
     require_masks(photos)
     segmenter = build_segmenter(settings.segmenter, pick_device(settings.device))
     network = adaptable(segmenter, legacy=settings.legacy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.data.sample_photos import read_photo
 from weaksam.recipes.sam_adaptation.views import Fit, NetworkView, masks_of, network_view
-from weaksam.structures.dataset import Dataset, Sample
+from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import box_mask
 
@@ -49,20 +50,30 @@ class LabelledPhotos:
         return NetworkView(view.pixels, view.masks[view.masks.any(dim=2).any(dim=1)])
 
 
-def labelled(dataset: Dataset, instances: dict[str, Instances], what: str) -> LabelledPhotos:
-    """The photos of ``dataset`` that have ``instances`` (by image id), which ``what`` names in an error.
+def labelled(samples: Iterable[Sample], instances: Mapping[str, Instances], what: str) -> LabelledPhotos:
+    """The photos of ``samples`` that have ``instances`` (by image id), which ``what`` names in an error.
 
     Photos without one are left out, crowds too. Raises `UserError` where no photo is left.
     """
-    samples, kept = [], []
-    for sample in dataset:
+    with_instances, kept = [], []
+    for sample in samples:
         of_photo = instances.get(sample.image_id, Instances.empty()).without_crowd()
         if len(of_photo):
-            samples.append(sample)
+            with_instances.append(sample)
             kept.append(of_photo)
-    if not samples:
+    if not with_instances:
         raise UserError(f"wanted photos with instances in {what}, found none: each needs a mask or a box")
-    return LabelledPhotos(tuple(samples), tuple(kept), all(of_photo.masks is not None for of_photo in kept))
+    return LabelledPhotos(tuple(with_instances), tuple(kept), all(of_photo.masks is not None for of_photo in kept))
+
+
+def divided(samples: Sequence[Sample], rule: str) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """The photos to adapt to and those to measure on by the rule ``k:1``: of each k + 1 in turn the last is measured.
+
+    ``samples`` in the order of their paths. Of fewer than k + 1 photos none is measured (WeSAM's splits).
+    """
+    period = int(rule.partition(":")[0]) + 1
+    adapted = tuple(sample for row, sample in enumerate(samples) if row % period != period - 1)
+    return adapted, tuple(samples[period - 1 :: period])
 
 
 def box_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:

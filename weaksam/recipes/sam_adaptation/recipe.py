@@ -10,17 +10,18 @@ from typing import Any
 import torch
 
 from weaksam.config import UserError, fingerprint_of
-from weaksam.data.dataset import SplitSettings, load_dataset
+from weaksam.data.dataset import load_dataset, load_photos
+from weaksam.data.formats.mask_pictures import chosen, read_mask_pictures
 from weaksam.engine.device import pick_device
 from weaksam.engine.distributed import own_device, this_process, training_together
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import seed_everything
 from weaksam.models.ranks import ranks
 from weaksam.recipes.sam_adaptation.adaptable import adaptable
-from weaksam.recipes.sam_adaptation.instances import LabelledPhotos, labelled
+from weaksam.recipes.sam_adaptation.instances import LabelledPhotos, divided, labelled
 from weaksam.recipes.sam_adaptation.measuring import measure
 from weaksam.recipes.sam_adaptation.networks import AdaptableNetwork
-from weaksam.recipes.sam_adaptation.settings import AdaptSettings
+from weaksam.recipes.sam_adaptation.settings import AdaptSettings, AdaptSplit
 from weaksam.recipes.sam_adaptation.training import Adaptation, train
 from weaksam.sam.build import build_segmenter
 from weaksam.sam.lora import load_lora, save_lora
@@ -60,7 +61,7 @@ def _adapted(settings: AdaptSettings, device: torch.device) -> dict[str, Any]:
     network = adaptable(segmenter, legacy=settings.legacy)
     refuse_masks(network, settings, segmenter.name)
     photos, source = training_photos(settings)
-    test = None if settings.data.test is None else photos_of(settings.data.test, "test")
+    test = measured_photos(settings)
     if test is not None:
         require_masks(test)
     direct = measured(network, test, settings, "direct") if test is not None and ranks().first else {}
@@ -85,12 +86,13 @@ def _adapted(settings: AdaptSettings, device: torch.device) -> dict[str, Any]:
 
 def evaluate(settings: AdaptSettings, lora: Path | None = None) -> dict[str, Any]:
     """IoU and F1 by kind of prompt on ``settings.data.test``, of the segmenter or with the updates of ``lora``."""
-    if settings.data.test is None:
+    photos = measured_photos(settings)
+    if photos is None:
         raise UserError("wanted photos to measure on, found none: set data.test.images and data.test.truth")
     network = adaptable(build_segmenter(settings.segmenter, pick_device(settings.device)), legacy=settings.legacy)
     if lora is not None:
         load_lora(lora, network.encoder)
-    return measured(network, photos_of(settings.data.test, "test"), settings, "direct" if lora is None else "adapted")
+    return measured(network, photos, settings, "direct" if lora is None else "adapted")
 
 
 def export(settings: AdaptSettings, lora: Path, path: Path) -> str:
@@ -149,21 +151,45 @@ def training_photos(settings: AdaptSettings) -> tuple[LabelledPhotos, str]:
                 f"wanted the pseudo boxes of a run at {file}, found none: run 'weaksam pseudo-gt' there first, or set "
                 "run to its folder"
             )
-        photos = photos_of(SplitSettings(images=split.images, truth=file), "train")
+        photos = photos_of(AdaptSplit(images=split.images, truth=file), "train")
         return photos, f"pseudo boxes of {settings.run}, made from tags"
-    photos = photos_of(split, "train")
+    photos = photos_of(split, "train", settings.data.divide)
     if not photos.has_masks and (settings.targets == "true" or settings.prompt.startswith("coarse")):
         wanted = "targets=true" if settings.targets == "true" else f"prompt={settings.prompt}"
         raise UserError(f"wanted masks in {split.truth} for {wanted}, found boxes: give masks, or set prompt=box")
-    return photos, f"{'masks' if photos.has_masks else 'boxes'} of {split.truth}"
+    source = split.truth if split.masks is None else split.masks.folder
+    return photos, f"{'masks' if photos.has_masks else 'boxes'} of {source}"
 
 
-def photos_of(split: SplitSettings, name: str) -> LabelledPhotos:
-    """The photos of a split with their true instances; raises `UserError` where there is none."""
-    if split.truth is None:
-        raise UserError(f"wanted masks or boxes of the {name} photos' instances, found none: set data.{name}.truth")
-    dataset = load_dataset(split, name=name)
-    return labelled(dataset, dataset.truths, str(split.truth))
+def measured_photos(settings: AdaptSettings) -> LabelledPhotos | None:
+    """The photos to measure on with their true instances; None where the settings name none."""
+    data = settings.data
+    if data.divide is not None:
+        return photos_of(data.train, "train", data.divide, measured=True)
+    return None if data.test is None else photos_of(data.test, "test")
+
+
+def photos_of(split: AdaptSplit, name: str, divide: str | None = None, *, measured: bool = False) -> LabelledPhotos:
+    """The photos of a split with their true instances, or with ``divide`` those to adapt to or to be ``measured``.
+
+    Raises `UserError` where there is none.
+    """
+    if split.truth is None and split.masks is None:
+        raise UserError(
+            f"wanted masks or boxes of the {name} photos' instances, found none: set data.{name}.truth, or "
+            f"data.{name}.masks"
+        )
+    if split.masks is None:
+        dataset = load_dataset(split, name=name)
+        samples = chosen(dataset.by_id, split.only)
+        instances, what = dataset.truths, str(split.truth)
+    else:
+        samples = chosen(load_photos(split, name=name).by_id, split.only)
+        instances, what = read_mask_pictures(split.masks, samples), str(split.masks.folder)
+    ordered = [samples[image_id] for image_id in sorted(samples)]
+    if divide is not None:
+        ordered = list(divided(ordered, divide)[measured])
+    return labelled(ordered, instances, what)
 
 
 def text(figures: Mapping[str, Any]) -> str:

@@ -11,18 +11,38 @@ from typing_extensions import Self
 
 from weaksam.config import Settings
 from weaksam.data.dataset import SplitSettings
+from weaksam.data.formats.mask_pictures import MaskPictures
 from weaksam.recipes.sam_adaptation.prompts import KINDS, NUM_POINTS, PromptKind
 from weaksam.sam.build import SegmenterSettings
 from weaksam.sam.lora import RANK
 
 
+class AdaptSplit(SplitSettings):
+    """Photos with their instances: a truth of any format, or pictures of masks beside the photos."""
+
+    masks: MaskPictures | None = Field(None, description="pictures with the masks of the photos, instead of truth")
+    only: str = Field("*", description="pattern of the photos' paths below images; others are left out")
+
+
 class AdaptData(Settings):
     """The photos of an adaptation."""
 
-    train: SplitSettings = Field(
-        SplitSettings(), description="photos to adapt to; truth: masks or boxes of their instances, the weak labels"
+    train: AdaptSplit = Field(
+        AdaptSplit(), description="photos to adapt to; truth: masks or boxes of their instances, the weak labels"
     )
-    test: SplitSettings | None = Field(None, description="photos with true masks to measure on; none: no figures")
+    test: AdaptSplit | None = Field(None, description="photos with true masks to measure on; none: no figures")
+    divide: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d*:1$",
+        description="k:1 divides the photos of train, in the order of their paths: k to adapt to, one to measure on, "
+        "and so on; none: test says what to measure on",
+    )
+
+    @model_validator(mode="after")
+    def _one_test_split(self) -> Self:
+        if self.divide is not None and self.test is not None:
+            raise ValueError("data.divide takes its test photos from data.train, found data.test too: remove one")
+        return self
 
 
 class AdaptSettings(Settings):
@@ -80,6 +100,8 @@ class AdaptSettings(Settings):
     def _fitting(self) -> Self:
         if self.prompts == "pseudo_gt" and self.run is None:
             raise ValueError("prompts=pseudo_gt takes the boxes that a run made from tags: set run to its folder")
+        if self.prompts == "pseudo_gt" and self.data.divide is not None:
+            raise ValueError("the run made pseudo boxes of its own training photos: give data.test, not data.divide")
         if self.prompts == "pseudo_gt" and self.targets == "true":
             raise ValueError("targets=true learns the true masks, of which pseudo boxes have none: set prompts=given")
         if self.prompts == "pseudo_gt" and self.prompt.startswith("coarse"):
