@@ -97,6 +97,22 @@ def test_a_step_without_kept_anchor_is_three_passes(scenes: Path, tmp_path: Path
         torch.testing.assert_close(quick, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
+def test_recomputed_blocks_give_the_same_gradients(scenes: Path, tmp_path: Path) -> None:
+    torch.save(random_sam(0).state_dict(), tmp_path / "sam.pth")
+    more = ["segmenter.family=segment_anything", f"segmenter.weights={tmp_path / 'sam.pth'}"]
+    both = []
+    for recompute in ("false", "true"):
+        ours = adaptation(settings(scenes, tmp_path, *more, f"recompute={recompute}"))
+        calls: list[int] = []
+        ours.network.encoder.get_submodule("blocks.0.attn").register_forward_hook(
+            lambda *_, calls=calls: calls.append(1)
+        )
+        both.append(gradients(ours, next(iter(ours.batches(0)))))
+        assert len(calls) == 1 + (recompute == "true")
+    assert all(torch.equal(kept, again) for kept, again in zip(*both, strict=True))
+    assert any(gradient.any() for gradient in both[0])
+
+
 def test_the_released_code_pads_around_and_normalises_nothing(scenes: Path, tmp_path: Path) -> None:
     image = np.full((2, 4, 3), 255, dtype=np.uint8)
     view = network_view(image, torch.ones(1, 2, 4, dtype=torch.bool), 8, "centred")

@@ -49,7 +49,7 @@ class AdaptSettings(Settings):
     """Which segmenter is adapted to which photos, by which prompts, and how long."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
-        {"data", "out", "device", "threads", "max_cache_gib", "measured", "pictures"}
+        {"data", "out", "device", "threads", "max_cache_gib", "recompute", "measured", "pictures"}
     )
     _as_before: ClassVar[Mapping[str, Any]] = {"ema": None}
 
@@ -90,6 +90,9 @@ class AdaptSettings(Settings):
     lr: float = Field(1e-4, gt=0, description="Adam's learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="Adam's L2 penalty")
     warmup_steps: int = Field(250, ge=0, description="steps in which the learning rate rises")
+    recompute: bool = Field(
+        False, description="recompute the encoder's blocks on the way back: far less memory, more time, same gradients"
+    )
     max_cache_gib: float = Field(1.0, ge=0, description="room for what the anchor says of all views, which stays")
     pictures: int = Field(4, ge=0, description="test photos on OUT/compared.png: masks before, after, and true")
     measured: tuple[PromptKind, ...] = Field(

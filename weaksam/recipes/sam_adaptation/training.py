@@ -26,6 +26,7 @@ from weaksam.recipes.sam_adaptation.prompts import InstancePrompts, draw_prompts
 from weaksam.recipes.sam_adaptation.settings import AdaptSettings
 from weaksam.recipes.sam_adaptation.views import NetworkView, strong_view, weak_view
 from weaksam.sam.lora import add_lora, lora_state
+from weaksam.sam.recomputing import recompute_blocks
 
 LABEL = "adapt-sam"
 
@@ -73,6 +74,8 @@ class Adaptation:
         self.network, self.photos, self.settings = network, photos, settings
         self.anchor = KeptAnchor(copy.deepcopy(network), settings.max_cache_gib, fixed=settings.prompt != "point")
         self.layers = add_lora(network.encoder, settings.rank, settings.seed)
+        if settings.recompute:
+            recompute_blocks(network.encoder, self.layers)
         self.weights = LoraWeights(network.encoder)
         self.average: WeightAverage | None = None
         """Of the updates, which then make the pseudo labels."""
