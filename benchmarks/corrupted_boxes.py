@@ -117,7 +117,9 @@ class CorruptedRun:
     def figures(self) -> RoiDropFigures:
         """What `weaksam roi-drop plot` measures, on the corrupted boxes; its picture lies in OUT/corrupted."""
         context = self.context("early")
-        early = retrain.run_early(context, self.run.settings.retrain, self.boxes, self.at)
+        early = retrain.run_early(
+            context, self.run.settings.retrain, self.boxes, self.at, proposals=self.run.results["proposals"]
+        )
         regions = foreground_regions(context, early, self.truths)
         figures = RoiDropFigures("retrain", self.at, regions, proposals(regions))
         write_roi_drop_plot(context.out.parent / "roi_drop.png", figures)
@@ -134,7 +136,8 @@ class CorruptedRun:
     def trained(self, variant: str, settings: AnyRetrainSettings, *, true_boxes: bool) -> dict[str, float]:
         """The same of a detector with these settings, trained on the corrupted or on the true boxes."""
         boxes = {i: plain(truth) for i, truth in self.truths.items()} if true_boxes else self.boxes
-        ap = measured(self.run, retrain.run(self.context(variant), settings, boxes))
+        network = retrain.run(self.context(variant), settings, boxes, proposals=self.run.results["proposals"])
+        ap = measured(self.run, network)
         return {"AP50": ap.mean(0.5), "AP75": ap.mean(0.75), "AP": ap.average()}
 
 

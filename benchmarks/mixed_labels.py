@@ -166,7 +166,8 @@ def scores(
     if variant.startswith("alone"):
         steps = settings.num_steps or settings.num_epochs * -(-len(context.train) // settings.batch_size)
         boxes = {image_id: plain(truths[image_id]) for image_id in labels}
-        network = retrain.run(context, settings.model_copy(update={"num_steps": steps}), boxes)
+        settings = settings.model_copy(update={"num_steps": steps})
+        network = retrain.run(context, settings, boxes, proposals=run.results["proposals"])
         return dict.fromkeys(COLUMNS, float("nan")) | dict(zip(NETWORK, aps(measured(run, network)), strict=True))
     proposals = dict(run.results["proposals"])
     if labels_fingerprint(labels, "boxes", "marks"):

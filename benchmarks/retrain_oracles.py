@@ -118,7 +118,8 @@ def retrained(run: Run, name: str) -> tuple[dict[str, Instances], DetectorResult
     annotations = taught(run, ORACLES[name][1])
     if name != "as_it_is":
         context = replace(context, out=run.context.out / "oracles" / name)
-    return annotations, retrain.run(context, run.settings.retrain, annotations, files="network_detections")
+    settings, proposals = run.settings.retrain, run.results["proposals"]
+    return annotations, retrain.run(context, settings, annotations, proposals=proposals, files="network_detections")
 
 
 def measured(run: Run, result: DetectorResult) -> VocResult:

@@ -69,7 +69,8 @@ def detector_of(run: Run, variant: str, drop: RoiDropSettings) -> DetectorResult
     context = with_backbone(run, run.results["backbone"])
     context = replace(context, out=run.context.out / "variants" / variant)
     update = {"detect_train": False} | ({"roi_drop": drop} if variant == "roi_drop" else {})
-    return retrain.run(context, run.settings.retrain.model_copy(update=update), boxes_of(run, variant))
+    settings, proposals = run.settings.retrain.model_copy(update=update), run.results["proposals"]
+    return retrain.run(context, settings, boxes_of(run, variant), proposals=proposals)
 
 
 def figures_of(run: Run, variant: str, drop: RoiDropSettings) -> dict[str, float]:

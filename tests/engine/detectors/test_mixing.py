@@ -269,16 +269,20 @@ def test_of_each_box_the_proposal_that_agrees_best_is_cut_out(tmp_path):
     assert other.count() == 1 and other.fingerprint != cut_outs.fingerprint
 
 
-def test_what_copy_paste_wants_is_one_sentence(tmp_path):
+def test_what_copy_paste_wants_is_one_sentence(tmp_path, capsys):
     squares = draw_squares(tmp_path)
     context = helpers.context(tmp_path / "out", squares)
     truth = {sample.image_id: sample.truth for sample in squares}
-    assert mixing_of(context, RetrainSettings(), truth, None, None, "retrain") == (None, {})
-    mixing, inputs = mixing_of(context, RetrainSettings(mosaic={"probability": 1}), truth, None, None, "retrain")
+    assert mixing_of(context, RetrainSettings(copy_paste={"probability": 0}), truth, None, None, "x") == (None, {})
+    mixing, inputs = mixing_of(
+        context, RetrainSettings(copy_paste={"probability": 0}, mosaic={"probability": 1}), truth, None, None, "retrain"
+    )
     assert mixing.cut_outs is None and inputs == {}
+    settings = RetrainSettings(copy_paste={"probability": 1})
+    assert mixing_of(context, settings, truth, None, None, "retrain") == (None, {})
+    assert "no proposals to cut objects out by" in capsys.readouterr().err
     for values, words in (
-        ({"onto": "any"}, "wants the run's proposals"),
-        ({"onto": "any", "masks": "segmenter"}, "wants the run's segmenter"),
+        ({"onto": "any", "masks": "segmenter"}, "wants a segmenter"),
         ({"onto": "untagged"}, "without tags"),
     ):
         settings = RetrainSettings(copy_paste={"probability": 1, **values})

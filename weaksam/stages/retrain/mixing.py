@@ -29,49 +29,53 @@ def mixing_of(
     """What the photos of a training with these ``settings`` are mixed by, and its fingerprint; None where by nothing.
 
     ``proposals`` are those of the training photos. Masks of the segmenter lie in ``OUT/<name>/store/box_masks-*``. The
-    log says how many objects are cut out. Where none is, nothing is pasted, and a sentence says so. Raises:
-        UserError: copy-paste without the proposals or the segmenter that it wants, or onto untagged photos where there
-            are none.
+    log says how many objects are cut out. Where none is, or there are no proposals to cut by, nothing is pasted, and a
+    sentence says so. Raises:
+        UserError: masks of a segmenter without one, or objects onto untagged photos where there are none.
     """
-    pastes = settings.copy_paste.probability > 0
-    if not pastes and settings.mosaic.probability == 0:
+    cut_outs = None
+    if settings.copy_paste.probability > 0:
+        cut_outs = _cut_outs(context, settings.copy_paste, pseudo_gt, proposals, segmenter, name)
+    if cut_outs is None and settings.mosaic.probability == 0:
         return None, {}
-    if not pastes:
-        return Mixing(settings), {}
-    if settings.copy_paste.onto == "untagged" and all(sample.tags for sample in context.train):
-        raise UserError(
-            f"{name}.copy_paste.onto=untagged wants training photos without tags, found none: take "
-            f"{name}.copy_paste.onto=any"
-        )
-    believed = {image_id: objects.without_crowd() for image_id, objects in pseudo_gt.items()}
-    cut_outs = _cut_outs(context, settings.copy_paste, believed, proposals, segmenter, name)
-    num_boxes = sum(map(len, believed.values()))
-    context.log.write("cut-outs", stage=name, objects=cut_outs.count(), boxes=num_boxes)
-    if cut_outs.count() == 0:
-        say(
-            f"{name}: no pseudo box has a mask good enough to be pasted ({name}.copy_paste.min_quality, and "
-            f"{name}.copy_paste.masks=segmenter where the proposals have no masks)",
-            error=True,
-        )
-    return Mixing(settings, cut_outs), {"cut_outs": cut_outs.fingerprint}
+    return Mixing(settings, cut_outs), {} if cut_outs is None else {"cut_outs": cut_outs.fingerprint}
 
 
 def _cut_outs(
     context: RunContext,
     settings: CopyPasteSettings,
-    believed: Mapping[str, Instances],
+    pseudo_gt: Mapping[str, Instances],
     proposals: Store | None,
     segmenter: Callable[[], Segmenter] | None,
     name: str,
-) -> CutOuts:
-    """The objects of the ``believed`` boxes that may be pasted; `UserError` without what gives their masks."""
-    sizes = {sample.image_id: sample.size for sample in context.train}
-    if settings.masks == "proposals" and proposals is not None:
-        return CutOuts.of_proposals(proposals, believed, sizes, settings)
-    if settings.masks == "proposals" or segmenter is None:
+) -> CutOuts | None:
+    """The objects of the believed boxes that may be pasted, see `mixing_of`; None without proposals to cut by."""
+    if settings.onto == "untagged" and all(sample.tags for sample in context.train):
         raise UserError(
-            f"{name}.copy_paste.masks={settings.masks} wants the run's {settings.masks} to cut objects out, found "
-            f"none: take {name}.copy_paste.probability=0"
+            f"{name}.copy_paste.onto=untagged wants training photos without tags, found none: take "
+            f"{name}.copy_paste.onto=any"
         )
-    masks = make_pseudo_masks(context, PROMPTING, segmenter(), usable_pseudo_gt(context, believed, name), name)
-    return CutOuts.of_masks(masks, sizes, settings)
+    believed = {image_id: objects.without_crowd() for image_id, objects in pseudo_gt.items()}
+    sizes = {sample.image_id: sample.size for sample in context.train}
+    if settings.masks == "proposals":
+        if proposals is None:
+            say(f"{name}: nothing is pasted, for there are no proposals to cut objects out by", error=True)
+            return None
+        cut_outs = CutOuts.of_proposals(proposals, believed, sizes, settings)
+    elif segmenter is None:
+        raise UserError(
+            f"{name}.copy_paste.masks=segmenter wants a segmenter to cut objects out, found none: take "
+            f"{name}.copy_paste.masks=proposals"
+        )
+    else:
+        masks = make_pseudo_masks(context, PROMPTING, segmenter(), usable_pseudo_gt(context, believed, name), name)
+        cut_outs = CutOuts.of_masks(masks, sizes, settings)
+    num_boxes = sum(map(len, believed.values()))
+    context.log.write("cut-outs", stage=name, objects=cut_outs.count(), boxes=num_boxes)
+    if cut_outs.count() == 0:
+        say(
+            f"{name}: no pseudo box has a mask good enough to be pasted (min_quality, or, where the proposals have no "
+            f"masks, masks=segmenter, of {name}.copy_paste)",
+            error=True,
+        )
+    return cut_outs
