@@ -11,6 +11,7 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.engine.detectors.augmentation import AugmentSettings
 from weaksam.engine.detectors.batches import TrainingPhotos
 from weaksam.engine.detectors.copy_paste import (
+    NO_COPY_PASTE,
     CopyPasteSettings,
     CutOuts,
     PastedObject,
@@ -203,11 +204,11 @@ def same(batches, others) -> bool:
     )
 
 
-def test_by_default_no_batch_changes_and_mixed_ones_follow_from_the_seed_alone(tmp_path):
+def test_without_mixing_no_batch_changes_and_mixed_ones_follow_from_the_seed_alone(tmp_path):
     squares = draw_squares(tmp_path)
     cut_outs = cut_outs_of(squares)
     plain = batches_of(squares, None)
-    assert same(plain, batches_of(squares, Mixing(MixingSettings(), cut_outs)))
+    assert same(plain, batches_of(squares, Mixing(MixingSettings(copy_paste=NO_COPY_PASTE), cut_outs)))
     both = MixingSettings(copy_paste=HARD, mosaic={"probability": 0.5})
     mixed = batches_of(squares, Mixing(both, cut_outs))
     assert not same(plain, mixed)
@@ -215,8 +216,10 @@ def test_by_default_no_batch_changes_and_mixed_ones_follow_from_the_seed_alone(t
     for kind in (RetrainSettings, DinoRetrainSettings):
         before = {name: getattr(kind(), name) for name in kind.model_fields if name not in MixingSettings.model_fields}
         assert not {"copy_paste", "mosaic"} & set(before)
-        assert fingerprint_of(kind()) == fingerprint_of(kind(copy_paste={"probability": 0}))
         assert fingerprint_of(kind()) != fingerprint_of(kind(mosaic={"probability": 0.1}))
+    assert fingerprint_of(DinoRetrainSettings()) == fingerprint_of(DinoRetrainSettings(copy_paste={"probability": 0}))
+    assert fingerprint_of(RetrainSettings()) == fingerprint_of(RetrainSettings(copy_paste={"probability": 0.5}))
+    assert fingerprint_of(RetrainSettings()) != fingerprint_of(RetrainSettings(copy_paste={"probability": 0}))
 
 
 def test_pasted_squares_lie_where_their_boxes_say(tmp_path):

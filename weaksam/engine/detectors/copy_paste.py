@@ -36,7 +36,7 @@ class CopyPasteSettings(Settings):
     is pasted only where it is no tag, so that all of its objects there are known.
     """
 
-    probability: float = Field(0.0, ge=0, le=1)
+    probability: float = Field(0.5, ge=0, le=1)
     """Share of the views of those photos that get objects; 0: none."""
     onto: Literal["auto", "untagged", "any"] = "auto"
     """Which photos: ``untagged`` ones, whose labels are then complete, or ``any``, which get objects of classes that
@@ -61,6 +61,10 @@ class CopyPasteSettings(Settings):
     most_covered: float = Field(0.5, ge=0, lt=1)
     """A box of the photo of which more than this share is covered is ignored, and one that is hidden goes; less covered
     ones shrink to what is seen of them."""
+
+
+NO_COPY_PASTE = CopyPasteSettings(probability=0)
+"""Settings by which no photo gets objects of others."""
 
 
 @dataclass(frozen=True)

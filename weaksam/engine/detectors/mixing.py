@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weaksam.config import Settings
-from weaksam.engine.detectors.copy_paste import CopyPasteSettings, CutOuts, with_pasted
+from weaksam.engine.detectors.copy_paste import NO_COPY_PASTE, CopyPasteSettings, CutOuts, with_pasted
 from weaksam.engine.detectors.frames import PhotoFrame
 from weaksam.engine.detectors.mosaic import MosaicSettings, mosaic
 from weaksam.engine.seeds import derive_seed
@@ -19,12 +19,12 @@ from weaksam.structures.masks import mask_from_rle
 
 
 class MixingSettings(Settings):
-    """Which training photos are mixed of several; none by default."""
+    """Which training photos are mixed of several."""
 
-    _as_before: ClassVar[Mapping[str, Any]] = {"copy_paste": CopyPasteSettings(), "mosaic": MosaicSettings()}
+    _as_before: ClassVar[Mapping[str, Any]] = {"copy_paste": NO_COPY_PASTE, "mosaic": MosaicSettings()}
 
     copy_paste: CopyPasteSettings = CopyPasteSettings()
-    """Objects that the segmenter cut out, pasted onto photos of other classes."""
+    """Objects cut out by their masks, pasted onto photos of other classes."""
     mosaic: MosaicSettings = MosaicSettings()
     """Four photos in one."""
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from weaksam.config import Settings
+from weaksam.engine.detectors.copy_paste import NO_COPY_PASTE, CopyPasteSettings
 from weaksam.engine.detectors.dino import TrainableDinoSettings
 from weaksam.engine.detectors.mixing import MixingSettings
 from weaksam.engine.detectors.taught import TaughtSettings
@@ -100,6 +101,8 @@ class DinoRetrainSettings(FrameSettings, StartSettings, MixingSettings, Trainabl
     )
 
     detector: Literal["dino"] = "dino"
+    copy_paste: CopyPasteSettings = NO_COPY_PASTE
+    """Objects cut out by their masks, pasted onto photos of other classes; nothing by default: not measured with it."""
 
 
 AnyRetrainSettings = RetrainSettings | DinoRetrainSettings

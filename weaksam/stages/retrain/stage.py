@@ -145,7 +145,7 @@ def _prepared(
         "pseudo_gt": fingerprint_of(instances_key(pseudo_gt)),
         "init": start_from(model, initial, context, name, settings.new_classes),
     }
-    of_train = None if proposals is None else proposals["train"]
+    of_train = None if proposals is None else proposals.get("train")
     mixing, of_mixing = mixing_of(context, settings, pseudo_gt, of_train, segmenter, name)
     return _Prepared(context, model, inputs | of_regions | of_mixing, regions, mixing)
 
