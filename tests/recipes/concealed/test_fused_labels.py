@@ -1,29 +1,35 @@
 """Labels of the segmenter: what prompts, what is stored and read back, which photos are kept."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.helpers import CPU
-from weaksam.config import UserError
+from weaksam.config import UserError, load_settings
 from weaksam.recipes.concealed.fused_labels import (
     PromptSource,
+    boxes_of_run,
     fused_label,
     kept_photos,
     level_sets,
     make_fused_labels,
     map_of_levels,
+    maps_of,
     stored_map,
-    uncertainties,
 )
 from weaksam.recipes.concealed.photos import ConcealedPhotos, load_concealed
-from weaksam.recipes.concealed.settings import ConcealedSplit, FusedLabelSettings
+from weaksam.recipes.concealed.recipe import training_targets
+from weaksam.recipes.concealed.settings import ConcealedSettings, ConcealedSplit, FusedLabelSettings
+from weaksam.recipes.concealed.testing import label_iou
 from weaksam.sam.batches import BatchLimit
 from weaksam.sam.build import SegmenterSettings, build_segmenter
 from weaksam.sam.ensemble import Uncertainty, masks_of_points
 from weaksam.sam.prompts import Prompts
 from weaksam.scenes.camouflage import CamouflageSettings, write_camouflage
+from weaksam.structures.masks import boxes_from_masks
 
 TWO_VIEWS = FusedLabelSettings(views=2)
 
@@ -122,12 +128,37 @@ def test_photos_are_kept_by_both_limits() -> None:
         kept_photos(uncertain, FusedLabelSettings(max_absolute=0.01))
 
 
-def test_uncertainties_are_those_of_the_stored_maps(photos: ConcealedPhotos, nano, tmp_path: Path) -> None:
+def test_several_draws_give_the_mean_of_a_pool(photos: ConcealedPhotos, nano, tmp_path: Path) -> None:
     draws = FusedLabelSettings(views=2, draws=2, pool=2)
     store = make_fused_labels(tmp_path, photos, nano, draws, seed=0)
-    of_photos = uncertainties(store, photos, draws)
-    assert list(of_photos) == list(photos.image_ids)
-    for image_id, of_photo in of_photos.items():
-        levels = set((stored_map(store, photos, image_id) * 4).unique().tolist())
-        assert levels <= {0.0, 1.0, 2.0, 3.0, 4.0}  # the mean of two maps of two views
-        assert 0 <= of_photo.absolute <= 1
+    for image_id, fused in maps_of(store, photos):
+        assert set((fused * 4).unique().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}  # of two maps of two views
+        assert torch.equal(fused, stored_map(store, photos, image_id))
+
+
+def test_boxes_that_a_run_made_from_tags_prompt_too(photos: ConcealedPhotos, nano, tmp_path: Path) -> None:
+    """From tags alone: the second photo has no pseudo box and is left out."""
+    content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
+    for number, image_id in enumerate(photos.image_ids, start=1):
+        content["images"].append({"id": number, "file_name": image_id, "height": 64, "width": 64})
+        x1, y1, x2, y2 = boxes_from_masks(photos.mask(image_id)).tolist()
+        box = [x1, y1, x2 - x1, y2 - y1]
+        if number != 2:
+            entry = {"id": number, "image_id": number, "category_id": 1, "bbox": box, "area": box[2] * box[3]}
+            content["annotations"].append({**entry, "iscrowd": 0})
+    (tmp_path / "pseudo_gt").mkdir()
+    (tmp_path / "pseudo_gt" / "train.json").write_text(json.dumps(content))
+    images = photos.dataset.samples[0].path.parent
+    boxes = boxes_of_run(tmp_path, images)
+    assert boxes[photos.image_ids[0]].tolist() == [boxes_from_masks(photos.mask(photos.image_ids[0])).tolist()]
+    given = [f"data.train.images={images}", f"out={tmp_path / 'out'}", "labels.prompt=boxes", f"labels.run={tmp_path}"]
+    wanted = load_settings(
+        ConcealedSettings, None, [*given, "labels.views=2", "labels.select=false", "segmenter.family=nano"]
+    )
+    alone = load_concealed(wanted.data.train, "train")
+    targets = training_targets(wanted, alone, CPU)
+    assert targets.photos.image_ids == (photos.image_ids[0], photos.image_ids[2])
+    assert targets.figures == {"kept": 2, "dropped": 1}
+    fused, weights = targets.target(photos.image_ids[0])
+    assert fused.shape == weights.shape == (64, 64) and fused.max() > 0
+    assert label_iou(fused, photos.mask(photos.image_ids[0])) > 0.2

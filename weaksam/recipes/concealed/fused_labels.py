@@ -19,7 +19,7 @@ from weaksam.engine.seeds import derive_seed
 from weaksam.recipes.concealed.photos import ConcealedPhotos
 from weaksam.recipes.concealed.settings import FusedLabelSettings
 from weaksam.sam.batches import BatchLimit
-from weaksam.sam.ensemble import LabelPool, Uncertainty, fused_maps, masks_of_points, uncertainty, viewed
+from weaksam.sam.ensemble import LabelPool, Uncertainty, fused_maps, masks_of_points, viewed
 from weaksam.sam.flipped_views import FlippedView, draw_views
 from weaksam.sam.prompts import BACKGROUND, FOREGROUND, PADDING, Prompts
 from weaksam.sam.protocol import Embedding, Segmenter
@@ -157,14 +157,6 @@ def stored_map(store: Store, photos: ConcealedPhotos, image_id: str) -> Tensor:
     """The fused map ``(H, W)`` of a photo in a sealed store."""
     row = store.read(image_id)
     return map_of_levels(row["levels"], row["rles"], photos.dataset.by_id[image_id].size)
-
-
-def uncertainties(store: Store, photos: ConcealedPhotos, settings: FusedLabelSettings) -> dict[str, Uncertainty]:
-    """How uncertain the fused map of each photo is."""
-    return {
-        image_id: uncertainty(stored_map(store, photos, image_id), settings.relative_to)
-        for image_id in photos.image_ids
-    }
 
 
 def kept_photos(uncertain: Mapping[str, Uncertainty], settings: FusedLabelSettings) -> tuple[str, ...]:

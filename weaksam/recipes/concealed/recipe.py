@@ -23,10 +23,10 @@ from weaksam.recipes.concealed.fused_labels import boxes_of_run, kept_photos, ma
 from weaksam.recipes.concealed.photos import ConcealedPhotos, check_scribbles, load_concealed
 from weaksam.recipes.concealed.predicting import MapPredictor
 from weaksam.recipes.concealed.settings import ConcealedSettings
-from weaksam.recipes.concealed.testing import AS_IS, label_figures, measure_saved, save_maps
+from weaksam.recipes.concealed.testing import AS_IS, label_figures, label_iou, measure_saved, save_maps
 from weaksam.recipes.concealed.training import LABEL, ConcealedTraining, Target, train
 from weaksam.sam.build import build_segmenter
-from weaksam.sam.ensemble import pixel_weights, uncertainty
+from weaksam.sam.ensemble import Uncertainty, pixel_weights, uncertainty
 from weaksam.store.files import write_json_atomic
 from weaksam.store.store import Store
 from weaksam.terminal import say
@@ -82,7 +82,7 @@ def run(settings: ConcealedSettings) -> ConcealedResult:
     photos = load_concealed(data.train, "train")
     validation = None if data.validation is None else load_concealed(data.validation, "validation")
     test = None if data.test is None else load_concealed(data.test, "test")
-    targets = _training_targets(settings, photos, device)
+    targets = training_targets(settings, photos, device)
     if ranks().size > len(targets.photos):
         raise UserError(
             f"wanted at most as many processes as photos that train, found {ranks().size} for {len(targets.photos)}: "
@@ -110,7 +110,7 @@ def run(settings: ConcealedSettings) -> ConcealedResult:
     return ConcealedResult(settings, figures, photos, targets, test, reports)
 
 
-def _training_targets(settings: ConcealedSettings, photos: ConcealedPhotos, device: torch.device) -> TrainingTargets:
+def training_targets(settings: ConcealedSettings, photos: ConcealedPhotos, device: torch.device) -> TrainingTargets:
     """Make the labels and choose the photos, or take the true masks."""
     labels = settings.labels
     if settings.targets == "true":
@@ -125,14 +125,17 @@ def _training_targets(settings: ConcealedSettings, photos: ConcealedPhotos, devi
         check_scribbles(photos, both=labels.prompt == "scribble")
     segmenter = build_segmenter(settings.segmenter, device)
     store = make_fused_labels(settings.out, photos, segmenter, labels, settings.seed, boxes)
-    maps = dict(maps_of(store, photos))
-    labelled = {image_id: fused for image_id, fused in maps.items() if fused.any()}
-    if not labelled:
+    uncertain: dict[str, Uncertainty] = {}
+    iou: dict[str, float | None] = {}
+    for image_id, fused in maps_of(store, photos):  # of a large set not all at once
+        iou[image_id] = label_iou(fused, photos.mask(image_id)) if photos.truth else None
+        if fused.any():
+            uncertain[image_id] = uncertainty(fused, labels.relative_to)
+    if not uncertain:
         raise UserError(
             f"wanted a mask of the segmenter for some of the {len(photos)} training photos, found none: check the "
             "scribbles, or take another segmenter"
         )
-    uncertain = {image_id: uncertainty(fused, labels.relative_to) for image_id, fused in labelled.items()}
     kept = kept_photos(uncertain, labels)
     trained = photos.only(kept)
 
@@ -141,7 +144,7 @@ def _training_targets(settings: ConcealedSettings, photos: ConcealedPhotos, devi
         return fused, pixel_weights(fused, labels.weights)
 
     fingerprint = fingerprint_of([store.fingerprint, list(kept), labels.weights])
-    return TrainingTargets(trained, target, fingerprint, label_figures(photos, maps, kept), store)
+    return TrainingTargets(trained, target, fingerprint, label_figures(iou, kept), store)
 
 
 def _true_target(photos: ConcealedPhotos, image_id: str) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -49,17 +50,16 @@ def _measured(folder: Path, photos: ConcealedPhotos, name: str) -> MapReport:
     return measure_pairs(list(photos.image_ids), pair, stretch=stretch, title=f"concealed: figures of {name}")
 
 
-def label_figures(photos: ConcealedPhotos, maps: dict[str, Tensor], kept: tuple[str, ...]) -> dict[str, Any]:
+def label_figures(iou: Mapping[str, float | None], kept: tuple[str, ...]) -> dict[str, Any]:
     """How many photos train and how many are left out, and the mean IoU of the labels of either, where truth is known.
 
-    A label's pixels are those of more than half of the views. A mean over no photo is None.
+    ``iou``: of each photo's label with its true mask, None where that is not known. A mean over no photo is None.
     """
-    figures: dict[str, Any] = {"kept": len(kept), "dropped": len(maps) - len(kept)}
-    if not photos.truth:
-        return figures
-    iou = {image_id: label_iou(fused, photos.mask(image_id)) for image_id, fused in maps.items()}
     inside = set(kept)
-    for name, chosen in (("kept", inside), ("dropped", set(maps) - inside)):
+    figures: dict[str, Any] = {"kept": len(kept), "dropped": len(iou) - len(kept)}
+    if None in iou.values():
+        return figures
+    for name, chosen in (("kept", inside), ("dropped", set(iou) - inside)):
         values = [iou[image_id] for image_id in chosen]
         figures[f"{name}_iou"] = float(np.mean(values)) if values else None
     return figures
