@@ -53,6 +53,7 @@ NOT_RUN = {
     r"adapt-sam|segmenter\.lora": "wants masks of instances: tests/recipes/sam_adaptation adapts and measures",
     r"^weaksam concealed|^weaksam data camouflage": "trains a network: tests/recipes/concealed does it on four scenes",
     r"eval-maps": "wants a folder of maps: tests/evaluation/test_map_files.py runs it",
+    r"weaksam panorama": "trains four times: tests/recipes/panorama does, on small streets and with small networks",
     r"\.\./shared/": "reads photos that are not in the repository",
     r"^weaksam: ": "is what a command says",
 }

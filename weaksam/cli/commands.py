@@ -17,6 +17,7 @@ from weaksam.cli import (
     init,
     labels,
     measuring,
+    panoramas,
     predicting,
     pseudo_gt,
     review,
@@ -149,6 +150,14 @@ app.add_typer(
         no_args_is_help=True,
     ),
     name="concealed",
+)
+app.add_typer(
+    group(
+        "Train a compact segmenter for panoramas (GoodSAM-style): run, use it: predict, render a data set: synth.",
+        {"run": panoramas.run, "predict": panoramas.predict, "synth": panoramas.synth},
+        no_args_is_help=True,
+    ),
+    name="panorama",
 )
 app.add_typer(
     group("Train with what a reviewer decided in a run's report.", {"apply": review.apply}, no_args_is_help=True),

@@ -13,6 +13,8 @@ from weaksam.structures.masks import Rle, run_lengths
 
 _BITS = 62
 """Masks that are painted together, as bits of one int64."""
+_LOWER = 2**32 - 1
+"""The lower half of an int64."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,22 @@ def from_columns(values: Tensor, size: tuple[int, int]) -> Tensor:
 def class_votes(runs: MaskRuns, classes: Tensor, weights: Tensor, num_classes: int) -> Tensor:
     """Sum of the ``weights`` of each mask's pixels by their class, int64 ``(N, C)``.
 
-    ``classes``, integers, and ``weights``, int32, of at least 0: ``(H * W,)`` in the order of the runs; the weights of
-    a run add up to less than 2^31. Sums of integers are the same in any order. A class outside [0, C) has no vote.
+    ``classes`` and ``weights``, integers, the weights of at least 0: ``(H * W,)`` in the order of the runs; the weights
+    of a run add up to less than 2^32. Sums of integers are the same in any order. A class outside [0, C) has no vote.
     """
     votes = weights.new_zeros(runs.num, num_classes, dtype=torch.int64)
-    total = weights.new_zeros(len(weights) + 1)
-    for number in range(num_classes):
-        torch.cumsum(torch.where(classes == number, weights, 0), 0, dtype=weights.dtype, out=total[1:])
-        # Sums that overflow do so at both ends of a run: their difference is right
-        votes[:, number].index_add_(0, runs.rows, (total[runs.ends] - total[runs.starts]).long())
+    # Two classes share a sum, the odd one in its upper half; what overflows does so at both ends of a run
+    pairs = classes >> 1
+    halves = weights.long() << ((classes & 1).long() * 32)
+    total = halves.new_zeros(len(halves) + 1)
+    of_pair = torch.empty_like(halves)
+    for number in range(0, num_classes, 2):
+        torch.mul(halves, pairs == number // 2, out=of_pair)
+        torch.cumsum(of_pair, 0, out=total[1:])
+        of_run = total[runs.ends] - total[runs.starts]
+        votes[:, number].index_add_(0, runs.rows, of_run & _LOWER)
+        if number + 1 < num_classes:
+            votes[:, number + 1].index_add_(0, runs.rows, (of_run >> 32) & _LOWER)
     return votes
 
 
@@ -138,20 +147,21 @@ def first_covering(runs: MaskRuns, order: Tensor, writes: Tensor, open_pixels: T
     """
     num_pixels = runs.size[0] * runs.size[1]
     covering = runs.starts.new_full((num_pixels,), -1)
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(runs.num, device=order.device))
-    of_run, kind = place[runs.rows], writes[runs.rows]
-    for first in range(0, runs.num, _BITS):
-        here = (of_run >= first) & (of_run < first + _BITS)
-        covered = _bits(runs, here & (kind == 2), of_run - first, num_pixels)
-        if bool((partly := here & (kind == 1)).any()):
-            some = _bits(runs, partly, of_run - first, num_pixels)
-            covered |= some if open_pixels is None else torch.where(open_pixels, some, 0)
+    order = order[writes[order] > 0]
+    place = torch.full_like(writes, -1).scatter_(0, order, torch.arange(len(order), device=order.device))
+    of_run = place[runs.rows]
+    for first in range(0, len(order), _BITS):
+        masks = order[first : first + _BITS]
+        covered = _bits(runs, (of_run >= first) & (of_run < first + len(masks)), of_run - first, num_pixels)
+        everywhere = (torch.ones_like(masks) << torch.arange(len(masks), device=masks.device))[writes[masks] == 2].sum()
+        if open_pixels is not None:
+            covered &= torch.where(open_pixels, -1, everywhere)
         if first:
             covered.masked_fill_(covering >= 0, 0)
         free = covered.nonzero()[:, 0]
         bits = covered[free]
         lowest = torch.frexp((bits & -bits).double()).exponent.long() - 1
-        covering[free] = order[first + lowest]
+        covering[free] = masks[lowest]
     return covering
 
 

@@ -105,10 +105,11 @@ def pixel_certainty(logits: Tensor) -> PixelCertainty:
     small = torch.uint8 if len(logits) <= 256 else torch.int64
     classes = torch.zeros_like(top, dtype=small)
     total, spread = torch.zeros_like(top), torch.zeros_like(top)
+    below, weight = torch.empty_like(top), torch.empty_like(top)  # filled again and again: new memory costs more
     for number in range(len(logits) - 1, -1, -1):
-        below = logits[number] - top
+        torch.sub(logits[number], top, out=below)
         classes.masked_fill_(below == 0, number)
-        weight = below.exp()
+        torch.exp(below, out=weight)
         total += weight
         spread.addcmul_(weight, below)
     log_total = total.log()

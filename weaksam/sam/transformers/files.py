@@ -73,6 +73,20 @@ def find_text_model(weights: Path, setting: str) -> ModelSource:
     return _folder_or_fetched(weights, setting, TOKENIZER_FILES)
 
 
+def find_semantic_model(weights: Path, setting: str) -> ModelSource:
+    """The folder of a semantic segmenter, named by the key ``setting``; of one on the hub, only its small files yet.
+
+    Raises:
+        UserError: ``weights`` is neither a folder nor a hub id, or a hub id that cannot be fetched.
+    """
+    if not names_transformers_model(weights):
+        raise UserError(
+            "wanted the folder of a semantic segmenter or a hub id such as "
+            f"nvidia/segformer-b5-finetuned-cityscapes-1024-1024 as {setting}, found {weights}: correct it"
+        )
+    return _folder_or_fetched(weights, setting, ())
+
+
 def _folder_or_fetched(weights: Path, setting: str, more: Sequence[str]) -> ModelSource:
     """The folder ``weights``, or that of a model on the hub with its small files and those that match ``more``."""
     if weights.is_dir():

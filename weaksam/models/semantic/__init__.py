@@ -1,0 +1,1 @@
+"""Semantic segmenters: SegFormer in its sizes, or any that transformers maintains."""

@@ -1,0 +1,216 @@
+"""Train the student on whole panoramas and windows, after the assistant or with it in turn (GoodSAM-style MKA)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from weaksam.config import UserError
+from weaksam.engine.seeds import derive_seed
+from weaksam.models.semantic.network import STRIDE, SemanticNetwork, build_segformer, read_semantic
+from weaksam.recipes.panorama.assistant import drawn_batches, stitched_logits
+from weaksam.recipes.panorama.distillation import FeatureProjections, feature_loss, label_loss, logit_loss
+from weaksam.recipes.panorama.fusion import Fusion
+from weaksam.recipes.panorama.photos import SemanticPhotos
+from weaksam.recipes.panorama.pseudo_maps import ensemble_on_grid, from_row, fused
+from weaksam.recipes.panorama.settings import PanoramaSettings, StudentSettings
+from weaksam.recipes.panorama.windows import WindowMasks, enlarged
+from weaksam.store.store import Store
+from weaksam.structures.panorama_windows import crops_at
+
+STUDENT = "panorama student"
+
+
+class StudentTargets(Protocol):
+    """What a panorama teaches the student."""
+
+    def of(self, row: int) -> tuple[Tensor, Tensor | None]:
+        """Labels int64 ``(H, W)`` and logits ``(C, H / 4, W / 4)`` of panorama ``row``; None without logits."""
+        ...
+
+
+class TrueTargets:
+    """The class maps of the panoramas: the upper bound."""
+
+    def __init__(self, photos: SemanticPhotos) -> None:
+        self.photos = photos
+
+    def of(self, row: int) -> tuple[Tensor, None]:
+        """See `StudentTargets`."""
+        return self.photos.labels_at(row), None
+
+
+class AssistantTargets:
+    """The assistant's own labels and logits, or with ``store`` the pseudo maps and ensemble logits made of them.
+
+    The assistant does not change: its logits stay, as far as ``max_cache_gib`` allows.
+    """
+
+    def __init__(
+        self, network: SemanticNetwork, photos: SemanticPhotos, settings: PanoramaSettings, store: Store | None
+    ) -> None:
+        self.network, self.photos, self.settings, self.store = network, photos, settings, store
+        self._kept: dict[int, Tensor] = {}
+        self._bytes_left = settings.student.max_cache_gib * 2**30
+
+    def of(self, row: int) -> tuple[Tensor, Tensor]:
+        """See `StudentTargets`."""
+        logits, size = self._logits(row), self.photos.size(row)
+        if self.store is None:
+            return enlarged(logits[None], size)[0].argmax(dim=0), logits
+        fusion = from_row(self.store[self.photos.dataset.samples[row].image_id], size)
+        return fusion.labels, ensemble_on_grid(logits, fusion)
+
+    def _logits(self, row: int) -> Tensor:
+        if row in self._kept:
+            return self._kept[row].to(self.network.mean.device)
+        logits = stitched_logits(self.network.eval(), self.photos.pixels(row), self.settings.windows.windows)
+        if logits.numel() * logits.element_size() <= self._bytes_left:
+            self._bytes_left -= logits.numel() * logits.element_size()
+            self._kept[row] = logits.cpu()
+        return logits
+
+
+class MomentaryTargets:
+    """Pseudo maps and ensemble logits of an assistant that is being trained, made anew each time."""
+
+    def __init__(self, network: SemanticNetwork, masks: WindowMasks, settings: PanoramaSettings) -> None:
+        self.network, self.masks, self.settings = network, masks, settings
+
+    def of(self, row: int) -> tuple[Tensor, Tensor]:
+        """See `StudentTargets`."""
+        training = self.network.training
+        self.network.eval()
+        logits = stitched_logits(self.network, self.masks.photos.pixels(row), self.masks.windows)
+        fusion: Fusion = fused(self.network, self.masks, row, self.settings.fusion)
+        self.network.train(training)
+        return fusion.labels, ensemble_on_grid(logits, fusion)
+
+
+@dataclass(frozen=True)
+class PanoramaBatch:
+    """Panoramas of a step by their rows."""
+
+    image_ids: tuple[str, ...]
+    rows: tuple[int, ...]
+    epoch: int
+
+
+class Distillation(nn.Module):
+    """The student with the projections of its features, and its losses.
+
+    Raises `UserError` where the assistant has no features by stage to learn, and for a student of other classes.
+    """
+
+    def __init__(
+        self,
+        settings: PanoramaSettings,
+        photos: SemanticPhotos,
+        assistant: SemanticNetwork | None,
+        targets: StudentTargets,
+    ) -> None:
+        super().__init__()
+        of, seed = settings.student, derive_seed(settings.seed, STUDENT)
+        self.student = build_student(of, photos.classes, seed)
+        self._others = (photos, assistant, targets)  # in a tuple, so that they are no parts of this module
+        self.settings = settings
+        self.projections = FeatureProjections([], [])
+        if assistant is not None and of.feature_weight and of.windows:
+            narrow, wide = self.student.feature_channels(), assistant.feature_channels()
+            if len(narrow) != len(wide):
+                raise UserError(
+                    f"wanted an assistant with features of {len(narrow)} stages as SegFormer has, found {len(wide)} in "
+                    f"{assistant.name}: set student.feature_weight=0"
+                )
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                self.projections = FeatureProjections(narrow, wide)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self._others[0]) // self.settings.student.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[PanoramaBatch]:
+        """The batches of an epoch: every panorama once, in a drawn order."""
+        photos, seed = self._others[0], derive_seed(self.settings.seed, STUDENT, epoch)
+        for rows in drawn_batches(len(photos), self.settings.student.batch_size, seed):
+            yield PanoramaBatch(tuple(photos.dataset.samples[row].image_id for row in rows), tuple(rows), epoch)
+
+    def losses(self, batch: PanoramaBatch) -> dict[str, Tensor]:
+        """The weighted losses of a batch by their names: means over its panoramas."""
+        total: dict[str, list[Tensor]] = {}
+        for row in batch.rows:
+            for name, value in self._of_panorama(row, batch.epoch).items():
+                total.setdefault(name, []).append(value)
+        return {name: torch.stack(values).sum() / len(batch.rows) for name, values in total.items()}
+
+    def _of_panorama(self, row: int, epoch: int) -> dict[str, Tensor]:
+        """The losses of one panorama, turned and mirrored, and of windows of it, as (seed, image id, epoch) draw."""
+        photos, _, targets = self._others
+        image_id = photos.dataset.samples[row].image_id
+        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, STUDENT, image_id, epoch))
+        pixels, (labels, logits) = photos.pixels(row), targets.of(row)
+        turn = int(torch.randint(pixels.shape[2] // STRIDE, (1,), generator=generator))
+        mirrored = bool(torch.rand(1, generator=generator) < 0.5)
+        device = self.student.mean.device
+        shown = turned(pixels, turn * STRIDE, mirrored).to(device)
+        seen = self.student(shown[None]).logits
+        wanted = turned(labels, turn * STRIDE, mirrored).to(device)
+        terms = {"labels": [label_loss(enlarged(seen, wanted.shape[-2:]), wanted[None])], "logits": [], "features": []}
+        if logits is not None and self.settings.student.logit_weight:
+            terms["logits"].append(logit_loss(seen, turned(logits, turn, mirrored)[None]))
+        if self.settings.student.windows:
+            self._add_windows(terms, pixels, labels, generator)
+        weights = {"labels": 1.0, "logits": self.settings.student.logit_weight}
+        weights["features"] = self.settings.student.feature_weight
+        return {name: weights[name] * torch.stack(values).mean() for name, values in terms.items() if values}
+
+    def _add_windows(
+        self, terms: dict[str, list[Tensor]], pixels: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> None:
+        """Add the terms of drawn windows of a panorama to ``terms``."""
+        of, device = self.settings.student, self.student.mean.device
+        size = (pixels.shape[1], pixels.shape[2])
+        windows, (_, assistant, targets) = self.settings.windows.windows, self._others
+        every, window = windows.offsets(size), windows.fitted(size)
+        chosen = torch.randperm(len(every), generator=generator)[: of.windows].tolist()
+        offsets = [every[number] for number in chosen]
+        crops = crops_at(pixels, offsets, window).to(device)
+        wanted = crops_at(labels[None], offsets, window)[:, 0].to(device)
+        learns_features = len(self.projections.stages) > 0
+        seen = self.student(crops, features=learns_features)
+        terms["labels"].append(label_loss(enlarged(seen.logits, window), wanted))
+        if assistant is None or isinstance(targets, TrueTargets) or not (of.logit_weight or learns_features):
+            return
+        training = assistant.training
+        with torch.no_grad():
+            taught = assistant.eval()(crops, features=learns_features)
+        assistant.train(training)
+        if of.logit_weight:
+            terms["logits"].append(logit_loss(seen.logits, taught.logits))
+        if learns_features:
+            terms["features"].append(feature_loss(self.projections(seen.features), taught.features))
+
+
+def build_student(settings: StudentSettings, classes: tuple[str, ...], seed: int) -> SemanticNetwork:
+    """The student before its training; raises `UserError` where weights are of another number of classes."""
+    if settings.weights is None:
+        return build_segformer(settings.variant, len(classes), seed)
+    network = read_semantic(settings.weights, "student.weights")
+    if network.num_classes != len(classes):
+        raise UserError(
+            f"wanted a student of {len(classes)} classes, found {network.num_classes} in {network.name}: give another, "
+            "or set data.classes to fit"
+        )
+    return network
+
+
+def turned(values: Tensor, columns: int, mirrored: bool) -> Tensor:
+    """A panorama or its labels ``(..., W)`` turned by ``columns`` to the right around the seam, and then mirrored."""
+    rolled = values.roll(columns, -1)
+    return rolled.flip(-1) if mirrored else rolled
