@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers import (
+    MobileNetV2Config,
+    MobileNetV2ForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+)
 
 from weaksam.config import UserError
 from weaksam.models.semantic.network import VARIANTS, build_segformer, read_semantic
@@ -47,7 +52,7 @@ def test_a_folder_of_transformers_is_read(tmp_path: Path) -> None:
         json.dumps({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]})
     )
     network = read_semantic(tmp_path / "model", "assistant.weights")
-    assert network.num_classes == 4 and network.mean.flatten().tolist() == [0.5] * 3
+    assert network.is_segformer and network.num_classes == 4 and network.mean.flatten().tolist() == [0.5] * 3
     assert network.std.flatten().tolist() == [0.25] * 3
     (tmp_path / "model" / "preprocessor_config.json").unlink()
     assert network.architecture() == read_semantic(tmp_path / "model", "assistant.weights").architecture()
@@ -57,3 +62,12 @@ def test_a_folder_of_transformers_is_read(tmp_path: Path) -> None:
         read_semantic(tmp_path / "model", "assistant.weights")
     with pytest.raises(UserError, match=r"as assistant\.weights, found"):
         read_semantic(weights, "assistant.weights")
+
+
+def test_a_segmenter_of_another_family_is_read_too(tmp_path: Path) -> None:
+    config = MobileNetV2Config(num_labels=3, depth_multiplier=0.35, image_size=64)
+    MobileNetV2ForSemanticSegmentation(config).save_pretrained(tmp_path)
+    network = read_semantic(tmp_path, "assistant.weights").eval()
+    answer = network(torch.zeros(1, 3, 64, 64))
+    assert not network.is_segformer and network.num_classes == 3
+    assert answer.logits.shape == (1, 3, 16, 16) and answer.features == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from weaksam.config import fingerprint_of
 from weaksam.data.dataset import SplitSettings, load_photos
 from weaksam.engine.context import RunContext
 from weaksam.engine.device import pick_device
@@ -29,7 +30,8 @@ def run_panorama(settings: PanoramaSettings) -> dict[str, Any]:
 
     def masks_of(photos: SemanticPhotos, split: str) -> Store:
         name = f"windows_{split}"
-        folder = settings.out / "windows" / split / photos.fingerprint[:8]
+        inputs = {"panoramas": photos.fingerprint, "windows": settings.windows}
+        folder = settings.out / "windows" / split / fingerprint_of(inputs)[:8]
         write_windows(photos, settings.windows, folder)
         dataset = load_photos(SplitSettings(images=folder), name=name)
         device = pick_device(settings.device)

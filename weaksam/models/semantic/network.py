@@ -88,6 +88,12 @@ class SemanticNetwork(nn.Module):
         maps = tuple(state for state in states or () if state.ndim == 4)
         return Semantics(logits, maps)
 
+    @property
+    def is_segformer(self) -> bool:
+        """Whether it has an `architecture`."""
+        config: Any = self.network.config
+        return config.model_type == "segformer"  # type: ignore[no-any-return]
+
     def architecture(self) -> dict[str, Any]:
         """What a SegFormer is built from but for its classes, as JSON can hold it."""
         config: Any = self.network.config

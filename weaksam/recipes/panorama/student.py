@@ -198,10 +198,12 @@ class Distillation(nn.Module):
 
 
 def build_student(settings: StudentSettings, classes: tuple[str, ...], seed: int) -> SemanticNetwork:
-    """The student before its training; raises `UserError` where weights are of another number of classes."""
+    """The student before its training; raises `UserError` where weights are no SegFormer's, or of other classes."""
     if settings.weights is None:
         return build_segformer(settings.variant, len(classes), seed)
     network = read_semantic(settings.weights, "student.weights")
+    if not network.is_segformer:
+        raise UserError(f"wanted a SegFormer as student.weights, found another network in {network.name}: give one")
     if network.num_classes != len(classes):
         raise UserError(
             f"wanted a student of {len(classes)} classes, found {network.num_classes} in {network.name}: give another, "
