@@ -26,6 +26,29 @@ def test_focal_as_described(alpha: float, wanted: float) -> None:
     assert float(focal_loss(LOGITS, TARGETS, alpha=alpha)) == pytest.approx(wanted, rel=1e-4)
 
 
+def test_empty_masks_of_the_teacher_give_finite_losses_and_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embedding = torch.randn(4, 2, 2, generator=generator, requires_grad=True)
+    student = torch.randn(2, 8, 8, generator=generator, requires_grad=True)
+    empty = torch.full((2, 8, 8), -9.0, requires_grad=True)
+    of_teacher = prototypes(embedding, empty)
+    assert not of_teacher.any()
+    losses = step_losses(student, torch.zeros(2), empty, empty.detach(), of_teacher, of_teacher.detach(), 2)
+    assert float(losses["contrast"].detach()) == pytest.approx(math.log(2))  # nothing tells them apart
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(tensor.grad is None or torch.isfinite(tensor.grad).all() for tensor in (embedding, student, empty))
+    assert all(torch.isfinite(value) for value in losses.values()) and student.grad is not None
+
+
+def test_pseudo_labels_of_an_average_replace_the_teacher() -> None:
+    """The student learns the given masks; the teacher keeps its tie to the anchor."""
+    none = torch.zeros(1, 4)
+    given = torch.zeros(1, 2, 2, dtype=torch.bool)
+    losses = step_losses(LOGITS, torch.zeros(1), LOGITS, LOGITS, none, none, 1, pseudo_labels=given)
+    assert float(losses["dice"]) == pytest.approx(float(dice_loss(LOGITS, torch.zeros_like(LOGITS))))
+    assert float(losses["anchor"]) == pytest.approx(float(anchor_loss(LOGITS, LOGITS, LOGITS)))
+
+
 def test_focal_by_hand() -> None:
     right, wrong = -math.log(0.880797), -math.log(0.119203)
     by_hand = sum(0.8 * (1 - math.exp(-b)) ** 2 * b for b in (right, right, right, wrong)) / 4

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from weaksam.recipes.sam_adaptation.networks import mask_logits
 from weaksam.recipes.sam_adaptation.prompts import coarse_polygon, draw_prompts, instance_seeds
 from weaksam.recipes.sam_adaptation.views import NetworkView, network_view, strong_view, weak_view
 
@@ -19,6 +20,21 @@ def test_boxes_are_tight() -> None:
     prompts = draw_prompts("box", masks, (20, 32), (1, 2))
     assert prompts.boxes.tolist() == [[3.0, 5.0, 9.0, 20.0], [0.0, 0.0, 1.0, 1.0]] and len(prompts) == 2
     assert len(draw_prompts("box", masks[:0], (20, 32), ())) == 0
+
+
+def test_a_coarse_mask_is_its_polygon_filled_and_prompts_by_logits() -> None:
+    mask = square_mask(4, 4, 24, 24)
+    mask[4:6, 12:14] = False  # a notch that no coarse polygon follows
+    prompts = draw_prompts("coarse_mask", mask[None], (32, 32), (1,))
+    assert prompts.masks is not None and prompts.masks.dtype == torch.bool and len(prompts) == 1
+    assert torch.equal(prompts.masks[0], square_mask(4, 4, 24, 24))
+    single = draw_prompts("coarse_mask", square_mask(9, 9, 10, 10)[None], (32, 32), (1,))
+    assert torch.equal(single.masks[0], square_mask(9, 9, 10, 10))  # the polygon has no area: the mask itself
+    assert len(draw_prompts("coarse_mask", mask[None][:0], (32, 32), ())) == 0
+    logits = mask_logits(prompts.masks, 16)
+    assert logits.shape == (1, 16, 16) and logits[0, 2:12, 2:12].eq(8).all() and logits[0, 0].eq(-8).all()
+    assert mask_logits(square_mask(1, 0, 32, 32)[None], 16)[0, 0, 0] == 0  # half a cell inside
+    assert torch.equal(prompts[torch.tensor([0])].masks, prompts.masks)
 
 
 def test_points_lie_inside_then_outside_and_never_on_the_padding() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,7 @@ def training_photos(settings: AdaptSettings) -> tuple[LabelledPhotos, str]:
                 "run to its folder"
             )
         photos = photos_of(AdaptSplit(images=split.images, truth=file), "train")
+        photos = replace(photos, has_masks=False)  # some pseudo boxes come with a proposal's mask, others do not
         return photos, f"pseudo boxes of {settings.run}, made from tags"
     photos = photos_of(split, "train", settings.data.divide)
     if not photos.has_masks and (settings.targets == "true" or settings.prompt.startswith("coarse")):
