@@ -77,3 +77,11 @@ def test_torchrun_by_the_command(tmp_path):
         [*command, "--launcher", "torchrun", "--workers", "6"], env=environment, capture_output=True, text=True
     ).stderr
     assert "wanted at most as many processes as training photos, found 6 for 5" in sentence
+
+
+def test_only_torchrun_and_slurm_share_an_adaptation(tmp_path):
+    wanted = "wanted --launcher torchrun or slurm for several processes"
+    for options in (("--launcher", "ray"), ("--workers", "2")):
+        assert wanted in refused("adapt-sam", f"out={tmp_path / 'o'}", *options)
+    assert "found 'mpi'" in refused("adapt-sam", f"out={tmp_path / 'o'}", "--launcher", "mpi")
+    assert not (tmp_path / "o").exists()

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.helpers import CPU, random_sam
 from tests.recipes.sam_adaptation.toys import adaptation, settings
 from weaksam.config import UserError
-from weaksam.recipes.sam_adaptation import adapt, evaluate, text
+from weaksam.pipeline.adaptation_sheet import write_sheet
+from weaksam.recipes.sam_adaptation import adapt, evaluate, export, text
 from weaksam.recipes.sam_adaptation.anchor import packed_bits, unpacked
 from weaksam.recipes.sam_adaptation.measuring import instance_scores
 from weaksam.recipes.sam_adaptation.recipe import photos_of, training_photos
@@ -89,6 +91,14 @@ def test_a_run_writes_updates_that_the_segmenter_takes_and_resumes(scenes: Path,
     plain = build_segmenter(SegmenterSettings(family="nano"), CPU)
     adapted = build_segmenter(SegmenterSettings(family="nano", lora=lora), CPU)
     assert adapted.fingerprint != plain.fingerprint
+    sheet = write_sheet(wanted.model_copy(update={"pictures": 5}), lora)
+    assert sheet == wanted.out / "compared.png"
+    with Image.open(sheet) as drawn:  # both photos, three drawings of each
+        assert drawn.width > 3 * 320 and 2 * 320 < drawn.height < 3 * 320
+    assert write_sheet(wanted.model_copy(update={"pictures": 0}), lora) is None
+    assert "in its weights" in export(wanted, lora, tmp_path / "merged.safetensors")
+    again = wanted.segmenter.model_copy(update={"weights": tmp_path / "merged.safetensors"})
+    assert evaluate(wanted.model_copy(update={"segmenter": again})) == figures["adapted"]
     written = lora.read_bytes()
     adapt(wanted)
     assert lora.read_bytes() == written
