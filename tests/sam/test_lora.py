@@ -158,5 +158,5 @@ def test_what_cannot_be_adapted() -> None:
     add_lora(encoder)
     with pytest.raises(ValueError, match="merge them first"):
         add_lora(encoder)
-    with pytest.raises(ValueError, match="found Linear"):
+    with pytest.raises(UserError, match="found Linear: set segmenter"):
         add_lora(nn.Linear(2, 2))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from weaksam.config import fingerprint_of
 from weaksam.engine.distributed import this_process, training_together, unused_rank
+from weaksam.engine.output_folder import owned
 from weaksam.models.ranks import ranks
 from weaksam.recipes.concealed import ConcealedResult, ConcealedSettings
 from weaksam.recipes.concealed import run as run_recipe
@@ -40,8 +41,9 @@ def run_concealed(settings: ConcealedSettings) -> ConcealedResult | None:
                 run_recipe(settings)
             ranks().wait()
             return None
-        result = run_recipe(settings)
-        page_of(result).write(settings.out / REPORT)
+        with owned(settings.out, fingerprint_of(settings)):
+            result = run_recipe(settings)
+            page_of(result).write(settings.out / REPORT)
         ranks().wait()
     return result
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import os
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from weaksam.config import UserError, fingerprint_of
+from weaksam.engine.output_folder import note, owned
 from weaksam.pipeline.settings import RunSettings
 from weaksam.pipeline.state import CEILING
 from weaksam.stages import STAGE_NAMES
 from weaksam.store.leftovers import remove_leftovers
-from weaksam.store.owner import Owner, Ownership
-from weaksam.terminal import printable, say
+from weaksam.store.owner import Owner
 
 FOLDERS = (*STAGE_NAMES, *(f"{name}{CEILING}" for name in STAGE_NAMES), "embeddings")
 """Folders below OUT that a run writes to."""
@@ -36,14 +33,10 @@ def owning(settings: RunSettings) -> Iterator[None]:
 
     Raises `UserError` where another process is at work there, or the folder cannot be written to.
     """
-    ownership = Ownership(settings.out, fingerprint_of(settings), _command(), _note)
-    try:
-        ownership.acquire(lambda: _lost(settings.out))
+    with owned(settings.out, fingerprint_of(settings)) as ownership:
         remove_leftovers(settings.out, FOLDERS)
         ownership.admit_workers()
         yield
-    finally:
-        ownership.release()
 
 
 @contextlib.contextmanager
@@ -77,7 +70,7 @@ def _await_owner(out: Path, fingerprint: str, finished: Callable[[], bool]) -> N
             )
         if not said and time.monotonic() > began + SILENT_SECONDS:
             said = True
-            _note(f"waits for the first process of the run in {out}, for {JOIN_SECONDS:.0f} s at most")
+            note(f"waits for the first process of the run in {out}, for {JOIN_SECONDS:.0f} s at most")
         if time.monotonic() > began + JOIN_SECONDS:
             raise UserError(
                 f"wanted the first process of the run in {out}, found none in {JOIN_SECONDS:.0f} s: start the one of "
@@ -96,19 +89,5 @@ def _end_with_owner(out: Path, fingerprint: str, finished: Callable[[], bool], e
         if misses > GRACE_SECONDS:
             done = finished()
             if not done:
-                _note(f"the first process of the run in {out} is no more: this one ends too")
+                note(f"the first process of the run in {out} is no more: this one ends too")
             os._exit(0 if done else 1)
-
-
-def _lost(out: Path) -> None:
-    _note(f"another process has taken over {out} while this one stood still: this one ends, the other one goes on")
-    _thread.interrupt_main()
-
-
-def _command() -> str:
-    """The command line of this process, as it is shown to others."""
-    return printable(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))[:300]
-
-
-def _note(sentence: str) -> None:
-    say(f"weaksam: {sentence}", error=True)

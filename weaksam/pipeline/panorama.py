@@ -9,6 +9,7 @@ from weaksam.data.dataset import SplitSettings, load_photos
 from weaksam.engine.context import RunContext
 from weaksam.engine.device import pick_device
 from weaksam.engine.log import RunLog
+from weaksam.engine.output_folder import owned
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.recipes.panorama.photos import SemanticPhotos
 from weaksam.recipes.panorama.recipe import run as run_recipe
@@ -41,4 +42,5 @@ def run_panorama(settings: PanoramaSettings) -> dict[str, Any]:
         segmenter = build_segmenter(settings.segmenter, device)
         return run_proposals(context, proposals, segmenter, lambda _: CluePoints.none(), dataset, name)
 
-    return run_recipe(settings, masks_of)
+    with owned(settings.out, fingerprint_of(settings)):
+        return run_recipe(settings, masks_of)

@@ -88,7 +88,7 @@ def add_lora(encoder: nn.Module, rank: int = RANK, seed: int = 0) -> list[str]:
     """Freeze ``encoder`` and insert updates of ``rank`` into it, in place; returns the names of the changed layers.
 
     A is drawn from ``seed`` (Kaiming-uniform, a = sqrt(5)). Raises ``ValueError`` for a rank below 1, an encoder that
-    has updates already, and one that has neither a fused qkv projection nor a trunk of 3 x 3 convolutions.
+    has updates already; `UserError` for one that has neither a fused qkv projection nor a trunk of 3 x 3 convolutions.
     """
     if rank < 1:
         raise ValueError(f"wanted a rank of at least 1, found {rank}")
@@ -98,7 +98,10 @@ def add_lora(encoder: nn.Module, rank: int = RANK, seed: int = 0) -> list[str]:
     generator = torch.Generator().manual_seed(seed)
     names = [name for name, _ in _targets(encoder)]
     if not names:
-        raise ValueError(f"wanted an encoder with attention or a trunk of convolutions, found {type(encoder).__name__}")
+        raise UserError(
+            "wanted an encoder with a fused qkv projection (SAM, SAM-HQ, SAM 2) or a trunk of 3 x 3 convolutions "
+            f"(sam_nano) to adapt, found {type(encoder).__name__}: set segmenter to one of these"
+        )
     for name in names:
         base = encoder.get_submodule(name)
         layer = LoraLinear(base, rank, generator) if isinstance(base, nn.Linear) else LoraConv(base, rank, generator)  # type: ignore[arg-type]

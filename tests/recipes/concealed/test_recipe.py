@@ -15,6 +15,7 @@ from tests.commands import output, refused
 from tests.helpers import CPU, ROOT, Stopped
 from tests.ranks import on_ranks
 from weaksam.config import UserError, load_settings
+from weaksam.engine.output_folder import owned
 from weaksam.evaluation.map_files import measure_folders
 from weaksam.models.concealed.network import build_concealed_network
 from weaksam.pipeline.concealed import run_concealed
@@ -224,6 +225,12 @@ def test_what_cannot_be_used_is_one_sentence(scenes: Path, tmp_path: Path) -> No
     ):
         with pytest.raises(UserError, match=wanted):
             run(settings(scenes, tmp_path / "out", *given))
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, scenes: Path) -> None:
+    with owned(tmp_path / "out", "another run"), pytest.raises(UserError, match="for this run alone"):
+        run_concealed(settings(scenes, tmp_path / "out"))
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.commands import invoke
 from tests.helpers import CPU
 from weaksam.config import UserError, load_settings
+from weaksam.engine.output_folder import owned
 from weaksam.models.semantic.network import build_segformer
 from weaksam.pipeline.panorama import run_panorama
 from weaksam.recipes.panorama import PanoramaSettings, load_student, predict, text
@@ -143,6 +144,12 @@ def test_targets_and_phases(streets: Path, tmp_path: Path, more: tuple[str, ...]
     assert seen[0] == losses and "student" in figures
     masks = (tmp_path / "windows").exists()
     assert masks == (not any("targets=" in setting for setting in more))
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, streets: Path) -> None:
+    with owned(tmp_path / "out", "another run"), pytest.raises(UserError, match="for this run alone"):
+        run_panorama(settings(streets, tmp_path / "out"))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_what_cannot_be_used_is_one_sentence(streets: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from tests.helpers import CPU, random_sam
 from tests.recipes.sam_adaptation.toys import adaptation, settings
 from weaksam.config import UserError
+from weaksam.engine.output_folder import owned
 from weaksam.pipeline.adaptation_sheet import write_sheet
 from weaksam.recipes.sam_adaptation import adapt, evaluate, export, text
 from weaksam.recipes.sam_adaptation.anchor import packed_bits, unpacked
@@ -134,6 +135,12 @@ def _boxes_alone(path: Path) -> str:
     for annotation in content["annotations"]:
         annotation.pop("segmentation", None)
     return json.dumps(content)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, scenes: Path) -> None:
+    with owned(tmp_path / "out", "another run"), pytest.raises(UserError, match="for this run alone"):
+        adapt(settings(scenes, tmp_path / "out"))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_what_cannot_be_used_is_one_sentence(scenes: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from weaksam.data.formats.mask_pictures import chosen, read_mask_pictures
 from weaksam.engine.device import pick_device
 from weaksam.engine.distributed import own_device, this_process, training_together
 from weaksam.engine.log import RunLog
+from weaksam.engine.output_folder import owned
 from weaksam.engine.seeds import seed_everything
 from weaksam.models.ranks import ranks
 from weaksam.recipes.sam_adaptation.adaptable import adaptable
@@ -47,7 +47,7 @@ def adapt(settings: AdaptSettings) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
     with (
         training_together(launch, settings.out, fingerprint_of(settings)),
-        nullcontext() if ranks().first else silence(),
+        owned(settings.out, fingerprint_of(settings)) if ranks().first else silence(),
     ):
         device = pick_device(own_device(settings.device, launch))
         if device.type == "cuda" and launch.together:
