@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +15,7 @@ from weaksam.data.photos import list_photos
 from weaksam.engine.seeds import derive_seed
 from weaksam.store.files import atomic_file, write_json_atomic
 from weaksam.store.progress import progress
+from weaksam.store.records import read_record
 from weaksam.terminal import say
 
 FACTS = "corruption.json"
@@ -79,9 +79,9 @@ def _begin(out: Path, wanted: dict[str, object]) -> None:
     facts = {**wanted, "imagecorruptions-imaug": version("imagecorruptions-imaug")}
     file = out / FACTS
     if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept != facts:
-            raise UserError(f"wanted a folder for {facts}, found {kept} in {out}: name another folder")
+        if (kept := read_record(file)) != facts:
+            kept_there = "a damaged record" if kept is None else str(kept)
+            raise UserError(f"wanted a folder for {facts}, found {kept_there} in {out}: name another folder")
         return
     if out.exists() and any(out.iterdir()):
         raise UserError(f"wanted an empty folder at {out}, found files in it: name another one")

@@ -20,6 +20,7 @@ from weaksam.evaluation.map_files import measure_folders
 from weaksam.models.concealed.network import build_concealed_network
 from weaksam.pipeline.concealed import run_concealed
 from weaksam.recipes.concealed import ConcealedSettings, run, training
+from weaksam.recipes.concealed.choosing import recorded_scores
 from weaksam.recipes.concealed.photos import load_concealed
 from weaksam.recipes.concealed.predicting import MapPredictor
 from weaksam.recipes.concealed.training import ConcealedTraining, lr_factor
@@ -191,6 +192,12 @@ def test_an_epoch_shows_every_photo_once_and_another_view_each_time(scenes: Path
     assert torch.equal(first, again) and not torch.equal(first, second)
     plain = of_training(settings(scenes, tmp_path, "training.augment=false"))
     assert torch.equal(plain.view(ours.photos.image_ids[0], 0).pixels, plain.view(ours.photos.image_ids[0], 1).pixels)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"[" * 100_000])
+def test_damaged_scores_of_epochs_are_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "scores.json").write_bytes(content)
+    assert recorded_scores(tmp_path) == {}
 
 
 def test_learning_rates_by_hand() -> None:

@@ -76,6 +76,10 @@ def test_stanford2d3d(tmp_path: Path) -> None:
     assert (truth[8:15, 16:] == 255).all() and (truth[15] == 255).all()
     with pytest.raises(UserError, match=r"data\.label_names"):
         load_panoramas(given.model_copy(update={"label_names": None}), "test", labelled=True)
+    for content in ("{}", "[" * 100_000, ""):
+        (tmp_path / "names.json").write_text(content)
+        with pytest.raises(UserError, match=r"data\.label_names"):
+            load_panoramas(given, "test", labelled=True)
 
 
 def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:

@@ -189,9 +189,10 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     (masks / "a.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="cannot be read"):
         read_mask_pictures(MaskPictures(folder=masks), {"a.png": sample})
-    (tmp_path / "boxes.json").write_text("[]")
-    with pytest.raises(UserError, match="kavsir_bboxes"):
-        read_mask_pictures(MaskPictures(folder=masks, boxes=tmp_path / "boxes.json"), {"a.png": sample})
+    for content in ("[]", "[" * 100_000, '{"a": {"bbox": 3}}', ""):
+        (tmp_path / "boxes.json").write_text(content)
+        with pytest.raises(UserError, match="kavsir_bboxes"):
+            read_mask_pictures(MaskPictures(folder=masks, boxes=tmp_path / "boxes.json"), {"a.png": sample})
     picture(masks / "a.png", np.zeros(SIZE, np.uint8))
     assert len(read_mask_pictures(MaskPictures(folder=masks), {"a.png": sample})["a.png"]) == 0
     for more, wanted in (("data.divide=6:2", "data.divide"), ("data.divide=0:1", "data.divide")):

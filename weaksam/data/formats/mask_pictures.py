@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -15,11 +14,15 @@ from pydantic import Field
 
 from weaksam.config import Settings, UserError
 from weaksam.data.file_errors import reads
+from weaksam.data.images import FORMATS, LIMITS
+from weaksam.data.text_files import read_json
+from weaksam.regular_files import open_regular
 from weaksam.structures.boxes import clip
 from weaksam.structures.dataset import Sample
 from weaksam.structures.instances import Instances
 from weaksam.structures.masks import boxes_from_masks, rle_from_mask
 
+KVASIR_BOXES = "boxes by the names of photos (Kvasir-SEG's kavsir_bboxes.json)"
 HALF = 128
 """Value from which on a pixel of a two-valued picture is object; JPEG leaves others in between."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -113,7 +116,9 @@ def _masks(
 def _values(path: Path) -> np.ndarray:
     """A picture's values ``(H, W)``: palette indices, numbers of 16 bits, greys; of colours one number each."""
     try:
-        with Image.open(path) as picture:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
+            if picture.width * picture.height > LIMITS.max_pixels:
+                raise ValueError(f"of {picture.width} x {picture.height} pixels, over {LIMITS.max_pixels:,}")
             values = np.array(picture.convert("L") if picture.mode in ("1", "LA", "YCbCr", "CMYK") else picture)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"wanted a picture with masks at {path}, found one that cannot be read ({error})") from None
@@ -138,18 +143,17 @@ def read_boxes(path: Path) -> dict[str, list[list[float]]]:
 
     Their corners are pixels; the lower right one lies inside.
     """
+    content = read_json(path, KVASIR_BOXES)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         return {
             PurePosixPath(name).stem: [
                 [box["xmin"], box["ymin"], box["xmax"] + 1, box["ymax"] + 1] for box in entry["bbox"]
             ]
             for name, entry in content.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"wanted boxes by the names of photos (Kvasir-SEG's kavsir_bboxes.json) at {path}, found none that can be "
-            f"read ({error}): name that file"
+            f"wanted {KVASIR_BOXES} at {path}, found none that can be read ({error}): name that file"
         ) from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from weaksam.recipes.concealed.photos import ConcealedPhotos
 from weaksam.recipes.concealed.predicting import MapPredictor
 from weaksam.recipes.concealed.settings import ConcealedTrainingSettings
 from weaksam.store.files import write_json_atomic
+from weaksam.store.records import read_record
 from weaksam.store.weights import load_into, load_state, save_weights
 
 SCORES, WEIGHTS = "scores.json", "best.safetensors"
@@ -26,9 +26,7 @@ def recorded_scores(folder: Path) -> dict[int, float]:
 
 
 def _read_scores(folder: Path) -> dict[str, Any]:
-    path = folder / SCORES
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return record
+    return read_record(folder / SCORES) or {}
 
 
 def _scores_in(record: dict[str, Any]) -> dict[int, float]:

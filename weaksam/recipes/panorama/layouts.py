@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 
 from weaksam.config import UserError
 from weaksam.data.images import LIMITS
+from weaksam.data.text_files import read_json
 from weaksam.evaluation.class_maps import UNLABELLED
 from weaksam.regular_files import read_regular
 
@@ -124,12 +124,9 @@ def read_class_map(path: Path, names: np.ndarray | None = None) -> np.ndarray:
 
 def stanford_names(path: Path) -> np.ndarray:
     """Class of each instance number by semantic_labels.json, int64; `UNLABELLED` for names that are no class."""
-    try:
-        entries = json.loads(read_regular(path, LIMITS.max_bytes))
-        classes = [str(entry).partition("_")[0] for entry in entries]
-    except (OSError, ValueError, TypeError):
-        raise UserError(
-            f"wanted Stanford2D3D's list of names at {path}, found none that can be read: set data.label_names to its "
-            "semantic_labels.json"
-        ) from None
+    wanted = "Stanford2D3D's list of names (data.label_names, its semantic_labels.json)"
+    entries = read_json(path, wanted)
+    if not isinstance(entries, list):
+        raise UserError(f"wanted {wanted} at {path}, found no list: name that file")
+    classes = [str(entry).partition("_")[0] for entry in entries]
     return np.array([STANFORD.index(name) if name in STANFORD else UNLABELLED for name in classes], dtype=np.int64)
