@@ -26,6 +26,7 @@ from retrain_variants import cell
 from weaksam.config import UserError, load_settings
 from weaksam.data.formats.coco import write_instances
 from weaksam.engine.context import RunContext
+from weaksam.engine.detectors.copy_paste import NO_COPY_PASTE
 from weaksam.engine.detectors.early import foreground_regions
 from weaksam.engine.seeds import derive_seed
 from weaksam.evaluation.roi_drop_figures import RoiDropFigures, roi_drop_text
@@ -97,6 +98,8 @@ class CorruptedRun:
 
     def __init__(self, out: Path, share: float, at: float) -> None:
         self.run, self.at = open_run(recorded_settings(out)), at
+        self.settings = self.run.settings.retrain.model_copy(update={"copy_paste": NO_COPY_PASTE})
+        """Without pasted objects, which are cut out by masks of proposals: here the clues alone are finished."""
         self.truths = self.run.true_train.truths
         if not self.truths or self.run.truths["test"] is None:
             raise UserError(f"wanted true boxes of the training and the test photos of {out}, found none: set them")
@@ -117,9 +120,7 @@ class CorruptedRun:
     def figures(self) -> RoiDropFigures:
         """What `weaksam roi-drop plot` measures, on the corrupted boxes; its picture lies in OUT/corrupted."""
         context = self.context("early")
-        early = retrain.run_early(
-            context, self.run.settings.retrain, self.boxes, self.at, proposals=self.run.results["proposals"]
-        )
+        early = retrain.run_early(context, self.settings, self.boxes, self.at)
         regions = foreground_regions(context, early, self.truths)
         figures = RoiDropFigures("retrain", self.at, regions, proposals(regions))
         write_roi_drop_plot(context.out.parent / "roi_drop.png", figures)
@@ -127,7 +128,7 @@ class CorruptedRun:
 
     def scores(self, variant: str, drop: DropProposal | None) -> dict[str, float]:
         """AP50, AP75 and AP of a detector trained on the boxes (the true ones for ``true_boxes``)."""
-        settings = self.run.settings.retrain.model_copy(update={"detect_train": False})
+        settings = self.settings.model_copy(update={"detect_train": False})
         if drop is not None:
             texts = [text.removeprefix("retrain.roi_drop.") for text in drop.settings("retrain", self.at)]
             settings = settings.model_copy(update={"roi_drop": load_settings(RoiDropSettings, None, texts)})
@@ -136,8 +137,7 @@ class CorruptedRun:
     def trained(self, variant: str, settings: AnyRetrainSettings, *, true_boxes: bool) -> dict[str, float]:
         """The same of a detector with these settings, trained on the corrupted or on the true boxes."""
         boxes = {i: plain(truth) for i, truth in self.truths.items()} if true_boxes else self.boxes
-        network = retrain.run(self.context(variant), settings, boxes, proposals=self.run.results["proposals"])
-        ap = measured(self.run, network)
+        ap = measured(self.run, retrain.run(self.context(variant), settings, boxes))
         return {"AP50": ap.mean(0.5), "AP75": ap.mean(0.75), "AP": ap.average()}
 
 

@@ -40,7 +40,7 @@ def test_every_way_is_trained_once_and_tabled(
     toy = toy_run(tmp_path)
     out = tmp_path / "out"
     pipeline.run(load_settings(RunSettings, None, [*toy, f"out={out}"]), until="pseudo_gt")
-    names = ["base", "partly", "given_proposals", "copy_paste", "f_beta", "removed_base", "removed_tags", "true_boxes"]
+    names = ["base", "partly", "given_proposals", "not_pasted", "f_beta", "removed_base", "removed_tags", "true_boxes"]
     monkeypatch.setattr("sys.argv", ["retrain_switches.py", str(out), "--variants", *names, "--set", "lr=0.001"])
     capsys.readouterr()
     benchmark.main()
