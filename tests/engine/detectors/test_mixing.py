@@ -16,6 +16,7 @@ from weaksam.engine.detectors.copy_paste import (
     CutOuts,
     PastedObject,
     pasted,
+    photos_to_cut,
     resized_cut_out,
     uncovered,
     with_pasted,
@@ -270,6 +271,15 @@ def test_of_each_box_the_proposal_that_agrees_best_is_cut_out(tmp_path):
     moved = {"a": instances([[11.0, 10, 30, 30]], [1])}
     other = CutOuts.of_proposals(store, moved, sizes, CopyPasteSettings())
     assert other.count() == 1 and other.fingerprint != cut_outs.fingerprint
+
+
+def test_of_many_boxes_some_photos_are_cut_as_the_seed_draws_them():
+    pseudo_gt = {f"{number:02d}": instances([[0, 0, 9, 9]] * 2, [0, 1]) for number in range(20)}
+    assert photos_to_cut(pseudo_gt, 40, 0) == pseudo_gt
+    few = photos_to_cut(pseudo_gt, 9, 0)
+    assert len(few) == 5 and list(few) == sorted(few) and list(photos_to_cut(pseudo_gt, 9, 0)) == list(few)
+    assert list(photos_to_cut(pseudo_gt, 9, 1)) != list(few)
+    assert photos_to_cut({}, 1, 0) == {}
 
 
 def test_what_copy_paste_wants_is_one_sentence(tmp_path, capsys):

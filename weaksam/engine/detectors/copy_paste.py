@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 from weaksam.config import Settings, fingerprint_of
 from weaksam.data.detection_stores import instances_key
 from weaksam.engine.detectors.frames import PhotoFrame
+from weaksam.engine.seeds import derive_seed
 from weaksam.sam.box_masks import mask_quality
 from weaksam.store.store import Store
 from weaksam.structures.boxes import pairwise_iou
@@ -56,6 +57,8 @@ class CopyPasteSettings(Settings):
     or what the segmenter answers to the boxes."""
     min_quality: float = Field(0.6, ge=0, le=1)
     """Least quality of the masks that are cut out (predicted IoU times agreement with the box)."""
+    most_cut_outs: int = Field(5000, ge=1)
+    """Of more believed boxes than this, objects are cut out of photos drawn by the seed that hold so many."""
     border: float = Field(1.0, ge=0, le=20)
     """Pixels (standard deviation) over which a cut-out fades into the photo; 0: a hard border."""
     most_covered: float = Field(0.5, ge=0, lt=1)
@@ -105,10 +108,12 @@ class CutOuts:
         that a border of the photo cuts, give none, as do proposals without masks.
         """
         objects = {}
-        for row in proposals.rows():
-            image_id = row["image_id"]
-            of_photo, boxes = Proposals.from_row(row), pseudo_gt.get(image_id, Instances.empty())
-            if len(boxes) == 0 or len(of_photo) == 0 or not of_photo.has_masks:
+        for image_id in proposals.image_ids:  # in the order of their parts
+            boxes = pseudo_gt.get(image_id, Instances.empty())
+            if len(boxes) == 0:
+                continue
+            of_photo = Proposals.from_row(proposals[image_id])
+            if len(of_photo) == 0 or not of_photo.has_masks:
                 continue
             quality, best = mask_quality(of_photo.scores, pairwise_iou(boxes.boxes, of_photo.boxes)).max(dim=1)
             whole = Instances(boxes.boxes, boxes.labels, masks=tuple(of_photo.rles[number] for number in best.tolist()))
@@ -118,6 +123,25 @@ class CutOuts:
     def count(self) -> int:
         """How many there are."""
         return sum(map(len, self.objects.values()))
+
+
+def photos_to_cut(pseudo_gt: Mapping[str, Instances], most: int, seed: int) -> dict[str, Instances]:
+    """The photos of ``pseudo_gt`` that objects are cut out of: all, in their order, up to ``most`` boxes.
+
+    Of more boxes, photos are drawn by ``seed`` until they hold ``most`` or just over.
+    """
+    if sum(map(len, pseudo_gt.values())) <= most:
+        return dict(pseudo_gt)
+    names = sorted(pseudo_gt)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "cut-outs"))
+    drawn: set[str] = set()
+    num = 0
+    for row in torch.randperm(len(names), generator=generator).tolist():
+        if num >= most:
+            break
+        drawn.add(names[row])
+        num += len(pseudo_gt[names[row]])
+    return {image_id: boxes for image_id, boxes in pseudo_gt.items() if image_id in drawn}
 
 
 def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from weaksam.config import UserError
 from weaksam.engine.context import RunContext
-from weaksam.engine.detectors.copy_paste import CopyPasteSettings, CutOuts
+from weaksam.engine.detectors.copy_paste import CopyPasteSettings, CutOuts, photos_to_cut
 from weaksam.engine.detectors.mixing import Mixing, MixingSettings
 from weaksam.engine.pseudo_masks import PromptedMaskSettings, make_pseudo_masks, usable_pseudo_gt
 from weaksam.sam.protocol import Segmenter
@@ -56,6 +56,7 @@ def _cut_outs(
             f"{name}.copy_paste.onto=any"
         )
     believed = {image_id: objects.without_crowd() for image_id, objects in pseudo_gt.items()}
+    believed = photos_to_cut(believed, settings.most_cut_outs, context.seed)
     sizes = {sample.image_id: sample.size for sample in context.train}
     if settings.masks == "proposals":
         if proposals is None:
