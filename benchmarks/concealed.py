@@ -7,23 +7,25 @@
 Scenes are those of `weaksam data camouflage`, whose labels leave their object with a chance of --slips. With --photos
 DIR (images/ and masks/ of one name, as camo_like31) every third photo is tested on, the next one validates in turn,
 and the others train; their labels are drawn from their masks. Epochs are chosen on validation photos. The table holds
-M, weighted F, mean E and S of the test maps as they are, means over the seeds, and beside them how many photos train
-and the IoU of the labels that were kept and left out. `direct` is the segmenter prompted by test labels, without a
-network.
+M, weighted F, mean E and S of the test maps as they are, over several seeds their mean and sample standard deviation,
+and beside them how many photos train and the IoU of the labels that were kept and left out. Photos that are left out
+take steps from an epoch: `selection, equal steps` has as many more epochs as give the optimizer the steps of all
+photos. `direct` is the segmenter prompted by test labels, without a network.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from retrain_variants import cell
 from torch.profiler import ProfilerActivity, profile
 
 from weaksam.config import load_settings
@@ -36,21 +38,24 @@ from weaksam.models.concealed.network import ConcealedNetworkSettings, build_con
 from weaksam.recipes.concealed import ConcealedSettings, run
 from weaksam.recipes.concealed.fused_labels import make_fused_labels, stored_map
 from weaksam.recipes.concealed.photos import load_concealed
+from weaksam.recipes.concealed.recipe import training_targets
 from weaksam.sam.build import build_segmenter
 from weaksam.scenes.camouflage import CamouflageSettings, write_camouflage
 from weaksam.structures.scribbles import ScribbleStyle
 
 SINGLE = ("labels.views=0", "labels.weights=off", "labels.select=false")
+EQUAL_STEPS = "selection, equal steps"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "single": SINGLE,
     "fused": ("labels.weights=off", "labels.select=false"),
     "weights": ("labels.select=false",),
     "hard weights": ("labels.weights=hard", "labels.select=false"),
     "selection": (),
+    EQUAL_STEPS: (),
     "without grouping": ("network.grouping=false",),
     "true": ("targets=true",),
 }
-"""What each variant changes in the full method, which is `selection`."""
+"""What each variant changes in the full method, which is `selection`; `EQUAL_STEPS` trains that for more epochs."""
 COLUMNS = ("mae", "weighted_f", "mean_e", "s")
 
 
@@ -83,7 +88,9 @@ def prepared(options: argparse.Namespace, kind: str, seed: int, out: Path) -> Pa
     return root
 
 
-def settings(options: argparse.Namespace, kind: str, seed: int, root: Path, out: Path, more: Sequence[str]) -> Any:
+def settings(
+    options: argparse.Namespace, kind: str, seed: int, root: Path, out: Path, more: Sequence[str]
+) -> ConcealedSettings:
     """The settings of one training."""
     given = [f"data.{split}.root={root / split}" for split in ("train", "validation", "test")]
     given += [f"out={out}", f"seed={seed}", f"labels.prompt={kind}", "threads=1", "segmenter.family=nano"]
@@ -98,16 +105,27 @@ def row_of(options: argparse.Namespace, kind: str, seed: int, variant: str, out:
     root = prepared(options, kind, seed, out)
     if variant == "direct":
         return [*direct(settings(options, kind, seed, root, out / "direct", SINGLE)), None, None, None]
-    target = out / variant.replace(" ", "_")
+    target = out / variant.replace(",", "").replace(" ", "_")
     shared = out / "labels"  # those of the full method, which most variants take
     if shared.is_dir() and not (target / "labels").exists():
         shutil.copytree(shared, target / "labels")
-    figures = run(settings(options, kind, seed, root, target, VARIANTS[variant])).figures
+    wanted = settings(options, kind, seed, root, target, VARIANTS[variant])
+    figures = run(with_equal_steps(wanted) if variant == EQUAL_STEPS else wanted).figures
     if not shared.exists() and (target / "labels").is_dir() and variant not in ("single", "true"):
         shutil.copytree(target / "labels", shared)
     labels = figures["labels"]
     measured = [figures["maps"][name] for name in COLUMNS]
     return [*measured, labels.get("kept"), labels.get("kept_iou"), labels.get("dropped_iou")]
+
+
+def with_equal_steps(wanted: ConcealedSettings) -> ConcealedSettings:
+    """``wanted`` with as many epochs as give the kept photos the steps of all, validated as often; labels are made."""
+    photos = load_concealed(wanted.data.train, "train")
+    kept = training_targets(wanted, photos, torch.device("cpu")).photos
+    size = wanted.training.batch_size
+    longer = math.ceil(len(photos) / size) / math.ceil(len(kept) / size)
+    scaled = {name: round(longer * getattr(wanted.training, name)) for name in ("num_epochs", "validate_every")}
+    return wanted.model_copy(update={"training": wanted.training.model_copy(update=scaled)})
 
 
 def direct(wanted: ConcealedSettings) -> list[float]:
@@ -152,10 +170,11 @@ def measured(step: Callable[[], None]) -> float:
     return time.process_time() - start
 
 
-def cell(values: Sequence[float | None]) -> str:
-    """The mean of what was measured; a dash for nothing."""
-    numbers = [value for value in values if value is not None]
-    return f"{np.mean(numbers):.3f}" if numbers else "-"
+def line(kind: str, variant: str, rows: Sequence[Sequence[float | None]]) -> str:
+    """A line of the table: of each column what was measured over the seeds, a dash for nothing; photos are whole."""
+    columns = [[value for value in column if value is not None] for column in zip(*rows, strict=True)]
+    cells = [cell(column, 0 if number == len(COLUMNS) else 3) or "-" for number, column in enumerate(columns)]
+    return "| " + " | ".join([kind, variant, *cells]) + " |"
 
 
 def main() -> None:
@@ -185,8 +204,7 @@ def main() -> None:
     for kind in options.labels:
         for variant in options.variants:
             rows = [row_of(options, kind, seed, variant, options.out / f"{kind}-{seed}") for seed in options.seeds]
-            columns = [cell(column) for column in zip(*rows, strict=True)]
-            print("| " + " | ".join([kind, variant, *columns]) + " |", flush=True)
+            print(line(kind, variant, rows), flush=True)
 
 
 if __name__ == "__main__":
