@@ -119,6 +119,21 @@ def test_exchanges_by_hand(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def meet_within(out: Path) -> tuple[bool, int]:
+    """Whether a block within a block has the same group, and what that exchanges after it."""
+    group = ranks()
+    with training_together(
+        Launch("torchrun", group.rank, group.size, group.rank), out / "within", "settings"
+    ) as within:
+        same = within is group
+    return same, group.total(1)
+
+
+def test_processes_that_train_together_go_on_so_in_a_block_within(tmp_path: Path) -> None:
+    assert on_ranks(2, tmp_path, meet_within, tmp_path) == [(True, 2)] * 2
+    assert not (tmp_path / "within").exists()
+
+
 def test_alone_nothing_is_exchanged() -> None:
     group = Ranks()
     values = torch.tensor([1.0, 2.0])

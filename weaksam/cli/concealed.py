@@ -18,6 +18,9 @@ def run(arguments: Arguments = None, json: Json = False) -> None:
     Settings: data.train.root, data.validation.root, data.test.root (folders with Imgs, GT, Scribble),
     labels.prompt=scribble|points|boxes, labels.views, labels.weights=soft|hard|off, labels.select, segmenter.weights,
     backbone.name, training.side, training.num_epochs. Maps lie in OUT/maps (as they are) and OUT/maps_min_max.
+
+    From tags alone: labels.prompt=boxes with labels.run=FOLDER of a run of 'weaksam pseudo-gt', or labels.config=CONFIG
+    of one that is made in OUT/boxes; its stages that are not finished run first.
     """
     from weaksam.config import load_settings
     from weaksam.pipeline.concealed import run_concealed

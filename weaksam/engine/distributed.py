@@ -164,13 +164,13 @@ def training_together(
     """Let the processes of ``launch`` train together in the block: `ranks` then gives all of them.
 
     They meet by a file in ``out``; NCCL exchanges what lies on a GPU, gloo what lies on the CPU. A process alone, and a
-    helper, goes on as it is. ``settings`` is their fingerprint.
+    helper, goes on as it is, and so do processes that train together already. ``settings`` is their fingerprint.
 
     Raises:
         UserError: a process is not met, differs in settings or code, or dies; of several processes that fail the first
             one says so, the others end with a `SystemExit`.
     """
-    if not launch.trains_along:
+    if not launch.trains_along or ranks().size > 1:
         yield ranks()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

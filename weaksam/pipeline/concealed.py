@@ -12,6 +12,7 @@ from weaksam.config import fingerprint_of
 from weaksam.engine.distributed import this_process, training_together, unused_rank
 from weaksam.engine.output_folder import owned
 from weaksam.models.ranks import ranks
+from weaksam.pipeline.concealed_boxes import finish_boxes
 from weaksam.recipes.concealed import ConcealedResult, ConcealedSettings
 from weaksam.recipes.concealed import run as run_recipe
 from weaksam.recipes.concealed.choosing import recorded_scores
@@ -30,6 +31,7 @@ NUM_PHOTOS = 8
 def run_concealed(settings: ConcealedSettings) -> ConcealedResult | None:
     """Labels, training, test and report; see `weaksam.recipes.concealed.run`.
 
+    Where boxes of a run prompt that is not finished up to its pseudo ground truth, its missing stages run first.
     Processes that were started together (tools/dist_train.sh, torchrun, Slurm) train together; the first one reports,
     the others return None.
     """
@@ -38,10 +40,12 @@ def run_concealed(settings: ConcealedSettings) -> ConcealedResult | None:
     with training_together(this_process(), settings.out, fingerprint_of(settings)):
         if not ranks().first:
             with silence():
+                finish_boxes(settings)
                 run_recipe(settings)
             ranks().wait()
             return None
         with owned(settings.out, fingerprint_of(settings)):
+            finish_boxes(settings)
             result = run_recipe(settings)
             page_of(result).write(settings.out / REPORT)
         ranks().wait()

@@ -215,7 +215,7 @@ def test_what_cannot_be_used_is_one_sentence(scenes: Path, tmp_path: Path) -> No
     for more, wanted in (
         (["data.train.root=null"], r"set data\.train\.root"),
         (["labels.select=true", "labels.max_absolute=0.000001", "labels.views=3"], "found none of 4 .the most certain"),
-        (["labels.prompt=boxes"], r"set labels\.run to its folder"),
+        (["labels.prompt=boxes"], r"set labels\.run to its folder, or labels\.config"),
         (["labels.prompt=boxes", f"labels.run={tmp_path}"], "wanted the pseudo boxes of a run"),
         (["targets=true", f"data.train.truth={scenes}"], "a true mask of every photo"),
         ([f"data.validation.root={scenes / 'train' / 'none'}"], "none"),
@@ -251,11 +251,12 @@ def test_the_command_prints_the_figures(scenes: Path, tmp_path: Path) -> None:
     assert "did you mean" in refused("concealed", "run", *toy, "lables.views=3").lower()
 
 
-@pytest.mark.parametrize("name", ["cod", "scenes"])
+@pytest.mark.parametrize("name", ["cod", "scenes", "tags"])
 def test_the_configs_load_and_write_no_default_again(name: str) -> None:
     path = ROOT / "configs" / "concealed" / f"{name}.yaml"
     loaded, defaults = load_settings(ConcealedSettings, path), ConcealedSettings().model_dump(mode="json")
-    assert loaded.data.validation is not None and loaded.data.test is not None
+    assert loaded.data.test is not None
+    assert (loaded.data.validation is None) == loaded.prompted_by_boxes  # of which no masks are known
 
     def repeated(written: dict[str, Any], default: dict[str, Any]) -> list[str]:
         names = []

@@ -27,6 +27,8 @@ from weaksam.store.store import Store, store_folder
 from weaksam.structures.masks import Rle, mask_from_rle, rle_from_mask
 
 STAGE = "concealed labels"
+PSEUDO_GT = Path("pseudo_gt/train.json")
+"""Pseudo boxes below the folder of a run, as COCO JSON."""
 COLUMNS = {"levels": "floats", "rles": "rles"}
 """The values above 0 in a fused map, rising, and of each the pixels that have at least it."""
 
@@ -183,7 +185,7 @@ def boxes_of_run(run: Path, images: Path) -> dict[str, Tensor]:
 
     Raises `UserError` where the run has none.
     """
-    file = run / "pseudo_gt" / "train.json"
+    file = run / PSEUDO_GT
     if not file.is_file():
         raise UserError(
             f"wanted the pseudo boxes of a run at {file}, found none: run 'weaksam pseudo-gt' there first, or set "

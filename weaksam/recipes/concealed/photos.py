@@ -101,7 +101,7 @@ def load_concealed(split: ConcealedSplit, name: str) -> ConcealedPhotos:
     A photo that cannot be read is set aside. Raises `UserError` where a folder is missing, and where a mask or a
     scribble of a photo is: nothing is paired by its place in a list.
     """
-    images = _folder(split.images, split.root, 0)
+    images = images_of(split)
     if images is None:
         raise UserError(f"wanted a folder of {name} photos, found none: set data.{name}.root or data.{name}.images")
     dataset = load_photos(SplitSettings(images=images), name=name)
@@ -124,6 +124,11 @@ def load_concealed(split: ConcealedSplit, name: str) -> ConcealedPhotos:
     return ConcealedPhotos(dataset, files["truth"], files["scribbles"])
 
 
+def images_of(split: ConcealedSplit) -> Path | None:
+    """The folder of a split's photos; None where none is set."""
+    return _folder(split.images, split.root, 0)
+
+
 def _folder(given: Path | None, root: Path | None, place: int) -> Path | None:
     """The folder that is set, or the standard one below ``root``; None where there is neither."""
     if given is not None or root is None:
@@ -140,7 +145,7 @@ def check_scribbles(photos: ConcealedPhotos, *, both: bool) -> None:
     if not photos.scribbles:
         raise UserError(
             "wanted scribbles of the training photos, found none: set data.train.scribbles, or labels.prompt=boxes "
-            "with labels.run for boxes made from tags"
+            "with labels.run or labels.config for boxes made from tags"
         )
     for image_id in photos.image_ids:
         labels, path = photos.labels(image_id), photos.scribbles[image_id]

@@ -20,7 +20,7 @@ from weaksam.models.concealed.network import build_concealed_network
 from weaksam.models.ranks import ranks
 from weaksam.recipes.concealed.choosing import EpochChoice
 from weaksam.recipes.concealed.fused_labels import boxes_of_run, kept_photos, make_fused_labels, maps_of, stored_map
-from weaksam.recipes.concealed.photos import ConcealedPhotos, check_scribbles, load_concealed
+from weaksam.recipes.concealed.photos import ConcealedPhotos, check_scribbles, images_of, load_concealed
 from weaksam.recipes.concealed.predicting import MapPredictor
 from weaksam.recipes.concealed.settings import ConcealedSettings
 from weaksam.recipes.concealed.testing import AS_IS, label_figures, label_iou, measure_saved, save_maps
@@ -119,8 +119,9 @@ def training_targets(settings: ConcealedSettings, photos: ConcealedPhotos, devic
         return TrainingTargets(photos, lambda image_id: _true_target(photos, image_id), photos.truth_fingerprint, {})
     boxes = None
     if labels.prompt == "boxes":
-        assert labels.run is not None, "the settings see to that"
-        boxes = boxes_of_run(labels.run, _images_of(settings))
+        images = images_of(settings.data.train)
+        assert images is not None, "the photos were loaded"
+        boxes = boxes_of_run(settings.boxes_run, images)
     else:
         check_scribbles(photos, both=labels.prompt == "scribble")
     segmenter = build_segmenter(settings.segmenter, device)
@@ -150,11 +151,6 @@ def training_targets(settings: ConcealedSettings, photos: ConcealedPhotos, devic
 def _true_target(photos: ConcealedPhotos, image_id: str) -> tuple[Tensor, Tensor]:
     mask = photos.mask(image_id).float()
     return mask, torch.ones_like(mask)
-
-
-def _images_of(settings: ConcealedSettings) -> Any:
-    split = settings.data.train
-    return split.images if split.images is not None or split.root is None else split.root / "Imgs"
 
 
 def _trained(

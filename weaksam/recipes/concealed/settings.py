@@ -44,7 +44,7 @@ class FusedLabelSettings(Settings):
     """How a frozen segmenter turns weak labels into masks, and which pixels and photos are believed."""
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset(
-        {"weights", "select", "relative_to", "max_absolute", "max_relative"}
+        {"config", "weights", "select", "relative_to", "max_absolute", "max_relative"}
     )
 
     prompt: Literal["scribble", "points", "boxes"] = Field(
@@ -52,7 +52,14 @@ class FusedLabelSettings(Settings):
         description="scribble: each connected stroke prompts by itself; points: all points prompt together; boxes: the "
         "pseudo boxes that a run made from tags, each by itself",
     )
-    run: Path | None = Field(None, description="folder of that run, for prompt=boxes")
+    run: Path | None = Field(
+        None, description="folder of that run, for prompt=boxes; where its stages are not finished, they run first"
+    )
+    config: Path | None = Field(
+        None,
+        description="config of 'weaksam pseudo-gt' (photos with tags) that makes that run, by default in OUT/boxes; "
+        "none: the run's own record is followed",
+    )
     num_points: int = Field(
         3,
         ge=1,
@@ -116,8 +123,19 @@ class ConcealedSettings(Settings):
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
-        if self.labels.prompt == "boxes" and self.labels.run is None and self.targets == "pseudo":
+        if self.prompted_by_boxes and self.labels.run is None and self.labels.config is None:
             raise ValueError(
-                "labels.prompt=boxes takes the boxes that a run made from tags: set labels.run to its folder"
+                "labels.prompt=boxes takes the boxes that a run makes from tags: set labels.run to its folder, or "
+                "labels.config to a config that makes it"
             )
         return self
+
+    @property
+    def prompted_by_boxes(self) -> bool:
+        """Whether the pseudo boxes of a run prompt."""
+        return self.labels.prompt == "boxes" and self.targets == "pseudo"
+
+    @property
+    def boxes_run(self) -> Path:
+        """The folder of that run."""
+        return self.labels.run or self.out / "boxes"
