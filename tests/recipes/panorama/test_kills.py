@@ -1,4 +1,4 @@
-"""Each training of the panorama recipe, killed within an epoch and started again, gives the bytes of an unbroken one."""
+"""Each training of the panorama recipe, killed within an epoch and resumed, gives the bytes of an unbroken one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
