@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from weaksam.structures import mask_runs
 from weaksam.structures.mask_runs import MaskRuns, by_column, class_votes, first_covering, from_columns
 from weaksam.structures.masks import rle_from_mask
 
@@ -75,6 +76,20 @@ def test_votes_are_those_of_a_loop() -> None:
     assert votes.dtype == torch.int64
     for mask, of_mask in zip(masks, votes, strict=True):
         assert of_mask.tolist() == [int(weights[mask & (classes == number)].sum()) for number in range(4)]
+
+
+def test_votes_are_the_same_with_few_sums_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, generator = runs_of(random_masks(9, seed=4)), torch.Generator().manual_seed(4)
+    classes = torch.randint(-1, 6, (SIZE[0] * SIZE[1],), generator=generator)  # -1 and 5 have no vote
+    weights = torch.randint(0, 100, classes.shape, generator=generator, dtype=torch.int32)
+    wanted = class_votes(runs, classes, weights, 5)
+    assert int(wanted.sum()) == sum(
+        int(weights[start:end][(classes[start:end] >= 0) & (classes[start:end] < 5)].sum())
+        for start, end in zip(runs.starts.tolist(), runs.ends.tolist(), strict=True)
+    )
+    for most in (1, 200):  # one class at once; two or so
+        monkeypatch.setattr(mask_runs, "_SUMS", most)
+        assert torch.equal(class_votes(runs, classes, weights, 5), wanted)
 
 
 def test_the_first_in_order_covers() -> None:

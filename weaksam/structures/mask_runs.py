@@ -13,8 +13,8 @@ from weaksam.structures.masks import Rle, run_lengths
 
 _BITS = 62
 """Masks that are painted together, as bits of one int64."""
-_LOWER = 2**32 - 1
-"""The lower half of an int64."""
+_SUMS = 2**23
+"""Sums of votes that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -120,22 +120,25 @@ def from_columns(values: Tensor, size: tuple[int, int]) -> Tensor:
 def class_votes(runs: MaskRuns, classes: Tensor, weights: Tensor, num_classes: int) -> Tensor:
     """Sum of the ``weights`` of each mask's pixels by their class, int64 ``(N, C)``.
 
-    ``classes`` and ``weights``, integers, the weights of at least 0: ``(H * W,)`` in the order of the runs; the weights
-    of a run add up to less than 2^32. Sums of integers are the same in any order. A class outside [0, C) has no vote.
+    ``classes`` and ``weights``, integers: ``(H * W,)`` in the order of the runs. Sums of integers are the same in any
+    order. A class outside [0, C) has no vote.
     """
+    # Between two edges of runs lies a segment; the votes of a run are those of whole segments
+    edges = runs.starts.new_zeros(len(classes) + 1)
+    edges[runs.starts] = edges[runs.ends] = 1
+    segment = edges.cumsum(0)
+    begin, end = segment[runs.starts], segment[runs.ends]
+    num_segments = int(segment[-1]) + 1
     votes = weights.new_zeros(runs.num, num_classes, dtype=torch.int64)
-    # Two classes share a sum, the odd one in its upper half; what overflows does so at both ends of a run
-    pairs = classes >> 1
-    halves = weights.long() << ((classes & 1).long() * 32)
-    total = halves.new_zeros(len(halves) + 1)
-    of_pair = torch.empty_like(halves)
-    for number in range(0, num_classes, 2):
-        torch.mul(halves, pairs == number // 2, out=of_pair)
-        torch.cumsum(of_pair, 0, out=total[1:])
-        of_run = total[runs.ends] - total[runs.starts]
-        votes[:, number].index_add_(0, runs.rows, of_run & _LOWER)
-        if number + 1 < num_classes:
-            votes[:, number + 1].index_add_(0, runs.rows, (of_run >> 32) & _LOWER)
+    at_once = max(1, _SUMS // num_segments)
+    for first in range(0, num_classes, at_once):
+        num = min(at_once, num_classes - first)
+        column = classes.long() - first
+        counted = weights.where((column >= 0) & (column < num), 0).long()
+        sums = counted.new_zeros((num_segments + 1) * num)
+        sums.index_add_(0, (segment[:-1] + 1) * num + column.clamp(0, num - 1), counted)
+        before = sums.reshape(-1, num).cumsum(0)
+        votes[:, first : first + num].index_add_(0, runs.rows, before[end] - before[begin])
     return votes
 
 

@@ -102,18 +102,19 @@ class PixelCertainty:
 def pixel_certainty(logits: Tensor) -> PixelCertainty:
     """The certainty of ``logits (C, H, W)``, class by class: softmax over the first axis takes three times as long."""
     top = logits.amax(dim=0)
-    small = torch.uint8 if len(logits) <= 256 else torch.int64
-    classes = torch.zeros_like(top, dtype=small)
+    small = torch.uint8 if len(logits) < 256 else torch.int64
+    place = torch.ones_like(top, dtype=small)  # of the top class, counted from the last one
     total, spread = torch.zeros_like(top), torch.zeros_like(top)
     below, weight = torch.empty_like(top), torch.empty_like(top)  # filled again and again: new memory costs more
-    for number in range(len(logits) - 1, -1, -1):
-        torch.sub(logits[number], top, out=below)
-        classes.masked_fill_(below == 0, number)
+    is_top = torch.empty_like(top, dtype=torch.bool)
+    for number, of_class in enumerate(logits):
+        torch.sub(of_class, top, out=below)
+        torch.maximum(place, torch.eq(below, 0, out=is_top).to(small) * (len(logits) - number), out=place)
         torch.exp(below, out=weight)
         total += weight
         spread.addcmul_(weight, below)
     log_total = total.log()
-    return PixelCertainty(classes, top, top + log_total, (log_total - spread / total).clamp(min=0))
+    return PixelCertainty(len(logits) - place, top, top + log_total, (log_total - spread / total).clamp(min=0))
 
 
 def winners(votes: Tensor) -> tuple[Tensor, Tensor]:
