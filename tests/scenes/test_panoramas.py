@@ -8,6 +8,7 @@ import torch
 import yaml
 from PIL import Image
 
+from weaksam.scenes import street as street_scenes
 from weaksam.scenes.panoramas import StreetSettings, render_panorama, render_photo, write_panoramas
 from weaksam.scenes.street import BUILDING, CAR, POLE, ROAD, SIDEWALK, SKY, VEGETATION, Solid, Street, cast
 from weaksam.structures.sphere import equirect_directions, equirect_to_perspective, perspective_directions
@@ -35,6 +36,14 @@ def test_rays_meet_what_they_should() -> None:
     slanting = np.array([[4.0, -2, 0], [9.0, -2, 0], [2.9, -2, 0]])
     ground = cast(street(), slanting / np.linalg.norm(slanting, axis=1, keepdims=True))
     assert ground.labels.tolist() == [SIDEWALK, VEGETATION, ROAD]
+
+
+def test_rays_that_pass_by_a_solid_are_not_cast_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [render_panorama(SMALL, seed) for seed in range(3)] + [render_photo(SMALL, seed) for seed in range(3)]
+    monkeypatch.setattr(street_scenes, "_towards", lambda solid, eye, directions: np.arange(len(directions)))
+    every = [render_panorama(SMALL, seed) for seed in range(3)] + [render_photo(SMALL, seed) for seed in range(3)]
+    for one_way, other in zip(few, every, strict=True):
+        assert (one_way.image == other.image).all() and (one_way.labels == other.labels).all()
 
 
 def test_the_nearest_hides_the_others() -> None:

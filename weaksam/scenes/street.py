@@ -146,15 +146,26 @@ def cast(street: Street, directions: np.ndarray) -> Hits:
         hits = _ground(street, directions)
         nearest = np.full(len(directions), -1)
         for number, solid in enumerate(street.solids):
-            distances = _MEETINGS[solid.shape](solid, street.eye, directions)
-            closer = distances < hits.distances
-            hits.distances[closer], nearest[closer] = distances[closer], number
+            near = _towards(solid, street.eye, directions)
+            distances = _MEETINGS[solid.shape](solid, street.eye, directions[near])
+            closer = distances < hits.distances[near]
+            rays = near[closer]
+            hits.distances[rays], nearest[rays] = distances[closer], number
     for number in np.unique(nearest[nearest >= 0]).tolist():
         here = nearest == number
         solid = street.solids[number]
         points = street.eye + directions[here] * hits.distances[here, None]
         hits.labels[here], hits.colors[here] = solid.label, _shaded(street, solid, points)
     return _in_air(street, hits, directions)
+
+
+def _towards(solid: Solid, eye: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Numbers of the rays that pass through the ball around a solid, and of some that do not; of all from inside it."""
+    away, radius = solid.center - eye, np.linalg.norm(solid.half) * 1.001
+    distance = np.linalg.norm(away)
+    if distance <= radius:
+        return np.arange(len(directions))
+    return np.flatnonzero(directions @ (away / distance) >= np.sqrt(1 - (radius / distance) ** 2) - 1e-6)
 
 
 def _ground(street: Street, directions: np.ndarray) -> Hits:
