@@ -24,7 +24,8 @@ def run(arguments: Arguments = None, json: Json = False) -> None:
     from weaksam.recipes.panorama import PanoramaSettings, text
 
     figures = run_panorama(load_settings(PanoramaSettings, *split_arguments(arguments)))
-    answer(dumps(figures, indent=1) if json else text(figures))
+    if figures:  # the first process has them
+        answer(dumps(figures, indent=1) if json else text(figures))
 
 
 def predict(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from weaksam.config import fingerprint_of
 from weaksam.data.dataset import SplitSettings, load_photos
 from weaksam.engine.context import RunContext
 from weaksam.engine.device import pick_device
+from weaksam.engine.distributed import own_device, this_process, training_together, unused_rank
 from weaksam.engine.log import RunLog
 from weaksam.engine.output_folder import owned
 from weaksam.models.backbones.settings import BackboneSettings
+from weaksam.models.ranks import ranks
 from weaksam.recipes.panorama.photos import SemanticPhotos
 from weaksam.recipes.panorama.recipe import run as run_recipe
 from weaksam.recipes.panorama.settings import PanoramaSettings
@@ -20,27 +24,39 @@ from weaksam.stages.proposals import ProposalSettings
 from weaksam.stages.proposals import run as run_proposals
 from weaksam.store.store import Store
 from weaksam.structures.clue_points import CluePoints
+from weaksam.terminal import say, silence
 
 
 def run_panorama(settings: PanoramaSettings) -> dict[str, Any]:
     """Make what is missing of the masks, pseudo maps and networks of ``settings``; the figures of OUT/metrics.json.
 
     The windows of the panoramas are written below OUT/windows and segmented there once, by a grid of prompts or by the
-    regions that the segmenter lists. Raises `UserError` as the recipe and the stage do.
+    regions that the segmenter lists. Processes that were started together (tools/dist_train.sh, torchrun, Slurm) train
+    together; the others than the first return no figures. Raises `UserError` as the recipe and the stage do.
     """
+    launch = this_process()
+    if note := unused_rank():
+        say(note, error=True)
 
     def masks_of(photos: SemanticPhotos, split: str) -> Store:
         name = f"windows_{split}"
         inputs = {"panoramas": photos.fingerprint, "windows": settings.windows}
         folder = settings.out / "windows" / split / fingerprint_of(inputs)[:8]
-        write_windows(photos, settings.windows, folder)
+        with ranks().first_before_others():
+            write_windows(photos, settings.windows, folder)
         dataset = load_photos(SplitSettings(images=folder), name=name)
-        device = pick_device(settings.device)
-        log = RunLog(settings.out / "log.jsonl")
+        log = RunLog(settings.out / "log.jsonl" if ranks().first else None)
         context = RunContext(settings.out, settings.seed, device, dataset, None, log, BackboneSettings())
         proposals = ProposalSettings(max_proposals=settings.max_masks, min_side=4.0)
         segmenter = build_segmenter(settings.segmenter, device)
         return run_proposals(context, proposals, segmenter, lambda _: CluePoints.none(), dataset, name)
 
-    with owned(settings.out, fingerprint_of(settings)):
-        return run_recipe(settings, masks_of)
+    with (
+        training_together(launch, settings.out, fingerprint_of(settings)),
+        owned(settings.out, fingerprint_of(settings)) if ranks().first else silence(),
+    ):
+        device = pick_device(own_device(settings.device, launch))
+        if device.type == "cuda" and launch.together:
+            torch.cuda.set_device(device)
+        figures = run_recipe(settings, masks_of)
+        return figures if ranks().first else {}

@@ -1,29 +1,17 @@
 """Each training of the panorama recipe, killed within an epoch and resumed, gives the bytes of an unbroken one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import Stopped
+from tests.recipes.panorama.toys import SMALL, Step, killed_at, weights_in
 from weaksam.config import load_settings
-from weaksam.engine.training import ObjectiveStep
-from weaksam.engine.training_job import TrainingJob
 from weaksam.pipeline.panorama import run_panorama
-from weaksam.recipes.panorama import PanoramaSettings, assistant
+from weaksam.recipes.panorama import PanoramaSettings
 from weaksam.recipes.panorama.assistant import ASSISTANT, RECTIFIED
 from weaksam.recipes.panorama.student import STUDENT
 from weaksam.scenes.panoramas import StreetSettings, write_panoramas
-
-SMALL = (
-    "assistant.variant=nano student.variant=nano threads=1 device=cpu windows.size=[32,64] max_masks=5 data.test=null "
-    "assistant.steps=5 assistant.batch_size=1 rectification.steps=4 student.steps=4 student.batch_size=1"
-)
-"""Epochs of three photos, and of two panoramas."""
-Step = tuple[str, int, int]
-"""The training's label, the number of the step, and that of the objective."""
 
 
 @pytest.fixture(scope="module")
@@ -31,25 +19,6 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("streets")
     write_panoramas(folder, StreetSettings(height=32, photo_size=32, rays=1), 2, 1, 3, seed=0)
     return folder
-
-
-@contextmanager
-def killed_at(end: Step | None, save_every_steps: int | None) -> Iterator[list[Step]]:
-    """Trainings in the block end before the step ``end``; the list gets every step that is taken."""
-    steps: list[Step] = []
-    take = ObjectiveStep.take
-
-    def taken(self: ObjectiveStep, batch: object, step: int) -> None:
-        at = (self.values.label, step, self.number)
-        if at == end:
-            raise Stopped
-        take(self, batch, step)
-        steps.append(at)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ObjectiveStep, "take", taken)
-        patched.setattr(assistant, "TrainingJob", partial(TrainingJob, save_every_steps=save_every_steps))
-        yield steps
 
 
 def steps_of(streets: Path, out: Path, phases: str, end: Step | None, save_every_steps: int | None) -> list[Step]:
@@ -63,11 +32,6 @@ def steps_of(streets: Path, out: Path, phases: str, end: Step | None, save_every
             with pytest.raises(Stopped):
                 run_panorama(settings)
     return steps
-
-
-def weights_in(out: Path) -> dict[str, bytes]:
-    """The bytes of all trained weights."""
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.glob("**/*.safetensors"))}
 
 
 @pytest.mark.slow

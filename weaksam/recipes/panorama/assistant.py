@@ -17,6 +17,8 @@ from weaksam.engine.seeds import derive_seed
 from weaksam.engine.training import Objective, fit
 from weaksam.engine.training_job import TrainingJob
 from weaksam.evaluation.class_maps import UNLABELLED
+from weaksam.models.backbones.shared_batch_norm import each_photo_apart, share_batch_norm
+from weaksam.models.ranks import ranks
 from weaksam.models.semantic.network import STRIDE, SemanticNetwork, build_segformer, read_semantic
 from weaksam.recipes.panorama.photos import SemanticPhotos
 from weaksam.recipes.panorama.rectification import boundary_loss, consistency_loss, repaired_labels
@@ -33,13 +35,15 @@ def build_assistant(settings: PanoramaSettings, classes: Sequence[str], device: 
     """The assistant before any training; raises `UserError` where its classes are not those of the labels."""
     of = settings.assistant
     if of.weights is None:
-        return build_segformer(of.variant, len(classes), derive_seed(settings.seed, ASSISTANT)).to(device)
-    network = read_semantic(of.weights, "assistant.weights")
+        network = build_segformer(of.variant, len(classes), derive_seed(settings.seed, ASSISTANT))
+    else:
+        network = read_semantic(of.weights, "assistant.weights")
     if network.num_classes != len(classes):
         raise UserError(
             f"wanted an assistant of the {len(classes)} classes of the labels, found {network.num_classes} in "
             f"{network.name}: set data.classes to the assistant's, or give one that was trained on these"
         )
+    share_batch_norm(network)  # over the photos of a step, of which every process has a part
     return network.to(device)
 
 
@@ -50,6 +54,10 @@ class PhotoBatch:
     image_ids: tuple[str, ...]
     pixels: Tensor
     labels: Tensor
+    draws: int
+    """Seed of what the network draws on them, see `label_loss_of`."""
+    counts: bool = True
+    """Whether they are part of the step, see `Ranks.share`."""
 
 
 class PhotoCrops:
@@ -64,11 +72,13 @@ class PhotoCrops:
         return -(-len(self.photos) // self.batch_size)
 
     def batches(self, epoch: int) -> Iterator[PhotoBatch]:
-        """The batches of an epoch: every photo once, in a drawn order."""
-        for rows in drawn_batches(len(self.photos), self.batch_size, derive_seed(self.seed, ASSISTANT, epoch)):
-            crops = [self.crop(row, epoch) for row in rows]
+        """This process's part of the batches of an epoch: every photo once, in a drawn order."""
+        for of_all in drawn_batches(len(self.photos), self.batch_size, derive_seed(self.seed, ASSISTANT, epoch)):
+            rows, counts = ranks().share(of_all)
+            pixels, labels = zip(*(self.crop(row, epoch) for row in rows), strict=True)
             image_ids = tuple(self.photos.dataset.samples[row].image_id for row in rows)
-            yield PhotoBatch(image_ids, *(torch.stack(part) for part in zip(*crops, strict=True)))
+            draws = derive_seed(self.seed, ASSISTANT, "draws", epoch, *image_ids)
+            yield PhotoBatch(image_ids, torch.stack(pixels), torch.stack(labels), draws, counts)
 
     def crop(self, row: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Photo ``row`` scaled, cut (or padded without a class), mirrored and lit as drawn, with its classes."""
@@ -103,10 +113,17 @@ def drawn_batches(num: int, batch_size: int, seed: int) -> Iterator[list[int]]:
 
 
 def label_loss_of(network: SemanticNetwork, batch: PhotoBatch) -> Tensor:
-    """Mean cross-entropy of the labelled pixels of pinhole photos; 0 where none is labelled."""
+    """Cross-entropy of pinhole photos, a mean over the labelled pixels of all processes; 0 where none is labelled.
+
+    Where several processes train, dropout follows from what each computes, not from what it computed before: only the
+    first one's global random numbers are saved with a training.
+    """
     device = network.mean.device
+    if ranks().size > 1:
+        torch.manual_seed(batch.draws)
     logits = enlarged(network(batch.pixels.to(device)).logits, (batch.labels.shape[1], batch.labels.shape[2]))
-    return boundary_loss(logits, batch.labels.to(device))
+    labels = batch.labels.to(device)
+    return boundary_loss(logits, labels, ranks().sum((labels != UNLABELLED).sum()))
 
 
 def trained(
@@ -143,6 +160,13 @@ class RectifiedBatch:
     rows: tuple[int, ...]
     epoch: int
     photos: PhotoBatch | None
+    panoramas_count: bool = True
+    """Whether the panoramas are part of the step, see `Ranks.share`; the photos may be where they are not."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether any of it is."""
+        return self.panoramas_count or (self.photos is not None and self.photos.counts)
 
 
 class Rectification:
@@ -165,12 +189,13 @@ class Rectification:
         return -(-len(self.panoramas) // self.settings.rectification.batch_size)
 
     def batches(self, epoch: int) -> Iterator[RectifiedBatch]:
-        """The batches of an epoch: every panorama once, with neighbouring windows as drawn, and pinhole photos."""
+        """This process's part of the batches of an epoch: every panorama once, and pinhole photos."""
         of, seed = self.settings.rectification, self.settings.seed
         photos = self._photos(epoch)
-        for rows in drawn_batches(len(self.panoramas), of.batch_size, derive_seed(seed, RECTIFIED, epoch)):
+        for of_all in drawn_batches(len(self.panoramas), of.batch_size, derive_seed(seed, RECTIFIED, epoch)):
+            rows, counts = ranks().share(of_all)
             image_ids = tuple(self.panoramas.dataset.samples[row].image_id for row in rows)
-            yield RectifiedBatch(image_ids, tuple(rows), epoch, next(photos, None))
+            yield RectifiedBatch(image_ids, tuple(rows), epoch, next(photos, None), counts)
 
     def _photos(self, epoch: int) -> Iterator[PhotoBatch]:
         """As many batches of pinhole photos as are wanted, from one epoch of theirs to the next; none without any."""
@@ -180,28 +205,39 @@ class Rectification:
             yield from self.photos.batches(epoch * self.batches_per_epoch + turn)
 
     def losses(self, batch: RectifiedBatch) -> dict[str, Tensor]:
-        """The weighted losses of a batch by their names: means over its panoramas."""
+        """The weighted losses of a batch by their names: means over the panoramas of all processes."""
         of = self.settings.rectification
-        each = [self._of_panorama(row, batch.epoch) for row in batch.rows]
+        with ranks().counting(batch.panoramas_count):
+            num = max(1, ranks().total(len(batch.rows)))
+            several = ranks().size > 1
+            with each_photo_apart(self.network):
+                each = [self._of_panorama(row, batch.epoch, several) for row in batch.rows]
+        counted = 1.0 if batch.panoramas_count else 0.0
         losses = {
-            "consistency": torch.stack([consistency for consistency, _ in each]).mean(),
-            "boundary": of.boundary_weight * torch.stack([boundary for _, boundary in each]).mean(),
+            "consistency": counted * (torch.stack([consistency for consistency, _ in each]).sum() / num),
+            "boundary": counted * of.boundary_weight * (torch.stack([boundary for _, boundary in each]).sum() / num),
         }
         if batch.photos is not None:
-            losses["photos"] = of.photos_weight * label_loss_of(self.network, batch.photos)
+            with ranks().counting(batch.photos.counts):
+                losses["photos"] = of.photos_weight * label_loss_of(self.network, batch.photos)
+            losses["photos"] = losses["photos"] * (1.0 if batch.photos.counts else 0.0)
         return losses
 
-    def _of_panorama(self, row: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Consistency and boundary loss of neighbouring windows of one panorama, drawn by (seed, image id, epoch)."""
+    def _of_panorama(self, row: int, epoch: int, several: bool) -> tuple[Tensor, Tensor]:
+        """Consistency and boundary loss of neighbouring windows of one panorama, drawn by (seed, image id, epoch).
+
+        With ``several`` processes dropout is drawn by them too, see `label_loss_of`.
+        """
         size, device = self.panoramas.size(row), self.network.mean.device
         every = self.windows.offsets(size)
-        generator = torch.Generator().manual_seed(
-            derive_seed(self.settings.seed, RECTIFIED, self.panoramas.dataset.samples[row].image_id, epoch)
-        )
+        seed = derive_seed(self.settings.seed, RECTIFIED, self.panoramas.dataset.samples[row].image_id, epoch)
+        generator = torch.Generator().manual_seed(seed)
         first = int(torch.randint(len(every), (1,), generator=generator))
         num = min(self.settings.rectification.windows, len(every))
         offsets = [every[(first + step) % len(every)] for step in range(num)]
         window = self.windows.fitted(size)
+        if several:
+            torch.manual_seed(seed)
         logits = self.network(crops_at(self.panoramas.pixels(row), offsets, window).to(device)).logits
         pairs = overlaps(*on_grid(offsets, window, size))
         consistency = consistency_loss(logits, pairs, self.settings.rectification.temperature)

@@ -12,9 +12,11 @@ from torch import nn
 
 from weaksam.config import UserError
 from weaksam.engine.device import pick_device
+from weaksam.engine.distributed import own_device, this_process
 from weaksam.engine.log import RunLog
 from weaksam.engine.seeds import seed_everything
 from weaksam.engine.training import fit
+from weaksam.models.ranks import ranks
 from weaksam.models.semantic.network import SemanticNetwork
 from weaksam.recipes.panorama.assistant import (
     ASSISTANT,
@@ -73,8 +75,8 @@ class PanoramaRun:
     figures: dict[str, Any]
 
     def measure(self, name: str, predict: Callable[[SemanticPhotos], Predict]) -> None:
-        """Measure on the test panoramas, if there are any."""
-        if self.test is not None:
+        """Measure on the test panoramas, if there are any; on the first process alone."""
+        if self.test is not None and ranks().first:
             result = measured(predict(self.test), self.test, name.replace("_", " "))
             self.figures[name] = result.as_dict(self.test.classes)
             if (result.confusion.sum(axis=0) > 0).sum() <= 1 and result.confusion.any():
@@ -89,7 +91,8 @@ def run(settings: PanoramaSettings, masks_of: MasksOf) -> dict[str, Any]:
     """Train the student of ``settings``, write OUT/student.safetensors, and return the figures of OUT/metrics.json.
 
     ``masks_of`` makes or finds the masks of panoramas' windows. A second call with the same settings goes on where the
-    first stopped, to the same bytes. Raises `UserError` for data, networks and settings that do not fit.
+    first stopped, to the same bytes. Processes that were started together share masks and pseudo maps and train
+    together; the first one measures and writes. Raises `UserError` for data, networks and settings that do not fit.
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -100,8 +103,10 @@ def run(settings: PanoramaSettings, masks_of: MasksOf) -> dict[str, Any]:
     of.measure("assistant_windows", lambda photos: on_windows(assistant, photos, settings.windows.windows))
     student = _joint(of, assistant) if settings.phases == "joint" else _in_two_phases(of, assistant)
     of.measure("student", lambda photos: on_whole(student, photos))
-    save_student(settings, student, of.train)
-    write_json_atomic(settings.out / "metrics.json", of.figures)
+    if ranks().first:
+        save_student(settings, student, of.train)
+        write_json_atomic(settings.out / "metrics.json", of.figures)
+    ranks().wait()
     return of.figures
 
 
@@ -120,9 +125,15 @@ def loaded(settings: PanoramaSettings, masks_of: MasksOf) -> PanoramaRun:
         build_student(
             settings.student, train.classes, settings.seed
         )  # one that does not fit is refused before all work
+    if ranks().size > len(train):
+        raise UserError(
+            f"wanted at most as many processes as panoramas that train, found {ranks().size} for {len(train)}: start "
+            "fewer"
+        )
     figures = {"settings": settings.model_dump(mode="json"), "style": "GoodSAM-style: a reconstruction"}
-    log = RunLog(settings.out / "log.jsonl")
-    return PanoramaRun(settings, pick_device(settings.device), log, train, test, photos, masks_of, figures)
+    log = RunLog(settings.out / "log.jsonl" if ranks().first else None)
+    device = pick_device(own_device(settings.device, this_process()))
+    return PanoramaRun(settings, device, log, train, test, photos, masks_of, figures)
 
 
 def first_assistant(of: PanoramaRun) -> SemanticNetwork:
@@ -150,8 +161,8 @@ def _crops(of: PanoramaRun, batch_size: int) -> PhotoCrops | None:
 
 
 def weights_sha256(network: nn.Module) -> str:
-    """Hex of all weights of a network."""
-    return content_sha256(network.state_dict(), {})
+    """Hex of all weights of a network; of several processes those of the first."""
+    return str(ranks().from_first(content_sha256(network.state_dict(), {})))
 
 
 def _in_two_phases(of: PanoramaRun, assistant: SemanticNetwork) -> SemanticNetwork:
@@ -217,7 +228,7 @@ def _joint(of: PanoramaRun, assistant: SemanticNetwork) -> SemanticNetwork:
     job = job_of(settings, STUDENT, "joint", settings.student.steps, inputs, of.log)
 
     def rectified(batch: PanoramaBatch) -> dict[str, torch.Tensor]:
-        return rectification.losses(RectifiedBatch(batch.image_ids, batch.rows, batch.epoch, None))
+        return rectification.losses(RectifiedBatch(batch.image_ids, batch.rows, batch.epoch, None, batch.counts))
 
     fit(
         nn.ModuleDict({"distillation": distillation, "assistant": assistant}),

@@ -92,10 +92,11 @@ def repaired_labels(classes: Tensor, masks: BoundaryMasks, num_classes: int, pur
     return torch.cat([labels, nothing])[masks.covering]  # the row -1 is the last
 
 
-def boundary_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def boundary_loss(logits: Tensor, labels: Tensor, num: Tensor | None = None) -> Tensor:
     """Cross-entropy of ``logits (n, C, h, w)`` with repaired ``labels (n, h, w)``: the mean over labelled pixels.
 
-    0 where no pixel is labelled.
+    0 where no pixel is labelled. ``num``: labelled pixels of all processes, by which the sum is divided; of these alone
+    where it is None.
     """
     total = F.cross_entropy(logits, labels, ignore_index=DOUBTFUL, reduction="sum")
-    return total / (labels != DOUBTFUL).sum().clamp(min=1)
+    return total / ((labels != DOUBTFUL).sum() if num is None else num).clamp(min=1)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from weaksam.config import UserError
 from weaksam.engine.seeds import derive_seed
+from weaksam.models.backbones.shared_batch_norm import each_photo_apart
+from weaksam.models.ranks import ranks
 from weaksam.models.semantic.network import STRIDE, SemanticNetwork, build_segformer, read_semantic
 from weaksam.recipes.panorama.assistant import drawn_batches, stitched_logits
 from weaksam.recipes.panorama.distillation import FeatureProjections, feature_loss, label_loss, logit_loss
@@ -98,6 +100,8 @@ class PanoramaBatch:
     image_ids: tuple[str, ...]
     rows: tuple[int, ...]
     epoch: int
+    counts: bool = True
+    """Whether they are part of the step, see `Ranks.share`."""
 
 
 class Distillation(nn.Module):
@@ -136,28 +140,38 @@ class Distillation(nn.Module):
         return -(-len(self._others[0]) // self.settings.student.batch_size)
 
     def batches(self, epoch: int) -> Iterator[PanoramaBatch]:
-        """The batches of an epoch: every panorama once, in a drawn order."""
+        """This process's part of the batches of an epoch: every panorama once, in a drawn order."""
         photos, seed = self._others[0], derive_seed(self.settings.seed, STUDENT, epoch)
-        for rows in drawn_batches(len(photos), self.settings.student.batch_size, seed):
-            yield PanoramaBatch(tuple(photos.dataset.samples[row].image_id for row in rows), tuple(rows), epoch)
+        for of_all in drawn_batches(len(photos), self.settings.student.batch_size, seed):
+            rows, counts = ranks().share(of_all)
+            image_ids = tuple(photos.dataset.samples[row].image_id for row in rows)
+            yield PanoramaBatch(image_ids, tuple(rows), epoch, counts)
 
     def losses(self, batch: PanoramaBatch) -> dict[str, Tensor]:
-        """The weighted losses of a batch by their names: means over its panoramas."""
+        """The weighted losses of a batch by their names: means over the panoramas of all processes."""
         total: dict[str, list[Tensor]] = {}
-        for row in batch.rows:
-            for name, value in self._of_panorama(row, batch.epoch).items():
-                total.setdefault(name, []).append(value)
-        return {name: torch.stack(values).sum() / len(batch.rows) for name, values in total.items()}
+        num, several = max(1, ranks().total(len(batch.rows))), ranks().size > 1
+        with each_photo_apart(self.student):
+            for row in batch.rows:
+                for name, value in self._of_panorama(row, batch.epoch, several).items():
+                    total.setdefault(name, []).append(value)
+        return {name: torch.stack(values).sum() / num for name, values in total.items()}
 
-    def _of_panorama(self, row: int, epoch: int) -> dict[str, Tensor]:
-        """The losses of one panorama, turned and mirrored, and of windows of it, as (seed, image id, epoch) draw."""
+    def _of_panorama(self, row: int, epoch: int, several: bool) -> dict[str, Tensor]:
+        """The losses of one panorama, turned and mirrored, and of windows of it, as (seed, image id, epoch) draw.
+
+        With ``several`` processes they draw dropout too: only the first one's global random numbers are saved.
+        """
         photos, _, targets = self._others
         image_id = photos.dataset.samples[row].image_id
-        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, STUDENT, image_id, epoch))
+        seed = derive_seed(self.settings.seed, STUDENT, image_id, epoch)
+        generator = torch.Generator().manual_seed(seed)
         pixels, (labels, logits) = photos.pixels(row), targets.of(row)
         turn = int(torch.randint(pixels.shape[2] // STRIDE, (1,), generator=generator))
         mirrored = bool(torch.rand(1, generator=generator) < 0.5)
         device = self.student.mean.device
+        if several:
+            torch.manual_seed(seed)
         shown = turned(pixels, turn * STRIDE, mirrored).to(device)
         seen = self.student(shown[None]).logits
         wanted = turned(labels, turn * STRIDE, mirrored).to(device)
