@@ -1,6 +1,7 @@
 """The recipe on a few rendered streets with small networks: targets, turns, both phases, resume, prediction, errors."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,11 @@ def test_a_run_makes_a_student_and_resumes_to_the_same_bytes(streets: Path, tmp_
     with pytest.raises(UserError, match="panorama student trained with other settings"):
         run_panorama(settings(streets, tmp_path / "out", "student.lr=0.5"))
 
+    shutil.move(tmp_path / "out" / "student", tmp_path / "kept")
+    upper_bound = run_panorama(settings(streets, tmp_path / "out", "student.targets=true"))  # beside what is there
+    assert "rectified_windows" not in upper_bound and student.read_bytes() != written
+    student.write_bytes(written)
+
     photo = streets / "test" / "images" / "00000.png"
     result = invoke("panorama", "predict", str(student), str(photo), "--out", str(tmp_path / "maps"), "--device", "cpu")
     assert "1 panoramas" in result.output and "7 car" in result.output
@@ -131,7 +137,7 @@ def test_a_run_makes_a_student_and_resumes_to_the_same_bytes(streets: Path, tmp_
 @pytest.mark.parametrize(
     ("more", "losses"),
     [
-        (("student.targets=true", "rectification.steps=0"), {"labels"}),
+        (("student.targets=true",), {"labels"}),  # which no assistant teaches: nothing is rectified
         (("student.targets=assistant", "rectification.steps=0", "student.feature_weight=0"), {"labels", "logits"}),
         (("student.windows=0", "student.logit_weight=0", "rectification.steps=0"), {"labels"}),
         (("phases=joint",), {"labels", "logits", "features", "consistency", "boundary"}),

@@ -166,11 +166,11 @@ def weights_sha256(network: nn.Module) -> str:
 
 
 def _in_two_phases(of: PanoramaRun, assistant: SemanticNetwork) -> SemanticNetwork:
-    """Adapt the assistant, then distil it; the student."""
+    """Adapt the assistant, then distil it; the student. True labels leave the assistant out."""
     settings, targets = of.settings, of.settings.student.targets
-    votes = targets == "ensemble"
-    masks = of.masks(of.train, "train") if settings.rectification.steps or votes else None
-    if settings.rectification.steps and masks is not None:
+    votes, rectifies = targets == "ensemble", settings.rectification.steps and targets != "true"
+    masks = of.masks(of.train, "train") if rectifies or votes else None
+    if rectifies and masks is not None:
         _rectify(of, assistant, masks)
         of.measure("rectified_windows", lambda photos: on_windows(assistant, photos, settings.windows.windows))
     sha256 = weights_sha256(assistant)
