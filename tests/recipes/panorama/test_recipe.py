@@ -152,6 +152,15 @@ def test_targets_and_phases(streets: Path, tmp_path: Path, more: tuple[str, ...]
     assert masks == (not any("targets=" in setting for setting in more))
 
 
+@pytest.mark.slow
+def test_a_student_may_start_from_the_assistant(streets: Path, tmp_path: Path) -> None:
+    more = ("student.start=assistant", "student.steps=0", "rectification.steps=2")
+    figures = run_panorama(settings(streets, tmp_path, *more))
+    assert figures["student"]["confusion"] == figures["assistant_whole"]["confusion"]  # not the rectified one
+    with pytest.raises(UserError, match="found SegFormer-NANO and SegFormer-B0: set both variants to one"):
+        run_panorama(settings(streets, tmp_path / "other", "student.start=assistant", "student.variant=b0"))
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path, streets: Path) -> None:
     with owned(tmp_path / "out", "another run"), pytest.raises(UserError, match="for this run alone"):
         run_panorama(settings(streets, tmp_path / "out"))
@@ -168,6 +177,7 @@ def test_what_cannot_be_used_is_one_sentence(streets: Path, tmp_path: Path) -> N
         (("windows.size=[30,32]",), "multiples of 4"),
         (("windows.stride=[32,68]",), "lower the stride"),
         (("phases=joint", "student.targets=true"), "set student.targets=ensemble"),
+        (("student.start=assistant", "student.weights=x"), "leave one out"),
         (("data.classes=null",), "set data.classes"),
     ):
         with pytest.raises(UserError, match=wanted) as error:

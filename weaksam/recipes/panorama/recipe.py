@@ -44,6 +44,7 @@ from weaksam.recipes.panorama.student import (
     StudentTargets,
     TrueTargets,
     build_student,
+    start_of,
 )
 from weaksam.recipes.panorama.windows import MaskStore, WindowMasks
 from weaksam.store.files import write_json_atomic
@@ -140,6 +141,7 @@ def first_assistant(of: PanoramaRun) -> SemanticNetwork:
     """The assistant for pinhole photos: read, or trained on them in OUT/assistant."""
     settings = of.settings
     assistant = build_assistant(settings, of.train.classes, of.device)
+    start_of(settings.student, assistant)  # one that does not fit is refused before all work
     crops = _crops(of, settings.assistant.batch_size)
     if settings.assistant.weights is None and settings.assistant.steps and crops is not None:
         inputs = [settings.assistant, settings.windows, crops.photos.fingerprint]
@@ -169,6 +171,7 @@ def _in_two_phases(of: PanoramaRun, assistant: SemanticNetwork) -> SemanticNetwo
     """Adapt the assistant, then distil it; the student. True labels leave the assistant out."""
     settings, targets = of.settings, of.settings.student.targets
     votes, rectifies = targets == "ensemble", settings.rectification.steps and targets != "true"
+    start = start_of(settings.student, assistant)
     masks = of.masks(of.train, "train") if rectifies or votes else None
     if rectifies and masks is not None:
         _rectify(of, assistant, masks)
@@ -183,8 +186,9 @@ def _in_two_phases(of: PanoramaRun, assistant: SemanticNetwork) -> SemanticNetwo
         TrueTargets(of.train) if targets == "true" else AssistantTargets(assistant, of.train, settings, store)
     )
     learnt = None if targets == "true" else assistant
-    distillation = Distillation(settings, of.train, learnt, of_targets).to(of.device)
+    distillation = Distillation(settings, of.train, learnt, of_targets, start).to(of.device)
     inputs = [settings.student, settings.windows, of.train.fingerprint]
+    inputs += [] if start is None else [content_sha256(start, {})]
     inputs += [] if targets == "true" else [sha256, "" if store is None else store.fingerprint]
     job = job_of(settings, STUDENT, "student", settings.student.steps, inputs, of.log)
     if settings.student.steps:
@@ -220,7 +224,8 @@ def _rectify(of: PanoramaRun, assistant: SemanticNetwork, masks: WindowMasks) ->
 def _joint(of: PanoramaRun, assistant: SemanticNetwork) -> SemanticNetwork:
     """A step of the student and one of the assistant in turn, in OUT/joint; the student."""
     settings, masks = of.settings, of.masks(of.train, "train")
-    distillation = Distillation(settings, of.train, assistant, MomentaryTargets(assistant, masks, settings))
+    targets, start = MomentaryTargets(assistant, masks, settings), start_of(settings.student, assistant)
+    distillation = Distillation(settings, of.train, assistant, targets, start)
     distillation.to(of.device)
     rectification = Rectification(assistant, of.train, masks, _crops(of, settings.assistant.batch_size), settings)
     inputs = [settings.student, settings.rectification, settings.windows, settings.fusion, settings.assistant]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -105,6 +106,11 @@ class StudentSettings(TeachingSettings):
 
     variant: SegformerVariant = Field("b0", description="the student's SegFormer; b0 has 3.7 M parameters")
     weights: Path | None = Field(None, description="folder or hub id of a SegFormer to begin with; none: from scratch")
+    start: Literal["weights", "assistant"] = Field(
+        "weights",
+        description="first weights: those of student.weights, drawn ones without; or the assistant's before its "
+        "rectification, where both are of one variant (ours)",
+    )
     windows: int = Field(2, ge=0, description="windows of each panorama in a step, beside the whole panorama")
     targets: Literal["ensemble", "assistant", "true"] = Field(
         "ensemble", description="labels: the pseudo maps; the assistant's own; or data.train.labels, the upper bound"
@@ -114,6 +120,15 @@ class StudentSettings(TeachingSettings):
     max_cache_gib: float = Field(1.0, ge=0, description="room for the assistant's logits, which stay in two phases")
 
     _not_fingerprinted: ClassVar[frozenset[str]] = frozenset({"max_cache_gib"})
+    _as_before: ClassVar[Mapping[str, Any]] = {"start": "weights"}
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.start == "assistant" and self.weights is not None:
+            raise ValueError(
+                "student.start=assistant begins with the assistant's weights, found student.weights too: leave one out"
+            )
+        return self
 
 
 class PanoramaSettings(Settings):

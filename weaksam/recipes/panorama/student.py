@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,7 +107,8 @@ class PanoramaBatch:
 class Distillation(nn.Module):
     """The student with the projections of its features, and its losses.
 
-    Raises `UserError` where the assistant has no features by stage to learn, and for a student of other classes.
+    The student begins with the weights of ``start``, if given. Raises `UserError` where the assistant has no features
+    by stage to learn, and for a student of other classes.
     """
 
     def __init__(
@@ -116,10 +117,13 @@ class Distillation(nn.Module):
         photos: SemanticPhotos,
         assistant: SemanticNetwork | None,
         targets: StudentTargets,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         of, seed = settings.student, derive_seed(settings.seed, STUDENT)
         self.student = build_student(of, photos.classes, seed)
+        if start is not None:
+            self.student.load_state_dict(start)
         self._others = (photos, assistant, targets)  # in a tuple, so that they are no parts of this module
         self.settings = settings
         self.projections = FeatureProjections([], [])
@@ -224,6 +228,22 @@ def build_student(settings: StudentSettings, classes: tuple[str, ...], seed: int
             "or set data.classes to fit"
         )
     return network
+
+
+def start_of(settings: StudentSettings, assistant: SemanticNetwork) -> dict[str, Tensor] | None:
+    """A copy of the ``assistant``'s weights where the student starts from them, else None.
+
+    Raises `UserError` where the two are not of one architecture.
+    """
+    if settings.start != "assistant":
+        return None
+    student = build_segformer(settings.variant, assistant.num_classes, seed=0)
+    if not assistant.is_segformer or assistant.architecture() != student.architecture():
+        raise UserError(
+            f"wanted an assistant of the student's architecture for student.start=assistant, found {assistant.name} "
+            f"and {student.name}: set both variants to one, or student.start=weights"
+        )
+    return {name: value.clone() for name, value in assistant.state_dict().items()}
 
 
 def turned(values: Tensor, columns: int, mirrored: bool) -> Tensor:
