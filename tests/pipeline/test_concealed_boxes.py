@@ -115,6 +115,7 @@ def test_what_cannot_make_boxes_is_one_sentence(scenes: Path, tmp_path: Path) ->
     config = f"labels.config={scenes / 'config.yaml'}"
     for more, wanted in (
         ([f"labels.run={tmp_path}"], "or the run.json of one that made some of its stages, found neither"),
+        ([config, f"labels.run={tmp_path / 'out'}"], "wanted a folder of its own for the run that makes boxes"),
         ([f"labels.config={tmp_path / 'none.yaml'}"], "wanted a YAML file at"),
         ([f"labels.config={tmp_path / 'list.yaml'}"], "wanted a mapping of settings"),
         (

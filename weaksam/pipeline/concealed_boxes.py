@@ -42,12 +42,11 @@ def finish_boxes(settings: ConcealedSettings) -> None:
 def _unfinished(settings: ConcealedSettings) -> RunSettings | None:
     """The settings of the run that is to be finished; None where its pseudo ground truth is."""
     out, config = settings.boxes_run, settings.labels.config
-    if config is None:
-        if _is_recorded(out):
-            return None
-        of_run = _recorded(out)
-    else:
-        of_run = _configured(config, out, images_of(settings.data.train))
+    if config is None and _is_recorded(out):
+        return None
+    if out.resolve() == settings.out.resolve():
+        raise UserError(f"wanted a folder of its own for the run that makes boxes, found out={out}: name another")
+    of_run = _recorded(out) if config is None else _configured(config, out, images_of(settings.data.train))
     _require_tags(of_run, config or out / "run.json")
     _require_photos(settings, of_run)
     if config is not None and (out / PSEUDO_GT).is_file() and open_run(of_run).finished(LAST):

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.commands import output, refused
 from tests.helpers import CPU, ROOT, Stopped
 from tests.ranks import on_ranks
+from tests.recipes.kills import killed_at
 from weaksam.config import UserError, load_settings
 from weaksam.engine.output_folder import owned
 from weaksam.evaluation.map_files import measure_folders
@@ -144,6 +145,23 @@ def test_two_processes_train_as_one_does(scenes: Path, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in stores[0]] == [path.read_bytes() for path in stores[1]]
     moved = [name for name in alone if name.startswith(("stages", "fusions")) and name.endswith("weight")]
     assert moved and all(np.abs(alone[name] - both[0][name]).max() < 0.02 for name in moved)
+
+
+def _killed_on_rank(scenes: Path, out: Path) -> None:
+    more = ("training.batch_size=3", "device=cpu", "data.test=null", "labels.views=0")  # a part of one and one of two
+    run(settings(scenes, out / "whole", *more))
+    with killed_at(training, (training.LABEL, 3, 0), save_every_steps=1), pytest.raises(Stopped):
+        run(settings(scenes, out / "killed", *more))
+    run(settings(scenes, out / "killed", *more))
+
+
+@pytest.mark.slow
+def test_two_killed_processes_go_on_to_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
+    """Within an epoch, with dropout, which each process draws."""
+    on_ranks(2, tmp_path / "meet", _killed_on_rank, scenes, tmp_path)
+    for name in ("model.safetensors", "training/weights.safetensors"):
+        whole, resumed = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "killed"))
+        assert whole == resumed, name
 
 
 def _reported(scenes: Path, out: Path) -> bool:

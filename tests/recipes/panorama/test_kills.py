@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import Stopped
-from tests.recipes.panorama.toys import SMALL, Step, killed_at, weights_in
+from tests.recipes.kills import Step, killed_at
+from tests.recipes.panorama.toys import SMALL, weights_in
 from weaksam.config import load_settings
 from weaksam.pipeline.panorama import run_panorama
-from weaksam.recipes.panorama import PanoramaSettings
+from weaksam.recipes.panorama import PanoramaSettings, assistant
 from weaksam.recipes.panorama.assistant import ASSISTANT, RECTIFIED
 from weaksam.recipes.panorama.student import STUDENT
 from weaksam.scenes.panoramas import StreetSettings, write_panoramas
@@ -25,7 +26,7 @@ def steps_of(streets: Path, out: Path, phases: str, end: Step | None, save_every
     """The steps that a run takes, to its end or to the step ``end``."""
     given = [f"out={out}", f"phases={phases}", *SMALL.split()]
     settings = load_settings(PanoramaSettings, streets / "panorama.yaml", given)
-    with killed_at(end, save_every_steps) as steps:
+    with killed_at(assistant, end, save_every_steps) as steps:
         if end is None:
             run_panorama(settings)
         else:

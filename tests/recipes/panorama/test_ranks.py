@@ -8,13 +8,14 @@ from torch import nn
 
 from tests.helpers import Stopped
 from tests.ranks import Trained, assert_same_training, on_ranks, trained
-from tests.recipes.panorama.toys import SMALL, killed_at, weights_in
+from tests.recipes.kills import killed_at
+from tests.recipes.panorama.toys import SMALL, weights_in
 from weaksam.config import UserError, load_settings
 from weaksam.engine.training import Objective
 from weaksam.models.ranks import ranks
 from weaksam.models.semantic.network import VARIANTS
 from weaksam.pipeline import panorama
-from weaksam.recipes.panorama import PanoramaSettings
+from weaksam.recipes.panorama import PanoramaSettings, assistant
 from weaksam.recipes.panorama.assistant import (
     ASSISTANT,
     RECTIFIED,
@@ -111,7 +112,7 @@ def _killed_and_resumed(streets: Path, out: Path) -> list[bool]:
     )
     reported = [bool(panorama.run_panorama(settings(streets, out / "whole", *more)))]
     for end in ((ASSISTANT, 4, 0), (RECTIFIED, 2, 0), (STUDENT, 3, 0)):
-        with killed_at(end, 1), pytest.raises(Stopped):
+        with killed_at(assistant, end, 1), pytest.raises(Stopped):
             panorama.run_panorama(settings(streets, out / "killed", *more))
     return [*reported, bool(panorama.run_panorama(settings(streets, out / "killed", *more)))]
 

@@ -37,10 +37,14 @@ Target = Callable[[str], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class ConcealedBatch:
-    """This process's photos of a step; ``counts``: whether they are part of it, see `Ranks.share`."""
+    """This process's photos of a step; ``counts``: whether they are part of it, see `Ranks.share`.
+
+    ``draws``: seed of dropout on them where several processes train.
+    """
 
     image_ids: tuple[str, ...]
     views: tuple[LabelledView, ...]
+    draws: int
     counts: bool = True
 
 
@@ -68,7 +72,9 @@ class ConcealedTraining:
         for start in range(0, len(order), size):
             rows, counts = ranks().share(order[start : start + size])
             image_ids = tuple(self.photos.image_ids[row] for row in rows)
-            yield ConcealedBatch(image_ids, tuple(self.view(image_id, epoch) for image_id in image_ids), counts)
+            draws = derive_seed(self.settings.seed, LABEL, "draws", epoch, *image_ids)
+            views = tuple(self.view(image_id, epoch) for image_id in image_ids)
+            yield ConcealedBatch(image_ids, views, draws, counts)
 
     def view(self, image_id: str, epoch: int) -> LabelledView:
         """A photo as epoch ``epoch`` shows it; all draws follow from (seed, image id, epoch)."""
@@ -94,6 +100,8 @@ class ConcealedTraining:
         mask = torch.stack([view.mask for view in views]).to(device)
         weights = torch.stack([view.weights for view in views]).to(device)
         labels = torch.stack([view.labels for view in views]).to(device)
+        if ranks().size > 1:  # of the global random numbers only the first process's are saved
+            torch.manual_seed(batch.draws)
         losses = concealed_losses(
             self.network(normalise(pixels, self.colours)),
             mask,
