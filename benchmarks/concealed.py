@@ -5,12 +5,12 @@
     python benchmarks/concealed.py OUT --step-seconds [--side 352]
 
 Scenes are those of `weaksam data camouflage`, whose labels leave their object with a chance of --slips. With --photos
-DIR (images/ and masks/ of one name, as camo_like31) every third photo is tested on, the next one validates in turn,
-and the others train; their labels are drawn from their masks. Epochs are chosen on validation photos. The table holds
-M, weighted F, mean E and S of the test maps as they are, over several seeds their mean and sample standard deviation,
-and beside them how many photos train and the IoU of the labels that were kept and left out. Photos that are left out
-take steps from an epoch: `selection, equal steps` has as many more epochs as give the optimizer the steps of all
-photos. `direct` is the segmenter prompted by test labels, without a network.
+DIR (images/ and masks/ of one name, as camo_like31) every third photo is tested on, every sixth validates, and the
+others train; their labels are drawn from their masks, and seeds 0, 1 and 2 are the three folds. Epochs are chosen on
+validation photos. The table holds M, weighted F, mean E and S of the test maps as they are, over several seeds their
+mean and sample standard deviation, and beside them how many photos train and the IoU of the labels that were kept and
+left out. Photos that are left out take steps from an epoch: `selection, equal steps` has as many more epochs as give
+the optimizer the steps of all photos. `direct` is the segmenter prompted by test labels, without a network.
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ COLUMNS = ("mae", "weighted_f", "mean_e", "s")
 
 
 def folds(photos: Path, out: Path, style: ScribbleStyle, seed: int) -> None:
-    """Write OUT/{train,validation,test} from a folder of photos and masks of one name."""
+    """Write OUT/{train,validation,test} of fold ``seed`` from a folder of photos and masks of one name."""
     for row, path in enumerate(sorted((photos / "images").iterdir())):
-        split = "test" if row % 3 == 2 else "validation" if row % 6 == 4 else "train"
+        place = row + seed
+        split = "test" if place % 3 == 2 else "validation" if place % 6 == 4 else "train"
         target = out / split
         for folder in ("Imgs", "GT"):
             (target / folder).mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,11 @@
                                   [--photos 240] [--set key=value ...]
     python benchmarks/panorama.py --speed [--height 400] [--width 2048] [--rounds 5]
 
-Renders the data set of each seed, trains an assistant from scratch and the rest from it, and prints mIoU on the test panoramas, mean and
-sample standard deviation over the seeds that have been measured; what is finished below OUT is not made again. Students
-(--students): taught the `assistant`'s labels and logits alone, those of the `ensemble` (pseudo maps), features as well
-(`full`), and `true` labels. --speed times SegFormer-B0 of 19 classes on whole panoramas with one thread, and says which
-share of this machine's matrix products that is.
+Renders the data set of each seed, trains an assistant from scratch and the rest from it, and prints mIoU on the test
+panoramas, mean and sample standard deviation over the seeds that have been measured; what is finished below OUT is not
+made again. Students (--students): taught the `assistant`'s labels and logits alone, those of the `ensemble` (pseudo
+maps), features as well (`full`), and `true` labels. --speed times SegFormer-B0 of 19 classes on whole panoramas with
+one thread, and says which share of this machine's matrix products that is.
 """
 
 from __future__ import annotations

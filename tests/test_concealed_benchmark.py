@@ -16,7 +16,9 @@ from weaksam.recipes.concealed.photos import load_concealed
 from weaksam.recipes.concealed.recipe import training_targets
 from weaksam.sam.ensemble import uncertainty
 from weaksam.scenes.camouflage import CamouflageSettings, render_camouflage, write_camouflage
+from weaksam.structures.scribbles import ScribbleStyle
 
+SPLITS = ("train", "validation", "test")
 TOY = "--size 64 --epochs 1 --train 4 --test 2 --set labels.views=2 labels.max_absolute=1 labels.max_relative=1000"
 
 
@@ -55,6 +57,13 @@ def test_folds_of_photos(concealed, capsys, monkeypatch, tmp_path: Path) -> None
         for folder, pixels in (("images", scene.image), ("masks", scene.mask.astype(np.uint8) * 255)):
             (photos / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(photos / folder / f"{number}.png")
+    tested = []
+    for fold in range(3):
+        concealed.folds(photos, tmp_path / str(fold), ScribbleStyle("scribble", 10, 8, 0.0), fold)
+        splits = [sorted(path.stem for path in (tmp_path / str(fold)).glob(f"{name}/Imgs/*")) for name in SPLITS]
+        assert sorted([*splits[0], *splits[1], *splits[2]]) == [str(number) for number in range(6)]
+        tested += splits[2]
+    assert sorted(tested) == [str(number) for number in range(6)]  # each photo by one fold
     given = [str(tmp_path / "out"), *TOY.split(), "--photos", str(photos), "--variants", "fused"]
     (row,) = rows(concealed, capsys, monkeypatch, *given)
     assert row[:2] == ["scribble", "fused"] and row[6] == "3"
