@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -34,29 +34,18 @@ class MapMeasures:
 
 
 @dataclass(frozen=True)
-class MapFigures:
+class MapFigures(MapMeasures):
     """Means over the maps of a set; curves are averaged first, then their mean and greatest value is taken."""
 
-    mae: float
-    weighted_f: float
-    s: float
-    adaptive_f: float
-    adaptive_e: float
-    f_curve: np.ndarray
-    e_curve: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
     num_maps: int
 
     @classmethod
     def of(cls, measures: Sequence[MapMeasures]) -> MapFigures:
         """The means of at least one map's measures."""
         assert measures, "figures want at least one map"
-        names = ("mae", "weighted_f", "s", "adaptive_f", "adaptive_e")
-        curves = ("f_curve", "e_curve", "precision", "recall")
-        means = {name: float(np.mean([getattr(of_map, name) for of_map in measures])) for name in names}
-        mean_curves = {name: np.mean([getattr(of_map, name) for of_map in measures], axis=0) for name in curves}
-        return cls(**means, **mean_curves, num_maps=len(measures))
+        columns = {field.name: [getattr(of_map, field.name) for of_map in measures] for field in fields(MapMeasures)}
+        means: dict[str, Any] = {name: np.mean(values, axis=0) for name, values in columns.items()}
+        return cls(**{name: mean if mean.ndim else float(mean) for name, mean in means.items()}, num_maps=len(measures))
 
     @property
     def mean_f(self) -> float:
