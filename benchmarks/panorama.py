@@ -6,9 +6,10 @@
 
 Renders the data set of each seed, trains an assistant from scratch and the rest from it, and prints mIoU on the test
 panoramas, mean and sample standard deviation over the seeds that have been measured; what is finished below OUT is not
-made again. Students (--students): taught the `assistant`'s labels and logits alone, those of the `ensemble` (pseudo
-maps), features as well (`full`), and `true` labels. --speed times SegFormer-B0 of 19 classes on whole panoramas with
-one thread, and says which share of this machine's matrix products that is.
+made again. Students (--students): taught labels and logits of the assistant without any mask, before its rectification
+(`plain`), of the rectified `assistant`, of the `ensemble` (pseudo maps), features as well (`full`), and `true` labels.
+--speed times SegFormer-B0 of 19 classes on whole panoramas with one thread, and says which share of this machine's
+matrix products that is.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from weaksam.recipes.panorama import PanoramaSettings
 from weaksam.scenes.panoramas import StreetSettings, write_panoramas
 
 STUDENTS: Mapping[str, tuple[str, ...]] = {
+    "plain": ("rectification.steps=0", "student.targets=assistant", "student.feature_weight=0"),
     "assistant": ("student.targets=assistant", "student.feature_weight=0"),
     "ensemble": ("student.feature_weight=0",),
     "full": (),
