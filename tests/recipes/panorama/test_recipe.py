@@ -157,8 +157,23 @@ def test_a_student_may_start_from_the_assistant(streets: Path, tmp_path: Path) -
     more = ("student.start=assistant", "student.steps=0", "rectification.steps=2")
     figures = run_panorama(settings(streets, tmp_path, *more))
     assert figures["student"]["confusion"] == figures["assistant_whole"]["confusion"]  # not the rectified one
-    with pytest.raises(UserError, match="found SegFormer-NANO and SegFormer-B0: set both variants to one"):
+    with pytest.raises(UserError, match=r"found SegFormer-NANO and student\.variant=b0: set both"):
         run_panorama(settings(streets, tmp_path / "other", "student.start=assistant", "student.variant=b0"))
+
+
+@pytest.mark.slow
+def test_a_student_keeps_the_colours_that_it_began_with(streets: Path, tmp_path: Path) -> None:
+    build_segformer("nano", 8, seed=0).network.save_pretrained(tmp_path / "grey")
+    colours = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.6, 0.5, 0.4]}
+    (tmp_path / "grey" / "preprocessor_config.json").write_text(json.dumps(colours))
+    given = f"weights={tmp_path / 'grey'}"
+    for name, more in (("given", (f"student.{given}",)), ("copied", (f"assistant.{given}", "student.start=assistant"))):
+        out = tmp_path / name
+        figures = run_panorama(settings(streets, out, "student.steps=0", "rectification.steps=0", *more))
+        student = load_student(out / "student.safetensors", CPU)
+        assert student.network.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+        image, truth = (np.array(Image.open(streets / "test" / kind / "00000.png")) for kind in ("images", "labels"))
+        assert (student.segment(image) == truth).mean() == pytest.approx(figures["student"]["accuracy"])
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path, streets: Path) -> None:

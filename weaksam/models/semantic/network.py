@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -43,7 +43,8 @@ ARCHITECTURE = (
 """The keys of a SegFormer's config that decide the shapes of its weights."""
 STRIDE = 4
 """Pixels that a logit stands for along an axis."""
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of every published SegFormer
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of colours, those of every published SegFormer."""
 
 
 class Semantics(NamedTuple):
@@ -63,7 +64,7 @@ class SemanticNetwork(nn.Module):
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, name: str, mean: tuple[float, ...] = _MEAN, std: tuple[float, ...] = _STD
+        self, network: nn.Module, name: str, mean: Sequence[float] = IMAGENET[0], std: Sequence[float] = IMAGENET[1]
     ) -> None:
         super().__init__()
         self.network, self.name = network, name
@@ -114,14 +115,24 @@ def build_segformer(variant: SegformerVariant, num_classes: int, seed: int) -> S
     return segformer_of(VARIANTS[variant], num_classes, seed, f"SegFormer-{variant.upper()}")
 
 
-def segformer_of(architecture: Mapping[str, Any], num_classes: int, seed: int, name: str) -> SemanticNetwork:
-    """The SegFormer of an `ARCHITECTURE`, or of a part of it, with weights drawn from ``seed``."""
+def segformer_of(
+    architecture: Mapping[str, Any],
+    num_classes: int,
+    seed: int,
+    name: str,
+    mean: Sequence[float] = IMAGENET[0],
+    std: Sequence[float] = IMAGENET[1],
+) -> SemanticNetwork:
+    """The SegFormer of an `ARCHITECTURE`, or of a part of it, with weights drawn from ``seed``.
+
+    ``mean`` and ``std``: of its colours, 3 each, of photos in [0, 1].
+    """
     transformers: Any = import_module("transformers")
     config = transformers.SegformerConfig(num_labels=num_classes, **architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = transformers.SegformerForSemanticSegmentation(config)
-    return SemanticNetwork(network, name)
+    return SemanticNetwork(network, name, mean, std)
 
 
 def read_semantic(weights: Path, setting: str) -> SemanticNetwork:
@@ -139,7 +150,9 @@ def read_semantic(weights: Path, setting: str) -> SemanticNetwork:
 def _colours(source: ModelSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of colours; ImageNet's where the model does not say."""
     if not (source.folder / "preprocessor_config.json").is_file():
-        return _MEAN, _STD
+        return IMAGENET
     values = read_json(source, "preprocessor_config.json")
-    mean, std = (tuple(values.get(key) or default) for key, default in (("image_mean", _MEAN), ("image_std", _STD)))
+    mean, std = (
+        tuple(values.get(key) or default) for key, default in zip(("image_mean", "image_std"), IMAGENET, strict=True)
+    )
     return mean, std

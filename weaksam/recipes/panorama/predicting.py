@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 from weaksam.config import UserError
 from weaksam.data.images import read_image
 from weaksam.data.photos import list_photos
-from weaksam.models.semantic.network import ARCHITECTURE, SemanticNetwork, segformer_of
+from weaksam.models.semantic.network import ARCHITECTURE, IMAGENET, SemanticNetwork, segformer_of
 from weaksam.recipes.panorama.measuring import class_map, whole_logits
 from weaksam.recipes.panorama.photos import check_proportions
 from weaksam.recipes.panorama.recipe import KIND
@@ -60,7 +60,7 @@ def load_student(path: Path, device: torch.device) -> PanoramaStudent:
         )
     classes = tuple(facts["classes"])
     architecture = {key: facts["architecture"][key] for key in ARCHITECTURE}
-    network = segformer_of(architecture, len(classes), 0, "the student")
+    network = segformer_of(architecture, len(classes), 0, "the student", *facts.get("colours", IMAGENET))
     network.load_state_dict(state)
     return PanoramaStudent(network.to(device).eval(), classes, facts["vertical_degrees"], facts["height"])
 

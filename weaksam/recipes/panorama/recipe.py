@@ -44,6 +44,7 @@ from weaksam.recipes.panorama.student import (
     StudentTargets,
     TrueTargets,
     build_student,
+    check_start,
     start_of,
 )
 from weaksam.recipes.panorama.windows import MaskStore, WindowMasks
@@ -141,7 +142,7 @@ def first_assistant(of: PanoramaRun) -> SemanticNetwork:
     """The assistant for pinhole photos: read, or trained on them in OUT/assistant."""
     settings = of.settings
     assistant = build_assistant(settings, of.train.classes, of.device)
-    start_of(settings.student, assistant)  # one that does not fit is refused before all work
+    check_start(settings.student, assistant)  # one that does not fit is refused before all work
     crops = _crops(of, settings.assistant.batch_size)
     if settings.assistant.weights is None and settings.assistant.steps and crops is not None:
         inputs = [settings.assistant, settings.windows, crops.photos.fingerprint]
@@ -188,7 +189,7 @@ def _in_two_phases(of: PanoramaRun, assistant: SemanticNetwork) -> SemanticNetwo
     learnt = None if targets == "true" else assistant
     distillation = Distillation(settings, of.train, learnt, of_targets, start).to(of.device)
     inputs = [settings.student, settings.windows, of.train.fingerprint]
-    inputs += [] if start is None else [content_sha256(start, {})]
+    inputs += [] if start is None else [weights_sha256(start)]
     inputs += [] if targets == "true" else [sha256, "" if store is None else store.fingerprint]
     job = job_of(settings, STUDENT, "student", settings.student.steps, inputs, of.log)
     if settings.student.steps:
@@ -277,6 +278,7 @@ def save_student(settings: PanoramaSettings, student: SemanticNetwork, photos: S
         "kind": KIND,
         "classes": list(photos.classes),
         "architecture": student.architecture(),
+        "colours": [student.mean.flatten().tolist(), student.std.flatten().tolist()],
         "vertical_degrees": settings.data.vertical_degrees,
         "height": settings.data.height,
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from weaksam.config import UserError
 from weaksam.engine.seeds import derive_seed
 from weaksam.models.backbones.shared_batch_norm import each_photo_apart
 from weaksam.models.ranks import ranks
-from weaksam.models.semantic.network import STRIDE, SemanticNetwork, build_segformer, read_semantic
+from weaksam.models.semantic.network import STRIDE, VARIANTS, SemanticNetwork, build_segformer, read_semantic
 from weaksam.recipes.panorama.assistant import drawn_batches, stitched_logits
 from weaksam.recipes.panorama.distillation import FeatureProjections, feature_loss, label_loss, logit_loss
 from weaksam.recipes.panorama.fusion import Fusion
@@ -107,7 +108,7 @@ class PanoramaBatch:
 class Distillation(nn.Module):
     """The student with the projections of its features, and its losses.
 
-    The student begins with the weights of ``start``, if given. Raises `UserError` where the assistant has no features
+    The student is ``start``, if given. Raises `UserError` where the assistant has no features
     by stage to learn, and for a student of other classes.
     """
 
@@ -117,13 +118,11 @@ class Distillation(nn.Module):
         photos: SemanticPhotos,
         assistant: SemanticNetwork | None,
         targets: StudentTargets,
-        start: Mapping[str, Tensor] | None = None,
+        start: SemanticNetwork | None = None,
     ) -> None:
         super().__init__()
         of, seed = settings.student, derive_seed(settings.seed, STUDENT)
-        self.student = build_student(of, photos.classes, seed)
-        if start is not None:
-            self.student.load_state_dict(start)
+        self.student = build_student(of, photos.classes, seed) if start is None else start
         self._others = (photos, assistant, targets)  # in a tuple, so that they are no parts of this module
         self.settings = settings
         self.projections = FeatureProjections([], [])
@@ -230,20 +229,21 @@ def build_student(settings: StudentSettings, classes: tuple[str, ...], seed: int
     return network
 
 
-def start_of(settings: StudentSettings, assistant: SemanticNetwork) -> dict[str, Tensor] | None:
-    """A copy of the ``assistant``'s weights where the student starts from them, else None.
-
-    Raises `UserError` where the two are not of one architecture.
-    """
+def check_start(settings: StudentSettings, assistant: SemanticNetwork) -> None:
+    """`UserError` where the student is to start from an ``assistant`` of another variant."""
     if settings.start != "assistant":
-        return None
-    student = build_segformer(settings.variant, assistant.num_classes, seed=0)
-    if not assistant.is_segformer or assistant.architecture() != student.architecture():
+        return
+    wanted = VARIANTS[settings.variant]
+    if not assistant.is_segformer or {key: assistant.architecture()[key] for key in wanted} != wanted:
         raise UserError(
-            f"wanted an assistant of the student's architecture for student.start=assistant, found {assistant.name} "
-            f"and {student.name}: set both variants to one, or student.start=weights"
+            f"wanted an assistant of the student's variant for student.start=assistant, found {assistant.name} and "
+            f"student.variant={settings.variant}: set both variants to one, or student.start=weights"
         )
-    return {name: value.clone() for name, value in assistant.state_dict().items()}
+
+
+def start_of(settings: StudentSettings, assistant: SemanticNetwork) -> SemanticNetwork | None:
+    """A copy of the ``assistant``, its colours too, where the student starts from it (see `check_start`), else None."""
+    return copy.deepcopy(assistant) if settings.start == "assistant" else None
 
 
 def turned(values: Tensor, columns: int, mirrored: bool) -> Tensor:
