@@ -9,8 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
+from weaksam.engine.device import pick_device
+from weaksam.engine.distributed import own_device, this_process, training_together, unused_rank
+from weaksam.models.ranks import ranks
 from weaksam.store.owner import Ownership
-from weaksam.terminal import printable, say
+from weaksam.terminal import printable, say, silence
 
 
 @contextlib.contextmanager
@@ -26,6 +31,23 @@ def owned(out: Path, fingerprint: str) -> Iterator[Ownership]:
         yield ownership
     finally:
         ownership.release()
+
+
+@contextlib.contextmanager
+def owned_together(out: Path, fingerprint: str, device: str) -> Iterator[torch.device]:
+    """Let the processes that were started together train in the block, of which the first one owns ``out`` and speaks.
+
+    Gives the device of this process for the setting ``device``; of several GPUs it is made the current one, as what
+    the processes exchange goes by that. Raises `UserError` as `owned` and `training_together` do.
+    """
+    if unused := unused_rank():
+        say(unused, error=True)
+    launch = this_process()
+    with training_together(launch, out, fingerprint), owned(out, fingerprint) if ranks().first else silence():
+        own = pick_device(own_device(device, launch))
+        if own.type == "cuda" and launch.together:
+            torch.cuda.set_device(own)
+        yield own
 
 
 def note(sentence: str) -> None:

@@ -9,8 +9,7 @@ import yaml
 from PIL import Image
 
 from weaksam.config import fingerprint_of
-from weaksam.engine.distributed import this_process, training_together, unused_rank
-from weaksam.engine.output_folder import owned
+from weaksam.engine.output_folder import owned_together
 from weaksam.models.ranks import ranks
 from weaksam.pipeline.concealed_boxes import finish_boxes
 from weaksam.recipes.concealed import ConcealedResult, ConcealedSettings
@@ -21,7 +20,6 @@ from weaksam.recipes.concealed.testing import AS_IS, map_file
 from weaksam.report.concealed_page import ConcealedPage, DrawnRow
 from weaksam.sam.ensemble import pixel_weights, uncertainty
 from weaksam.store.records import read_record
-from weaksam.terminal import say, silence
 
 REPORT = "report.html"
 NUM_PHOTOS = 8
@@ -35,21 +33,13 @@ def run_concealed(settings: ConcealedSettings) -> ConcealedResult | None:
     Processes that were started together (tools/dist_train.sh, torchrun, Slurm) train together; the first one reports,
     the others return None.
     """
-    if note := unused_rank():
-        say(note, error=True)
-    with training_together(this_process(), settings.out, fingerprint_of(settings)):
-        if not ranks().first:
-            with silence():
-                finish_boxes(settings)
-                run_recipe(settings)
-            ranks().wait()
-            return None
-        with owned(settings.out, fingerprint_of(settings)):
-            finish_boxes(settings)
-            result = run_recipe(settings)
+    with owned_together(settings.out, fingerprint_of(settings), settings.device):
+        finish_boxes(settings)
+        result = run_recipe(settings)
+        if ranks().first:
             page_of(result).write(settings.out / REPORT)
         ranks().wait()
-    return result
+        return result if ranks().first else None
 
 
 def page_of(result: ConcealedResult) -> ConcealedPage:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from weaksam.config import fingerprint_of
 from weaksam.data.dataset import SplitSettings, load_photos
 from weaksam.engine.context import RunContext
-from weaksam.engine.device import pick_device
-from weaksam.engine.distributed import own_device, this_process, training_together, unused_rank
 from weaksam.engine.log import RunLog
-from weaksam.engine.output_folder import owned
+from weaksam.engine.output_folder import owned_together
 from weaksam.models.backbones.settings import BackboneSettings
 from weaksam.models.ranks import ranks
 from weaksam.recipes.panorama.photos import SemanticPhotos
@@ -24,7 +20,6 @@ from weaksam.stages.proposals import ProposalSettings
 from weaksam.stages.proposals import run as run_proposals
 from weaksam.store.store import Store
 from weaksam.structures.clue_points import CluePoints
-from weaksam.terminal import say, silence
 
 
 def run_panorama(settings: PanoramaSettings) -> dict[str, Any]:
@@ -34,9 +29,6 @@ def run_panorama(settings: PanoramaSettings) -> dict[str, Any]:
     regions that the segmenter lists. Processes that were started together (tools/dist_train.sh, torchrun, Slurm) train
     together; the others than the first return no figures. Raises `UserError` as the recipe and the stage do.
     """
-    launch = this_process()
-    if note := unused_rank():
-        say(note, error=True)
 
     def masks_of(photos: SemanticPhotos, split: str) -> Store:
         name = f"windows_{split}"
@@ -51,12 +43,6 @@ def run_panorama(settings: PanoramaSettings) -> dict[str, Any]:
         segmenter = build_segmenter(settings.segmenter, device)
         return run_proposals(context, proposals, segmenter, lambda _: CluePoints.none(), dataset, name)
 
-    with (
-        training_together(launch, settings.out, fingerprint_of(settings)),
-        owned(settings.out, fingerprint_of(settings)) if ranks().first else silence(),
-    ):
-        device = pick_device(own_device(settings.device, launch))
-        if device.type == "cuda" and launch.together:
-            torch.cuda.set_device(device)
+    with owned_together(settings.out, fingerprint_of(settings), settings.device) as device:
         figures = run_recipe(settings, masks_of)
         return figures if ranks().first else {}

@@ -13,9 +13,8 @@ from weaksam.config import UserError, fingerprint_of
 from weaksam.data.dataset import load_dataset, load_photos
 from weaksam.data.formats.mask_pictures import chosen, read_mask_pictures
 from weaksam.engine.device import pick_device
-from weaksam.engine.distributed import own_device, this_process, training_together
 from weaksam.engine.log import RunLog
-from weaksam.engine.output_folder import owned
+from weaksam.engine.output_folder import owned_together
 from weaksam.engine.seeds import seed_everything
 from weaksam.models.ranks import ranks
 from weaksam.recipes.sam_adaptation.adaptable import adaptable
@@ -28,7 +27,7 @@ from weaksam.sam.build import build_segmenter
 from weaksam.sam.lora import load_lora, save_lora
 from weaksam.sam.merged_export import write_checkpoint
 from weaksam.store.files import write_json_atomic
-from weaksam.terminal import say, silence
+from weaksam.terminal import say
 
 LORA = "lora.safetensors"
 """The adapted updates below OUT, for ``segmenter.lora``."""
@@ -42,16 +41,9 @@ def adapt(settings: AdaptSettings) -> dict[str, Any]:
     takes its share of the photos of a step, and the first one measures and writes. Raises `UserError` for data or a
     segmenter that cannot be used.
     """
-    launch = this_process()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    with (
-        training_together(launch, settings.out, fingerprint_of(settings)),
-        owned(settings.out, fingerprint_of(settings)) if ranks().first else silence(),
-    ):
-        device = pick_device(own_device(settings.device, launch))
-        if device.type == "cuda" and launch.together:
-            torch.cuda.set_device(device)
+    with owned_together(settings.out, fingerprint_of(settings), settings.device) as device:
         return _adapted(settings, device)
 
 
